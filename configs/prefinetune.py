@@ -1,0 +1,71 @@
+"""Pre-finetuning: contrastive training on pairs (paper section 2.3).
+
+  embeddinggemma train --config=configs/prefinetune.py:laptop --workdir=DIR
+  embeddinggemma train --config=configs/prefinetune.py:laptop,data=PAIRS ...
+
+The paper publishes neither temperature, batch size, steps nor learning rate:
+the values below are ours, chosen on the validation modules.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from embeddinggemma.config import parse_arg
+from embeddinggemma.data.prompts import TASKS
+from embeddinggemma.model.config import preset
+
+# What differs by preset: steps, batch_size, max_length, lr, warmup_steps.
+SIZES = {
+  "laptop": (400, 128, 192, 1e-3, 40),
+  "tiny": (20, 16, 32, 1e-2, 2),
+  "embeddinggemma_300m": (20_000, 16_384, 512, 2e-4, 1_000),
+  "gemma3_270m": (20_000, 16_384, 512, 2e-4, 1_000),
+}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  args = parse_arg(arg, preset="laptop", data="")
+  model = preset(args["preset"])
+  steps, batch_size, max_length, lr, warmup_steps = SIZES[args["preset"]]
+
+  config = ConfigDict()
+  config.stage = "prefinetune"
+  config.seed = 0
+  config.steps = steps
+  config.batch_size = batch_size  # pairs, over the whole mesh
+  config.max_length = max_length  # tokens, prompt, BOS and EOS included
+  config.groups_per_device = 1  # more: less memory, one more forward pass
+  config.init = "lsa" if args["preset"] == "laptop" else "random"
+  config.init_from = ""  # a checkpoint; wins over init
+  config.every_checkpoint = max(steps // 4, 1)
+  config.keep_checkpoints = 2
+  config.model = ConfigDict(dataclasses.asdict(model))
+
+  config.data = ConfigDict()
+  config.data.path = args["data"]  # a folder of */pairs.jsonl
+  config.data.skip_bad_rows = False
+  config.data.tokenizer = ""  # a SentencePiece model; empty: trained
+  config.data.weights = ConfigDict({task: 1.0 for task in TASKS})
+  config.data.size_exponent = 0.5  # share = weight * pairs ** exponent
+
+  config.loss = ConfigDict()
+  config.loss.temperature = 0.05
+  config.loss.keep_positive = True
+  config.loss.spread_out = 1.0
+  config.loss.matryoshka = ()  # the paper's dimensions, up to the model's
+
+  config.optimizer = ConfigDict()
+  config.optimizer.lr = lr
+  config.optimizer.warmup_steps = warmup_steps
+  config.optimizer.end_factor = 0.1
+  config.optimizer.weight_decay = 0.0
+  config.optimizer.b1 = 0.9
+  config.optimizer.b2 = 0.99
+  config.optimizer.eps = 1e-8
+  config.optimizer.clip_norm = 1.0
+
+  config.mesh = ConfigDict()
+  config.mesh.data = -1  # all devices that fsdp leaves
+  config.mesh.fsdp = 1
+  return config

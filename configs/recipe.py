@@ -1,0 +1,49 @@
+"""The whole recipe: tokenizer, pre-finetuning, evaluation, index.
+
+  embeddinggemma run --config=configs/recipe.py:laptop --workdir=DIR
+  embeddinggemma run --config=configs/recipe.py:laptop,data=PAIRS --workdir=DIR
+
+PAIRS is a folder of */pairs.jsonl; without it, the text is Python's own
+standard library and the documented packages beside it.
+"""
+
+import importlib.util
+import pathlib
+
+from ml_collections import ConfigDict
+
+from embeddinggemma.config import parse_arg
+
+# Seconds of each stage on two cores that do so many GFLOP/s in float32, for
+# the plan that is printed first.
+SECONDS = {"tokenizer": 50.0, "prefinetune": 110.0, "evaluate": 40.0, "index": 30.0}
+GFLOPS = 110.0
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  args = parse_arg(arg, preset="laptop", data="")
+  config = ConfigDict()
+  config.prefinetune = _sibling("prefinetune").get_config(
+    f"{args['preset']},data={args['data']}"
+  )
+  config.index = ConfigDict()
+  config.index.input = ""  # a folder or a JSONL
+  config.index.dim = min(256, config.prefinetune.model.embed_dim)
+  config.seconds = ConfigDict(SECONDS)
+  config.gflops = GFLOPS
+
+  # Common knobs at the top: references to the same values in the stages.
+  tuning = config.prefinetune
+  for name in ("seed", "steps", "batch_size", "max_length", "groups_per_device"):
+    config[name] = tuning[name]
+    tuning[name] = config.get_ref(name)
+  config.mesh, config.optimizer = tuning.mesh, tuning.optimizer
+  return config
+
+
+def _sibling(name: str):
+  path = pathlib.Path(__file__).with_name(f"{name}.py")
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module

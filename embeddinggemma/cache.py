@@ -1,0 +1,131 @@
+"""Work that is done once: a folder is whole, or it does not have its name.
+
+A stage's folder holds stage.json once it is done, with the hash of all that
+its result depends on. A killed stage is redone, or continues where it can.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from embeddinggemma.types import BadInput
+
+STAGE_FILE = "stage.json"
+KEY_FILE = "key.json"
+LOCK_FILE = ".lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """One stage: `work(directory)` fills its folder and returns metrics.
+
+  A `resumable` stage works and continues in its own folder; another one works
+  in a folder beside it, which takes the name when it is whole.
+  """
+
+  name: str
+  inputs: Mapping[str, Any]  # all that the result depends on, as JSON
+  work: Callable[[pathlib.Path], dict[str, Any]]
+  resumable: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+  """What a stage left: a row of summary.json."""
+
+  name: str
+  seconds: float  # over all calls that it took
+  cached: bool
+  key: str  # hash of its inputs, for the inputs of what follows
+  checkpoint: str  # relative to its folder; empty if it makes none
+  hash: str  # content hash of the checkpoint's weights
+  metrics: dict[str, Any]
+
+
+def key_of(inputs: Mapping[str, Any]) -> str:
+  """The hash of a stage's inputs."""
+  text = json.dumps(inputs, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a file whole or not at all."""
+  partial = path.with_name(f"{path.name}.partial")
+  partial.write_text(json.dumps(value, indent=1) + "\n")
+  partial.replace(path)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The content of a JSON file, or {} where there is none."""
+  return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def perform(step: Step, workdir: pathlib.Path) -> Done:
+  """Finds a stage done, continues it, or does it."""
+  directory, key = workdir / step.name, key_of(step.inputs)
+  target = directory if step.resumable else workdir / f"{step.name}.partial"
+  for place in (directory, target):
+    saved = read_json(place / STAGE_FILE)
+    if saved.get("key") == key:
+      if place != directory:
+        _take_name(target, directory)
+      return Done(**{**saved, "cached": True})
+  spent = _start(target, key, keep=step.resumable)
+  began = time.perf_counter()
+  try:
+    result = step.work(target)
+  finally:
+    spent += time.perf_counter() - began
+    write_json(target / KEY_FILE, {"key": key, "seconds": spent})
+  checkpoint, digest = result.pop("checkpoint", ""), result.pop("hash", "")
+  done = Done(
+    step.name, round(spent, 2), False, key, checkpoint, digest, result
+  )
+  write_json(target / STAGE_FILE, dataclasses.asdict(done))
+  if target != directory:
+    _take_name(target, directory)
+  return done
+
+
+def is_done(step: Step, workdir: pathlib.Path) -> bool:
+  """Whether `perform` would find the stage done."""
+  saved = read_json(workdir / step.name / STAGE_FILE)
+  return saved.get("key") == key_of(step.inputs)
+
+
+def _start(target: pathlib.Path, key: str, keep: bool) -> float:
+  """An empty folder, or one to continue in; the seconds spent before."""
+  started = read_json(target / KEY_FILE)
+  if keep and started.get("key") == key:
+    return started["seconds"]
+  shutil.rmtree(target, ignore_errors=True)
+  target.mkdir(parents=True)
+  write_json(target / KEY_FILE, {"key": key, "seconds": 0.0})
+  return 0.0
+
+
+def _take_name(target: pathlib.Path, directory: pathlib.Path) -> None:
+  shutil.rmtree(directory, ignore_errors=True)
+  target.rename(directory)
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps a second process out of a workdir; it ends with the process."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  with (workdir / LOCK_FILE).open("w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise BadInput(
+        f"{workdir} is in use by another process; wait for it or use another"
+        " --workdir"
+      ) from None
+    yield

@@ -1,0 +1,218 @@
+"""Checkpoints: the only file that knows Orbax.
+
+DIR/checkpoints/<step>/ holds `params` (raw weights), `opt_state`, `data` (the
+position in the stream) and `files`: model.json, recipe.json, tokenizer.model,
+prompts.json, LICENSE: all that any verb needs. Orbax writes a step under a
+temporary name and renames it, so a directory named by a number is whole.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from embeddinggemma.types import BadInput, Params, TrainState
+
+CHECKPOINTS = "checkpoints"
+_ITEMS = ("params", "opt_state", "data", "files")
+
+Files = Mapping[str, bytes]
+
+
+class _FilesHandler(ocp.CheckpointHandler):
+  """Small files inside a step, so that they are committed with the weights."""
+
+  def save(self, directory: Any, args: "_FilesSave") -> None:
+    if jax.process_index() == 0:
+      for name, content in args.files.items():
+        (pathlib.Path(directory) / name).write_bytes(content)
+
+  def restore(self, directory: Any, args: Any = None) -> Files:
+    del args
+    return {p.name: p.read_bytes() for p in pathlib.Path(directory).iterdir()}
+
+
+@ocp.args.register_with_handler(_FilesHandler, for_save=True)
+@dataclasses.dataclass
+class _FilesSave(ocp.args.CheckpointArgs):
+  files: Files
+
+
+@ocp.args.register_with_handler(_FilesHandler, for_restore=True)
+@dataclasses.dataclass
+class _FilesRestore(ocp.args.CheckpointArgs):
+  pass
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+  """Orbax narrates every save on absl's logger; errors still pass."""
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
+
+
+class Checkpoints:
+  """Saves and restores the state and the data position of one run."""
+
+  def __init__(self, workdir: pathlib.Path, keep: int | None = None):
+    self._root = (workdir / CHECKPOINTS).absolute()
+    self._root.mkdir(parents=True, exist_ok=True)
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep, cleanup_tmp_directories=True
+    )
+    with _quiet():
+      self._manager = ocp.CheckpointManager(
+        self._root,
+        options=options,
+        item_names=_ITEMS,
+        item_handlers={"files": _FilesHandler()},
+      )
+
+  def save(
+    self,
+    step: int,
+    state: TrainState,
+    data: Mapping[str, Any],
+    files: Files,
+  ) -> None:
+    """Starts to write a step; an existing one is kept."""
+    if step in self._manager.all_steps():
+      return
+    items = {
+      "params": ocp.args.StandardSave(dict(state.params)),
+      "opt_state": ocp.args.StandardSave({"opt_state": state.opt_state}),
+      "data": ocp.args.JsonSave(dict(data)),
+      "files": _FilesSave(files),
+    }
+    with _quiet():
+      self._manager.save(step, args=ocp.args.Composite(**items))
+
+  def restore(
+    self, like: TrainState
+  ) -> tuple[TrainState, dict[str, Any], list[str]] | None:
+    """The newest step that can be read, onto the shardings of `like`.
+
+    Also returns what was stepped over: one line for each damaged step.
+    """
+    damaged: list[str] = []
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        return (*self._restore(step, like), damaged)
+      except Exception as error:  # orbax raises many kinds
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        damaged.append(f"{self._root / str(step)} is damaged: {reason}")
+    if damaged:
+      raise BadInput(
+        f"no checkpoint under {self._root} can be read; {damaged[0]}"
+      )
+    return None
+
+  def _restore(
+    self, step: int, like: TrainState
+  ) -> tuple[TrainState, dict[str, Any]]:
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    items = {
+      "params": ocp.args.StandardRestore(dict(abstract.params)),
+      "opt_state": ocp.args.StandardRestore({"opt_state": abstract.opt_state}),
+      "data": ocp.args.JsonRestore(),
+    }
+    with _quiet():
+      got = self._manager.restore(step, args=ocp.args.Composite(**items))
+    number = jax.device_put(np.int32(step), like.step.sharding)
+    state = TrainState(number, got["params"], got["opt_state"]["opt_state"])
+    return state, got["data"]
+
+  def close(self) -> None:
+    """Waits until everything is on disk; raises what a save raised."""
+    with _quiet():
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+
+def write(
+  workdir: pathlib.Path, params: Params, files: Files, step: int = 0
+) -> pathlib.Path:
+  """One checkpoint of parameters alone; returns its directory."""
+  state = TrainState(np.int32(step), params, {})
+  checkpoints = Checkpoints(workdir)
+  checkpoints.save(step, state, {}, files)
+  checkpoints.close()
+  return workdir / CHECKPOINTS / str(step)
+
+
+def steps(workdir: pathlib.Path) -> list[int]:
+  """The whole checkpoints of a workdir, oldest first."""
+  root = workdir / CHECKPOINTS
+  names = [p.name for p in root.iterdir()] if root.is_dir() else []
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def find(path: str | pathlib.Path) -> pathlib.Path:
+  """The checkpoint directory that a path names.
+
+  A checkpoint itself, a training workdir (its newest), or the workdir of a
+  `run` (its final one). Anything else is BadInput.
+  """
+  path = pathlib.Path(path)
+  if (path / "params").is_dir() and (path / "files").is_dir():
+    return path
+  if found := steps(path):
+    return path / CHECKPOINTS / str(found[-1])
+  summary = path / "summary.json"
+  if summary.is_file():
+    final = json.loads(summary.read_text())["final"]["checkpoint"]
+    return find(path / final)
+  exists = "holds no checkpoint" if path.exists() else "does not exist"
+  raise BadInput(
+    f"{path} {exists}; give a checkpoint directory or the workdir of a run"
+  )
+
+
+def read_params(path: pathlib.Path) -> Params:
+  """Raw weights as numpy arrays, whatever mesh wrote them."""
+  directory = (path / "params").absolute()
+  checkpointer = ocp.PyTreeCheckpointer()
+  try:
+    with _quiet():
+      metadata = checkpointer.metadata(directory).item_metadata.tree
+      to_numpy = lambda _: ocp.RestoreArgs(restore_type=np.ndarray)
+      args = jax.tree.map(to_numpy, metadata)
+      params = checkpointer.restore(directory, restore_args=args)
+  except Exception as error:  # orbax raises many kinds
+    reason = str(error).splitlines()[0] if str(error) else repr(error)
+    raise BadInput(f"checkpoint {path} cannot be read: {reason}") from error
+  return {"aux": {}} | params
+
+
+def read_files(path: pathlib.Path) -> dict[str, bytes]:
+  """The small files of a checkpoint, by name."""
+  return {p.name: p.read_bytes() for p in (path / "files").iterdir()}
+
+
+def content_hash(params: Params) -> str:
+  """sha256 over names, types, shapes and bytes of the weights, sorted by name.
+
+  The same weights give the same hash wherever and however they are stored;
+  `aux` is not part of the model and does not count.
+  """
+  digest = hashlib.sha256()
+  leaves = jax.tree_util.tree_leaves_with_path(params["model"])
+  named = sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves)
+  for name, leaf in named:
+    array = np.ascontiguousarray(np.asarray(leaf))
+    digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+    digest.update(array.data if array.size else b"")
+  return digest.hexdigest()

@@ -1,0 +1,151 @@
+"""ConfigDicts in, frozen dataclasses out; a misspelling fails here."""
+
+import dataclasses
+import difflib
+import types as pytypes
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from embeddinggemma.types import BadInput
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Sizes of the mesh axes; data = -1 takes what fsdp leaves."""
+
+  data: int
+  fsdp: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """AdamW with linear warm-up and cosine decay."""
+
+  lr: float
+  warmup_steps: int
+  end_factor: float  # learning rate at the end, as a part of lr
+  weight_decay: float
+  b1: float
+  b2: float
+  eps: float
+  clip_norm: float
+
+  def __post_init__(self) -> None:
+    at_least("optimizer.warmup_steps", self.warmup_steps, 0)
+    above_zero("optimizer.lr", self.lr)
+    above_zero("optimizer.clip_norm", self.clip_norm)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  """The paper's section 2.2; coefficients are not published."""
+
+  temperature: float
+  keep_positive: bool  # j = i stays in the denominator of equation 2
+  spread_out: float  # weight of equation 4
+  matryoshka: tuple[int, ...]  # () is the paper's, up to the model's width
+
+  def __post_init__(self) -> None:
+    above_zero("loss.temperature", self.temperature)
+    if not self.spread_out >= 0:
+      raise BadInput(f"loss.spread_out={self.spread_out} must be >= 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Where text comes from. Empty path: the standard library's pairs."""
+
+  path: str
+  skip_bad_rows: bool
+  weights: dict[str, float]  # by task; tasks that the data lacks are ignored
+  size_exponent: float  # share of a task: weight * pairs ** exponent
+  tokenizer: str  # a SentencePiece model; empty: trained on the corpus
+
+
+def at_least(name: str, value: float, bound: float) -> None:
+  """Raises BadInput unless value >= bound (NaN is not)."""
+  if not value >= bound:
+    raise BadInput(f"{name}={value} must be at least {bound}")
+
+
+def above_zero(name: str, value: float) -> None:
+  """Raises BadInput unless value > 0 (NaN is not)."""
+  if not value > 0:
+    raise BadInput(f"{name}={value} must be above 0")
+
+
+def build(cls: type[T], tree: Mapping[str, Any], path: str = "") -> T:
+  """A dataclass, with nested ones, from a mapping.
+
+  Raises BadInput for a key that is unknown (with the nearest known one) or
+  missing, and for a value of another type.
+  """
+  hints = typing.get_type_hints(cls)
+  names = [field.name for field in dataclasses.fields(cls)]  # type: ignore
+  for key in tree:
+    if key not in names:
+      raise BadInput(f"unknown config key {path + key!r}{suggest(key, names)}")
+  missing = [name for name in names if name not in tree]
+  if missing:
+    raise BadInput(f"config key {path + missing[0]!r} is missing")
+  values = {
+    name: _value(hints[name], tree[name], path + name) for name in names
+  }
+  return cls(**values)
+
+
+def suggest(name: str, known: list[str]) -> str:
+  """'; did you mean X?' or '; known: ...', to end an error with."""
+  close = difflib.get_close_matches(name, known, 1)
+  if close:
+    return f"; did you mean {close[0]!r}?"
+  return f"; known: {', '.join(sorted(known))}"
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+  if dataclasses.is_dataclass(hint):
+    return build(typing.cast(type, hint), value, path + ".")
+  origin = typing.get_origin(hint) or hint
+  if origin is tuple and isinstance(value, list | tuple):
+    inner = typing.get_args(hint)[0]
+    return tuple(_value(inner, item, path) for item in value)
+  if origin is dict and isinstance(value, Mapping):
+    inner = typing.get_args(hint)[1]
+    return {k: _value(inner, v, f"{path}.{k}") for k, v in value.items()}
+  if origin is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if isinstance(hint, pytypes.UnionType):
+    origin = hint
+  wrong_bool = isinstance(value, bool) and origin is not bool
+  if wrong_bool or not isinstance(value, origin):
+    name = getattr(hint, "__name__", str(hint))
+    raise BadInput(f"config key {path!r} must be {name}, got {value!r}")
+  return value
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
+  """'laptop,data=DIR' -> {"preset": "laptop", "data": "DIR"}.
+
+  The first default takes the bare word; unknown names are BadInput; values
+  take the type of their default.
+  """
+  values = dict(defaults)
+  first = next(iter(defaults))
+  for part in (arg or "").split(","):
+    if not part:
+      continue
+    name, equals, value = part.partition("=")
+    if not equals:
+      name, value = first, part
+    if name not in defaults:
+      raise BadInput(
+        f"unknown config argument {name!r}{suggest(name, list(defaults))}"
+      )
+    try:
+      values[name] = type(defaults[name])(value)
+    except ValueError as error:
+      raise BadInput(f"config argument {part!r}: {error}") from None
+  return values

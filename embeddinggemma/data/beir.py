@@ -1,0 +1,126 @@
+"""Search tasks in the BEIR layout: corpus, queries, relevance judgements."""
+
+import collections
+import csv
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from embeddinggemma.data import jsonl
+from embeddinggemma.types import BadInput, Pair
+
+
+class Retrieval(NamedTuple):
+  """Pairs seen as a search task; ids are hashes of the normalised texts."""
+
+  corpus: Mapping[str, tuple[str, str]]  # id -> (title, text)
+  queries: Mapping[str, str]
+  qrels: Mapping[str, Mapping[str, int]]
+
+
+def normalised(text: str) -> str:
+  """The text as duplicates are judged: casefold, white space collapsed."""
+  return " ".join(text.casefold().split())
+
+
+def text_id(text: str) -> str:
+  """An id that equal texts share, whatever their case and spacing."""
+  data = normalised(text).encode()
+  return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def as_retrieval(pairs: Sequence[Pair], max_queries: int) -> Retrieval:
+  """Pairs as a search task: positives are the documents.
+
+  Equal texts become one entry, so a query's relevant documents are all its
+  positives. Queries over the cap go by hash order, with their documents.
+  """
+  chosen = sorted({text_id(pair.query) for pair in pairs})[:max_queries]
+  kept = set(chosen)
+  corpus: dict[str, tuple[str, str]] = {}
+  queries: dict[str, str] = {}
+  qrels: dict[str, dict[str, int]] = collections.defaultdict(dict)
+  for pair in pairs:
+    query, document = text_id(pair.query), text_id(pair.positive)
+    if query in kept:
+      queries.setdefault(query, pair.query)
+      corpus.setdefault(document, (pair.title, pair.positive))
+      qrels[query][document] = 1
+  return Retrieval(corpus, queries, dict(qrels))
+
+
+def write_retrieval(folder: Path, task: str, data: Retrieval) -> None:
+  """Writes a BEIR folder and the task.json that names its prompts."""
+  documents = [
+    {"_id": key, "title": title, "text": text}
+    for key, (title, text) in data.corpus.items()
+  ]
+  queries = [{"_id": key, "text": text} for key, text in data.queries.items()]
+  jsonl.write_jsonl(folder / "corpus.jsonl", documents)
+  jsonl.write_jsonl(folder / "queries.jsonl", queries)
+  lines = ["query-id\tcorpus-id\tscore"]
+  for query, relevant in data.qrels.items():
+    lines += [f"{query}\t{key}\t{score}" for key, score in relevant.items()]
+  (folder / "qrels").mkdir(exist_ok=True)
+  jsonl.write_text(folder / "qrels" / "test.tsv", "\n".join(lines) + "\n")
+  jsonl.write_text(folder / "task.json", json.dumps({"task": task}) + "\n")
+
+
+def read_retrieval(folder: Path) -> Retrieval:
+  """Reads corpus.jsonl, queries.jsonl and qrels/test.tsv (or dev.tsv).
+
+  Only judged queries are kept. BadInput names the line of a broken row or of
+  a judgement whose query or document does not exist.
+  """
+  corpus = {
+    row["_id"]: (str(row.get("title") or ""), _text(origin, row))
+    for origin, row in jsonl.read_rows(folder / "corpus.jsonl", ("_id",))
+  }
+  queries = {
+    row["_id"]: row["text"]
+    for _, row in jsonl.read_rows(folder / "queries.jsonl", ("_id", "text"))
+  }
+  qrels = _read_qrels(_qrels_file(folder), queries, corpus)
+  if not any(max(scores.values()) > 0 for scores in qrels.values()):
+    raise BadInput(f"{folder}: no query has a relevant document")
+  return Retrieval(corpus, {key: queries[key] for key in qrels}, qrels)
+
+
+def _text(origin: str, row: Mapping[str, object]) -> str:
+  """A document's text, which public collections do leave empty."""
+  text = row.get("text")
+  if not isinstance(text, str):
+    raise BadInput(f"{origin}: 'text' is missing or not text")
+  return text
+
+
+def _qrels_file(folder: Path) -> Path:
+  for name in "test.tsv", "dev.tsv":
+    if (folder / "qrels" / name).is_file():
+      return folder / "qrels" / name
+  raise BadInput(f"{folder}: no qrels/test.tsv beside corpus.jsonl")
+
+
+def _read_qrels(
+  path: Path, queries: Mapping[str, str], corpus: Mapping[str, object]
+) -> dict[str, dict[str, int]]:
+  qrels: dict[str, dict[str, int]] = collections.defaultdict(dict)
+  with path.open(encoding="utf-8", newline="") as file:
+    rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    for number, row in enumerate(rows, 1):
+      try:
+        query, document, score = row
+        grade = int(score)
+      except ValueError:
+        if number == 1:
+          continue  # the header
+        raise BadInput(
+          f"{path}:{number}: expected query-id, corpus-id and a whole number"
+        ) from None
+      for key, known in (query, queries), (document, corpus):
+        if key not in known:
+          raise BadInput(f"{path}:{number}: no text has the id {key!r}")
+      qrels[query][document] = grade
+  return dict(qrels)

@@ -1,0 +1,72 @@
+"""A corpus: a folder of training pairs and of held-out evaluations.
+
+DIRECTORY/train/TASK/pairs.jsonl, DIRECTORY/validation/... and
+DIRECTORY/test/..., and corpus.json with its content hash. It comes from the
+running interpreter or from the user's own pairs.
+"""
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+from typing import Any
+
+from embeddinggemma.data import sources, stdlib
+from embeddinggemma.types import Pair
+
+CORPUS_FILE = "corpus.json"
+HELD_OUT = 0.05  # of the user's pairs, for validation and for test each
+SALT = "embeddinggemma"
+
+
+def fingerprint(path: str) -> dict[str, Any]:
+  """What a corpus depends on, cheap to compute before it is built."""
+  if path:
+    directory = pathlib.Path(path)
+    sources.pair_files(directory)  # a folder without pairs fails here
+    return {"pairs": sources.content_hash(directory)}
+  found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+  versions = {name: found.get(_distribution(name)) for name in stdlib.PACKAGES}
+  return {"python": platform.python_version(), "packages": versions}
+
+
+def _distribution(package: str) -> str:
+  return {"sklearn": "scikit-learn"}.get(package, package)
+
+
+def write(
+  path: str, skip_bad_rows: bool, directory: pathlib.Path
+) -> dict[str, Any]:
+  """Builds a corpus in `directory`; returns what corpus.json says of it.
+
+  Raises BadInput for the first bad line of the user's pairs.
+  """
+  skipped: list[str] = []
+  if path:
+    pairs, skipped = sources.read_pairs(pathlib.Path(path), skip_bad_rows)
+    sides = sources.split_pairs(pairs, held_out=HELD_OUT, salt=SALT)
+    sources.write_corpus(directory, *sides)
+  else:
+    stdlib.write_corpus(directory)
+  train = read_train(directory)
+  tasks: dict[str, int] = {}
+  for pair in train:
+    tasks[pair.task] = tasks.get(pair.task, 0) + 1
+  about = {
+    "source": path or "the Python standard library and installed packages",
+    "hash": sources.content_hash(directory),
+    "tasks": tasks,
+    "skipped": skipped,
+  }
+  (directory / CORPUS_FILE).write_text(json.dumps(about, indent=1) + "\n")
+  return about
+
+
+def read_train(directory: pathlib.Path) -> list[Pair]:
+  """The training pairs of a corpus."""
+  return sources.read_pairs(directory / "train")[0]
+
+
+def about(directory: pathlib.Path) -> dict[str, Any]:
+  """What corpus.json says."""
+  return json.loads((directory / CORPUS_FILE).read_text())

@@ -1,0 +1,170 @@
+"""The stream of batches: one task a batch, tasks mixed by weights.
+
+Everything is a pure function of (seed, step): which task, and which of its
+rows. So a stream continues anywhere, on any mesh, with the same rows.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import grain
+import numpy as np
+from jaxtyping import Int, UInt32
+
+from embeddinggemma.data import prompts
+from embeddinggemma.types import BadInput, Pair, Weights
+
+# Batches whose rows are dealt together, so that their lengths balance.
+_WINDOW = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """The tokenised pairs of one task."""
+
+  task: str
+  query: Sequence[Int[np.ndarray, "_"]]
+  positive: Sequence[Int[np.ndarray, "_"]]
+  keys: UInt32[np.ndarray, "n 2"]  # hashes of query and positive
+  origin: Sequence[str]  # FILE:LINE
+
+  @functools.cached_property
+  def lengths(self) -> Int[np.ndarray, "n 2"]:
+    """Tokens of query and positive."""
+    pairs = zip(self.query, self.positive, strict=True)
+    return np.array([(len(q), len(p)) for q, p in pairs]).reshape(-1, 2)
+
+  def __len__(self) -> int:
+    return len(self.query)
+
+
+class Draw(NamedTuple):
+  """The rows of one batch: an index into one task's rows."""
+
+  task: str
+  rows: Int[np.ndarray, "n"]
+
+
+def text_key(text: str) -> int:
+  """A 32-bit hash of a text, for the duplicate mask of equation 3."""
+  return int.from_bytes(hashlib.blake2s(text.encode(), digest_size=4).digest())
+
+
+def tokenise(
+  pairs: Sequence[Pair], tokenizer, max_length: int
+) -> tuple[dict[str, Rows], int]:
+  """Prompts and tokenises pairs by task; also counts the truncated texts."""
+  tasks: dict[str, list[Pair]] = {}
+  for pair in pairs:
+    tasks.setdefault(pair.task, []).append(pair)
+  rows, truncated = {}, 0
+  for task, members in sorted(tasks.items()):
+    query, cut_q = tokenizer.encode_batch(
+      [prompts.query_text(task, p.query) for p in members], max_length
+    )
+    positive, cut_p = tokenizer.encode_batch(
+      [prompts.document_text(task, p.positive, p.title) for p in members],
+      max_length,
+    )
+    truncated += cut_q + cut_p
+    keys = [(text_key(p.query), text_key(p.positive)) for p in members]
+    rows[task] = Rows(
+      task,
+      query,
+      positive,
+      np.array(keys, np.uint32).reshape(-1, 2),
+      [p.origin for p in members],
+    )
+  return rows, truncated
+
+
+def shares(
+  sizes: Mapping[str, int], weights: Weights, size_exponent: float
+) -> dict[str, float]:
+  """Task -> share of the batches: weight * size ** exponent, normalised.
+
+  A task without weight, or without rows, is left out. All zero is BadInput.
+  """
+  for task, weight in weights.items():
+    if not (np.isfinite(weight) and weight >= 0):
+      raise BadInput(f"data.weights.{task}={weight}: weights are >= 0")
+  raw = {
+    task: weights.get(task, 0.0) * size**size_exponent
+    for task, size in sizes.items()
+    if size
+  }
+  total = sum(raw.values())
+  if not total:
+    raise BadInput(
+      "all weights of the mixture are zero; set data.weights.TASK above 0 for"
+      f" one of the data's tasks: {', '.join(sorted(sizes)) or 'none'}"
+    )
+  return {task: value / total for task, value in raw.items() if value}
+
+
+class Epochs:
+  """Index i -> the rows of a task's i-th batch, epoch after epoch.
+
+  An epoch uses every row once, in ceil(n / batch_size) batches of equal size
+  (places stay empty where it does not divide). Rows are shuffled, and within
+  a window dealt by length, so that all batches have alike numbers of tokens
+  and one compiled shape serves a task.
+  """
+
+  def __init__(self, rows: Rows, batch_size: int, seed: int):
+    self._rows, self._seed = rows, seed
+    self._batches = -(-len(rows) // batch_size)
+    self._order = functools.lru_cache(maxsize=2)(self._deal)
+
+  def __len__(self) -> int:
+    return 2**40  # grain ends a mixture with its shortest source
+
+  def __getitem__(self, index: int) -> Draw:
+    epoch, batch = divmod(int(index), self._batches)
+    return Draw(self._rows.task, self._order(epoch)[batch])
+
+  def _deal(self, epoch: int) -> list[Int[np.ndarray, "_"]]:
+    rng = np.random.default_rng([self._seed, text_key(self._rows.task), epoch])
+    order = rng.permutation(len(self._rows))
+    batches = []
+    for part in np.array_split(
+      np.arange(self._batches), -(-self._batches // _WINDOW)
+    ):
+      # The same share of the rows as of the batches.
+      first, last = part[0] * len(order), (part[-1] + 1) * len(order)
+      window = order[first // self._batches : last // self._batches]
+      batches += _deal_window(window, self._rows.lengths, rng, len(part))
+    return batches
+
+
+def _deal_window(
+  rows: Int[np.ndarray, "n"],
+  lengths: Int[np.ndarray, "N 2"],
+  rng: np.random.Generator,
+  batches: int,
+) -> list[Int[np.ndarray, "_"]]:
+  """Deals rows, sorted by tokens, in shuffled hands over the batches."""
+  tokens = lengths[rows].sum(axis=1)
+  rows = rows[np.argsort(tokens, kind="stable")]
+  hands = [rows[i : i + batches] for i in range(0, len(rows), batches)]
+  dealt: list[list[int]] = [[] for _ in range(batches)]
+  for hand in hands:
+    for batch, row in zip(rng.permutation(batches), hand):
+      dealt[batch].append(row)
+  return [np.array(batch, np.int64) for batch in dealt]
+
+
+def draws(
+  tasks: Mapping[str, Rows], weights: Weights, batch_size: int, seed: int
+) -> grain.MapDataset:
+  """Step -> Draw, tasks interleaved in proportion to their weights."""
+  sources = {
+    task: grain.MapDataset.source(Epochs(tasks[task], batch_size, seed))
+    for task in sorted(weights)
+  }
+  return grain.MapDataset.mix(
+    list(sources.values()), [weights[task] for task in sources]
+  )

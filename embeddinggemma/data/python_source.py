@@ -1,0 +1,178 @@
+"""Documented Python read from source files: definitions and comments.
+
+The laptop's training text is the Python that every installation already has
+on its disk. Files are parsed, never imported or run, so reading them has no
+side effects and a broken file costs only itself.
+"""
+
+import ast
+import hashlib
+import inspect
+import pathlib
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+MAX_FILE_BYTES = 500_000  # larger ones are tables, not code
+SKIPPED = frozenset(  # folders: tests, copies of others, unusual code
+  "test tests testing idle_test turtledemo benchmarks examples build "
+  "site-packages dist-packages __pycache__ _vendor _vendored externals "
+  "experimental pallas mosaic".split()
+)
+_Function = (ast.FunctionDef, ast.AsyncFunctionDef)
+_Documented = (*_Function, ast.ClassDef, ast.Module)
+_Range = tuple[int, int]  # first and last line, from 0, both included
+
+
+class Definition(NamedTuple):
+  """A function or class: its documentation, and its source without any."""
+
+  module: str  # dotted, "json.decoder"
+  name: str
+  is_function: bool
+  docstring: str  # cleaned of indentation; "" where there is none
+  source: str  # with signature and decorators; all docstrings taken out
+  trivial: bool  # nothing happens in it, as in `pass` or `raise`
+
+
+class Module(NamedTuple):
+  """All that one file tells."""
+
+  name: str
+  docstring: str
+  definitions: tuple[Definition, ...]
+  comments: tuple[tuple[str, str], ...]  # a comment, and the code below it
+
+
+def digest(*parts: str) -> int:
+  """Hashes text to 64 bits, the same on every machine and in every run."""
+  data = "\0".join(parts).encode("utf-8", "surrogatepass")
+  return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
+def python_files(root: pathlib.Path) -> Iterator[tuple[str, pathlib.Path]]:
+  """Yields (dotted name below `root`, path) for source files, sorted."""
+  for path in sorted(root.rglob("*.py")):
+    parts = path.relative_to(root).with_suffix("").parts
+    if SKIPPED.intersection(parts) or not all(map(str.isidentifier, parts)):
+      continue
+    if parts[-1].startswith("test_") or parts[-1].endswith("_test"):
+      continue
+    yield ".".join(p for p in parts if p != "__init__"), path
+
+
+def read_module(name: str, path: pathlib.Path) -> Module | None:
+  """Parses one file; None if it is unreadable, too large or undocumented."""
+  try:
+    if path.stat().st_size > MAX_FILE_BYTES:
+      return None
+    text = path.read_bytes().decode("utf-8").replace("\r\n", "\n")
+    if '"""' not in text and "'''" not in text:
+      return None
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # about other people's escapes
+      tree = ast.parse(text)
+  except (OSError, ValueError, SyntaxError, RecursionError):
+    return None
+  nodes = list(_documented(tree))
+  lines = text.split("\n")
+  bare = _without_docstrings(lines, nodes)
+  definitions = tuple(
+    _definition(name, node, bare)
+    for node in nodes
+    if not isinstance(node, ast.Module)
+  )
+  return Module(name, _docstring(tree), definitions, tuple(_comments(bare)))
+
+
+def _documented(node: ast.AST) -> Iterator[ast.AST]:
+  """The nodes that may hold a docstring; expressions are not walked into."""
+  if isinstance(node, _Documented):
+    yield node
+  for block in ("body", "orelse", "handlers", "finalbody"):
+    for child in getattr(node, block, ()):
+      yield from _documented(child)
+
+
+def _docstring(node: ast.AST) -> str:
+  text = inspect.cleandoc(ast.get_docstring(node, clean=False) or "")
+  return text.encode("utf-8", "ignore").decode("utf-8")  # lone surrogates
+
+
+def _docstring_node(node: ast.AST) -> ast.Expr | None:
+  first = node.body[0] if node.body else None
+  if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+    return first if isinstance(first.value.value, str) else None
+  return None
+
+
+def _without_docstrings(
+  lines: list[str], nodes: list[ast.AST]
+) -> list[str | None]:
+  """The file's lines; None where a line held nothing but a docstring."""
+  kept: list[str | None] = list(lines)
+  for node in nodes:
+    expression = _docstring_node(node)
+    if expression is None:
+      continue
+    first, last = expression.lineno - 1, expression.end_lineno - 1
+    before = _columns(lines[first], 0, expression.col_offset)
+    after = _columns(lines[last], expression.end_col_offset, None)
+    rest = before + after.strip().removeprefix(";")
+    kept[first : last + 1] = [None] * (last + 1 - first)
+    kept[first] = rest if rest.strip() else None
+  return kept
+
+
+def _columns(line: str, start: int, end: int | None) -> str:
+  """A part of a line by the UTF-8 byte offsets that `ast` speaks."""
+  return line.encode("utf-8")[start:end].decode("utf-8", "ignore")
+
+
+def _definition(
+  module: str, node: ast.AST, bare: list[str | None]
+) -> Definition:
+  """One definition with the lines of `bare` that belong to it."""
+  first = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1
+  lines = [x for x in bare[first : node.end_lineno] if x is not None]
+  body = node.body[_docstring_node(node) is not None :]
+  return Definition(
+    module=module,
+    name=node.name,
+    is_function=isinstance(node, _Function),
+    docstring=_docstring(node),
+    source=textwrap.dedent("\n".join(lines)).strip(),
+    trivial=all(
+      isinstance(x, (ast.Pass, ast.Raise))
+      or (isinstance(x, ast.Expr) and isinstance(x.value, ast.Constant))
+      for x in body
+    ),
+  )
+
+
+_COMMENT = re.compile(r"\s*#+:?[ \t]+(.*)")
+
+
+def _comments(bare: list[str | None]) -> Iterator[tuple[str, str]]:
+  """Yields (comment, code below it until a blank line or the next comment)."""
+  lines = ["" if x is None else x for x in bare]
+  number = 0
+  while number < len(lines):
+    words, code = [], []
+    while number < len(lines) and (m := _COMMENT.match(lines[number])):
+      words.append(m[1].strip())
+      number += 1
+    if not words:
+      number += 1
+      continue
+    while number < len(lines) and _is_code(lines[number]):
+      code.append(lines[number])
+      number += 1
+    if len(code) >= 2:
+      yield " ".join(words), textwrap.dedent("\n".join(code)).strip()
+
+
+def _is_code(line: str) -> bool:
+  return bool(line.strip()) and not line.lstrip().startswith("#")

@@ -1,0 +1,221 @@
+"""Users' own data: pairs.jsonl in, a split without leaks out.
+
+A pair trains the contrastive loss (paper, section 2.2). The split is hashed,
+not drawn: the same text lands on the same side in every run and machine.
+"""
+
+import collections
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from embeddinggemma.data import beir, jsonl, prompts
+from embeddinggemma.types import BadInput, Pair
+
+LARGE_COMPONENT = 0.01  # of all pairs: more than that is pinned to training
+MAX_QUERIES = {"validation": 300, "test": 1000}  # a task
+MIN_DOCUMENTS = 5  # fewer make every ranking look perfect
+
+
+def read_pairs(
+  directory: Path, skip_bad_rows: bool = False
+) -> tuple[list[Pair], list[str]]:
+  """Reads pairs.jsonl and */pairs.jsonl of a folder.
+
+  Returns the pairs and, with skip_bad_rows, a message for each skipped line;
+  without it the first bad line raises BadInput as FILE:LINE: reason.
+  """
+  pairs: list[Pair] = []
+  skipped: list[str] = []
+  for path in pair_files(directory):
+    pairs += read_file(path, skipped if skip_bad_rows else None)
+  if not pairs:
+    raise BadInput(f"{directory}: no usable pair in its pairs.jsonl files")
+  return pairs, skipped
+
+
+def read_file(path: Path, skipped: list[str] | None = None) -> Iterator[Pair]:
+  """The pairs of one file.
+
+  A bad line raises BadInput, unless there is a list that takes its message.
+  """
+  for origin, line in jsonl.read_lines(path):
+    try:
+      yield _parse_pair(line, origin)
+    except (ValueError, BadInput) as error:
+      if skipped is None:
+        raise BadInput(f"{origin}: {error}") from None
+      skipped.append(f"{origin}: {error}")
+
+
+def split_pairs(
+  pairs: Sequence[Pair], *, held_out: float, salt: str
+) -> tuple[list[Pair], list[Pair], list[Pair]]:
+  """Train, validation and test, with no text on two sides.
+
+  Pairs that share a query or a positive (normalised, over all tasks) are one
+  component, and a component goes to one side by its salted hash. Validation
+  and test each get about the share `held_out`. A component of more than 1% of
+  the pairs is pinned to training. Of the training rows, negatives that equal
+  a held-out text are removed. A small input may leave validation or test
+  empty, which is logged; train never is.
+  """
+  names = _components(pairs)
+  sizes = collections.Counter(names)
+  limit = max(LARGE_COMPONENT * len(pairs), min(5, held_out * len(pairs)), 1)
+  side = {
+    name: 0 if size > limit else _side(name, held_out, salt)
+    for name, size in sizes.items()
+  }
+  if not any(value == 0 for value in side.values()):
+    side = dict.fromkeys(side, 0)
+  sides: tuple[list[Pair], list[Pair], list[Pair]] = ([], [], [])
+  for pair, name in zip(pairs, names, strict=True):
+    sides[side[name]].append(pair)
+  train, validation, test = sides
+  for label, part in ("validation", validation), ("test", test):
+    if not part:
+      logging.warning("%d pairs are too few for a %s part", len(pairs), label)
+  return _without_texts_of(train, [*validation, *test]), validation, test
+
+
+def write_corpus(
+  directory: Path,
+  train: Sequence[Pair],
+  validation: Sequence[Pair],
+  test: Sequence[Pair],
+) -> None:
+  """Writes train/TASK/pairs.jsonl and {validation,test}/TASK as BEIR folders.
+
+  The three folders are replaced whole, and the bytes follow from the input
+  alone. A held-out task of fewer than five documents is left out and logged.
+  """
+  for name in "train", "validation", "test":
+    shutil.rmtree(directory / name, ignore_errors=True)
+    (directory / name).mkdir(parents=True)
+  for task, pairs in _by_task(train).items():
+    rows = [_pair_row(pair) for pair in pairs]
+    jsonl.write_jsonl(directory / "train" / task / "pairs.jsonl", rows)
+  for name, part in ("validation", validation), ("test", test):
+    for task, pairs in _by_task(part).items():
+      retrieval = beir.as_retrieval(pairs, MAX_QUERIES[name])
+      if len(retrieval.corpus) < MIN_DOCUMENTS:
+        logging.warning("%s/%s: too few documents to rank", name, task)
+        continue
+      beir.write_retrieval(directory / name / task, task, retrieval)
+
+
+def content_hash(directory: Path) -> str:
+  """SHA-256 over the sorted relative paths and bytes of a folder's files."""
+  digest = hashlib.sha256()
+  files = {
+    path.relative_to(directory).as_posix(): path
+    for path in directory.rglob("*")
+    if path.is_file()
+  }
+  for name in sorted(files):
+    data = files[name].read_bytes()
+    digest.update(f"{len(name.encode())} {name} {len(data)} ".encode())
+    digest.update(data)
+  return digest.hexdigest()
+
+
+def pair_files(directory: Path) -> list[Path]:
+  if not directory.is_dir():
+    raise BadInput(f"{directory}: no such folder; give one of */pairs.jsonl")
+  files = [directory / "pairs.jsonl", *sorted(directory.glob("*/pairs.jsonl"))]
+  files = [path for path in files if path.is_file()]
+  if not files:
+    raise BadInput(f"{directory}: holds no pairs.jsonl and no */pairs.jsonl")
+  return files
+
+
+def _parse_pair(line: bytes, origin: str) -> Pair:
+  row = jsonl.parse_row(line, ("query", "positive"))
+  negatives = row.get("negative") or ()
+  if isinstance(negatives, str):
+    negatives = (negatives,)
+  if not isinstance(negatives, list | tuple):
+    raise ValueError("'negative' is neither text nor a list of texts")
+  task = _optional(row, "task") or "retrieval"
+  prompts.task_named(task)
+  return Pair(
+    query=row["query"],
+    positive=row["positive"],
+    negatives=tuple(jsonl.checked("negative", text) for text in negatives),
+    title=_optional(row, "title"),
+    task=task,
+    lang=_optional(row, "lang"),
+    origin=origin,
+  )
+
+
+def _optional(row: Mapping[str, Any], field: str) -> str:
+  value = row.get(field)
+  return jsonl.checked(field, value) if value not in (None, "") else ""
+
+
+def _components(pairs: Sequence[Pair]) -> list[str]:
+  """Each pair's component, named by its smallest normalised text."""
+  parent: dict[str, str] = {}
+
+  def find(text: str) -> str:
+    parent.setdefault(text, text)
+    while parent[text] != text:
+      parent[text] = parent[parent[text]]
+      text = parent[text]
+    return text
+
+  queries = [beir.normalised(pair.query) for pair in pairs]
+  for query, pair in zip(queries, pairs, strict=True):
+    first, second = find(query), find(beir.normalised(pair.positive))
+    parent[max(first, second)] = min(first, second)
+  return [find(query) for query in queries]
+
+
+def _side(name: str, held_out: float, salt: str) -> int:
+  """0 train, 1 validation, 2 test."""
+  digest = hashlib.blake2b(f"{salt}\0{name}".encode(), digest_size=8).digest()
+  place = int.from_bytes(digest) / 2**64
+  return 2 if place < held_out else 1 if place < 2 * held_out else 0
+
+
+def _without_texts_of(
+  train: Sequence[Pair], held_out: Sequence[Pair]
+) -> list[Pair]:
+  texts = {
+    beir.normalised(text)
+    for pair in held_out
+    for text in (pair.query, pair.positive)
+  }
+  return [
+    pair._replace(
+      negatives=tuple(
+        n for n in pair.negatives if beir.normalised(n) not in texts
+      )
+    )
+    for pair in train
+  ]
+
+
+def _by_task(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+  groups: dict[str, list[Pair]] = collections.defaultdict(list)
+  for pair in pairs:
+    groups[pair.task].append(pair)
+  return groups
+
+
+def _pair_row(pair: Pair) -> dict[str, Any]:
+  row = {
+    "query": pair.query,
+    "positive": pair.positive,
+    "negative": list(pair.negatives),
+    "title": pair.title,
+    "task": pair.task,
+    "lang": pair.lang,
+  }
+  return {key: value for key, value in row.items() if value}

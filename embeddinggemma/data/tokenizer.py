@@ -1,0 +1,186 @@
+"""SentencePiece in Gemma's manner: training one, and reading any.
+
+Gemma's vocabulary (paper, section 2.1) begins with pad, eos, bos and unk, falls
+back to bytes, splits digits and keeps white space; runs of it are pieces of
+their own. Spare pieces `<unusedN>` serve as UL2's sentinels.
+"""
+
+import functools
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from jaxtyping import Int
+
+from embeddinggemma.types import BadInput
+
+PAD, EOS, BOS, UNK = 0, 1, 2, 3
+NUM_SPARE = 100
+MAX_SAMPLE_CHARACTERS = 12_000_000  # of the text that a vocabulary is made from
+_SPACE = "\u2581"  # how SentencePiece writes a space
+_SYMBOLS = (
+  "<mask>",
+  *(f"<unused{n}>" for n in range(NUM_SPARE)),
+  "<start_of_turn>",
+  "<end_of_turn>",
+  *("\n" * n for n in range(1, 5)),
+  *("\t" * n for n in range(1, 5)),
+  *(_SPACE * n for n in range(2, 17)),
+)
+_SPARE = re.compile(r"<unused\d+>")
+
+
+def train_tokenizer(
+  texts: Iterable[str], path: Path, vocab_size: int
+) -> None:
+  """Trains a BPE vocabulary on the texts and writes it to `path`.
+
+  The same texts give the same bytes. Text that supports fewer pieces gives a
+  smaller vocabulary; BadInput if it supports none, or if `vocab_size` does not
+  hold the 256 bytes and the special pieces.
+  """
+  smallest = 4 + 256 + len(_SYMBOLS)
+  if vocab_size <= smallest:
+    raise BadInput(
+      f"vocab_size={vocab_size} is too small; bytes and special pieces alone"
+      f" take {smallest}"
+    )
+  sample = _sample(texts)
+  if not sample:
+    raise BadInput("no text to train a tokenizer on; give pairs with text")
+  model = _trained(sample, vocab_size)
+  Tokenizer(model)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(model)
+
+
+class Tokenizer:
+  """A SentencePiece model with Gemma's special ids."""
+
+  def __init__(self, model: bytes | Path) -> None:
+    """Reads a model file or its bytes; BadInput if it is not Gemma's kind."""
+    name = "the tokenizer" if isinstance(model, bytes) else str(model)
+    self.model = model if isinstance(model, bytes) else _read(model)
+    self._processor = sentencepiece.SentencePieceProcessor()
+    try:
+      self._processor.LoadFromSerializedProto(self.model)
+    except RuntimeError:
+      raise BadInput(
+        f"{name} is not a SentencePiece model; give a tokenizer.model"
+      ) from None
+    _check(self._processor, name)
+
+  @property
+  def vocab_size(self) -> int:
+    """The number of pieces; a table may have more rows."""
+    return self._processor.vocab_size()
+
+  @functools.cached_property
+  def pieces(self) -> list[str]:
+    """Every piece, by id."""
+    return self._processor.id_to_piece(list(range(self.vocab_size)))
+
+  @functools.cached_property
+  def spare_ids(self) -> list[int]:
+    """The ids of `<unusedN>` pieces: free for sentinels and new prompts."""
+    return [n for n, piece in enumerate(self.pieces) if _SPARE.match(piece)]
+
+  @functools.cached_property
+  def hash(self) -> str:
+    """SHA-256 of the model."""
+    return hashlib.sha256(self.model).hexdigest()
+
+  def encode(self, text: str) -> Int[np.ndarray, "_"]:
+    """BOS, the pieces of the text without outer white space, EOS."""
+    ids = self._processor.encode(text.strip())
+    return np.array([BOS, *ids, EOS], np.int32)
+
+  def encode_batch(
+    self, texts: Sequence[str], max_length: int
+  ) -> tuple[list[Int[np.ndarray, "_"]], int]:
+    """Encodes texts to at most `max_length` ids each, EOS always the last.
+
+    Also returns how many texts were longer.
+    """
+    if max_length < 3:
+      raise BadInput(f"max_length={max_length} leaves no room; use 3 or more")
+    found = self._processor.encode([text.strip() for text in texts])
+    rows = [np.array([BOS, *r[: max_length - 2], EOS], np.int32) for r in found]
+    return rows, sum(len(r) > max_length - 2 for r in found)
+
+  def decode(self, ids: Sequence[int] | Int[np.ndarray, "_"]) -> str:
+    """The text of the ids; BOS, EOS and padding say nothing."""
+    silent = (PAD, EOS, BOS)
+    return self._processor.decode([int(i) for i in ids if int(i) not in silent])
+
+
+def _read(path: Path) -> bytes:
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise BadInput(f"cannot read tokenizer {path}: {error.strerror}") from None
+
+
+def _check(
+  processor: sentencepiece.SentencePieceProcessor, name: str
+) -> None:
+  """Raises BadInput unless ids and byte fallback are as Gemma has them."""
+  found = {
+    "pad": processor.pad_id(),
+    "eos": processor.eos_id(),
+    "bos": processor.bos_id(),
+    "unk": processor.unk_id(),
+  }
+  wanted = {"pad": PAD, "eos": EOS, "bos": BOS, "unk": UNK}
+  if found != wanted:
+    ids = ", ".join(f"{key} {value}" for key, value in found.items())
+    raise BadInput(
+      f"{name} has the ids {ids}; Gemma's are pad 0, eos 1, bos 2, unk 3"
+    )
+  if not processor.is_byte(processor.piece_to_id("<0x00>")):
+    raise BadInput(f"{name} has no byte fallback; train it with byte_fallback")
+
+
+def _sample(texts: Iterable[str]) -> list[str]:
+  """Lines of the texts, from all over them, up to the sample's size."""
+  lines = [line for text in texts for line in text.split("\n") if line.strip()]
+  stride = 1 + sum(map(len, lines)) // MAX_SAMPLE_CHARACTERS
+  return lines[::stride]
+
+
+def _trained(lines: Sequence[str], vocab_size: int) -> bytes:
+  """The serialised model; smaller when the text supports fewer pieces."""
+  model = io.BytesIO()
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(lines),
+      model_writer=model,
+      model_type="bpe",
+      vocab_size=vocab_size,
+      pad_id=PAD,
+      eos_id=EOS,
+      bos_id=BOS,
+      unk_id=UNK,
+      pad_piece="<pad>",
+      eos_piece="<eos>",
+      bos_piece="<bos>",
+      byte_fallback=True,
+      split_digits=True,
+      normalization_rule_name="identity",
+      add_dummy_prefix=False,
+      remove_extra_whitespaces=False,
+      user_defined_symbols=list(_SYMBOLS),
+      max_sentence_length=1_000_000,
+      num_threads=1,
+      minloglevel=2,
+    )
+  except RuntimeError as error:
+    supported = re.search(r"<= (\d+)", str(error))
+    if supported is None or int(supported[1]) >= vocab_size:
+      raise BadInput(f"cannot train a tokenizer: {error}") from None
+    return _trained(lines, int(supported[1]))
+  return model.getvalue()

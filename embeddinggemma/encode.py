@@ -1,0 +1,106 @@
+"""Texts -> vectors: sorted by length, packed, in few compiled shapes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from embeddinggemma import sharding
+from embeddinggemma.data import packing
+from embeddinggemma.types import Encode, Params, Text
+
+# Positions of a packed group: the small one answers a single query quickly.
+BUDGETS = (512, 8192)
+_MIN_TOKENS = 4  # of a text, at least: bounds the texts of a group
+
+
+def chunks(
+  lengths: Int[np.ndarray, "n"], groups: int, max_length: int
+) -> list[tuple[Int[np.ndarray, "_"], int, int]]:
+  """Splits texts into (indices, row length, rows of a group), long ones first.
+
+  Sorted by length, so that a chunk's row length fits its texts. Each chunk is
+  one call; its shape depends on row length and budget only.
+  """
+  order = np.argsort(-lengths, kind="stable")
+  out = []
+  done = 0
+  while done < len(order):
+    length = min(packing.rung(int(lengths[order[done]])), max(max_length, 1))
+    length = max(length, int(lengths[order[done]]))
+    left = order[done:]
+    tokens = np.cumsum(lengths[left])
+    budget = next(
+      (b for b in BUDGETS if tokens[-1] <= 0.8 * b * groups), BUDGETS[-1]
+    )
+    rows = max(1, budget // length)
+    limit = groups * texts_per_group(rows, length)
+    take = int(np.searchsorted(tokens, groups * rows * length, "right"))
+    take = max(1, min(take, limit, len(left)))
+    while not _fits(lengths[left[:take]], groups, rows, length):
+      take -= max(1, take // 64)
+    out.append((left[:take], length, rows))
+    done += take
+  return out
+
+
+def texts_per_group(rows: int, length: int) -> int:
+  """Places of a group: enough for texts an eighth of a row long."""
+  return max(1, rows * length // max(length // 8, _MIN_TOKENS))
+
+
+def _groups(
+  lengths: Int[np.ndarray, "n"], groups: int, rows: int, length: int
+) -> Int[np.ndarray, "G b"]:
+  places = groups * texts_per_group(rows, length)
+  return packing.deal(np.pad(lengths, (0, places - len(lengths))), groups)
+
+
+def _fits(
+  lengths: Int[np.ndarray, "n"], groups: int, rows: int, length: int
+) -> bool:
+  dealt = _groups(lengths, groups, rows, length)
+  places = np.pad(lengths, (0, dealt.size - len(lengths)))
+  return packing.rows_needed(places, dealt, length) <= rows
+
+
+def make_encode_ids(
+  encode: Encode, params: Params, mesh: jax.sharding.Mesh, width: int
+) -> Callable[..., Float[np.ndarray, "n M"]]:
+  """A function from token ids of texts to vectors in the texts' order."""
+  program = jax.jit(encode)
+  size = mesh.size
+
+  def encode_ids(
+    texts: Sequence[Int[np.ndarray, "_"]],
+    max_length: int,
+    on_progress: Callable[[int], Any] = lambda done: None,
+  ) -> Float[np.ndarray, "n M"]:
+    lengths = np.array([len(t) for t in texts], np.int64)
+    out = np.zeros((len(texts), width), np.float32)
+    done, waiting = 0, []
+    for members, length, rows in chunks(lengths, size, max_length):
+      groups = _groups(lengths[members], size, rows, length)
+      batch = [texts[i] for i in members]
+      batch += [np.zeros(0, np.int32)] * (groups.size - len(batch))
+      packed: Text = packing.pack(batch, groups, length, rows)
+      vectors = program(params, sharding.to_devices(packed, mesh))
+      waiting.append((members, groups.reshape(-1), vectors))
+      # Read a chunk while the device computes the next one.
+      if len(waiting) > 1:
+        done += _collect(out, *waiting.pop(0))
+        on_progress(done)
+    for item in waiting:
+      done += _collect(out, *item)
+    on_progress(done)
+    return out
+
+  return encode_ids
+
+
+def _collect(out: Any, members: Any, places: Any, vectors: jax.Array) -> int:
+  real = places < len(members)
+  out[members[places[real]]] = np.asarray(vectors)[real]
+  return len(members)

@@ -1,0 +1,193 @@
+"""Scores of vectors on tasks, by the libraries the field trusts.
+
+The metrics are MTEB's, which the paper reports (section 3): nDCG@10 for
+search, Spearman for similarity, accuracy of a linear probe, V-measure of
+k-means, F1 of bitext mining. Every number is finite or an error: NaN scores
+would rank first.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from embeddinggemma import lexical
+from embeddinggemma.types import BadInput
+
+DEPTH = 100  # documents ranked a query
+MAIN = ("ndcg@10", "spearman", "v_measure", "f1", "accuracy")
+
+Ranking = Sequence[int]  # document indices, best first
+Gold = Mapping[int, int]  # document index -> grade
+
+
+def main_metric(scores: Mapping[str, float]) -> str:
+  """The metric a task is judged by, of those it has."""
+  return next(name for name in MAIN if name in scores)
+
+
+def truncate(
+  vectors: Float[np.ndarray, "n M"], dim: int
+) -> Float[np.ndarray, "n dim"]:
+  """The first `dim` numbers of each vector at unit length (Matryoshka)."""
+  if dim > vectors.shape[1]:
+    raise BadInput(
+      f"dimension {dim} exceeds the model's {vectors.shape[1]}; ask for less"
+    )
+  prefix = np.asarray(vectors[:, :dim], np.float32)
+  norms = np.linalg.norm(prefix, axis=1, keepdims=True)
+  if not np.isfinite(norms).all() or (norms == 0).any():
+    raise ValueError("an embedding is zero or not finite; run doctor on it")
+  return prefix / norms
+
+
+def dense_scores(
+  queries: Float[np.ndarray, "Q M"], documents: Float[np.ndarray, "C M"]
+) -> Callable[[slice], Float[np.ndarray, "q C"]]:
+  """Cosines of a chunk of the queries with every document."""
+  return lambda chunk: queries[chunk] @ documents.T
+
+
+def rank(
+  score: Callable[[slice], Float[np.ndarray, "q C"]],
+  same: Sequence[int],
+  num_documents: int,
+  positive_only: bool = False,
+) -> list[Ranking]:
+  """The DEPTH best documents of each query, in chunks of bounded memory.
+
+  same: the document that is the query itself and must not answer it, or -1.
+  positive_only: a score of 0 is no match (words), not merely a low one.
+  """
+  rankings: list[Ranking] = []
+  for chunk in lexical.query_chunks(len(same), num_documents):
+    best, values = lexical.top_k(score(chunk), DEPTH + 1)
+    for row, cosines, itself in zip(best, values, same[chunk], strict=True):
+      if positive_only:
+        row = row[cosines > 0]
+      rankings.append(row[row != itself][:DEPTH].tolist())
+  return rankings
+
+
+def retrieval(
+  rankings: Sequence[Ranking], gold: Sequence[Gold]
+) -> dict[str, float]:
+  """nDCG@10, recall@10, recall@100 and MRR@10 through ir-measures.
+
+  A query without any result counts as 0.
+  """
+  import ir_measures
+  from ir_measures import RR, R, nDCG
+
+  qrels = {
+    f"q{number}": {f"d{index}": grade for index, grade in relevant.items()}
+    for number, relevant in enumerate(gold)
+  }
+  deep = ir_measures.calc_aggregate(
+    [nDCG @ 10, R @ 10, R @ 100], qrels, _run(rankings, DEPTH)
+  )
+  first = ir_measures.calc_aggregate([RR], qrels, _run(rankings, 10))
+  return _finite(
+    {
+      "ndcg@10": deep[nDCG @ 10],
+      "recall@10": deep[R @ 10],
+      "recall@100": deep[R @ 100],
+      "mrr@10": first[RR],
+    }
+  )
+
+
+def similarity(
+  left: Float[np.ndarray, "n M"],
+  right: Float[np.ndarray, "n M"],
+  gold: Sequence[float],
+) -> dict[str, float]:
+  """Spearman's correlation of cosines with human scores (SciPy)."""
+  from scipy import stats
+
+  cosines = np.sum(left * right, axis=1)
+  _require_finite(cosines)
+  if np.ptp(cosines) == 0:
+    return {"spearman": 0.0}  # a collapsed model orders nothing
+  return _finite({"spearman": stats.spearmanr(cosines, gold).statistic})
+
+
+def probe(
+  train: Float[np.ndarray, "n M"],
+  train_labels: Sequence[str],
+  test: Float[np.ndarray, "m M"],
+  test_labels: Sequence[str],
+) -> dict[str, float]:
+  """Accuracy of a logistic regression fitted on frozen vectors."""
+  from sklearn import exceptions, linear_model
+
+  _require_finite(train, test)
+  model = linear_model.LogisticRegression(max_iter=100)
+  with warnings.catch_warnings():  # 100 iterations is MTEB's setting
+    warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+    model.fit(train, np.asarray(train_labels))
+  return _finite({"accuracy": model.score(test, np.asarray(test_labels))})
+
+
+def clusters(
+  vectors: Float[np.ndarray, "n M"], labels: Sequence[str]
+) -> dict[str, float]:
+  """V-measure of k-means with as many clusters as labels, seed 0."""
+  from sklearn import cluster, exceptions, metrics
+
+  _require_finite(vectors)
+  k_means = cluster.KMeans(len(set(labels)), n_init=1, random_state=0)
+  with warnings.catch_warnings():  # fewer distinct points than clusters
+    warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+    found = k_means.fit_predict(vectors)
+  return _finite({"v_measure": metrics.v_measure_score(labels, found)})
+
+
+def bitext(
+  left: Float[np.ndarray, "n M"],
+  right: Float[np.ndarray, "n M"],
+  translations: Sequence[str],
+) -> dict[str, float]:
+  """Accuracy and weighted F1 of the nearest translation, as in MTEB.
+
+  Equal translations are one answer.
+  """
+  from sklearn import metrics
+
+  first: dict[str, int] = {}
+  gold = [first.setdefault(text, i) for i, text in enumerate(translations)]
+  found: list[int] = []
+  for chunk in lexical.query_chunks(len(left), len(right)):
+    best, _ = lexical.top_k(left[chunk] @ right.T, 1)
+    found += [gold[index] for index in best[:, 0]]
+  return _finite(
+    {
+      "accuracy": metrics.accuracy_score(gold, found),
+      "f1": metrics.f1_score(gold, found, average="weighted", zero_division=0),
+    }
+  )
+
+
+def _run(rankings: Sequence[Ranking], depth: int) -> dict[str, dict]:
+  return {
+    f"q{number}": {
+      f"d{index}": float(depth - place)
+      for place, index in enumerate(ranking[:depth])
+    }
+    for number, ranking in enumerate(rankings)
+    if ranking
+  }
+
+
+def _require_finite(*arrays: np.ndarray) -> None:
+  if not all(np.isfinite(array).all() for array in arrays):
+    raise ValueError("an embedding is not finite; run doctor on the model")
+
+
+def _finite(scores: Mapping[str, Any]) -> dict[str, float]:
+  for name, value in scores.items():
+    if not np.isfinite(value):
+      raise ValueError(f"{name} is {value}; look at the embeddings")
+  return {name: float(value) for name, value in scores.items()}

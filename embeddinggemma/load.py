@@ -1,0 +1,177 @@
+"""eg.load: a checkpoint or workdir as a model that embeds text.
+
+The names and meanings are those that sentence-transformers users know.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+
+from embeddinggemma import checkpoint, config, encode, sharding, stages
+from embeddinggemma.data import prompts
+from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.model import adapt, embedder
+from embeddinggemma.model.config import ModelConfig
+from embeddinggemma.training.hooks import Progress
+from embeddinggemma.types import BadInput, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """An embedding model: text in, unit vectors out."""
+
+  config: ModelConfig
+  params: Params
+  tokenizer: Tokenizer
+  prompts: dict[str, str]
+  name: str  # the checkpoint it came from
+  hash: str  # of its weights
+
+  def encode_query(
+    self, sentences: str | Sequence[str], truncate_dim: int | None = None
+  ) -> Float[np.ndarray, "*n M"]:
+    """Vectors of questions, under the prompt `query`."""
+    return self.encode(sentences, "query", truncate_dim)
+
+  def encode_document(
+    self,
+    sentences: str | Sequence[str],
+    truncate_dim: int | None = None,
+    titles: Sequence[str] = (),
+  ) -> Float[np.ndarray, "*n M"]:
+    """Vectors of passages, under the prompt `document`."""
+    return self.encode(sentences, "document", truncate_dim, titles)
+
+  def encode(
+    self,
+    sentences: str | Sequence[str],
+    prompt_name: str | None = None,
+    truncate_dim: int | None = None,
+    titles: Sequence[str] = (),
+    show_progress_bar: bool = False,
+  ) -> Float[np.ndarray, "*n M"]:
+    """Unit float32 vectors in the order of the texts; one text gives one.
+
+    Args:
+      sentences: a text or several.
+      prompt_name: one of `prompts`, or None for the bare text.
+      truncate_dim: keep so many leading coordinates, at unit norm again.
+      titles: of documents, one a text; none for no titles.
+      show_progress_bar: draws one on the terminal.
+
+    Raises:
+      BadInput: an unknown prompt, or a dimension that the model lacks.
+    """
+    texts = [sentences] if isinstance(sentences, str) else list(sentences)
+    if titles and len(titles) != len(texts):
+      raise BadInput(f"{len(titles)} titles for {len(texts)} texts")
+    dim = self.config.embed_dim if truncate_dim is None else truncate_dim
+    if not 0 < dim <= self.config.embed_dim:
+      raise BadInput(
+        f"truncate_dim={dim}: the model has dimensions 1 to"
+        f" {self.config.embed_dim}"
+      )
+    if prompt_name is not None:
+      padded = titles or [""] * len(texts)
+      texts = [
+        prompts.prompted(prompt_name, *item)
+        for item in zip(texts, padded, strict=True)
+      ]
+    vectors = self._encode_texts(texts, show_progress_bar)[:, :dim]
+    if dim < self.config.embed_dim:
+      vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    _check_finite(vectors, texts)
+    return vectors[0] if isinstance(sentences, str) else vectors
+
+  def similarity(
+    self, a: Float[np.ndarray, "n M"], b: Float[np.ndarray, "m M"]
+  ) -> Float[np.ndarray, "n m"]:
+    """Cosines of all pairs."""
+    unit = lambda x: np.atleast_2d(x) / np.linalg.norm(x, axis=-1, keepdims=True)
+    return unit(a) @ unit(b).T
+
+  def __call__(
+    self, texts: Sequence[str], prompt_name: str, titles: Sequence[str] = ()
+  ) -> Float[np.ndarray, "n M"]:
+    """The TextEncoder that evaluation and retrieval call."""
+    return self.encode(list(texts), prompt_name, titles=titles)
+
+  def _encode_texts(
+    self, texts: Sequence[str], bar: bool
+  ) -> Float[np.ndarray, "n M"]:
+    ids, _ = self.tokenizer.encode_batch(texts, self.config.max_length)
+    console = Console(stderr=True, quiet=not bar)
+    with Progress(console, "encode", len(texts)) as progress:
+      show = lambda done: progress.show(done, "")
+      return self._program(ids, self.config.max_length, show)
+
+  @functools.cached_property
+  def _program(self) -> Any:
+    mesh = sharding.make_mesh(-1, 1)
+    params = jax.device_put(self.params)
+    return encode.make_encode_ids(
+      stages.encoder(self.config, mesh), params, mesh, self.config.embed_dim
+    )
+
+
+def _check_finite(vectors: np.ndarray, texts: Sequence[str]) -> None:
+  """A NaN score would rank first in many libraries, so it never leaves."""
+  bad = ~np.isfinite(vectors).all(axis=1)
+  if bad.any():
+    text = texts[int(np.argmax(bad))][:60]
+    raise FloatingPointError(
+      f"{int(bad.sum())} vectors are not finite, the first of {text!r}"
+    )
+
+
+def load(path: str | pathlib.Path) -> Model:
+  """The model of a checkpoint directory or of a workdir (its final one).
+
+  Raises:
+    BadInput: there is none, or its weights, config and tokenizer disagree.
+  """
+  directory = checkpoint.find(path)
+  files = checkpoint.read_files(directory)
+  for name in ("model.json", "tokenizer.model", "prompts.json"):
+    if name not in files:
+      raise BadInput(f"checkpoint {directory} has no {name}; it is not a model")
+  model = config.build(ModelConfig, json.loads(files["model.json"]))
+  params = checkpoint.read_params(directory)
+  return assemble(
+    model, params, Tokenizer(files["tokenizer.model"]), str(directory)
+  )
+
+
+def assemble(
+  model: ModelConfig, params: Params, tokenizer: Tokenizer, name: str
+) -> Model:
+  """A Model after the checks that keep it from being silently wrong."""
+  if tokenizer.vocab_size > model.vocab_size:
+    raise BadInput(
+      f"{name}: the tokenizer has {tokenizer.vocab_size} pieces, the table"
+      f" {model.vocab_size} rows; they are not of one model"
+    )
+  shapes = jax.eval_shape(embedder.init(model), jax.random.key(0))
+  _, missing = adapt.graft({"model": shapes["model"]}, {"model": params["model"]})
+  if missing:
+    raise BadInput(f"{name}: tensor {missing[0]!r} is missing")
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params["model"]):
+    if not np.isfinite(leaf).all():
+      tensor = sharding.path_name(path)
+      raise BadInput(f"{name}: tensor {tensor!r} holds NaN or infinity")
+  return Model(
+    model,
+    params,
+    tokenizer,
+    dict(prompts.PROMPTS),
+    name,
+    checkpoint.content_hash(params),
+  )

@@ -1,0 +1,43 @@
+"""Matryoshka representation learning (paper section 2.2; Kusupati 2022).
+
+Each loss becomes one loss for every prefix of the embedding, added up without
+weights; a prefix is renormalised first.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from embeddinggemma.types import Aux, Embeddings, LossTerm, PairBatch
+
+DIMS = (768, 512, 256, 128)  # the paper's
+
+
+def dims_of(embed_dim: int) -> tuple[int, ...]:
+  """The paper's dimensions below a model's own width, and that width."""
+  return (embed_dim, *(d for d in DIMS if d < embed_dim))
+
+
+def truncate(x: Float[Array, "*B M"], dim: int) -> Float[Array, "*B d"]:
+  """The first `dim` coordinates at unit norm; a zero prefix stays zero."""
+  prefix = x[..., :dim]
+  power = jnp.sum(prefix * prefix, axis=-1, keepdims=True)
+  return prefix * jax.lax.rsqrt(jnp.maximum(power, 1e-24))
+
+
+def matryoshka(term: LossTerm, dims: Sequence[int]) -> LossTerm:
+  """The sum of a term over prefixes; the full width is the term itself."""
+
+  def summed(
+    aux: Aux, embeddings: Embeddings, batch: PairBatch
+  ) -> Float[Array, "B"]:
+    width = embeddings.query.shape[-1]
+    cut = lambda d: jax.tree.map(lambda x: truncate(x, d), embeddings)
+    parts = [
+      term(aux, embeddings if d == width else cut(d), batch) for d in dims
+    ]
+    return sum(parts[1:], parts[0])
+
+  return summed

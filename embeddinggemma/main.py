@@ -1,0 +1,368 @@
+"""The command line: one program, one verb per job.
+
+Short: the logic is in libraries that can be tested. Heavy imports happen
+inside the verbs, so that --help answers at once.
+"""
+
+import errno
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from absl import flags
+
+if TYPE_CHECKING:
+  from rich.console import Console
+
+
+class Verb(NamedTuple):
+  """A job: what it does, the flags it takes, the function that does it."""
+
+  help: str
+  run: Callable[[flags.FlagValues, Sequence[str]], None]
+  required: Sequence[str] = ()
+  optional: Sequence[str] = ()
+
+
+# Every flag of every verb: default and help.
+TEXT_FLAGS = {
+  "config": (None, "configs/NAME.py[:arg,key=value]; --config.key=value overrides"),
+  "workdir": (None, "the folder of this run; used again, it continues"),
+  "model": (None, "a checkpoint, or the workdir of a run"),
+  "input": (None, "what to read: see above"),
+  "output": (None, "what to write"),
+  "data": (None, "a folder of evaluation tasks (BEIR, STS, labels, bitext, pairs)"),
+  "prompt": ("document", "the prompt's name: query, document, STS, ..."),
+  "index": (None, "a folder that `index` made"),
+  "show": (None, "FIRST:LAST, the batches to show"),
+}
+NUMBER_FLAGS = {
+  "dim": (None, "leading dimensions to keep, at unit norm again"),
+  "k": (5, "how many answers"),
+}
+SWITCHES = {
+  "json": "print JSON",
+  "dense": "search by meaning alone",
+  "lexical": "search by words alone",
+  "skip_bad_rows": "count and list broken lines of the data, do not stop at one",
+}
+
+
+def _console() -> "Console":
+  from rich.console import Console
+
+  return Console(stderr=True)
+
+
+def _say(value: Any) -> None:
+  print(json.dumps(value, ensure_ascii=False))
+
+
+def run(values: flags.FlagValues, rest: Sequence[str]) -> None:
+  """Runs or continues a recipe."""
+  _nothing_more(rest)
+  tree = _config(values)
+  if values.skip_bad_rows:
+    tree["prefinetune"]["data"]["skip_bad_rows"] = True
+  from embeddinggemma import pipeline
+
+  workdir = pathlib.Path(values.workdir)
+  pipeline.run(pipeline.build(tree), workdir, _console())
+
+
+def train(values: flags.FlagValues, rest: Sequence[str]) -> None:
+  """Trains one stage in a workdir, or continues it."""
+  _nothing_more(rest)
+  config = _train_config(values)
+  from embeddinggemma import pipeline
+
+  pipeline.train_alone(config, pathlib.Path(values.workdir), _console())
+
+
+def prepare(values: flags.FlagValues, rest: Sequence[str]) -> None:
+  """Shows the batches that training will see."""
+  _nothing_more(rest)
+  config = _train_config(values)
+  from embeddinggemma import pipeline
+
+  first, last = _range(values.show)
+  workdir = pathlib.Path(values.workdir) if values.workdir else None
+  for row in pipeline.batches(config, workdir, first, last, _console()):
+    if values.json:
+      _say(row)
+      continue
+    print(f"step {row['step']}  task {row['task']}  {len(row['rows'])} pairs")
+    for origin, query, positive in row["texts"]:
+      print(f"  {origin}\n    {query!r}\n    {positive!r}")
+
+
+def evaluate(values: flags.FlagValues, rest: Sequence[str]) -> None:
+  """Scores a model at each of its dimensions."""
+  _nothing_more(rest)
+  from embeddinggemma import pipeline
+
+  pipeline.evaluate_alone(
+    values.model, values.data, pathlib.Path(values.output), _console()
+  )
+
+
+def embed(values: flags.FlagValues, rest: Sequence[str]) -> None:
+  """Texts to a .npy file of unit vectors."""
+  _nothing_more(rest)
+  from embeddinggemma import pipeline
+
+  pipeline.embed(
+    values.model,
+    values.input,
+    values.prompt,
+    values.dim,
+    pathlib.Path(values.output),
+    _console(),
+  )
+
+
+def index(values: flags.FlagValues, rest: Sequence[str]) -> None:
+  """Makes a folder or a JSONL searchable."""
+  _nothing_more(rest)
+  from embeddinggemma import pipeline
+  from embeddinggemma.load import load
+
+  model = load(values.model)
+  dim = values.dim or min(256, model.config.embed_dim)
+  about = pipeline.build_index(
+    model, pathlib.Path(values.input), pathlib.Path(values.output), dim, _console()
+  )
+  _say({key: about[key] for key in ("chunks", "files", "skipped", "dim")})
+
+
+def query(values: flags.FlagValues, rest: Sequence[str]) -> None:
+  """Searches an index."""
+  from embeddinggemma import pipeline
+  from embeddinggemma.types import BadInput
+
+  text = " ".join(rest)
+  if not text.strip():
+    raise BadInput('the query is empty; put it last: query ... "how do I ..."')
+  if values.dense and values.lexical:
+    raise BadInput("--dense and --lexical exclude each other; hybrid is neither")
+  mode = "dense" if values.dense else "lexical" if values.lexical else "hybrid"
+  hits = pipeline.query(
+    values.model, pathlib.Path(values.index), text, mode, values.k
+  )
+  if values.json:
+    _say([hit._asdict() for hit in hits])
+    return
+  for hit in hits:
+    print(f"{hit.score:.3f}  {hit.path}:{hit.line}  {hit.title}")
+    print("\n".join(f"    {line}" for line in hit.snippet.splitlines()[:6]))
+
+
+VERBS = {
+  "run": Verb(
+    "run a recipe: every stage, cached; continues where it was",
+    run,
+    ("config", "workdir"),
+    ("skip_bad_rows",),
+  ),
+  "train": Verb(
+    "one stage of training",
+    train,
+    ("config", "workdir"),
+    ("skip_bad_rows",),
+  ),
+  "evaluate": Verb(
+    "score a model at every Matryoshka dimension; JSON and a table",
+    evaluate,
+    ("model", "output"),
+    ("data",),
+  ),
+  "prepare": Verb(
+    "show what the model will see",
+    prepare,
+    ("config", "show"),
+    ("workdir", "json", "skip_bad_rows"),
+  ),
+  "embed": Verb(
+    'texts to vectors; --input: a .txt, a .jsonl ({"text", "title"?}) or -',
+    embed,
+    ("model", "input", "output"),
+    ("prompt", "dim"),
+  ),
+  "index": Verb(
+    'make a folder or a .jsonl ({"text", "title"?}) searchable',
+    index,
+    ("model", "input", "output"),
+    ("dim",),
+  ),
+  "query": Verb(
+    'search an index: query --model=DIR --index=DIR "how do I parse a date"',
+    query,
+    ("model", "index"),
+    ("dense", "lexical", "json", "k"),
+  ),
+}
+
+
+def _usage() -> str:
+  width = max(map(len, VERBS))
+  lines = [f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items()]
+  return (
+    "embeddinggemma VERB [--flag=value ...]\n\n"
+    + "\n".join(lines)
+    + "\n\nembeddinggemma VERB --help shows a verb's flags. Exit codes: 0 done,"
+    " 1 a negative\nverdict, 2 bad input, 42 interrupted: start it again."
+  )
+
+
+def _verb_usage(name: str) -> str:
+  verb = VERBS[name]
+  names = (*verb.required, *verb.optional)
+  lines = []
+  for flag in names:
+    if flag in SWITCHES:
+      text = SWITCHES[flag]
+    else:
+      default, text = (TEXT_FLAGS | NUMBER_FLAGS)[flag]
+      needed = "required" if flag in verb.required else f"default: {default}"
+      text = f"{text} ({needed})"
+    lines.append(f"  --{flag:<14} {text}")
+  return f"embeddinggemma {name}: {verb.help}\n\n" + "\n".join(lines)
+
+
+def _flags_of(name: str, argv: Sequence[str]) -> flags.FlagValues:
+  values = flags.FlagValues()
+  for flag in (*VERBS[name].required, *VERBS[name].optional):
+    if flag == "config":
+      _define_config(values, argv)
+    elif flag in TEXT_FLAGS:
+      flags.DEFINE_string(flag, *TEXT_FLAGS[flag], flag_values=values)
+    elif flag in NUMBER_FLAGS:
+      flags.DEFINE_integer(flag, *NUMBER_FLAGS[flag], flag_values=values)
+    else:
+      flags.DEFINE_bool(flag, False, SWITCHES[flag], flag_values=values)
+  return values
+
+
+def _define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  from ml_collections import config_flags
+
+  config_flags.DEFINE_config_file(
+    "config", None, TEXT_FLAGS["config"][1], values, sys_argv=list(argv)
+  )
+
+
+def _find_config(argv: Sequence[str]) -> list[str]:
+  """--config=configs/x.py: the current folder's, else the one shipped."""
+  from embeddinggemma.types import BadInput
+
+  out = list(argv)
+  for i, arg in enumerate(argv):
+    if not arg.startswith("--config="):
+      continue
+    path, colon, rest = arg.removeprefix("--config=").partition(":")
+    here = pathlib.Path(__file__).parent
+    places = [pathlib.Path(path), here / path, here.parent / path]
+    found = next((p for p in places if p.is_file()), None)
+    if found is None:
+      shipped = sorted({p.name for d in places[1:] for p in d.parent.glob("*.py")})
+      raise BadInput(
+        f"config {path!r} does not exist; shipped in configs/:"
+        f" {', '.join(shipped) or 'none'}"
+      )
+    out[i] = f"--config={found}{colon}{rest}"
+  return out
+
+
+def _parse(name: str, argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+  from embeddinggemma.types import BadInput
+
+  argv = _find_config(argv)
+  values = _flags_of(name, argv)
+  try:
+    rest = values([name, *argv])[1:]
+  except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
+    raise BadInput(f"{name}: {' '.join(str(error).split())}") from None
+  missing = [flag for flag in VERBS[name].required if values[flag].value is None]
+  if missing:
+    raise BadInput(
+      f"{name}: --{missing[0]} is missing; see embeddinggemma {name} --help"
+    )
+  return values, rest
+
+
+def _nothing_more(rest: Sequence[str]) -> None:
+  from embeddinggemma.types import BadInput
+
+  if rest:
+    raise BadInput(f"unexpected argument {rest[0]!r}; flags are --name=value")
+
+
+def _config(values: flags.FlagValues) -> dict[str, Any]:
+  return values.config.to_dict()
+
+
+def _train_config(values: flags.FlagValues) -> Any:
+  from embeddinggemma import stages
+
+  tree = _config(values)
+  if values.skip_bad_rows and "data" in tree:
+    tree["data"]["skip_bad_rows"] = True
+  return stages.build(tree)
+
+
+def _range(text: str) -> tuple[int, int]:
+  from embeddinggemma.types import BadInput
+
+  first, colon, last = text.partition(":")
+  if not (colon and first.isdigit() and last.isdigit() and int(first) < int(last)):
+    raise BadInput(f"--show={text}: give FIRST:LAST, such as 0:20")
+  return int(first), int(last)
+
+
+def _quiet() -> None:
+  """Before JAX and TensorFlow start: their notes are not for our users."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def call(argv: Sequence[str]) -> int:
+  """Runs one verb; returns the exit code."""
+  if not argv or argv[0] in ("--help", "-h", "help"):
+    print(_usage())
+    return 0 if argv else 2
+  name, *rest = argv
+  if name not in VERBS:
+    print(f"unknown verb {name!r}; known: {', '.join(VERBS)}", file=sys.stderr)
+    return 2
+  if "--help" in rest or "-h" in rest:
+    print(_verb_usage(name))
+    return 0
+  _quiet()
+  from embeddinggemma.types import BadInput, Stopped
+
+  try:
+    VERBS[name].run(*_parse(name, rest))
+  except BadInput as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except Stopped as error:
+    print(f"stopped: {error}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print("interrupted; the same command continues", file=sys.stderr)
+    return 42
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+      raise
+    print(f"error: {error.strerror}: {error.filename or ''}; make room or choose"
+          " another folder, then start the same command again", file=sys.stderr)
+    return 2
+  return 0
+
+
+def main() -> None:
+  """The console script."""
+  sys.exit(call(sys.argv[1:]))

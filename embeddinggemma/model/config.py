@@ -1,0 +1,139 @@
+"""Shapes of the Gemma 3 encoder and its embedding head (paper section 2.1).
+
+The letters of annotations and einsums, everywhere in `model`:
+R rows, L positions, D width, H heads, K key-value heads, E head dimension,
+G = H / K, F mlp width, V vocabulary, b texts, U up-projection, M embedding.
+"""
+
+import dataclasses
+
+from embeddinggemma.types import BadInput
+
+LOCAL, GLOBAL = "local", "global"
+POOLINGS = ("mean", "attention", "first", "last")
+PROJECTIONS = ("random", "identity")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """An EmbeddingGemma-class model; every field is set by a preset."""
+
+  vocab_size: int  # V
+  num_layers: int
+  width: int  # D
+  mlp_width: int  # F
+  num_heads: int  # H
+  num_kv_heads: int  # K
+  head_dim: int  # E
+  up_width: int  # U
+  embed_dim: int  # M
+  window: int  # full width of a local layer: distances up to window // 2
+  max_length: int  # tokens, BOS and EOS included
+  pattern: tuple[str, ...] = (LOCAL,) * 5 + (GLOBAL,)  # repeats over layers
+  local_rope_base: float = 1e4
+  global_rope_base: float = 1e6
+  norm_eps: float = 1e-6
+  pooling: str = "mean"
+  pooling_heads: int = 4  # of attention pooling only
+  dtype: str = "float32"  # of activations; parameters stay float32
+  post_norm_gain: float = 1.0  # 1 + w of the post-norms at initialisation
+  projection_init: str = "random"
+
+  def __post_init__(self) -> None:
+    _one_of("pooling", self.pooling, POOLINGS)
+    _one_of("projection_init", self.projection_init, PROJECTIONS)
+    _one_of("dtype", self.dtype, DTYPES)
+    for kind in self.pattern:
+      _one_of("pattern", kind, (LOCAL, GLOBAL))
+    _divides("num_kv_heads", self.num_kv_heads, "num_heads", self.num_heads)
+    if self.pooling == "attention":
+      _divides("pooling_heads", self.pooling_heads, "width", self.width)
+
+  def attention_kind(self, layer: int) -> str:
+    """LOCAL or GLOBAL: the pattern repeats from the first layer."""
+    return self.pattern[layer % len(self.pattern)]
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+  if value not in known:
+    raise BadInput(
+      f"model.{name}={value!r} is unknown; use one of {', '.join(known)}"
+    )
+
+
+def _divides(small: str, a: int, large: str, b: int) -> None:
+  if a < 1 or b % a:
+    raise BadInput(f"model.{small}={a} does not divide model.{large}={b}")
+
+
+PRESETS = {
+  # The paper's model: 307,581,696 parameters.
+  "embeddinggemma_300m": ModelConfig(
+    vocab_size=262_144,
+    num_layers=24,
+    width=768,
+    mlp_width=1152,
+    num_heads=3,
+    num_kv_heads=1,
+    head_dim=256,
+    up_width=3072,
+    embed_dim=768,
+    window=512,
+    max_length=2048,
+  ),
+  # The nearest public decoder, with a head in the paper's proportions.
+  "gemma3_270m": ModelConfig(
+    vocab_size=262_144,
+    num_layers=18,
+    width=640,
+    mlp_width=2048,
+    num_heads=4,
+    num_kv_heads=1,
+    head_dim=256,
+    up_width=2560,
+    embed_dim=640,
+    window=512,
+    max_length=2048,
+  ),
+  # Trains in about two minutes on two cores; all input dimensions are
+  # multiples of 32, the block of every export format.
+  "laptop": ModelConfig(
+    vocab_size=8192,
+    num_layers=1,
+    width=384,
+    mlp_width=512,
+    num_heads=3,
+    num_kv_heads=1,
+    head_dim=128,
+    up_width=768,
+    embed_dim=384,
+    window=512,
+    max_length=512,
+    pattern=(GLOBAL,),
+    post_norm_gain=0.02,
+    projection_init="identity",
+  ),
+  # For tests: both kinds of layers, seconds on one core.
+  "tiny": ModelConfig(
+    vocab_size=512,
+    num_layers=2,
+    width=32,
+    mlp_width=64,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=16,
+    up_width=64,
+    embed_dim=32,
+    window=16,
+    max_length=64,
+    pattern=(LOCAL, GLOBAL),
+  ),
+}
+
+
+def preset(name: str) -> ModelConfig:
+  """Looks a preset up; BadInput lists the known ones."""
+  if name not in PRESETS:
+    raise BadInput(f"unknown preset {name!r}; use one of {', '.join(PRESETS)}")
+  return PRESETS[name]

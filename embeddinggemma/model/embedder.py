@@ -1,0 +1,120 @@
+"""The embedding model E(T) = normalise(f(g(P(M_n(T))))), paper section 2.1.
+
+g: D -> U and f: U -> M are linear, without bias or activation.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from embeddinggemma import types
+from embeddinggemma.model import pooling
+from embeddinggemma.model.config import ModelConfig
+from embeddinggemma.model.encoder import Encoder
+
+EncodeGroup = Callable[..., Array]  # (params, ids, slot, valid) -> (b, M)
+
+
+class Embedder(nn.Module):
+  """Packed texts of one group to unit vectors in float32."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    ids: Int[Array, "R L"],
+    slot: Int[Array, "R L"],
+    valid: Bool[Array, "b"],
+  ) -> Float[Array, "b M"]:
+    c = self.config
+    tokens = Encoder(c, name="encoder")(ids, slot)
+    if c.pooling == "attention":
+      pool = pooling.AttentionPooling(c.pooling_heads, name="pooling")
+    else:
+      pool = pooling.POOLERS[c.pooling]
+    pooled = pool(tokens, slot, valid.shape[0])
+    up = self.param("up", up_init(c), (c.width, c.up_width))
+    down = self.param("down", down_init(c), (c.up_width, c.embed_dim))
+    dtype = tokens.dtype
+    vector = pooled.astype(dtype) @ up.astype(dtype) @ down.astype(dtype)
+    return unit_or_constant(vector.astype(jnp.float32), valid)
+
+
+def unit_or_constant(
+  vector: Float[Array, "b M"], valid: Bool[Array, "b"]
+) -> Float[Array, "b M"]:
+  """Unit norm; an empty place gets (1, 0, ...), chosen before the norm.
+
+  The derivative of a norm at zero is NaN and would reach every gradient even
+  through a later mask. A *valid* zero vector does give NaN: it is a fault that
+  must be seen, not a direction.
+  """
+  constant = jnp.zeros_like(vector).at[:, 0].set(1.0)
+  vector = jnp.where(valid[:, None], vector, constant)
+  return vector / jnp.linalg.norm(vector, axis=-1, keepdims=True)
+
+
+def up_init(config: ModelConfig) -> Callable[..., Array]:
+  """Random, or the identity with random columns beyond it."""
+  random = nn.initializers.lecun_normal()
+  if config.projection_init == "random":
+    return random
+
+  def identity(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32):
+    d, u = shape
+    return random(key, shape, dtype).at[:, : min(d, u)].set(jnp.eye(d, u)[:, :d])
+
+  return identity
+
+
+def down_init(config: ModelConfig) -> Callable[..., Array]:
+  """Random, or the identity without the table's spare dimension (the last).
+
+  `data/lsa.py` keeps a piece's rarity as the angle towards that dimension;
+  dropping it here turns the angle into the piece's weight in the mean.
+  """
+  if config.projection_init == "random":
+    return nn.initializers.lecun_normal()
+
+  def identity(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32):
+    del key
+    kept = jnp.arange(shape[0]) < config.width - 1
+    return jnp.eye(*shape, dtype=dtype) * kept[:, None]
+
+  return identity
+
+
+def init(config: ModelConfig) -> Callable[[types.Key], types.Params]:
+  """key -> {"model": ..., "aux": {}}, float32."""
+
+  def initialise(key: types.Key) -> types.Params:
+    ids, valid = jnp.zeros((1, 8), jnp.int32), jnp.ones((1,), bool)
+    return {"model": Embedder(config).init(key, ids, ids, valid)["params"], "aux": {}}
+
+  return initialise
+
+
+def encode_group(config: ModelConfig) -> EncodeGroup:
+  """(params, ids, slot, valid) of one group -> (b, M) unit vectors."""
+  module = Embedder(config)
+
+  def encode(
+    params: types.Params,
+    ids: Int[Array, "R L"],
+    slot: Int[Array, "R L"],
+    valid: Bool[Array, "b"],
+  ) -> Float[Array, "b M"]:
+    return module.apply({"params": params["model"]}, ids, slot, valid)
+
+  return encode
+
+
+def num_parameters(config: ModelConfig) -> int:
+  """Counts without allocating anything."""
+  shapes = jax.eval_shape(init(config), jax.random.key(0))
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes["model"]))

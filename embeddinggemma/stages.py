@@ -1,0 +1,173 @@
+"""The recipe on one page: each stage as (config, mesh) -> Stage.
+
+Pre-finetuning, finetuning and quantisation-aware training are one function of
+three configs (paper section 2.3); what differs is data and numbers.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from embeddinggemma import config as config_lib
+from embeddinggemma import sharding
+from embeddinggemma.config import (
+  DataConfig,
+  LossConfig,
+  MeshConfig,
+  OptimizerConfig,
+  above_zero,
+  at_least,
+  suggest,
+)
+from embeddinggemma.losses import contrastive, matryoshka, spread_out
+from embeddinggemma.model import embedder
+from embeddinggemma.model.config import ModelConfig
+from embeddinggemma.training import optimizer
+from embeddinggemma.types import (
+  BadInput,
+  Embeddings,
+  Encode,
+  Key,
+  LossTerm,
+  Metrics,
+  Objective,
+  PairBatch,
+  Params,
+  Stage,
+)
+
+INITS = ("random", "lsa")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """One stage of training, whole: what config.json of a workdir holds."""
+
+  stage: str
+  seed: int
+  steps: int
+  batch_size: int  # pairs, over the whole mesh
+  max_length: int  # tokens of a text, prompt, BOS and EOS included
+  groups_per_device: int  # > 1 trades recomputation for memory
+  init: str  # of the table: "random" or "lsa"
+  init_from: str  # a checkpoint; empty: `init` decides
+  every_checkpoint: int  # steps
+  keep_checkpoints: int
+  model: ModelConfig
+  data: DataConfig
+  loss: LossConfig
+  optimizer: OptimizerConfig
+  mesh: MeshConfig
+
+  def __post_init__(self) -> None:
+    for name in ("steps", "batch_size", "groups_per_device"):
+      at_least(name, getattr(self, name), 1)
+    for name in ("every_checkpoint", "keep_checkpoints"):
+      at_least(name, getattr(self, name), 1)
+    at_least("seed", self.seed, 0)
+    at_least("max_length", self.max_length, 4)
+    if self.max_length > self.model.max_length:
+      raise BadInput(
+        f"max_length={self.max_length} exceeds model.max_length="
+        f"{self.model.max_length}; lower it or raise that"
+      )
+    if self.init not in INITS:
+      raise BadInput(f"init={self.init!r} is unknown; use {' or '.join(INITS)}")
+    if self.stage not in STAGES:
+      raise BadInput(f"unknown stage {self.stage!r}{suggest(self.stage, list(STAGES))}")
+    for dim in self.loss.matryoshka:
+      if not 0 < dim <= self.model.embed_dim:
+        raise BadInput(
+          f"loss.matryoshka holds {dim}; dimensions lie between 1 and"
+          f" model.embed_dim={self.model.embed_dim}"
+        )
+
+
+def build(tree: dict) -> TrainConfig:
+  """TrainConfig from a (resolved) ConfigDict's tree."""
+  return config_lib.build(TrainConfig, tree)
+
+
+def init(config: TrainConfig) -> Callable[[Key], Params]:
+  """key -> fresh parameters of the configured model."""
+  return embedder.init(config.model)
+
+
+def encoder(model: ModelConfig, mesh: Mesh) -> Encode:
+  """(params, Text) -> (B, M) unit vectors, over the mesh."""
+  return sharding.data_parallel(embedder.encode_group(model), mesh)
+
+
+def prefinetune(config: TrainConfig, mesh: Mesh) -> Stage:
+  """Contrastive training on pairs, no hard negatives (paper section 2.3)."""
+  return Stage(
+    name="prefinetune",
+    init=init(config),
+    objective=pair_objective(encoder(config.model, mesh), terms(config), mesh),
+    optimizer=optimizer.adamw(config.optimizer, config.steps),
+  )
+
+
+STAGES: dict[str, Callable[[TrainConfig, Mesh], Stage]] = {
+  "prefinetune": prefinetune,
+}
+
+
+def terms(config: TrainConfig) -> dict[str, tuple[float, LossTerm]]:
+  """Name -> (weight, term); contrastive and spread-out are Matryoshka'd."""
+  loss = config.loss
+  dims = loss.matryoshka or matryoshka.dims_of(config.model.embed_dim)
+  nce = contrastive.info_nce(loss.temperature, loss.keep_positive)
+  return {
+    "contrastive": (1.0, matryoshka.matryoshka(nce, dims)),
+    "spread_out": (
+      loss.spread_out,
+      matryoshka.matryoshka(spread_out.spread_out, dims),
+    ),
+  }
+
+
+def pair_objective(
+  encode: Encode, terms: dict[str, tuple[float, LossTerm]], mesh: Mesh
+) -> Objective:
+  """Embeds a batch of pairs and averages weighted terms over valid ones."""
+
+  def objective(
+    params: Params, batch: PairBatch, key: Key
+  ) -> tuple[jax.Array, Metrics]:
+    del key
+    positive = encode(params, batch.positive)
+    embeddings = Embeddings(
+      query=encode(params, batch.query),
+      positive=positive,
+      negative=None,
+      # Logits stay row-sharded: each device compares its queries to all.
+      candidates=sharding.replicate(positive, mesh),
+    )
+    valid = batch.query.valid.reshape(-1)
+    mean = lambda x: jnp.sum(jnp.where(valid, x, 0.0)) / jnp.sum(valid)
+    metrics = {
+      name: mean(term(params["aux"], embeddings, batch))
+      for name, (weight, term) in terms.items()
+      if weight
+    }
+    loss = sum(terms[name][0] * value for name, value in metrics.items())
+    hit = _in_batch_hit(embeddings, batch)
+    return jnp.asarray(loss), metrics | {"accuracy": mean(hit)}
+
+  return objective
+
+
+def _in_batch_hit(embeddings: Embeddings, batch: PairBatch) -> jax.Array:
+  """1 where the own positive scores highest: is it learning at all?"""
+  scores = embeddings.query @ embeddings.candidates.T
+  own = jnp.eye(scores.shape[0], dtype=bool)
+  rival = ~contrastive.duplicates(batch.keys) & ~own
+  rival &= batch.positive.valid.reshape(1, -1)
+  best = jnp.max(jnp.where(rival, scores, -2.0), axis=1)
+  return (jnp.sum(embeddings.query * embeddings.positive, -1) > best).astype(
+    jnp.float32
+  )

@@ -1,0 +1,107 @@
+"""The one training loop. Stages differ in what they give it, never in it."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from embeddinggemma.data.loader import Loaded
+from embeddinggemma.training.step import Program
+from embeddinggemma.types import Metrics, Stopped, TrainState
+
+
+class StepInfo(NamedTuple):
+  """What one step did, seen when the next one is already under way."""
+
+  step: int  # updates done, this one included
+  metrics: dict[str, float]
+  loaded: Loaded
+  seconds: float  # since the previous step was seen
+  waited: float  # seconds that the loop waited for data
+
+
+class Stream(Protocol):
+  """Batches with a position that can be saved."""
+
+  def __next__(self) -> Loaded: ...
+  def state(self) -> dict[str, Any]: ...
+
+
+class Hook(NamedTuple):
+  """Runs before a step whenever `every` divides the updates done, and at the end."""
+
+  every: int
+  run: Callable[[int, TrainState, Stream], None]
+
+
+Observer = Callable[[StepInfo], None]
+
+
+class _Pending(NamedTuple):
+  step: int
+  metrics: Metrics
+  loaded: Loaded
+  waited: float
+
+
+def fit(
+  program: Program,
+  state: TrainState,
+  stream: Stream,
+  steps: int,
+  hooks: Sequence[Hook],
+  observers: Sequence[Observer],
+) -> TrainState:
+  """Trains from state.step to `steps` and returns the last state.
+
+  Hooks see a state whose losses were all finite, and the stream before it
+  moves on: a save holds both together. Raises Stopped when a loss or gradient
+  is not finite.
+  """
+  watch = _Watch(observers)
+  for step in range(int(state.step), steps):
+    due = [hook for hook in hooks if step and step % hook.every == 0]
+    if due:
+      watch.flush()
+    for hook in due:
+      hook.run(step, state, stream)
+    began = time.perf_counter()
+    loaded = next(stream)
+    waited = time.perf_counter() - began
+    state, metrics = program(state, loaded.batch)
+    # The device is busy with this step while the last one is read.
+    watch.flush()
+    watch.pending = _Pending(step + 1, metrics, loaded, waited)
+  watch.flush()
+  for hook in hooks:
+    hook.run(steps, state, stream)
+  return state
+
+
+class _Watch:
+  """Reads the metrics of a dispatched step and passes them on."""
+
+  def __init__(self, observers: Sequence[Observer]):
+    self.pending: _Pending | None = None
+    self._observers = observers
+    self._seen = time.perf_counter()
+
+  def flush(self) -> None:
+    if self.pending is None:
+      return
+    step, metrics, loaded, waited = self.pending
+    self.pending = None
+    values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    now = time.perf_counter()
+    info = StepInfo(step, values, loaded, now - self._seen, waited)
+    self._seen = now
+    for observe in self._observers:
+      observe(info)
+    for name in ("loss", "grad_norm"):
+      if not math.isfinite(values[name]):
+        raise Stopped(
+          f"step {step}: {name} is {values[name]}; task {loaded.task}, rows"
+          f" {','.join(map(str, loaded.rows))}; the last checkpoint is good"
+        )

@@ -1,0 +1,154 @@
+"""Observers of training: metrics on disk, and what a person sees."""
+
+import json
+import pathlib
+import time
+from types import TracebackType
+from typing import IO, Self
+
+import rich.progress
+from rich.console import Console
+
+from embeddinggemma.training.fit import Observer, StepInfo
+
+METRICS = "metrics.jsonl"
+
+
+def row_of(info: StepInfo) -> dict[str, float | int | str]:
+  """One line of metrics.jsonl: tokens are real ones, padding is not counted."""
+  loaded = info.loaded
+  return {
+    "step": info.step,
+    "task": loaded.task,
+    **info.metrics,
+    "tokens": loaded.tokens,
+    "tokens_per_s": round(loaded.tokens / max(info.seconds, 1e-9), 1),
+    "seconds": round(info.seconds, 6),
+    "data_wait_s": round(info.waited, 6),
+    "padding": round(1 - loaded.tokens / loaded.capacity, 6),
+    "rows": loaded.rows.tolist(),
+  }
+
+
+class MetricsLog:
+  """metrics.jsonl and TensorBoard events in the workdir.
+
+  On a resume, lines of steps that will be done again are dropped first.
+  """
+
+  def __init__(self, workdir: pathlib.Path, start: int):
+    import tensorboardX
+
+    path = workdir / METRICS
+    kept = [row for row in read_metrics(path) if row["step"] <= start]
+    text = "".join(json.dumps(row) + "\n" for row in kept)
+    if not path.exists() or path.read_text() != text:
+      path.write_text(text)
+    self._file: IO[str] = path.open("a")
+    self._events = tensorboardX.SummaryWriter(
+      str(workdir / "tensorboard"), purge_step=start or None
+    )
+
+  def __call__(self, info: StepInfo) -> None:
+    row = row_of(info)
+    self._file.write(json.dumps(row) + "\n")
+    self._file.flush()
+    for name, value in row.items():
+      if isinstance(value, int | float) and name != "step":
+        self._events.add_scalar(name, value, info.step)
+
+  def close(self) -> None:
+    self._file.close()
+    self._events.close()
+
+
+def read_metrics(path: pathlib.Path) -> list[dict]:
+  """Rows of a metrics.jsonl; a last line that a kill cut short is dropped."""
+  rows = []
+  if path.exists():
+    for line in path.read_text().splitlines():
+      try:
+        rows.append(json.loads(line))
+      except json.JSONDecodeError:
+        break
+  return rows
+
+
+class Progress:
+  """A bar on a terminal, a plain line every few seconds elsewhere."""
+
+  def __init__(
+    self, console: Console, name: str, total: int, every_seconds: float = 10.0
+  ):
+    self._console, self._name, self._total = console, name, total
+    self._every, self._last, self._first = every_seconds, 0.0, 0
+    columns = (
+      rich.progress.TextColumn("{task.description:<12}"),
+      rich.progress.BarColumn(),
+      rich.progress.MofNCompleteColumn(),
+      rich.progress.TextColumn("{task.fields[note]}"),
+      rich.progress.TimeRemainingColumn(),
+    )
+    self._bar = rich.progress.Progress(
+      *columns, console=console, disable=not console.is_terminal
+    )
+    self._task = self._bar.add_task(name, total=total, note="")
+
+  def __enter__(self) -> Self:
+    self._bar.start()
+    self._began = time.perf_counter()
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    self._bar.stop()
+
+  def start_at(self, done: int) -> None:
+    """Counts what an earlier call did, without timing it."""
+    self._first = done
+    self._bar.update(self._task, completed=done)
+    self._bar.reset(self._task, completed=done)
+
+  def show_of(self, done: int, total: int) -> None:
+    """Moves to `done` of a total that was not known before."""
+    self._total = total
+    self._bar.update(self._task, total=total)
+    self.show(done, "")
+
+  def show(self, done: int, note: str) -> None:
+    """Moves to `done` of the total."""
+    self._bar.update(self._task, completed=done, note=note)
+    now = time.perf_counter()
+    ended = done == self._total
+    if self._console.is_terminal or (now - self._last < self._every and not ended):
+      return
+    self._last = now
+    per_unit = (now - self._began) / max(done - self._first, 1)
+    left = per_unit * (self._total - done)
+    self._console.print(
+      f"{self._name}: {done}/{self._total} {note}, {left:.0f} s left",
+      highlight=False,
+      soft_wrap=True,
+    )
+
+
+def progress_observer(progress: Progress) -> Observer:
+  """Shows loss (smoothed) and tokens/s (of the last steps) on a bar."""
+  smooth: dict[str, float] = {}
+
+  def observe(info: StepInfo) -> None:
+    row = row_of(info)
+    for name, weight in (("loss", 0.9), ("tokens_per_s", 0.9)):
+      value = float(row[name])
+      smooth[name] = weight * smooth.get(name, value) + (1 - weight) * value
+    progress.show(
+      info.step,
+      f"loss {smooth['loss']:.3f} {smooth['tokens_per_s'] / 1000:.1f}k tokens/s",
+    )
+
+  return observe
+

@@ -1,0 +1,37 @@
+"""AdamW with warm-up and cosine decay. The paper publishes none of its values."""
+
+import jax
+import optax
+
+from embeddinggemma.config import OptimizerConfig
+
+
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+  """Step -> learning rate: linear warm-up, then cosine to `end_factor` * lr."""
+  warmup = min(config.warmup_steps, max(steps - 1, 0))
+  return optax.warmup_cosine_decay_schedule(
+    init_value=0.0 if warmup else config.lr,
+    peak_value=config.lr,
+    warmup_steps=warmup,
+    decay_steps=steps,
+    end_value=config.lr * config.end_factor,
+  )
+
+
+def adamw(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+  """AdamW after clipping by the global norm; no decay on norms."""
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip_norm),
+    optax.adamw(
+      schedule(config, steps),
+      b1=config.b1,
+      b2=config.b2,
+      eps=config.eps,
+      weight_decay=config.weight_decay,
+      mask=_matrices,
+    ),
+  )
+
+
+def _matrices(params: optax.Params) -> optax.Params:
+  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

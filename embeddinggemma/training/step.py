@@ -1,0 +1,80 @@
+"""The step, whole: differentiate the stage's objective, update, apply."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from embeddinggemma import sharding
+from embeddinggemma.types import Metrics, Stage, TrainState
+
+Program = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+
+def optimizer_of(stage: Stage, params: Any) -> optax.GradientTransformation:
+  """The stage's optimizer on what is trainable; the rest has no moments."""
+  labels = jax.tree_util.tree_map_with_path(
+    lambda path, _: stage.trainable(sharding.path_name(path)), params
+  )
+  if all(jax.tree.leaves(labels)):
+    return stage.optimizer
+  choices = {True: stage.optimizer, False: optax.set_to_zero()}
+  return optax.partition(choices, labels)
+
+
+def init_state(
+  stage: Stage, seed: int, mesh: Mesh, params: Any | None = None
+) -> TrainState:
+  """A fresh state, sharded as it is made; `params` replaces stage.init."""
+
+  def fresh(params: Any) -> TrainState:
+    opt_state = optimizer_of(stage, params).init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+
+  if params is not None:
+    shardings = sharding.tree_shardings(jax.eval_shape(fresh, params), mesh)
+    return jax.jit(fresh, out_shardings=shardings)(params)
+  whole = lambda key: fresh(stage.init(key))
+  key = jax.random.key(seed)
+  shardings = sharding.tree_shardings(jax.eval_shape(whole, key), mesh)
+  return jax.jit(whole, out_shardings=shardings)(key)
+
+
+def train_step(stage: Stage, seed: int, state: TrainState, batch: Any) -> tuple[
+  TrainState, Metrics
+]:
+  """One update; the random key is folded from the step, so it resumes."""
+  key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+  def loss_of(params: Any) -> tuple[jax.Array, Metrics]:
+    return stage.objective(stage.view(params), batch, key)
+
+  (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(
+    state.params
+  )
+  optimizer = optimizer_of(stage, state.params)
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+  return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def compile_step(stage: Stage, seed: int, mesh: Mesh) -> Program:
+  """train_step under jit: the state donated, its shardings kept."""
+  state = jax.eval_shape(lambda: _abstract(stage, seed))
+  shardings = sharding.tree_shardings(state, mesh)
+  return jax.jit(
+    lambda state, batch: train_step(stage, seed, state, batch),
+    donate_argnums=0,
+    in_shardings=(shardings, None),
+    out_shardings=(shardings, None),
+  )
+
+
+def _abstract(stage: Stage, seed: int) -> TrainState:
+  params = stage.init(jax.random.key(seed))
+  opt_state = optimizer_of(stage, params).init(params)
+  return TrainState(jnp.zeros((), jnp.int32), params, opt_state)

@@ -1,0 +1,130 @@
+"""The types that every other module speaks; they import nothing of ours.
+
+Letters in annotations: G groups, R rows, L positions, b texts in a group,
+B = G * b texts in a global batch, N negatives, T teacher width, M width of an
+embedding.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Bool, Float, Int, UInt32
+
+Array = jax.Array | np.ndarray
+Params = Mapping[str, Any]  # {"model": ..., "aux": ...}: plain nested dicts
+Aux = Mapping[str, Any]
+Metrics = dict[str, Array]
+Key = jax.Array
+Weights = Mapping[str, float]  # task name -> share of the batches
+
+
+class BadInput(Exception):
+  """The user's input is wrong: one line with the thing and the fix, exit 2."""
+
+
+class Stopped(Exception):
+  """A negative verdict, such as a loss that turned NaN: one line, exit 1."""
+
+
+class Text(NamedTuple):
+  """G groups of texts; a group is R rows of L positions that hold b texts."""
+
+  ids: Int[Array, "G R L"]
+  slot: Int[Array, "G R L"]  # which of the b texts; b where there is none
+  valid: Bool[Array, "G b"]  # False: an empty place (a short last batch)
+
+
+class Teacher(NamedTuple):
+  """Vectors of a stronger model for the texts of a batch."""
+
+  query: Float[Array, "B T"] | None
+  positive: Float[Array, "B T"] | None
+  negative: Float[Array, "B N T"] | None
+
+
+class PairBatch(NamedTuple):
+  """One task's pairs. `keys` hash query and positive, for the duplicate mask."""
+
+  query: Text
+  positive: Text
+  negative: Text | None
+  teacher: Teacher | None
+  keys: UInt32[Array, "B 2"]
+  task: Int[Array, ""]
+
+
+class Embeddings(NamedTuple):
+  """What the losses see: unit vectors, in group order."""
+
+  query: Float[Array, "B M"]
+  positive: Float[Array, "B M"]
+  negative: Float[Array, "B N M"] | None
+  candidates: Float[Array, "B M"]  # the positives of the whole global batch
+
+
+class TrainState(NamedTuple):
+  """All that training carries; no random key: it is folded from the step."""
+
+  step: Int[Array, ""]
+  params: Params
+  opt_state: Any
+
+
+class Pair(NamedTuple):
+  """One line of a pairs.jsonl: `origin` is its FILE:LINE, for messages."""
+
+  query: str
+  positive: str
+  negatives: tuple[str, ...]
+  title: str
+  task: str
+  lang: str
+  origin: str
+
+
+Encode = Callable[[Params, Text], Array]  # -> (B, M), unit norm, float32
+LossTerm = Callable[[Aux, Embeddings, PairBatch], Array]  # per example (B,)
+Objective = Callable[[Params, Any, Key], tuple[Array, Metrics]]
+
+
+class TextEncoder(Protocol):
+  """Texts to unit vectors: what evaluation and retrieval need of a model."""
+
+  def __call__(
+    self, texts: Sequence[str], prompt_name: str, titles: Sequence[str] = ()
+  ) -> Float[np.ndarray, "n M"]: ...
+
+
+class DataSource(Protocol):
+  """Random access to rows: what grain reads."""
+
+  def __len__(self) -> int: ...
+  def __getitem__(self, index: int) -> Any: ...
+  def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]: ...
+
+
+def identity(params: Params) -> Params:
+  """The view of an ordinary stage: the parameters as they are."""
+  return params
+
+
+def everything(path: str) -> bool:
+  """The `trainable` of an ordinary stage: every parameter."""
+  del path
+  return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A run, whole: what is initialised, minimised and updated."""
+
+  name: str
+  init: Callable[[Key], Params]
+  objective: Objective
+  optimizer: optax.GradientTransformation
+  view: Callable[[Params], Params] = identity
+  trainable: Callable[[str], bool] = everything
