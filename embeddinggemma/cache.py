@@ -81,9 +81,10 @@ def perform(step: Step, workdir: pathlib.Path) -> Done:
   began = time.perf_counter()
   try:
     result = step.work(target)
-  finally:
-    spent += time.perf_counter() - began
-    write_json(target / KEY_FILE, {"key": key, "seconds": spent})
+  except BaseException:
+    _stopped(step, target, spent + time.perf_counter() - began)
+    raise
+  spent += time.perf_counter() - began
   checkpoint, digest = result.pop("checkpoint", ""), result.pop("hash", "")
   done = Done(
     step.name, round(spent, 2), False, key, checkpoint, digest, result
@@ -109,6 +110,15 @@ def _start(target: pathlib.Path, key: str, keep: bool) -> float:
   target.mkdir(parents=True)
   write_json(target / KEY_FILE, {"key": key, "seconds": 0.0})
   return 0.0
+
+
+def _stopped(step: Step, target: pathlib.Path, spent: float) -> None:
+  """Notes the time of what will continue; the rest would start anew."""
+  if step.resumable:
+    started = {"key": key_of(step.inputs), "seconds": spent}
+    write_json(target / KEY_FILE, started)
+  else:
+    shutil.rmtree(target, ignore_errors=True)
 
 
 def _take_name(target: pathlib.Path, directory: pathlib.Path) -> None:

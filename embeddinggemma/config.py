@@ -108,6 +108,8 @@ def suggest(name: str, known: list[str]) -> str:
 def _value(hint: Any, value: Any, path: str) -> Any:
   if dataclasses.is_dataclass(hint):
     return build(typing.cast(type, hint), value, path + ".")
+  if hint is Any:
+    return value
   origin = typing.get_origin(hint) or hint
   if origin is tuple and isinstance(value, list | tuple):
     inner = typing.get_args(hint)[0]

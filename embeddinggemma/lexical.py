@@ -7,6 +7,7 @@ variant as bm25s computes it. Always say which BM25: plain, or stemmed.
 
 import dataclasses
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -97,11 +98,17 @@ def bm25(texts: Sequence[str], analyser: str) -> BM25:
   corpus = [ANALYSERS[analyser](text) for text in texts]
   if not any(corpus):
     return BM25(analyser, len(texts), None)
-  import bm25s
-
-  index = bm25s.BM25(k1=K1, b=B, backend="numpy")
+  index = _bm25s().BM25(k1=K1, b=B, backend="numpy")
   index.index(corpus, show_progress=False)
   return BM25(analyser, len(texts), index)
+
+
+def _bm25s() -> Any:
+  import bm25s
+
+  # It sets its own logger to DEBUG at import.
+  logging.getLogger("bm25s").setLevel(logging.WARNING)
+  return bm25s
 
 
 def save_bm25(scores: BM25, directory: Path) -> None:
@@ -119,13 +126,11 @@ def save_bm25(scores: BM25, directory: Path) -> None:
 
 def load_bm25(directory: Path) -> BM25:
   """Reads what save_bm25 wrote; BadInput if it is not there or incomplete."""
-  import bm25s
-
   try:
     about = json.loads((directory / "lexical.json").read_text())
     index = None
     if not about["empty"]:
-      index = bm25s.BM25.load(directory, allow_pickle=False)
+      index = _bm25s().BM25.load(directory, allow_pickle=False)
     return BM25(about["analyser"], about["size"], index)
   except (OSError, EOFError, ValueError, KeyError) as error:
     raise BadInput(f"{directory}: not a BM25 index ({error})") from None

@@ -4,6 +4,7 @@ Short: the logic is in libraries that can be tested. Heavy imports happen
 inside the verbs, so that --help answers at once.
 """
 
+import difflib
 import errno
 import json
 import os
@@ -16,6 +17,9 @@ from absl import flags
 
 if TYPE_CHECKING:
   from rich.console import Console
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 class Verb(NamedTuple):
@@ -64,10 +68,15 @@ def _say(value: Any) -> None:
 def run(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Runs or continues a recipe."""
   _nothing_more(rest)
+  from embeddinggemma import pipeline
+  from embeddinggemma.types import BadInput
+
   tree = _config(values)
+  if "prefinetune" not in tree:
+    raise BadInput("run: --config is no recipe; give configs/recipe.py, or use"
+                   " `train` for one stage")
   if values.skip_bad_rows:
     tree["prefinetune"]["data"]["skip_bad_rows"] = True
-  from embeddinggemma import pipeline
 
   workdir = pathlib.Path(values.workdir)
   pipeline.run(pipeline.build(tree), workdir, _console())
@@ -156,7 +165,7 @@ def query(values: flags.FlagValues, rest: Sequence[str]) -> None:
     _say([hit._asdict() for hit in hits])
     return
   for hit in hits:
-    print(f"{hit.score:.3f}  {hit.path}:{hit.line}  {hit.title}")
+    print(f"{hit.score:.3f}  {hit.path}:{hit.line}  {hit.title}".rstrip())
     print("\n".join(f"    {line}" for line in hit.snippet.splitlines()[:6]))
 
 
@@ -254,43 +263,108 @@ def _define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
   )
 
 
-def _find_config(argv: Sequence[str]) -> list[str]:
-  """--config=configs/x.py: the current folder's, else the one shipped."""
+def _config_first(argv: Sequence[str]) -> list[str]:
+  """The arguments with the last --config, its file found, before the others.
+
+  So overrides may stand anywhere, and a later --config replaces an earlier.
+  """
+  rest: list[str] = []
+  config = None
+  words = iter(argv)
+  for word in words:
+    name, equals, value = word.partition("=")
+    if name in ("--config", "-config"):
+      config = value if equals else next(words, "")
+    else:
+      rest.append(word)
+  if config is None:
+    return rest
+  return [f"--config={_find_config(config)}", *rest]
+
+
+def _find_config(value: str) -> str:
+  """configs/NAME.py[:arg]: the current folder's, else the one shipped."""
   from embeddinggemma.types import BadInput
 
-  out = list(argv)
-  for i, arg in enumerate(argv):
-    if not arg.startswith("--config="):
-      continue
-    path, colon, rest = arg.removeprefix("--config=").partition(":")
-    here = pathlib.Path(__file__).parent
-    places = [pathlib.Path(path), here / path, here.parent / path]
-    found = next((p for p in places if p.is_file()), None)
-    if found is None:
-      shipped = sorted({p.name for d in places[1:] for p in d.parent.glob("*.py")})
-      raise BadInput(
-        f"config {path!r} does not exist; shipped in configs/:"
-        f" {', '.join(shipped) or 'none'}"
-      )
-    out[i] = f"--config={found}{colon}{rest}"
-  return out
+  path, colon, arg = value.partition(":")
+  here = pathlib.Path(__file__).parent
+  places = [pathlib.Path(path), here / path, here.parent / path]
+  found = next((place for place in places if place.is_file()), None)
+  if found is None:
+    shipped = {p.name for d in places[1:] for p in d.parent.glob("*.py")}
+    raise BadInput(
+      f"config {path!r} does not exist; shipped in configs/:"
+      f" {', '.join(sorted(shipped)) or 'none'}"
+    )
+  return f"{found}{colon}{arg}"
 
 
-def _parse(name: str, argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+def _parse(
+  name: str, argv: Sequence[str]
+) -> tuple[flags.FlagValues, list[str]]:
   from embeddinggemma.types import BadInput
 
-  argv = _find_config(argv)
+  verb = VERBS[name]
+  takes_config = "config" in verb.required
+  argv = _config_first(argv) if takes_config else list(argv)
+  if takes_config and not (argv and argv[0].startswith("--config=")):
+    raise BadInput(_missing(name, "config"))
   values = _flags_of(name, argv)
   try:
     rest = values([name, *argv])[1:]
-  except (flags.Error, AttributeError, KeyError, ValueError, TypeError) as error:
-    raise BadInput(f"{name}: {' '.join(str(error).split())}") from None
-  missing = [flag for flag in VERBS[name].required if values[flag].value is None]
+  except flags.UnrecognizedFlagError as error:
+    raise BadInput(_unknown_flag(name, error.flagname)) from None
+  except flags.Error as error:
+    raise BadInput(f"{name}: {_last_line(error)}") from None
+  except (AttributeError, KeyError) as error:
+    raise BadInput(_bad_key(name, argv) or f"config: {error!r}") from None
+  except BadInput:
+    raise
+  except Exception as error:  # what the user's own config file raised
+    raise BadInput(f"config: {_last_line(error)}") from None
+  missing = [flag for flag in verb.required if values[flag].value is None]
   if missing:
-    raise BadInput(
-      f"{name}: --{missing[0]} is missing; see embeddinggemma {name} --help"
-    )
+    raise BadInput(_missing(name, missing[0]))
   return values, rest
+
+
+def _missing(name: str, flag: str) -> str:
+  return f"{name}: --{flag} is missing; see embeddinggemma {name} --help"
+
+
+def _last_line(error: Exception) -> str:
+  lines = str(error).strip().splitlines()
+  return lines[-1] if lines else type(error).__name__
+
+
+def _unknown_flag(name: str, flag: str) -> str:
+  from embeddinggemma.config import suggest
+
+  verb = VERBS[name]
+  if flag.startswith("config."):
+    return f"{name}: --{flag} needs --config before it"
+  known = [f"--{other}" for other in (*verb.required, *verb.optional)]
+  flag = f"--{flag}"
+  return f"{name}: unknown flag {flag!r}{suggest(flag, known)}"
+
+
+def _bad_key(name: str, argv: Sequence[str]) -> str:
+  """Which --config.a.b is not in the config, with the nearest key that is."""
+  from embeddinggemma.config import suggest
+
+  values = _flags_of(name, argv[:1])
+  values([name, *argv[:1]])
+  for word in argv[1:]:
+    if not word.startswith(("--config.", "-config.")):
+      continue
+    path = word.partition("=")[0].partition(".")[2]
+    tree = values.config
+    for key in path.split("."):
+      known = list(tree) if hasattr(tree, "keys") else []
+      if key not in known:
+        return f"unknown config key {path!r}{suggest(key, known)}"
+      tree = tree[key]
+  return ""
 
 
 def _nothing_more(rest: Sequence[str]) -> None:
@@ -305,9 +379,11 @@ def _config(values: flags.FlagValues) -> dict[str, Any]:
 
 
 def _train_config(values: flags.FlagValues) -> Any:
+  """One stage; of a recipe, its pre-finetuning."""
   from embeddinggemma import stages
 
   tree = _config(values)
+  tree = tree.get("prefinetune", tree)
   if values.skip_bad_rows and "data" in tree:
     tree["data"]["skip_bad_rows"] = True
   return stages.build(tree)
@@ -335,7 +411,9 @@ def call(argv: Sequence[str]) -> int:
     return 0 if argv else 2
   name, *rest = argv
   if name not in VERBS:
-    print(f"unknown verb {name!r}; known: {', '.join(VERBS)}", file=sys.stderr)
+    close = difflib.get_close_matches(name, VERBS, 1)
+    fix = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
+    print(f"error: unknown verb {name!r}; {fix}", file=sys.stderr)
     return 2
   if "--help" in rest or "-h" in rest:
     print(_verb_usage(name))
@@ -354,13 +432,33 @@ def call(argv: Sequence[str]) -> int:
   except KeyboardInterrupt:
     print("interrupted; the same command continues", file=sys.stderr)
     return 42
-  except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+  except Exception as error:
+    reason = _cannot_write(error)
+    if reason is None:
       raise
-    print(f"error: {error.strerror}: {error.filename or ''}; make room or choose"
-          " another folder, then start the same command again", file=sys.stderr)
+    print(
+      f"error: {reason}; make room or choose another folder, then start the"
+      " same command again",
+      file=sys.stderr,
+    )
     return 2
   return 0
+
+
+def _cannot_write(error: BaseException | None) -> str | None:
+  """A full or closed disk anywhere in the chain of causes, in words.
+
+  Libraries that write from C++ (TensorStore) keep the text, not the number.
+  """
+  while error is not None:
+    if isinstance(error, OSError) and error.errno in _DISK:
+      where = f": {error.filename}" if error.filename else ""
+      return f"{error.strerror}{where}"
+    text = os.strerror(errno.ENOSPC)
+    if text in str(error):
+      return text
+    error = error.__cause__ or error.__context__
+  return None
 
 
 def main() -> None:

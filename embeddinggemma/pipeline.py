@@ -7,6 +7,9 @@ summary.json, report.html and the command that asks the model something.
 import dataclasses
 import json
 import pathlib
+import shlex
+import shutil
+import sys
 import sysconfig
 import tempfile
 import time
@@ -29,6 +32,8 @@ from embeddinggemma.stages import TrainConfig
 from embeddinggemma.training import hooks
 from embeddinggemma.types import BadInput
 
+DOCUMENTS = "documents.jsonl"  # of the user's pairs, that the recipe indexes
+STAGES = ("tokenizer", "prefinetune", "evaluate", "index")
 # Rows of the quality table, from the least to the most.
 UNTRAINED, MODEL, HYBRID = "untrained", "model", "model + BM25"
 
@@ -77,6 +82,7 @@ def run(
 ) -> dict[str, Any]:
   """Runs or continues the recipe; returns what summary.json holds."""
   began = time.perf_counter()
+  train.check(recipe.prefinetune)
   inputs = train.inputs_of(recipe.prefinetune)  # bad paths end it here
   with cache.locked(workdir):
     done: list[Done] = []
@@ -111,7 +117,11 @@ def _steps(
     ),
     lambda done: Step(
       "prefinetune",
-      {"config": relevant, "inputs": done[0].key},
+      {
+        "config": relevant,
+        "inputs": done[0].key,
+        "init_from": train.parent(tuning),
+      },
       lambda d: train.train(tuning, made, d, console),
       resumable=True,
     ),
@@ -197,7 +207,7 @@ def _index(
 ) -> dict[str, Any]:
   """Indexes the configured input with the final model."""
   model = load(workdir / "prefinetune")
-  source, excluded = _index_source(recipe, workdir, directory)
+  source, excluded = _index_source(recipe, workdir)
   about = build_index(
     model, source, directory / "index", recipe.index.dim, console, excluded
   )
@@ -208,7 +218,7 @@ def _index(
 
 
 def _index_source(
-  recipe: RecipeConfig, workdir: pathlib.Path, directory: pathlib.Path
+  recipe: RecipeConfig, workdir: pathlib.Path
 ) -> tuple[pathlib.Path, Sequence[pathlib.Path]]:
   if recipe.index.input:
     return pathlib.Path(recipe.index.input), ()
@@ -220,9 +230,11 @@ def _index_source(
     (pair.title, pair.positive)
     for pair in corpus.read_train(workdir / "tokenizer" / "corpus")
   }
-  path = directory / "documents.jsonl"
-  lines = [json.dumps({"text": text, "title": title}) for title, text in sorted(rows)]
-  path.write_text("\n".join(lines) + "\n")
+  # In the workdir: answers name this file and a line of it.
+  path = workdir / DOCUMENTS
+  jsonl.write_jsonl(
+    path, [{"text": text, "title": title} for title, text in sorted(rows)]
+  )
   return path, ()
 
 
@@ -251,6 +263,7 @@ def train_alone(
   tuning: TrainConfig, workdir: pathlib.Path, console: Console
 ) -> dict[str, Any]:
   """The verb `train`: inputs once, then the stage in the workdir itself."""
+  train.check(tuning)
   dependencies = train.inputs_of(tuning)
   with cache.locked(workdir):
     train.check_workdir(tuning, workdir)
@@ -360,23 +373,32 @@ def embed(
 
 def read_texts(source: str) -> tuple[list[str], list[str]]:
   """Texts and titles of a .jsonl, or a text a line of a .txt or stdin (-)."""
-  if source.endswith(".jsonl"):
-    rows = [row for _, row in jsonl.read_rows(pathlib.Path(source), ("text",))]
-    texts = [row["text"] for row in rows]
-    titles = [row.get("title") or "" for row in rows]
-  else:
-    path = pathlib.Path("/dev/stdin" if source == "-" else source)
-    try:
-      texts = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-      raise BadInput(f"cannot read {source}: {error}") from None
-    titles = [""] * len(texts)
-    for number, text in enumerate(texts, 1):
-      if not text.strip():
-        raise BadInput(f"{source}:{number}: the text is empty")
-  if not texts:
+  read = _read_rows if source.endswith(".jsonl") else _read_lines
+  try:
+    rows = list(read(pathlib.Path("/dev/stdin" if source == "-" else source)))
+  except OSError as error:
+    raise BadInput(f"cannot read {source}: {error.strerror}") from None
+  if not rows:
     raise BadInput(f"{source}: holds no text")
-  return texts, titles
+  return [text for text, _ in rows], [title for _, title in rows]
+
+
+def _read_rows(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+  for origin, row in jsonl.read_rows(path, ("text",)):
+    title = row.get("title") or ""
+    if not isinstance(title, str):
+      raise BadInput(f"{origin}: 'title' is not text")
+    yield row["text"], title
+
+
+def _read_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+  for origin, line in jsonl.read_lines(path):
+    try:
+      yield jsonl.checked("text", line.decode("utf-8")), ""
+    except UnicodeDecodeError as error:
+      raise BadInput(f"{origin}: not UTF-8 (byte {error.start + 1})") from None
+    except ValueError as error:
+      raise BadInput(f"{origin}: {error}") from None
 
 
 def query(
@@ -402,17 +424,30 @@ def gflops() -> float:
 def _print_plan(
   recipe: RecipeConfig, workdir: pathlib.Path, console: Console
 ) -> None:
-  """The stages with an estimate each: measured before, scaled to this machine."""
+  """The stages with an estimate each: measured before, scaled to this machine.
+
+  A stage without a measured figure (a larger preset) has no estimate.
+  """
   slower = recipe.gflops / gflops()
-  total = 0.0
+  estimates: list[float | None] = []
   console.print(f"workdir {workdir}", highlight=False, soft_wrap=True)
-  for name, seconds in recipe.seconds.items():
-    before = cache.read_json(workdir / name / cache.STAGE_FILE)
-    estimate = before.get("seconds") or seconds * slower
-    total += estimate
-    known = ", as last time" if before else ""
-    console.print(f"  {name:<12} about {estimate:4.0f} s{known}", highlight=False)
-  console.print(f"  {'in all':<12} about {total:4.0f} s", highlight=False)
+  for name in STAGES:
+    before = cache.read_json(workdir / name / cache.STAGE_FILE).get("seconds")
+    measured = recipe.seconds.get(name)
+    scaled = None if measured is None else measured * slower
+    estimates.append(scaled if before is None else before)
+    known = "" if before is None else ", as last time"
+    _print_estimate(console, name, estimates[-1], known)
+  summed = [estimate for estimate in estimates if estimate is not None]
+  whole = sum(summed) if len(summed) == len(STAGES) else None
+  _print_estimate(console, "in all", whole, "")
+
+
+def _print_estimate(
+  console: Console, name: str, seconds: float | None, note: str
+) -> None:
+  text = "no estimate" if seconds is None else f"about {seconds:4.0f} s"
+  console.print(f"  {name:<12} {text}{note}", highlight=False)
 
 
 def _summary(
@@ -442,10 +477,20 @@ def _summary(
 
 
 def query_command(workdir: pathlib.Path) -> str:
-  """What to type next."""
-  return (
-    f"embeddinggemma query --model={workdir} --index={workdir / 'index'}"
-    ' "how do I parse a date"'
+  """What to type next, by a name that works in this shell."""
+  program = pathlib.Path(sys.argv[0])
+  if shutil.which("embeddinggemma") or program.name != "embeddinggemma":
+    program = pathlib.Path("embeddinggemma")
+  elif program.is_relative_to(pathlib.Path.cwd()):
+    program = program.relative_to(pathlib.Path.cwd())
+  return shlex.join(
+    [
+      str(program),
+      "query",
+      f"--model={workdir}",
+      f"--index={workdir / 'index'}",
+      "how do I parse a date",
+    ]
   )
 
 

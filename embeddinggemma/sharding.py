@@ -94,7 +94,7 @@ def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
 def to_devices(tree: Any, mesh: Mesh) -> Any:
   """Host arrays of a batch to global arrays; each process places its part."""
 
-  def place(x: np.ndarray) -> jax.Array:
+  def place(x: Any) -> jax.Array:
     x = np.asarray(x)
     sharding = batch_sharding(mesh, x.shape)
     return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])

@@ -6,6 +6,7 @@ three configs (paper section 2.3); what differs is data and numbers.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,7 @@ class TrainConfig:
   init_from: str  # a checkpoint; empty: `init` decides
   every_checkpoint: int  # steps
   keep_checkpoints: int
+  compiler_options: dict[str, dict[str, Any]]  # of the step, by platform
   model: ModelConfig
   data: DataConfig
   loss: LossConfig

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from embeddinggemma import checkpoint, sharding, stages
 from embeddinggemma.data import corpus, loader, lsa, mixture, prompts
-from embeddinggemma.data.loader import Loaded
 from embeddinggemma.data.tokenizer import Tokenizer, train_tokenizer
 from embeddinggemma.model import adapt
 from embeddinggemma.stages import TrainConfig
@@ -26,7 +25,13 @@ from embeddinggemma.types import BadInput, Pair, Params, TrainState
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.model"
 # What may differ when a workdir's training goes on: the same weights come out.
-_FREE = ("mesh", "groups_per_device", "every_checkpoint", "keep_checkpoints")
+_FREE = (
+  "mesh",
+  "groups_per_device",
+  "every_checkpoint",
+  "keep_checkpoints",
+  "compiler_options",
+)
 _LICENSE = (
   "These weights derive from the data and parents that recipe.json names;\n"
   "their licences apply. embeddinggemma, which made them, is Apache-2.0.\n"
@@ -54,6 +59,32 @@ class Inputs:
     return Tokenizer(self.directory / TOKENIZER_FILE)
 
 
+def check(config: TrainConfig) -> None:
+  """Fails on what no data can mend: the mesh, the groups, the start.
+
+  Before any work, since the rest of a run may take minutes to get there.
+  """
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  groups = mesh.size * config.groups_per_device
+  if config.batch_size % groups:
+    raise BadInput(
+      f"batch_size={config.batch_size} does not divide into {groups} groups"
+      " (devices x groups_per_device); use a multiple of it"
+    )
+  weights = config.data.weights
+  mixture.shares(dict.fromkeys(weights, 1), weights, config.data.size_exponent)
+  if config.init_from:
+    checkpoint.find(config.init_from)
+
+
+def parent(config: TrainConfig) -> str:
+  """The content hash of the weights that `init_from` names, or ""."""
+  if not config.init_from:
+    return ""
+  found = checkpoint.find(config.init_from)
+  return checkpoint.content_hash(checkpoint.read_params(found))
+
+
 def inputs_of(config: TrainConfig) -> dict[str, Any]:
   """All that `make_inputs` depends on, for the cache; fails on bad paths."""
   tokenizer = config.data.tokenizer
@@ -77,7 +108,9 @@ def make_inputs(
   data = config.data
   about = corpus.write(data.path, data.skip_bad_rows, inputs.corpus)
   for line in about["skipped"]:
-    console.print(f"skipped {line}", highlight=False, markup=False)
+    console.print(
+      f"skipped {line}", highlight=False, markup=False, soft_wrap=True
+    )
   if about["skipped"]:
     console.print(f"skipped {len(about['skipped'])} bad rows", highlight=False)
   pairs = corpus.read_train(inputs.corpus)
@@ -130,7 +163,7 @@ def _check_vocabulary(tokenizer: Tokenizer, config: TrainConfig) -> None:
 
 def initial_params(config: TrainConfig, inputs: Inputs) -> Params:
   """Fresh parameters, with those of `init_from` or the LSA table grafted."""
-  fresh = stages.init(config)(jax.random.key(config.seed))
+  fresh = jax.jit(stages.init(config))(jax.random.key(config.seed))
   source = _source(config, inputs)
   if source is None:
     return fresh
@@ -146,29 +179,31 @@ def _source(config: TrainConfig, inputs: Inputs) -> pathlib.Path | None:
 
 def relevant(config: TrainConfig) -> dict[str, Any]:
   """The part of a config that decides the weights, as JSON."""
-  tree = json.loads(json.dumps(dataclasses.asdict(config)))
+  tree = _resolved(config)
   return {key: value for key, value in tree.items() if key not in _FREE}
 
 
 def check_workdir(config: TrainConfig, workdir: pathlib.Path) -> None:
-  """Refuses a workdir that holds a run of another config, by key; else notes it."""
+  """Refuses a workdir that holds a run of another config, key by key."""
   path = workdir / CONFIG_FILE
-  resolved = json.loads(json.dumps(dataclasses.asdict(config)))
-  if path.is_file():
-    saved = json.loads(path.read_text())
-    changed = [
-      f"{key}={_get(saved, key)} there, {_get(resolved, key)} now"
-      for key in sorted(_flat(saved) | _flat(resolved))
-      if key.split(".")[0] not in _FREE
-      and _get(saved, key) != _get(resolved, key)
-    ]
-    if changed:
-      raise BadInput(
-        f"{workdir} was trained with another config ({'; '.join(changed)});"
-        " use another --workdir or the same config"
-      )
-  workdir.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(resolved, indent=1) + "\n")
+  if not path.is_file():
+    return
+  saved, resolved = json.loads(path.read_text()), _resolved(config)
+  changed = [
+    f"{key}={_get(saved, key)!r} there, {_get(resolved, key)!r} now"
+    for key in sorted(_flat(saved) | _flat(resolved))
+    if key.split(".")[0] not in _FREE
+    and _get(saved, key) != _get(resolved, key)
+  ]
+  if changed:
+    raise BadInput(
+      f"{workdir} was trained with another config ({'; '.join(changed)});"
+      " use another --workdir or the same config"
+    )
+
+
+def _resolved(config: TrainConfig) -> dict[str, Any]:
+  return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _flat(tree: Any, prefix: str = "") -> set[str]:
@@ -229,7 +264,11 @@ def train(
   store = checkpoint.Checkpoints(workdir, config.keep_checkpoints)
   try:
     state, start = _start(config, inputs, stage, mesh, store, stream, workdir)
-    console.print(f"{config.stage}: {start}", highlight=False, markup=False)
+    console.print(
+      f"{config.stage}: {start}", highlight=False, markup=False, soft_wrap=True
+    )
+    text = json.dumps(_resolved(config), indent=1) + "\n"
+    (workdir / CONFIG_FILE).write_text(text)
     state = _fit(config, inputs, stage, mesh, state, stream, store, workdir, console)
   finally:
     store.close()
@@ -302,7 +341,12 @@ def _fit(
     progress.start_at(first)
     try:
       return fit_lib.fit(
-        step.compile_step(stage, config.seed, mesh),
+        step.compile_step(
+          stage,
+          config.seed,
+          mesh,
+          config.compiler_options.get(jax.default_backend()),
+        ),
         state,
         stream,
         config.steps,
@@ -350,12 +394,3 @@ def versions() -> dict[str, str]:
   names = ("embeddinggemma", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
   found = {name: importlib.metadata.version(name) for name in names}
   return {"python": sys.version.split()[0], **found}
-
-
-def show(
-  config: TrainConfig, inputs: Inputs, first: int, last: int
-) -> Iterator[tuple[int, Loaded]]:
-  """The batches of steps first..last-1 as training will see them."""
-  data, _ = dataset(config, inputs, config.mesh.fsdp * max(config.mesh.data, 1))
-  for index in range(first, last):
-    yield index, data[index]

@@ -20,11 +20,12 @@ MIN_SUMMARY_WORDS = 4
 MIN_SOURCE_LINES = 3
 MIN_TEXT_CHARACTERS = 60
 MASK = "_"  # stands where a name was
+_WORD = re.compile(r"\w+")
 
 
 def mask(text: str, name: str) -> str:
   """The text with every whole occurrence of the name taken out."""
-  return re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", MASK, text)
+  return _WORD.sub(lambda found: MASK if found[0] == name else found[0], text)
 
 
 def spoken(name: str) -> str:

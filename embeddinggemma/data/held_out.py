@@ -8,7 +8,7 @@ away. Functions only: a class body holds its methods.
 import json
 import pathlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from embeddinggemma.data import beir, code_pairs, jsonl
@@ -44,13 +44,13 @@ class HeldOut(NamedTuple):
     return found | {name: len(rows) for name, rows in others.items()}
 
 
-def apart(texts: Iterable[str], seen: Set[str]) -> bool:
+def apart(texts: Iterable[str], seen: Container[str]) -> bool:
   """Whether none of the texts is among the normalised `seen` ones."""
   return not any(normalised(text) in seen for text in texts)
 
 
 def held_out(
-  modules: Sequence[Module], seen: Set[str], max_queries: int
+  modules: Sequence[Module], seen: Container[str], max_queries: int
 ) -> HeldOut:
   """Builds a side's evaluations from its modules, without the `seen` texts."""
   both = [x for m in modules for x in code_pairs.code_views(m)]
@@ -94,11 +94,11 @@ def _write(folder: pathlib.Path, task: str, files: dict[str, list]) -> None:
 
 
 def _chosen(
-  views: list[tuple[Pair, ...]], seen: Set[str], count: int
+  views: Sequence[tuple[Pair, ...]], seen: Container[str], count: int
 ) -> list[tuple[Pair, ...]]:
   """The first `count` in hash order whose texts are not `seen`."""
-  views = [v for v in views if apart((t for p in v for t in p[:2]), seen)]
-  return sorted(views, key=lambda v: digest(v[0].query, v[0].positive))[:count]
+  kept = [v for v in views if apart((t for p in v for t in p[:2]), seen)]
+  return sorted(kept, key=lambda v: digest(v[0].query, v[0].positive))[:count]
 
 
 def _similarities(
@@ -121,7 +121,7 @@ def _similarities(
 
 
 def _labelled(
-  modules: Sequence[Module], seen: Set[str]
+  modules: Sequence[Module], seen: Container[str]
 ) -> list[tuple[str, str]]:
   """Documentation with its module as the label, for labels with enough."""
   texts: dict[str, list[str]] = defaultdict(list)

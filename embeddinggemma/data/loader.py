@@ -1,6 +1,6 @@
 """Draws of rows -> packed batches -> global arrays, ahead of the step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -11,11 +11,15 @@ from jaxtyping import Int
 from embeddinggemma import sharding
 from embeddinggemma.data import mixture, packing
 from embeddinggemma.data.mixture import Draw, Rows
-from embeddinggemma.types import BadInput, PairBatch, Weights
+from embeddinggemma.types import BadInput, PairBatch, Text, Weights
 
 _EMPTY = np.zeros(0, np.int32)
-# Batches of a task that are packed in advance to size its rows.
-_PROBES = 4
+# Batches of a task that are packed in advance to size its rows: an epoch or
+# two of a small task, a few batches of a large one.
+_PROBED_PAIRS, _MOST_PROBES = 2**16, 128
+# Below this row length attention costs little, and one length serves all.
+_ROW = 256
+_SHARING = 1 / 16
 
 
 class Loaded(NamedTuple):
@@ -29,10 +33,39 @@ class Loaded(NamedTuple):
 
 
 class Shape(NamedTuple):
-  """Rows and length of a task's packed queries or positives."""
+  """Rows and row lengths of a task's packed queries and positives."""
 
-  rows: int
-  length: int
+  query_rows: int
+  query_length: int
+  positive_rows: int
+  positive_length: int
+
+  @property
+  def positions(self) -> int:
+    """Positions of one group, both sides."""
+    query = self.query_rows * self.query_length
+    return query + self.positive_rows * self.positive_length
+
+
+def share_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+  """Fewer shapes, so that fewer programs are compiled.
+
+  From the largest task down: a task joins an earlier one with equal row
+  lengths if the union of their rows costs neither more than 1/16.
+  """
+  shared: dict[Shape, list[str]] = {}
+  for task, own in sorted(shapes.items(), key=lambda x: (-x[1].positions, x[0])):
+    joined, members = own, [task]
+    for other, names in shared.items():
+      union = Shape(*map(max, own, other))
+      least = min(shapes[name].positions for name in (*names, task))
+      same = own[1::2] == other[1::2]
+      if same and union.positions <= least * (1 + _SHARING):
+        members += shared.pop(other)
+        joined = union
+        break
+    shared[joined] = shared.get(joined, []) + members
+  return {task: shape for shape, tasks in shared.items() for task in tasks}
 
 
 class Packer:
@@ -48,10 +81,15 @@ class Packer:
       )
     self._tasks, self._names = tasks, sorted(tasks)
     self._batch_size, self._groups = batch_size, groups
-    self._shapes = {
-      task: self._shape_of(mixture.Epochs(rows, batch_size, seed), rows)
-      for task, rows in tasks.items()
-    }
+    longest = max(int(rows.lengths.max()) for rows in tasks.values())
+    self._shortest_row = min(_ROW, packing.rung(longest))
+    probes = min(max(_PROBED_PAIRS // batch_size, 1), _MOST_PROBES)
+    self._shapes = share_shapes(
+      {
+        task: self._shape_of(rows, mixture.Epochs(rows, batch_size, seed), probes)
+        for task, rows in tasks.items()
+      }
+    )
 
   def _lengths(self, draw: Draw) -> Int[np.ndarray, "B 2"]:
     lengths = self._tasks[draw.task].lengths[draw.rows]
@@ -61,58 +99,64 @@ class Packer:
     return packing.deal(lengths.sum(axis=1), self._groups)
 
   def _shape_of(
-    self, epochs: mixture.Epochs, rows: Rows
-  ) -> tuple[Shape, Shape]:
-    """Lengths hold the task's longest text, rows its first few batches."""
-    longest = rows.lengths.max(axis=0)
-    probes = [self._lengths(epochs[i]) for i in range(_PROBES)]
-    dealt = [self._deal(lengths) for lengths in probes]
+    self, rows: Rows, epochs: mixture.Epochs, probes: int
+  ) -> Shape:
+    """Row lengths hold the task's longest text, rows its first batches."""
+    lengths = [
+      max(packing.rung(int(longest)), self._shortest_row)
+      for longest in rows.lengths.max(axis=0)
+    ]
+    needed = [
+      self._rows_needed(self._lengths(epochs[i]), lengths)
+      for i in range(min(probes, 2 * epochs.batches))
+    ]
+    most = np.max(needed, axis=0)
+    return Shape(int(most[0]), lengths[0], int(most[1]), lengths[1])
 
-    def shape(side: int) -> Shape:
-      length = packing.rung(int(longest[side]))
-      needed = [
-        packing.rows_needed(lengths[:, side], groups, length)
-        for lengths, groups in zip(probes, dealt)
-      ]
-      return Shape(max(needed), length)
-
-    return shape(0), shape(1)
+  def _rows_needed(
+    self, tokens: Int[np.ndarray, "B 2"], lengths: Sequence[int]
+  ) -> list[int]:
+    groups = self._deal(tokens)
+    return [
+      packing.rows_needed(tokens[:, side], groups, lengths[side])
+      for side in range(2)
+    ]
 
   def _pack(
-    self, texts: Any, lengths: Any, groups: Any, shape: Shape
-  ) -> tuple[Any, int]:
-    needed = packing.rows_needed(lengths, groups, shape.length)
-    # A fuller batch than the probes: the next rung of a short ladder.
-    step = max(1, shape.rows // 16)
-    rows = shape.rows + max(0, -(-(needed - shape.rows) // step)) * step
-    text = packing.pack(texts, groups, shape.length, rows)
-    return text, text.ids.size
+    self, texts: Any, lengths: Any, groups: Any, rows: int, length: int
+  ) -> Text:
+    needed = packing.rows_needed(lengths, groups, length)
+    # A fuller batch than those probed: the next rung of a short ladder.
+    step = max(1, rows // 16)
+    rows += max(0, -(-(needed - rows) // step)) * step
+    return packing.pack(texts, groups, length, rows)
 
   def __call__(self, draw: Draw) -> Loaded:
-    rows = self._tasks[draw.task]
+    rows, shape = self._tasks[draw.task], self._shapes[draw.task]
     lengths = self._lengths(draw)
     groups = self._deal(lengths)
     pad = [_EMPTY] * (self._batch_size - len(draw.rows))
-    sides = [
+    query, positive = (
       self._pack(
-        [texts[i] for i in draw.rows] + pad, lengths[:, side], groups, shape
+        [texts[i] for i in draw.rows] + pad, lengths[:, side], groups, *sizes
       )
-      for side, (texts, shape) in enumerate(
-        zip((rows.query, rows.positive), self._shapes[draw.task])
+      for side, texts, sizes in (
+        (0, rows.query, shape[:2]),
+        (1, rows.positive, shape[2:]),
       )
-    ]
+    )
     keys = np.zeros((self._batch_size, 2), np.uint32)
     keys[: len(draw.rows)] = rows.keys[draw.rows]
     batch = PairBatch(
-      query=sides[0][0],
-      positive=sides[1][0],
+      query=query,
+      positive=positive,
       negative=None,
       teacher=None,
       keys=keys[groups.reshape(-1)],
       task=np.int32(self._names.index(draw.task)),
     )
-    tokens, capacity = int(lengths.sum()), sides[0][1] + sides[1][1]
-    return Loaded(batch, draw.task, draw.rows, tokens, capacity)
+    capacity = query.ids.size + positive.ids.size
+    return Loaded(batch, draw.task, draw.rows, int(lengths.sum()), capacity)
 
 
 def load(

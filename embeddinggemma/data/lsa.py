@@ -120,7 +120,7 @@ def _ngrams(piece: str) -> Iterator[str]:
 
 
 def _singular_vectors(
-  matrix: sparse.sparray, width: int
+  matrix: sparse.csr_array | sparse.csc_array, width: int
 ) -> Float[np.ndarray, "n k"]:
   """The left singular vectors of the largest values, at most `width`."""
   from sklearn.utils import extmath

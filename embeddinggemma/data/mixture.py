@@ -116,14 +116,14 @@ class Epochs:
 
   def __init__(self, rows: Rows, batch_size: int, seed: int):
     self._rows, self._seed = rows, seed
-    self._batches = -(-len(rows) // batch_size)
+    self.batches = -(-len(rows) // batch_size)  # of an epoch
     self._order = functools.lru_cache(maxsize=2)(self._deal)
 
   def __len__(self) -> int:
     return 2**40  # grain ends a mixture with its shortest source
 
   def __getitem__(self, index: int) -> Draw:
-    epoch, batch = divmod(int(index), self._batches)
+    epoch, batch = divmod(int(index), self.batches)
     return Draw(self._rows.task, self._order(epoch)[batch])
 
   def _deal(self, epoch: int) -> list[Int[np.ndarray, "_"]]:
@@ -131,11 +131,11 @@ class Epochs:
     order = rng.permutation(len(self._rows))
     batches = []
     for part in np.array_split(
-      np.arange(self._batches), -(-self._batches // _WINDOW)
+      np.arange(self.batches), -(-self.batches // _WINDOW)
     ):
       # The same share of the rows as of the batches.
       first, last = part[0] * len(order), (part[-1] + 1) * len(order)
-      window = order[first // self._batches : last // self._batches]
+      window = order[first // self.batches : last // self.batches]
       batches += _deal_window(window, self._rows.lengths, rng, len(part))
     return batches
 
@@ -146,14 +146,23 @@ def _deal_window(
   rng: np.random.Generator,
   batches: int,
 ) -> list[Int[np.ndarray, "_"]]:
-  """Deals rows, sorted by tokens, in shuffled hands over the batches."""
+  """Deals rows, sorted by tokens, hand after hand over the batches.
+
+  A hand's rows have about equal tokens; the longest query goes to the batch
+  that has the fewest query tokens so far, so both sides balance.
+  """
   tokens = lengths[rows].sum(axis=1)
   rows = rows[np.argsort(tokens, kind="stable")]
-  hands = [rows[i : i + batches] for i in range(0, len(rows), batches)]
   dealt: list[list[int]] = [[] for _ in range(batches)]
-  for hand in hands:
-    for batch, row in zip(rng.permutation(batches), hand):
-      dealt[batch].append(row)
+  sums = np.zeros(batches, np.int64)
+  for i in range(0, len(rows), batches):
+    hand = rows[i : i + batches]
+    hand = hand[np.argsort(-lengths[hand, 0], kind="stable")]
+    order = rng.permutation(batches)
+    order = order[np.argsort(sums[order], kind="stable")][: len(hand)]
+    sums[order] += lengths[hand, 0]
+    for batch, row in zip(order, hand):
+      dealt[batch].append(int(row))
   return [np.array(batch, np.int64) for batch in dealt]
 
 

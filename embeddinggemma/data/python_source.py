@@ -8,6 +8,7 @@ side effects and a broken file costs only itself.
 import ast
 import hashlib
 import inspect
+import os
 import pathlib
 import re
 import textwrap
@@ -21,9 +22,9 @@ SKIPPED = frozenset(  # folders: tests, copies of others, unusual code
   "site-packages dist-packages __pycache__ _vendor _vendored externals "
   "experimental pallas mosaic".split()
 )
-_Function = (ast.FunctionDef, ast.AsyncFunctionDef)
-_Documented = (*_Function, ast.ClassDef, ast.Module)
-_Range = tuple[int, int]  # first and last line, from 0, both included
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+_Defined = _Function | ast.ClassDef
+_Documented = _Defined | ast.Module
 
 
 class Definition(NamedTuple):
@@ -54,13 +55,19 @@ def digest(*parts: str) -> int:
 
 def python_files(root: pathlib.Path) -> Iterator[tuple[str, pathlib.Path]]:
   """Yields (dotted name below `root`, path) for source files, sorted."""
-  for path in sorted(root.rglob("*.py")):
-    parts = path.relative_to(root).with_suffix("").parts
-    if SKIPPED.intersection(parts) or not all(map(str.isidentifier, parts)):
-      continue
-    if parts[-1].startswith("test_") or parts[-1].endswith("_test"):
-      continue
-    yield ".".join(p for p in parts if p != "__init__"), path
+  for folder, children, files in os.walk(root):
+    children[:] = sorted(c for c in children if _is_module(c))
+    parts = pathlib.Path(folder).relative_to(root).parts
+    for file in sorted(files):
+      stem, suffix = os.path.splitext(file)
+      if suffix == ".py" and _is_module(stem):
+        last = () if stem == "__init__" else (stem,)
+        yield ".".join((*parts, *last)), pathlib.Path(folder, file)
+
+
+def _is_module(name: str) -> bool:
+  is_test = name.startswith("test_") or name.endswith("_test")
+  return name.isidentifier() and name not in SKIPPED and not is_test
 
 
 def read_module(name: str, path: pathlib.Path) -> Module | None:
@@ -87,7 +94,7 @@ def read_module(name: str, path: pathlib.Path) -> Module | None:
   return Module(name, _docstring(tree), definitions, tuple(_comments(bare)))
 
 
-def _documented(node: ast.AST) -> Iterator[ast.AST]:
+def _documented(node: ast.AST) -> Iterator[_Documented]:
   """The nodes that may hold a docstring; expressions are not walked into."""
   if isinstance(node, _Documented):
     yield node
@@ -96,12 +103,12 @@ def _documented(node: ast.AST) -> Iterator[ast.AST]:
       yield from _documented(child)
 
 
-def _docstring(node: ast.AST) -> str:
+def _docstring(node: _Documented) -> str:
   text = inspect.cleandoc(ast.get_docstring(node, clean=False) or "")
   return text.encode("utf-8", "ignore").decode("utf-8")  # lone surrogates
 
 
-def _docstring_node(node: ast.AST) -> ast.Expr | None:
+def _docstring_node(node: _Documented) -> ast.Expr | None:
   first = node.body[0] if node.body else None
   if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
     return first if isinstance(first.value.value, str) else None
@@ -109,7 +116,7 @@ def _docstring_node(node: ast.AST) -> ast.Expr | None:
 
 
 def _without_docstrings(
-  lines: list[str], nodes: list[ast.AST]
+  lines: list[str], nodes: list[_Documented]
 ) -> list[str | None]:
   """The file's lines; None where a line held nothing but a docstring."""
   kept: list[str | None] = list(lines)
@@ -117,7 +124,8 @@ def _without_docstrings(
     expression = _docstring_node(node)
     if expression is None:
       continue
-    first, last = expression.lineno - 1, expression.end_lineno - 1
+    first = expression.lineno - 1
+    last = (expression.end_lineno or expression.lineno) - 1
     before = _columns(lines[first], 0, expression.col_offset)
     after = _columns(lines[last], expression.end_col_offset, None)
     rest = before + after.strip().removeprefix(";")
@@ -126,13 +134,13 @@ def _without_docstrings(
   return kept
 
 
-def _columns(line: str, start: int, end: int | None) -> str:
+def _columns(line: str, start: int | None, end: int | None) -> str:
   """A part of a line by the UTF-8 byte offsets that `ast` speaks."""
   return line.encode("utf-8")[start:end].decode("utf-8", "ignore")
 
 
 def _definition(
-  module: str, node: ast.AST, bare: list[str | None]
+  module: str, node: _Defined, bare: list[str | None]
 ) -> Definition:
   """One definition with the lines of `bare` that belong to it."""
   first = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1

@@ -125,6 +125,7 @@ def content_hash(directory: Path) -> str:
 
 
 def pair_files(directory: Path) -> list[Path]:
+  """pairs.jsonl and */pairs.jsonl of a folder; BadInput if there are none."""
   if not directory.is_dir():
     raise BadInput(f"{directory}: no such folder; give one of */pairs.jsonl")
   files = [directory / "pairs.jsonl", *sorted(directory.glob("*/pairs.jsonl"))]

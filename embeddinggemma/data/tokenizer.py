@@ -34,9 +34,7 @@ _SYMBOLS = (
 _SPARE = re.compile(r"<unused\d+>")
 
 
-def train_tokenizer(
-  texts: Iterable[str], path: Path, vocab_size: int
-) -> None:
+def train_tokenizer(texts: Iterable[str], path: Path, vocab_size: int) -> None:
   """Trains a BPE vocabulary on the texts and writes it to `path`.
 
   The same texts give the same bytes. Text that supports fewer pieces gives a
@@ -125,9 +123,7 @@ def _read(path: Path) -> bytes:
     raise BadInput(f"cannot read tokenizer {path}: {error.strerror}") from None
 
 
-def _check(
-  processor: sentencepiece.SentencePieceProcessor, name: str
-) -> None:
+def _check(processor: sentencepiece.SentencePieceProcessor, name: str) -> None:
   """Raises BadInput unless ids and byte fallback are as Gemma has them."""
   found = {
     "pad": processor.pad_id(),

@@ -116,7 +116,7 @@ PRESETS = {
   ),
   # For tests: both kinds of layers, seconds on one core.
   "tiny": ModelConfig(
-    vocab_size=512,
+    vocab_size=1024,
     num_layers=2,
     width=32,
     mlp_width=64,

@@ -45,7 +45,7 @@ def rotate(
   """Rotary position embedding; the halves of E are the pairs' two parts."""
   half = x.shape[-1] // 2
   frequency = base ** -(jnp.arange(half, dtype=jnp.float32) / half)
-  angle = (position[..., None] * frequency)[:, :, None, :]
+  angle = (position[..., None] * frequency[None, None])[:, :, None, :]
   sin, cos = jnp.sin(angle), jnp.cos(angle)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = (first * cos - second * sin, second * cos + first * sin)

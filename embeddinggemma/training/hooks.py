@@ -4,7 +4,7 @@ import json
 import pathlib
 import time
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import rich.progress
 from rich.console import Console
@@ -14,7 +14,7 @@ from embeddinggemma.training.fit import Observer, StepInfo
 METRICS = "metrics.jsonl"
 
 
-def row_of(info: StepInfo) -> dict[str, float | int | str]:
+def row_of(info: StepInfo) -> dict[str, Any]:
   """One line of metrics.jsonl: tokens are real ones, padding is not counted."""
   loaded = info.loaded
   return {
@@ -42,7 +42,7 @@ class MetricsLog:
     path = workdir / METRICS
     kept = [row for row in read_metrics(path) if row["step"] <= start]
     text = "".join(json.dumps(row) + "\n" for row in kept)
-    if not path.exists() or path.read_text() != text:
+    if not path.is_file() or path.read_text() != text:
       path.write_text(text)
     self._file: IO[str] = path.open("a")
     self._events = tensorboardX.SummaryWriter(
@@ -58,6 +58,7 @@ class MetricsLog:
         self._events.add_scalar(name, value, info.step)
 
   def close(self) -> None:
+    """Ends both files."""
     self._file.close()
     self._events.close()
 
@@ -65,7 +66,7 @@ class MetricsLog:
 def read_metrics(path: pathlib.Path) -> list[dict]:
   """Rows of a metrics.jsonl; a last line that a kill cut short is dropped."""
   rows = []
-  if path.exists():
+  if path.is_file():
     for line in path.read_text().splitlines():
       try:
         rows.append(json.loads(line))
@@ -81,7 +82,8 @@ class Progress:
     self, console: Console, name: str, total: int, every_seconds: float = 10.0
   ):
     self._console, self._name, self._total = console, name, total
-    self._every, self._last, self._first = every_seconds, 0.0, 0
+    self._every, self._last = every_seconds, 0.0
+    self._pace: tuple[float, int] | None = None  # counted from then and there
     columns = (
       rich.progress.TextColumn("{task.description:<12}"),
       rich.progress.BarColumn(),
@@ -96,7 +98,6 @@ class Progress:
 
   def __enter__(self) -> Self:
     self._bar.start()
-    self._began = time.perf_counter()
     return self
 
   def __exit__(
@@ -109,7 +110,6 @@ class Progress:
 
   def start_at(self, done: int) -> None:
     """Counts what an earlier call did, without timing it."""
-    self._first = done
     self._bar.update(self._task, completed=done)
     self._bar.reset(self._task, completed=done)
 
@@ -124,16 +124,27 @@ class Progress:
     self._bar.update(self._task, completed=done, note=note)
     now = time.perf_counter()
     ended = done == self._total
-    if self._console.is_terminal or (now - self._last < self._every and not ended):
+    early = now - self._last < self._every and not ended
+    if self._console.is_terminal or early:
       return
     self._last = now
-    per_unit = (now - self._began) / max(done - self._first, 1)
-    left = per_unit * (self._total - done)
     self._console.print(
-      f"{self._name}: {done}/{self._total} {note}, {left:.0f} s left",
+      f"{self._name}: {done}/{self._total}{note and ' '}{note}"
+      f"{self._left(now, done)}",
       highlight=False,
       soft_wrap=True,
     )
+
+  def _left(self, now: float, done: int) -> str:
+    """The time left at the pace since the first report, which compiles."""
+    if self._pace is None or done <= self._pace[1]:
+      self._pace = now, done
+      return ""
+    if done >= self._total:
+      return ""
+    began, first = self._pace
+    seconds = (now - began) / (done - first) * (self._total - done)
+    return f", {seconds:.0f} s left"
 
 
 def progress_observer(progress: Progress) -> Observer:
@@ -142,13 +153,16 @@ def progress_observer(progress: Progress) -> Observer:
 
   def observe(info: StepInfo) -> None:
     row = row_of(info)
-    for name, weight in (("loss", 0.9), ("tokens_per_s", 0.9)):
+    compiled = not smooth  # the first step compiles: no speed to speak of
+    for name in ("loss", "tokens_per_s"):
       value = float(row[name])
-      smooth[name] = weight * smooth.get(name, value) + (1 - weight) * value
-    progress.show(
-      info.step,
-      f"loss {smooth['loss']:.3f} {smooth['tokens_per_s'] / 1000:.1f}k tokens/s",
-    )
+      smooth[name] = 0.9 * smooth.get(name, value) + 0.1 * value
+    note = f"loss {smooth['loss']:.3f}"
+    if compiled:
+      del smooth["tokens_per_s"]
+    else:
+      note += f" {smooth['tokens_per_s'] / 1000:.1f}k tokens/s"
+    progress.show(info.step, note)
 
   return observe
 

@@ -1,6 +1,6 @@
 """The step, whole: differentiate the stage's objective, update, apply."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -62,7 +62,12 @@ def train_step(stage: Stage, seed: int, state: TrainState, batch: Any) -> tuple[
   return TrainState(state.step + 1, params, opt_state), metrics
 
 
-def compile_step(stage: Stage, seed: int, mesh: Mesh) -> Program:
+def compile_step(
+  stage: Stage,
+  seed: int,
+  mesh: Mesh,
+  compiler_options: Mapping[str, Any] | None = None,
+) -> Program:
   """train_step under jit: the state donated, its shardings kept."""
   state = jax.eval_shape(lambda: _abstract(stage, seed))
   shardings = sharding.tree_shardings(state, mesh)
@@ -71,6 +76,7 @@ def compile_step(stage: Stage, seed: int, mesh: Mesh) -> Program:
     donate_argnums=0,
     in_shardings=(shardings, None),
     out_shardings=(shardings, None),
+    compiler_options=dict(compiler_options or {}),
   )
 
 

@@ -51,7 +51,11 @@ def test_rows_are_unit_float32(table):
 
 def test_what_says_nothing_lies_in_the_last_column(table):
   silent = [ID[p] for p in ("<pad>", "<eos>", "<bos>", "<unk>", "<unused0>")]
-  silent += [ID["\u2581text"], ID["\u2581port"], *range(len(PIECES), VOCABULARY)]
+  silent += [
+    ID["\u2581text"],
+    ID["\u2581port"],
+    *range(len(PIECES), VOCABULARY),
+  ]
   for row in table[silent]:
     np.testing.assert_array_equal(row, np.eye(WIDTH, dtype=np.float32)[-1])
 
@@ -64,11 +68,9 @@ def test_the_angle_is_inverse_document_frequency(table):
   np.testing.assert_allclose(ratio, document(360) / document(1), rtol=1e-3)
 
 
-def test_pieces_of_a_topic_are_alike():
-  only_topics = pytest.MonkeyPatch()
-  with only_topics.context() as patch:
-    patch.setattr(lsa, "SPELLING_LENGTH", 0.0)
-    table = lsa.lsa_table(_texts(), PIECES, VOCABULARY, WIDTH)
+def test_pieces_of_a_topic_are_alike(monkeypatch):
+  monkeypatch.setattr(lsa, "SPELLING_LENGTH", 0.0)
+  table = lsa_table(_texts(), PIECES, VOCABULARY, WIDTH)
   rows = [table[[ID[word] for word in words], :-1] for words in WORDS]
   rows = [r / np.linalg.norm(r, axis=1, keepdims=True) for r in rows]
   assert np.mean(rows[0] @ rows[0].T) > np.mean(rows[0] @ rows[1].T) + 0.1

@@ -80,7 +80,9 @@ def test_a_batch_is_cut_before_eos(tokenizer):
   assert truncated == 1
   assert [row[-1] for row in rows] == [1, 1, 1]
   assert len(rows[1]) == 8
-  assert list(rows[0][:-1]) == list(tokenizer.encode(texts[0]))[: len(rows[0]) - 1]
+  assert (
+    list(rows[0][:-1]) == list(tokenizer.encode(texts[0]))[: len(rows[0]) - 1]
+  )
   assert list(rows[1][:-1]) == list(tokenizer.encode(texts[1]))[:7]
   with pytest.raises(BadInput, match="max_length=2"):
     tokenizer.encode_batch(texts, 2)

@@ -1,0 +1,96 @@
+"""Eight CPU devices, strict ranks and checked shapes, for every test."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Tests compile much and compute little: the optimiser would cost most of it.
+os.environ["XLA_FLAGS"] = (
+  "--xla_force_host_platform_device_count=8"
+  " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+
+import jaxtyping
+
+# Shapes and types of annotations are checked at run time.
+jaxtyping.install_import_hook("embeddinggemma", "typeguard.typechecked")
+
+import json
+import pathlib
+from collections.abc import Callable
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# A program that several tests train is compiled once.
+jax.config.update(
+  "jax_compilation_cache_dir",
+  str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"),
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+WORDS = (
+  "river stone copper lantern garden winter harbour signal meadow engine"
+  " paper violet thunder marble orchard compass feather bridge candle forest"
+).split()
+
+
+def _pair(number: int) -> dict[str, str]:
+  """A small pair of texts that no other number has."""
+  a, b, c = (WORDS[(number // 20**i) % 20] for i in range(3))
+  return {
+    "query": f"where is the {a} {b} {c}",
+    "positive": f"The {a} {b} stands by the {c} in row {number}.",
+    "task": "qa" if number % 3 else "code",
+  }
+
+
+def _write_pairs(folder: pathlib.Path, rows: list) -> pathlib.Path:
+  """FOLDER/small/pairs.jsonl with the rows; text is written as it is."""
+  path = folder / "small" / "pairs.jsonl"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  lines = [r if isinstance(r, str) else json.dumps(r) for r in rows]
+  path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+  return folder
+
+
+def _small_pairs(count: int) -> list[dict[str, str]]:
+  return [_pair(17 * n) for n in range(count)]
+
+
+@pytest.fixture(scope="session")
+def small_pairs() -> Callable[[int], list[dict[str, str]]]:
+  """count -> so many different pairs of two tasks."""
+  return _small_pairs
+
+
+@pytest.fixture(scope="session")
+def write_pairs() -> Callable[[pathlib.Path, list], pathlib.Path]:
+  """(folder, rows) -> the folder, with small/pairs.jsonl in it."""
+  return _write_pairs
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """A folder of small pairs of two tasks."""
+  return _write_pairs(tmp_path_factory.mktemp("data"), _small_pairs(120))
+
+
+@pytest.fixture(scope="session")
+def trained(
+  tmp_path_factory: pytest.TempPathFactory, data_folder: pathlib.Path
+) -> pathlib.Path:
+  """The workdir of a `train` of two steps, on a tiny model."""
+  from embeddinggemma import main
+
+  workdir = tmp_path_factory.mktemp("trained")
+  code = main.call(
+    [
+      "train",
+      f"--config=configs/prefinetune.py:tiny,data={data_folder}",
+      f"--workdir={workdir}",
+      "--config.steps=2",
+    ]
+  )
+  assert code == 0
+  return workdir

@@ -1,0 +1,321 @@
+"""The command line: what a person got wrong is one line, and exit code 2."""
+
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from embeddinggemma import cache, main, train
+
+TINY = "--config=configs/prefinetune.py:tiny"
+RECIPE = "--config=configs/recipe.py:tiny"
+
+
+@pytest.fixture
+def fails(capsys):
+  """Calls a verb that must fail; returns its one line on stderr."""
+
+  def run(*argv: object, code: int = 2) -> str:
+    capsys.readouterr()
+    assert main.call([str(arg) for arg in argv]) == code
+    lines = capsys.readouterr().err.splitlines()
+    said = [line for line in lines if line.startswith("error: ")]
+    assert len(said) == 1 and lines[-1] == said[0], lines
+    return said[0].removeprefix("error: ")
+
+  return run
+
+
+def test_help_lists_the_verbs(capsys):
+  assert main.call(["--help"]) == 0
+  said = capsys.readouterr().out
+  assert all(verb in said for verb in main.VERBS)
+  assert main.call(["query", "--help"]) == 0
+  assert "--lexical" in capsys.readouterr().out
+  assert main.call([]) == 2
+
+
+def test_an_unknown_verb_is_named(capsys):
+  assert main.call(["quary"]) == 2
+  error = capsys.readouterr().err
+  assert error == "error: unknown verb 'quary'; did you mean 'query'?\n"
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    ([RECIPE], "run: --workdir is missing; see embeddinggemma run --help"),
+    (["--workdir=w"], "run: --config is missing; see embeddinggemma run --help"),
+    ([RECIPE, "--workdr=w"], "run: unknown flag '--workdr'; did you mean '--wo"),
+    ([RECIPE, "--workdir=w", "more"], "unexpected argument 'more'"),
+    (
+      ["--config=configs/none.py"],
+      "config 'configs/none.py' does not exist; shipped in configs/: prefinet",
+    ),
+    (
+      ["--config=configs/recipe.py:huge"],
+      "unknown preset 'huge'; use one of embeddinggemma_300m",
+    ),
+    (
+      ["--config=configs/recipe.py:tiny,dat=x"],
+      "unknown config argument 'dat'; did you mean 'data'?",
+    ),
+    (
+      [RECIPE, "--config.optimizer.lrr=1"],
+      "unknown config key 'optimizer.lrr'; did you mean 'lr'?",
+    ),
+    (
+      ["--config.sed=1", RECIPE],
+      "unknown config key 'sed'; did you mean 'seed'?",
+    ),
+    (
+      [RECIPE, "--config.prefinetune.data.weights.cod=1"],
+      "unknown config key 'prefinetune.data.weights.cod'; did you mean 'code'",
+    ),
+    (
+      [RECIPE, "--config.optimizer.lr=fast"],
+      "run: flag --config.optimizer.lr=fast: could not convert",
+    ),
+    (
+      [RECIPE, "--workdir=w", "--config.prefinetune.stage=adpt"],
+      "unknown stage 'adpt'; known: prefinetune",
+    ),
+    (
+      [RECIPE, "--workdir=w", "--config.optimizer.lr=0."],
+      "optimizer.lr=0.0 must be above 0",
+    ),
+    (
+      [RECIPE, "--workdir=w", "--config.index.dim=64"],
+      "index.dim=64 exceeds model.embed_dim=32",
+    ),
+    ([TINY, "--workdir=w"], "run: --config is no recipe; give configs/recipe"),
+  ],
+)
+def test_a_bad_command_line_is_named(fails, argv, message):
+  assert fails("run", *argv).startswith(message)
+  assert not pathlib.Path("w").exists()
+
+
+def test_the_last_config_and_workdir_count(fails):
+  said = fails("run", RECIPE, "--config", "none.py", "--workdir=a")
+  assert "'none.py' does not exist" in said
+
+
+def test_a_broken_config_file_is_one_line(fails, tmp_path):
+  path = tmp_path / "mine.py"
+  path.write_text("def get_config():\n  return 1 / 0\n")
+  assert "division by zero" in fails("run", f"--config={path}", "--workdir=w")
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    (["--config.mesh.fsdp=3"], "mesh.data=2 x mesh.fsdp=3 = 6|does not divide"),
+    (["--config.batch_size=12"], "batch_size=12 does not divide into 8 groups"),
+    (["--config.groups_per_device=3"], "does not divide into 24 groups"),
+    (["--config.init_from=none"], "none does not exist; give a checkpoint"),
+    (["--config.max_length=65"], "max_length=65 exceeds model.max_length=64"),
+    (["--config.data.tokenizer=none"], "cannot read tokenizer none: No such"),
+    (["--config.data.path=none"], "none: no such folder; give one of"),
+  ],
+)
+def test_what_no_data_can_mend_fails_first(
+  fails, tmp_path, data_folder, overrides, message
+):
+  workdir = tmp_path / "w"
+  said = fails(
+    "train", f"{TINY},data={data_folder}", f"--workdir={workdir}", *overrides
+  )
+  assert re.search(message, said)
+  assert not workdir.exists()
+
+
+def test_weights_that_are_all_zero(fails, tmp_path, data_folder):
+  flags = [f"{TINY},data={data_folder}", f"--workdir={tmp_path / 'w'}"]
+  zero = [f"--config.data.weights.{task}=0." for task in ("qa", "code")]
+  said = fails("train", *flags, *zero)
+  assert said.startswith("all weights of the mixture are zero; set data.weights")
+  assert said.endswith("one of the data's tasks: code, qa")
+  said = fails("train", *flags, "--config.data.weights.qa=-1.")
+  assert said == "data.weights.qa=-1.0: weights are >= 0"
+
+
+BAD_ROWS = {
+  '{"query": "a", ': "not JSON",
+  '{"query": "a"}': "no field 'positive'",
+  '{"query": " ", "positive": "b"}': "'query' is empty",
+  '{"query": 3, "positive": "b"}': "'query' is not text but int",
+  '["a", "b"]': "not a JSON object but list",
+  '{"query": "a", "positive": "b", "task": "cod"}': "unknown task 'cod'",
+  '{"query": "a", "positive": "b", "negative": 3}': "'negative' is neither",
+}
+
+
+@pytest.mark.parametrize("verb", ["train", "run"])
+@pytest.mark.parametrize("row", BAD_ROWS)
+def test_a_bad_row_stops_before_training(
+  fails, tmp_path, small_pairs, write_pairs, verb, row
+):
+  first, second = small_pairs(2)
+  folder = write_pairs(tmp_path / "data", [first, row, second])
+  workdir = tmp_path / "w"
+  config = TINY if verb == "train" else RECIPE
+  said = fails(verb, f"{config},data={folder}", f"--workdir={workdir}")
+  place = folder / "small" / "pairs.jsonl"
+  assert said.startswith(f"{place}:2: {BAD_ROWS[row]}")
+  assert [path.name for path in workdir.iterdir()] == [cache.LOCK_FILE]
+
+
+def test_bad_rows_are_skipped_and_listed_on_request(
+  tmp_path, small_pairs, write_pairs, capsys
+):
+  folder = write_pairs(tmp_path / "data", [*small_pairs(40), *BAD_ROWS])
+  argv = ["prepare", f"{TINY},data={folder}", "--show=0:1", "--json"]
+  assert main.call([*argv, "--skip_bad_rows"]) == 0
+  said = capsys.readouterr()
+  assert f"{folder / 'small' / 'pairs.jsonl'}:41: not JSON" in said.err
+  assert f"skipped {len(BAD_ROWS)} bad rows" in said.err
+  batch = json.loads(said.out)
+  assert batch["step"] == 0 and batch["task"] in ("qa", "code")
+
+
+def test_prepare_takes_a_recipe_and_a_range(fails, data_folder, capsys):
+  flags = [f"{RECIPE},data={data_folder}"]
+  assert main.call(["prepare", *flags, "--show=1:2"]) == 0
+  assert capsys.readouterr().out.startswith("step 1  task ")
+  for wrong in ("3", "2:2", "5:1", "a:b", "-1:2"):
+    said = fails("prepare", *flags, f"--show={wrong}")
+    assert said == f"--show={wrong}: give FIRST:LAST, such as 0:20"
+
+
+def test_training_says_once_what_it_cut(trained, data_folder, capsys):
+  assert main.call(again(trained, data_folder)) == 0
+  said = capsys.readouterr().err
+  assert len(re.findall(r"\d+ texts are longer than max_length=32", said)) == 1
+  assert "continues at step 2" in said
+
+
+def again(trained: pathlib.Path, data_folder: pathlib.Path) -> list[str]:
+  """The command that made the shared workdir."""
+  config = f"{TINY},data={data_folder}"
+  return ["train", config, f"--workdir={trained}", "--config.steps=2"]
+
+
+def test_a_workdir_of_another_config_is_refused(fails, trained, data_folder):
+  argv = again(trained, data_folder)
+  said = fails(*argv, "--config.seed=1", "--config.loss.temperature=0.1")
+  assert "loss.temperature=0.05 there, 0.1 now; seed=0 there, 1 now" in said
+  assert said.endswith("use another --workdir or the same config")
+
+
+def test_a_workdir_in_use_is_refused(fails, trained, data_folder):
+  with cache.locked(trained):
+    said = fails(*again(trained, data_folder))
+  assert said.startswith(f"{trained} is in use by another process")
+
+
+def test_a_full_disk_while_training(fails, tmp_path, trained, data_folder):
+  workdir = tmp_path / "w"
+  workdir.mkdir()
+  (workdir / "inputs").symlink_to(trained / "inputs")
+  (workdir / train.CONFIG_FILE).symlink_to("/dev/full")
+  said = fails(*again(workdir, data_folder))
+  assert said.startswith("No space left on device")
+  assert said.endswith("then start the same command again")
+
+
+def test_a_full_disk_while_embedding(fails, tmp_path, trained):
+  output = tmp_path / "a.npy"
+  output.with_name("a.npy.partial").symlink_to("/dev/full")
+  (tmp_path / "a.txt").write_text("some text\n")
+  flags = [f"--model={trained}", f"--input={tmp_path / 'a.txt'}"]
+  said = fails("embed", *flags, f"--output={output}")
+  assert said.startswith("No space left on device")
+  assert not output.exists()
+
+
+def test_embeds_lines(trained, tmp_path, capsys):
+  (tmp_path / "a.txt").write_text("some text\nanother\n")
+  output = tmp_path / "a.npy"
+  flags = [f"--model={trained}", f"--input={tmp_path / 'a.txt'}", "--dim=8"]
+  assert main.call(["embed", *flags, f"--output={output}"]) == 0
+  vectors = np.load(output)
+  assert vectors.shape == (2, 8) and vectors.dtype == np.float32
+  np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "flags", "message"),
+  [
+    ("none.txt", None, [], "cannot read .*none.txt: No such file"),
+    ("none.jsonl", None, [], "cannot read .*none.jsonl: No such file"),
+    ("a.txt", b"", [], "a.txt: holds no text"),
+    ("a.txt", b"x\n \n", [], "a.txt:2: 'text' is empty"),
+    ("a.txt", b"x\n\xff\n", [], "a.txt:2: not UTF-8"),
+    ("a.jsonl", b'{"txt": "x"}\n', [], "a.jsonl:1: no field 'text'"),
+    ("a.jsonl", b'{"text": "x", "title": 1}\n', [], "a.jsonl:1: 'title'"),
+    ("a.txt", b"x\n", ["--dim=33"], "truncate_dim=33: the model has dim"),
+    ("a.txt", b"x\n", ["--prompt=qurey"], "unknown prompt name 'qurey'"),
+  ],
+)
+def test_what_cannot_be_embedded(
+  fails, trained, tmp_path, name, content, flags, message
+):
+  path = tmp_path / name
+  if content is not None:
+    path.write_bytes(content)
+  argv = [f"--model={trained}", f"--input={path}", f"--output={tmp_path}/o"]
+  assert re.search(message, fails("embed", *argv, *flags))
+  assert not (tmp_path / "o").exists()
+
+
+@pytest.fixture(scope="module")
+def indexed(trained, tmp_path_factory):
+  """An index of two small files."""
+  source = tmp_path_factory.mktemp("source")
+  (source / "river.md").write_text("# Rivers\n\nThe river is wide.\n")
+  (source / "code.py").write_text("def cross():\n  return 'bridge'\n")
+  output = tmp_path_factory.mktemp("index") / "index"
+  flags = [f"--model={trained}", f"--input={source}", f"--output={output}"]
+  assert main.call(["index", *flags]) == 0
+  return output
+
+
+def test_answers_name_a_line(trained, indexed, capsys):
+  flags = [f"--model={trained}", f"--index={indexed}", "--json"]
+  assert main.call(["query", *flags, "--lexical", "wide", "river"]) == 0
+  (hit,) = json.loads(capsys.readouterr().out)
+  assert (hit["path"], hit["line"]) == ("river.md", 1)
+
+
+def test_a_bad_query_is_refused(fails, trained, indexed, tmp_path):
+  flags = ["query", f"--model={trained}", f"--index={indexed}"]
+  assert fails(*flags).startswith("the query is empty; put it last")
+  assert fails(*flags, " ").startswith("the query is empty")
+  said = fails(*flags, "--dense", "--lexical", "x")
+  assert said.startswith("--dense and --lexical exclude each other")
+  assert fails(*flags, "--k=0", "x") == "k is 0; ask for at least one result"
+  said = fails("query", f"--model={trained}", f"--index={tmp_path}", "x")
+  assert said.startswith(f"{tmp_path}: not an index")
+  said = fails("query", f"--model={tmp_path}", f"--index={indexed}", "x")
+  assert said.startswith(f"{tmp_path} holds no checkpoint; give a checkpoint")
+
+
+def test_a_model_that_is_none_is_refused(fails, tmp_path):
+  said = fails("evaluate", "--model=none", f"--output={tmp_path}/e.json")
+  assert said.startswith("none does not exist; give a checkpoint directory")
+  path = f"--input={tmp_path}"
+  said = fails("index", "--model=none", path, f"--output={tmp_path}/i")
+  assert said.startswith("none does not exist")
+
+
+def test_an_interrupt_asks_to_start_again(monkeypatch, capsys):
+  def interrupted(*_):
+    raise KeyboardInterrupt
+
+  verb = main.VERBS["evaluate"]._replace(run=interrupted)
+  monkeypatch.setitem(main.VERBS, "evaluate", verb)
+  assert main.call(["evaluate", "--model=a", "--output=b"]) == 42
+  assert "the same command continues" in capsys.readouterr().err

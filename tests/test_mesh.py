@@ -1,0 +1,185 @@
+"""One answer on every mesh and in every grouping (paper sections 2.2, 2.3)."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from embeddinggemma import sharding, stages
+from embeddinggemma.config import (
+  DataConfig,
+  LossConfig,
+  MeshConfig,
+  OptimizerConfig,
+)
+from embeddinggemma.data import packing
+from embeddinggemma.model.config import preset
+from embeddinggemma.training import step
+from embeddinggemma.types import BadInput, PairBatch
+
+BATCH, STEPS = 32, 5
+MESHES = {"1": (1, 1), "8": (8, 1), "4x2": (4, 2)}
+
+
+def config() -> stages.TrainConfig:
+  """A tiny stage whose losses are all on."""
+  return stages.TrainConfig(
+    stage="prefinetune",
+    seed=0,
+    steps=STEPS,
+    batch_size=BATCH,
+    max_length=32,
+    groups_per_device=1,
+    init="random",
+    init_from="",
+    every_checkpoint=5,
+    keep_checkpoints=1,
+    compiler_options={},
+    model=preset("tiny"),
+    data=DataConfig("", False, {}, 0.5, ""),
+    loss=LossConfig(0.05, True, 1.0, (32, 8)),
+    optimizer=OptimizerConfig(1e-2, 1, 0.1, 0.01, 0.9, 0.99, 1e-8, 1.0),
+    mesh=MeshConfig(-1, 1),
+  )
+
+
+def capture() -> optax.GradientTransformation:
+  """Keeps the last gradients in the optimizer's state, for the test to read."""
+  init = lambda params: jax.tree.map(jax.numpy.zeros_like, params)
+  return optax.GradientTransformation(init, lambda g, s, p=None: (g, g))
+
+
+def batch(number: int, groups: int) -> PairBatch:
+  """Random pairs, some sharing a text; the first batch has empty places."""
+  rng = np.random.default_rng(number)
+  size = BATCH - 5 if number == 0 else BATCH
+  empty = [np.zeros(0, np.int32)] * (BATCH - size)
+  text = lambda low, high: rng.integers(
+    4, 500, rng.integers(low, high), dtype=np.int32
+  )
+  query = [text(3, 12) for _ in range(size)] + empty
+  positive = [text(3, 33) for _ in range(size)] + empty
+  keys = rng.integers(0, 40, (BATCH, 2)).astype(np.uint32)
+  cost = np.array([len(q) + len(p) for q, p in zip(query, positive)])
+  dealt = packing.deal(cost, groups)
+  pack = lambda texts, rows: packing.pack(texts, dealt, 32, rows)
+  rows = BATCH // groups  # enough for any text a row
+  return PairBatch(
+    pack(query, rows),
+    pack(positive, rows),
+    None,
+    None,
+    keys[dealt.reshape(-1)],
+    np.int32(0),
+  )
+
+
+@functools.cache
+def train(mesh_name: str, groups_per_device: int):
+  """Losses of five steps, gradients of the first, and the program's text."""
+  shape = MESHES[mesh_name]
+  size = shape[0] * shape[1]
+  mesh = sharding.make_mesh(*shape, devices=jax.devices()[:size])
+  stage = stages.prefinetune(config(), mesh)
+  stage = dataclasses.replace(
+    stage, optimizer=optax.chain(capture(), stage.optimizer)
+  )
+  state = step.init_state(stage, 0, mesh)
+  groups = size * groups_per_device
+  batches = [
+    sharding.to_devices(batch(n, groups), mesh) for n in range(STEPS)
+  ]
+  program = step.compile_step(stage, 0, mesh).lower(state, batches[0]).compile()
+  losses, gradients = [], None
+  for item in batches:
+    state, metrics = program(state, item)
+    losses.append(float(metrics["loss"]))
+    gradients = gradients or jax.device_get(state.opt_state[0])
+  return np.array(losses), gradients, program.as_text()
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("mesh", list(MESHES))
+def test_mesh_and_groups_change_nothing(mesh: str, groups: int) -> None:
+  losses, gradients, _ = train("1", 1)
+  got_losses, got_gradients, text = train(mesh, groups)
+  np.testing.assert_allclose(got_losses, losses, rtol=1e-5)
+  assert losses[-1] < losses[0]
+  for a, b in zip(
+    jax.tree.leaves(got_gradients), jax.tree.leaves(gradients), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+  assert not collectives_in_loops(text)
+  if mesh != "1":
+    assert collectives(text), "a program for several devices must reduce"
+
+
+COLLECTIVE = re.compile(
+  r"= \S+ (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+)
+
+
+def collectives(text: str) -> list[str]:
+  return [line for line in text.splitlines() if COLLECTIVE.search(line)]
+
+
+def computations(text: str) -> dict[str, str]:
+  """Name -> body of each computation of a compiled program's text."""
+  found = {}
+  for block in re.split(r"\n(?=(?:ENTRY )?%?[\w.\-]+ \()", text):
+    name = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(", block)
+    if name:
+      found[name[1]] = block
+  return found
+
+
+def collectives_in_loops(text: str) -> list[str]:
+  """Collectives in the bodies of while loops, or in what these call."""
+  bodies = computations(text)
+  called = lambda body: set(re.findall(r"%([\w.\-]+)", body)) & bodies.keys()
+  waiting = re.findall(r" while\(.*body=%?([\w.\-]+)", text)
+  seen: set[str] = set()
+  while waiting:
+    name = waiting.pop()
+    if name in bodies and name not in seen:
+      seen.add(name)
+      waiting += called(bodies[name]) - {name}
+  return [line for name in seen for line in collectives(bodies[name])]
+
+
+def test_the_check_of_loops_can_fail() -> None:
+  mesh = sharding.make_mesh(8, 1)
+  spec = jax.sharding.PartitionSpec("data")
+
+  def summed(x):
+    body = lambda c, v: (c + jax.lax.psum(v, "data"), None)
+    return jax.lax.scan(body, jax.numpy.zeros(()), x)[0]
+
+  mapped = jax.shard_map(
+    summed, mesh=mesh, in_specs=spec, out_specs=jax.sharding.PartitionSpec(), check_vma=False
+  )
+  text = jax.jit(mapped).lower(np.zeros(32, np.float32)).compile().as_text()
+  assert collectives_in_loops(text)
+
+
+def test_grouping_is_a_loop_and_saves_memory() -> None:
+  assert " while(" in train("1", 4)[2]
+
+
+def test_mesh_must_divide() -> None:
+  with pytest.raises(BadInput, match=r"mesh.data=3 x mesh.fsdp=1.*8 devices"):
+    sharding.make_mesh(3, 1)
+  with pytest.raises(BadInput, match=r"mesh.fsdp=3"):
+    sharding.make_mesh(-1, 3)
+
+
+def test_rules_are_strict() -> None:
+  mesh = sharding.make_mesh(4, 2)
+  with pytest.raises(BadInput, match="no sharding rule matches 'model/new'"):
+    sharding.spec_of("model/new", (4,), mesh)
+  with pytest.raises(BadInput, match=r"mesh.fsdp=2 does not divide 'model/up'"):
+    sharding.spec_of("model/up", (3, 4), mesh)
