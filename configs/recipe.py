@@ -9,6 +9,7 @@ standard library and the documented packages beside it.
 
 import importlib.util
 import pathlib
+import types
 
 from ml_collections import ConfigDict
 
@@ -41,16 +42,23 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   # Common knobs at the top: references to the same values in the stages.
   tuning = config.prefinetune
-  for name in ("seed", "steps", "batch_size", "max_length", "groups_per_device"):
+  for name in (
+    "seed",
+    "steps",
+    "batch_size",
+    "max_length",
+    "groups_per_device",
+  ):
     config[name] = tuning[name]
     tuning[name] = config.get_ref(name)
   config.mesh, config.optimizer = tuning.mesh, tuning.optimizer
   return config
 
 
-def _sibling(name: str):
+def _sibling(name: str) -> types.ModuleType:
   path = pathlib.Path(__file__).with_name(f"{name}.py")
   spec = importlib.util.spec_from_file_location(name, path)
+  assert spec and spec.loader
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module

@@ -76,7 +76,7 @@ def perform(step: Step, workdir: pathlib.Path) -> Done:
     if saved.get("key") == key:
       if place != directory:
         _take_name(target, directory)
-      return Done(**{**saved, "cached": True})
+      return dataclasses.replace(Done(**saved), cached=True)
   spent = _start(target, key, keep=step.resumable)
   began = time.perf_counter()
   try:

@@ -187,9 +187,11 @@ def read_params(path: pathlib.Path) -> Params:
   checkpointer = ocp.PyTreeCheckpointer()
   try:
     with _quiet():
-      metadata = checkpointer.metadata(directory).item_metadata.tree
+      metadata = checkpointer.metadata(directory).item_metadata
+      if metadata is None:
+        raise ValueError("it has no metadata")
       to_numpy = lambda _: ocp.RestoreArgs(restore_type=np.ndarray)
-      args = jax.tree.map(to_numpy, metadata)
+      args = jax.tree.map(to_numpy, metadata.tree)
       params = checkpointer.restore(directory, restore_args=args)
   except Exception as error:  # orbax raises many kinds
     reason = str(error).splitlines()[0] if str(error) else repr(error)

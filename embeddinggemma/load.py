@@ -95,7 +95,9 @@ class Model:
     self, a: Float[np.ndarray, "n M"], b: Float[np.ndarray, "m M"]
   ) -> Float[np.ndarray, "n m"]:
     """Cosines of all pairs."""
-    unit = lambda x: np.atleast_2d(x) / np.linalg.norm(x, axis=-1, keepdims=True)
+    unit = lambda x: (
+      np.atleast_2d(x) / np.linalg.norm(x, axis=-1, keepdims=True)
+    )
     return unit(a) @ unit(b).T
 
   def __call__(
@@ -160,7 +162,9 @@ def assemble(
       f" {model.vocab_size} rows; they are not of one model"
     )
   shapes = jax.eval_shape(embedder.init(model), jax.random.key(0))
-  _, missing = adapt.graft({"model": shapes["model"]}, {"model": params["model"]})
+  _, missing = adapt.graft(
+    {"model": shapes["model"]}, {"model": params["model"]}
+  )
   if missing:
     raise BadInput(f"{name}: tensor {missing[0]!r} is missing")
   for path, leaf in jax.tree_util.tree_leaves_with_path(params["model"]):

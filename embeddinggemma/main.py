@@ -7,6 +7,7 @@ inside the verbs, so that --help answers at once.
 import difflib
 import errno
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -33,12 +34,18 @@ class Verb(NamedTuple):
 
 # Every flag of every verb: default and help.
 TEXT_FLAGS = {
-  "config": (None, "configs/NAME.py[:arg,key=value]; --config.key=value overrides"),
+  "config": (
+    None,
+    "configs/NAME.py[:arg,key=value]; --config.key=value overrides",
+  ),
   "workdir": (None, "the folder of this run; used again, it continues"),
   "model": (None, "a checkpoint, or the workdir of a run"),
   "input": (None, "what to read: see above"),
   "output": (None, "what to write"),
-  "data": (None, "a folder of evaluation tasks (BEIR, STS, labels, bitext, pairs)"),
+  "data": (
+    None,
+    "a folder of evaluation tasks (BEIR, STS, labels, bitext, pairs)",
+  ),
   "prompt": ("document", "the prompt's name: query, document, STS, ..."),
   "index": (None, "a folder that `index` made"),
   "show": (None, "FIRST:LAST, the batches to show"),
@@ -73,8 +80,10 @@ def run(values: flags.FlagValues, rest: Sequence[str]) -> None:
 
   tree = _config(values)
   if "prefinetune" not in tree:
-    raise BadInput("run: --config is no recipe; give configs/recipe.py, or use"
-                   " `train` for one stage")
+    raise BadInput(
+      "run: --config is no recipe; give configs/recipe.py, or use"
+      " `train` for one stage"
+    )
   if values.skip_bad_rows:
     tree["prefinetune"]["data"]["skip_bad_rows"] = True
 
@@ -142,7 +151,11 @@ def index(values: flags.FlagValues, rest: Sequence[str]) -> None:
   model = load(values.model)
   dim = values.dim or min(256, model.config.embed_dim)
   about = pipeline.build_index(
-    model, pathlib.Path(values.input), pathlib.Path(values.output), dim, _console()
+    model,
+    pathlib.Path(values.input),
+    pathlib.Path(values.output),
+    dim,
+    _console(),
   )
   _say({key: about[key] for key in ("chunks", "files", "skipped", "dim")})
 
@@ -156,7 +169,9 @@ def query(values: flags.FlagValues, rest: Sequence[str]) -> None:
   if not text.strip():
     raise BadInput('the query is empty; put it last: query ... "how do I ..."')
   if values.dense and values.lexical:
-    raise BadInput("--dense and --lexical exclude each other; hybrid is neither")
+    raise BadInput(
+      "--dense and --lexical exclude each other; hybrid is neither"
+    )
   mode = "dense" if values.dense else "lexical" if values.lexical else "hybrid"
   hits = pipeline.query(
     values.model, pathlib.Path(values.index), text, mode, values.k
@@ -393,7 +408,9 @@ def _range(text: str) -> tuple[int, int]:
   from embeddinggemma.types import BadInput
 
   first, colon, last = text.partition(":")
-  if not (colon and first.isdigit() and last.isdigit() and int(first) < int(last)):
+  if not (
+    colon and first.isdigit() and last.isdigit() and int(first) < int(last)
+  ):
     raise BadInput(f"--show={text}: give FIRST:LAST, such as 0:20")
   return int(first), int(last)
 
@@ -402,6 +419,7 @@ def _quiet() -> None:
   """Before JAX and TensorFlow start: their notes are not for our users."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+  logging.basicConfig(format="%(message)s")
 
 
 def call(argv: Sequence[str]) -> int:
@@ -412,7 +430,9 @@ def call(argv: Sequence[str]) -> int:
   name, *rest = argv
   if name not in VERBS:
     close = difflib.get_close_matches(name, VERBS, 1)
-    fix = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
+    fix = (
+      f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
+    )
     print(f"error: unknown verb {name!r}; {fix}", file=sys.stderr)
     return 2
   if "--help" in rest or "-h" in rest:

@@ -5,7 +5,6 @@ summary.json, report.html and the command that asks the model something.
 """
 
 import dataclasses
-import json
 import pathlib
 import shlex
 import shutil
@@ -14,12 +13,12 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from rich.console import Console
 
-from embeddinggemma import cache, config, stages, train
+from embeddinggemma import cache, config, train
 from embeddinggemma.cache import Done, Step
 from embeddinggemma.config import at_least
 from embeddinggemma.data import corpus, jsonl, mixture, prompts
@@ -93,7 +92,11 @@ def run(
       cached = cache.is_done(step, workdir)
       console.rule(step.name, align="left")
       done.append(cache.perform(step, workdir))
-      note = "done before, nothing changed" if cached else f"{done[-1].seconds:.0f} s"
+      note = (
+        "done before, nothing changed"
+        if cached
+        else f"{done[-1].seconds:.0f} s"
+      )
       console.print(f"{step.name}: {note}", highlight=False)
     summary = _summary(recipe, workdir, done, time.perf_counter() - began)
     cache.write_json(workdir / "summary.json", summary)
@@ -303,12 +306,17 @@ def batches(
     tokenizer = made.tokenizer()
     tasks, weights, _ = train.read_tasks(tuning, made)
     drawn = mixture.draws(
-      {task: tasks[task] for task in weights}, weights, tuning.batch_size, tuning.seed
+      {task: tasks[task] for task in weights},
+      weights,
+      tuning.batch_size,
+      tuning.seed,
     )
     for step in range(first, last):
-      task, rows = drawn[step]
+      task, rows = cast(mixture.Draw, drawn[step])
       origin, query, positive = (
-        tasks[task].origin, tasks[task].query, tasks[task].positive
+        tasks[task].origin,
+        tasks[task].query,
+        tasks[task].positive,
       )
       yield {
         "step": step,
@@ -368,7 +376,9 @@ def embed(
   with partial.open("wb") as file:
     np.save(file, vectors)
   partial.replace(output)
-  console.print(f"{output}: {vectors.shape[0]} x {vectors.shape[1]}", highlight=False)
+  console.print(
+    f"{output}: {vectors.shape[0]} x {vectors.shape[1]}", highlight=False
+  )
 
 
 def read_texts(source: str) -> tuple[list[str], list[str]]:
@@ -503,5 +513,12 @@ def _print_end(
   report.write_report(workdir / "report.html", shown)
   console.rule("result", align="left")
   console.print(report.terminal_table(shown))
-  console.print(f"report  {workdir / 'report.html'}", highlight=False, soft_wrap=True)
-  console.print(f"ask it  {summary['command']}", highlight=False, soft_wrap=True, markup=False)
+  console.print(
+    f"report  {workdir / 'report.html'}", highlight=False, soft_wrap=True
+  )
+  console.print(
+    f"ask it  {summary['command']}",
+    highlight=False,
+    soft_wrap=True,
+    markup=False,
+  )

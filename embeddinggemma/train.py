@@ -114,7 +114,9 @@ def make_inputs(
   if about["skipped"]:
     console.print(f"skipped {len(about['skipped'])} bad rows", highlight=False)
   pairs = corpus.read_train(inputs.corpus)
-  console.print(f"corpus: {len(pairs)} pairs, {len(about['tasks'])} tasks", highlight=False)
+  console.print(
+    f"corpus: {len(pairs)} pairs, {len(about['tasks'])} tasks", highlight=False
+  )
   target = directory / TOKENIZER_FILE
   if data.tokenizer:
     target.write_bytes(Tokenizer(pathlib.Path(data.tokenizer)).model)
@@ -228,7 +230,11 @@ def read_tasks(
   )
   sizes = {task: len(rows) for task, rows in tasks.items()}
   data = config.data
-  return tasks, mixture.shares(sizes, data.weights, data.size_exponent), truncated
+  return (
+    tasks,
+    mixture.shares(sizes, data.weights, data.size_exponent),
+    truncated,
+  )
 
 
 def dataset(
@@ -269,7 +275,9 @@ def train(
     )
     text = json.dumps(_resolved(config), indent=1) + "\n"
     (workdir / CONFIG_FILE).write_text(text)
-    state = _fit(config, inputs, stage, mesh, state, stream, store, workdir, console)
+    state = _fit(
+      config, inputs, stage, mesh, state, stream, store, workdir, console
+    )
   finally:
     store.close()
   rows = hooks.read_metrics(workdir / hooks.METRICS)
@@ -378,7 +386,9 @@ def files(config: TrainConfig, inputs: Inputs) -> dict[str, bytes]:
     "recipe.json": recipe,
   }
   return {
-    **{k: (json.dumps(v, indent=1) + "\n").encode() for k, v in encoded.items()},
+    **{
+      k: (json.dumps(v, indent=1) + "\n").encode() for k, v in encoded.items()
+    },
     TOKENIZER_FILE: inputs.tokenizer().model,
     "LICENSE": _LICENSE.encode(),
   }
@@ -391,6 +401,13 @@ def version() -> str:
 
 def versions() -> dict[str, str]:
   """Versions of what decides the numbers."""
-  names = ("embeddinggemma", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+  names = (
+    "embeddinggemma",
+    "jax",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+  )
   found = {name: importlib.metadata.version(name) for name in names}
   return {"python": sys.version.split()[0], **found}

@@ -7,14 +7,19 @@ embedding.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int, UInt32
 
-Array = jax.Array | np.ndarray
+# NumPy on the host, JAX on devices: one type of batch for both. jaxtyping
+# checks it where tests run; to a static checker a union would only be noise.
+if TYPE_CHECKING:
+  Array = Any
+else:
+  Array = jax.Array | np.ndarray
 Params = Mapping[str, Any]  # {"model": ..., "aux": ...}: plain nested dicts
 Aux = Mapping[str, Any]
 Metrics = dict[str, Array]
@@ -31,10 +36,13 @@ class Stopped(Exception):
 
 
 class Text(NamedTuple):
-  """G groups of texts; a group is R rows of L positions that hold b texts."""
+  """G groups of texts; a group is R rows of L positions that hold b texts.
 
-  ids: Int[Array, "G R L"]
-  slot: Int[Array, "G R L"]  # which of the b texts; b where there is none
+  The underscore: the texts of one batch may differ in R and L.
+  """
+
+  ids: Int[Array, "G _R _L"]
+  slot: Int[Array, "G _R _L"]  # which of the b texts; b where there is none
   valid: Bool[Array, "G b"]  # False: an empty place (a short last batch)
 
 

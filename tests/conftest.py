@@ -1,5 +1,7 @@
 """Eight CPU devices, strict ranks and checked shapes, for every test."""
 
+# ruff: noqa: E402  (the environment and the hook come before what they change)
+
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"

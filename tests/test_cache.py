@@ -14,7 +14,10 @@ class Killed(Exception):
 
 
 def make(
-  calls: list[str], inputs: int = 1, resumable: bool = False, fails: bool = False
+  calls: list[str],
+  inputs: int = 1,
+  resumable: bool = False,
+  fails: bool = False,
 ) -> cache.Step:
   """A step that notes its call and writes one file."""
 

@@ -47,8 +47,14 @@ def test_an_unknown_verb_is_named(capsys):
   ("argv", "message"),
   [
     ([RECIPE], "run: --workdir is missing; see embeddinggemma run --help"),
-    (["--workdir=w"], "run: --config is missing; see embeddinggemma run --help"),
-    ([RECIPE, "--workdr=w"], "run: unknown flag '--workdr'; did you mean '--wo"),
+    (
+      ["--workdir=w"],
+      "run: --config is missing; see embeddinggemma run --help",
+    ),
+    (
+      [RECIPE, "--workdr=w"],
+      "run: unknown flag '--workdr'; did you mean '--wo",
+    ),
     ([RECIPE, "--workdir=w", "more"], "unexpected argument 'more'"),
     (
       ["--config=configs/none.py"],
@@ -136,7 +142,9 @@ def test_weights_that_are_all_zero(fails, tmp_path, data_folder):
   flags = [f"{TINY},data={data_folder}", f"--workdir={tmp_path / 'w'}"]
   zero = [f"--config.data.weights.{task}=0." for task in ("qa", "code")]
   said = fails("train", *flags, *zero)
-  assert said.startswith("all weights of the mixture are zero; set data.weights")
+  assert said.startswith(
+    "all weights of the mixture are zero; set data.weights"
+  )
   assert said.endswith("one of the data's tasks: code, qa")
   said = fails("train", *flags, "--config.data.weights.qa=-1.")
   assert said == "data.weights.qa=-1.0: weights are >= 0"

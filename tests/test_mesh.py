@@ -74,7 +74,7 @@ def batch(number: int, groups: int) -> PairBatch:
     None,
     None,
     keys[dealt.reshape(-1)],
-    np.int32(0),
+    np.asarray(0, np.int32),
   )
 
 

@@ -25,7 +25,9 @@ def fingerprint(path: str) -> dict[str, Any]:
     directory = pathlib.Path(path)
     sources.pair_files(directory)  # a folder without pairs fails here
     return {"pairs": sources.content_hash(directory)}
-  found = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+  found = {
+    d.metadata["Name"]: d.version for d in importlib.metadata.distributions()
+  }
   versions = {name: found.get(_distribution(name)) for name in stdlib.PACKAGES}
   return {"python": platform.python_version(), "packages": versions}
 

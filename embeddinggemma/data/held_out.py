@@ -57,7 +57,11 @@ def held_out(
   both = _chosen(both, seen, max_queries)
   rest = [(p,) for m in modules for p in code_pairs.documentation(m)]
   rest = _chosen(rest, seen, max_queries)
-  similar = [row for row in _similarities(modules) if apart(row[:2], seen)]
+  similar = [
+    row
+    for row in _similarities(modules)
+    if apart(row[:2], seen) and normalised(row[0]) != normalised(row[1])
+  ]
   return HeldOut(
     retrieval={
       "code": [full for full, _ in both],
@@ -123,14 +127,17 @@ def _similarities(
 def _labelled(
   modules: Sequence[Module], seen: Container[str]
 ) -> list[tuple[str, str]]:
-  """Documentation with its module as the label, for labels with enough."""
+  """Documentation with its module as the label, for labels with enough.
+
+  Nothing when there are fewer than two such labels to tell apart.
+  """
   texts: dict[str, list[str]] = defaultdict(list)
   for text, label in code_pairs.labelled(modules):
     if apart((text,), seen):
       texts[label].append(text)
+  labels = sorted(x for x in texts if len(texts[x]) >= MIN_LABEL_TEXTS)
   return [
     (text, label)
-    for label in sorted(texts)
-    if len(texts[label]) >= MIN_LABEL_TEXTS
+    for label in (labels if len(labels) > 1 else ())
     for text in sorted(texts[label], key=digest)[:MAX_LABEL_TEXTS]
   ]

@@ -153,7 +153,7 @@ class Packer:
       negative=None,
       teacher=None,
       keys=keys[groups.reshape(-1)],
-      task=np.int32(self._names.index(draw.task)),
+      task=np.asarray(self._names.index(draw.task), np.int32),
     )
     capacity = query.ids.size + positive.ids.size
     return Loaded(batch, draw.task, draw.rows, int(lengths.sum()), capacity)

@@ -33,17 +33,22 @@ def info_nce(temperature: float, keep_positive: bool) -> LossTerm:
     aux: Aux, embeddings: Embeddings, batch: PairBatch
   ) -> Float[Array, "B"]:
     del aux
-    logits = jnp.einsum(
-      "id,jd->ij",
-      embeddings.query,
-      embeddings.candidates,
-      preferred_element_type=jnp.float32,
-    ) / temperature
+    logits = (
+      jnp.einsum(
+        "id,jd->ij",
+        embeddings.query,
+        embeddings.candidates,
+        preferred_element_type=jnp.float32,
+      )
+      / temperature
+    )
     positive = jnp.sum(embeddings.query * embeddings.positive, -1) / temperature
     own = jnp.eye(logits.shape[0], dtype=bool)
     allowed = ~duplicates(batch.keys) & batch.positive.valid.reshape(1, -1)
     allowed = (allowed & ~own) | own if keep_positive else allowed & ~own
-    denominator = jax.nn.logsumexp(jnp.where(allowed, logits, _EXCLUDED), axis=1)
+    denominator = jax.nn.logsumexp(
+      jnp.where(allowed, logits, _EXCLUDED), axis=1
+    )
     return jnp.where(jnp.any(allowed, axis=1), denominator - positive, 0.0)
 
   return term

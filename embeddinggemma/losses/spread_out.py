@@ -29,5 +29,7 @@ def spread_out(
   """Equation 4 per example, over queries and positives (no hard negatives)."""
   del aux
   query = second_moment(embeddings.query, batch.query.valid.reshape(-1))
-  positive = second_moment(embeddings.positive, batch.positive.valid.reshape(-1))
+  positive = second_moment(
+    embeddings.positive, batch.positive.valid.reshape(-1)
+  )
   return query + positive

@@ -4,7 +4,7 @@ g: D -> U and f: U -> M are linear, without bias or activation.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -67,7 +67,9 @@ def up_init(config: ModelConfig) -> Callable[..., Array]:
 
   def identity(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32):
     d, u = shape
-    return random(key, shape, dtype).at[:, : min(d, u)].set(jnp.eye(d, u)[:, :d])
+    return (
+      random(key, shape, dtype).at[:, : min(d, u)].set(jnp.eye(d, u)[:, :d])
+    )
 
   return identity
 
@@ -94,7 +96,10 @@ def init(config: ModelConfig) -> Callable[[types.Key], types.Params]:
 
   def initialise(key: types.Key) -> types.Params:
     ids, valid = jnp.zeros((1, 8), jnp.int32), jnp.ones((1,), bool)
-    return {"model": Embedder(config).init(key, ids, ids, valid)["params"], "aux": {}}
+    return {
+      "model": Embedder(config).init(key, ids, ids, valid)["params"],
+      "aux": {},
+    }
 
   return initialise
 
@@ -109,7 +114,8 @@ def encode_group(config: ModelConfig) -> EncodeGroup:
     slot: Int[Array, "R L"],
     valid: Bool[Array, "b"],
   ) -> Float[Array, "b M"]:
-    return module.apply({"params": params["model"]}, ids, slot, valid)
+    variables = {"params": params["model"]}
+    return cast(Array, module.apply(variables, ids, slot, valid))
 
   return encode
 

@@ -165,4 +165,3 @@ def progress_observer(progress: Progress) -> Observer:
     progress.show(info.step, note)
 
   return observe
-

@@ -5,7 +5,13 @@ import pathlib
 
 import pytest
 
-from embeddinggemma.data import code_pairs, docstrings, python_source, stdlib
+from embeddinggemma.data import (
+  code_pairs,
+  docstrings,
+  held_out,
+  python_source,
+  stdlib,
+)
 from embeddinggemma.data.beir import normalised, read_retrieval
 
 PARSER = '''"""Tools to parse dates and times of many countries."""
@@ -256,6 +262,22 @@ def test_classification_has_labels_on_both_parts(tmp_path):
   queries = [p.query for p in pairs]
   assert len(queries) == len(set(queries))
   assert all(len(p.negatives) == 1 for p in pairs)
+
+
+def test_classification_needs_two_labels(tmp_path):
+  path = tmp_path / "one.py"
+  _module(path, 0, "\n".join(PARSER.replace("{n}", str(k)) for k in range(9)))
+  one = python_source.read_module("one", path)
+  other = one._replace(name="other")
+  found = held_out.held_out([one], set(), 100)
+  assert found.classification == []
+  texts = [
+    d._replace(docstring=f"{d.docstring} Other.") for d in other.definitions
+  ]
+  other = other._replace(definitions=tuple(texts))
+  found = held_out.held_out([one, other], set(), 100)
+  assert {label for _, label in found.classification} == {"one", "other"}
+  assert found.counts()["classification"] == len(found.classification)
 
 
 def test_the_installed_library_is_found():

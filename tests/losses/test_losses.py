@@ -1,0 +1,146 @@
+"""Each loss against a transcription of its equation; degenerate inputs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from embeddinggemma.losses import contrastive, matryoshka, spread_out
+from embeddinggemma.types import Embeddings, PairBatch, Text
+
+TAU = 0.05
+
+
+def unit(x):
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def example(size=8, width=16, seed=0, duplicates=True, empty=()):
+  """Random unit vectors; pairs 0 and 3 share a query, 1 and 2 a positive."""
+  rng = np.random.default_rng(seed)
+  q, p = (unit(rng.normal(size=(size, width))).astype(np.float32) for _ in "qp")
+  keys = np.arange(2 * size, dtype=np.uint32).reshape(size, 2)
+  if duplicates:
+    keys[3, 0], keys[2, 1] = keys[0, 0], keys[1, 1]
+  valid = np.ones((1, size), bool)
+  valid[0, list(empty)] = False
+  text = Text(np.zeros((1, 1, 1), np.int32), np.zeros((1, 1, 1), np.int32), valid)
+  batch = PairBatch(text, text, None, None, keys, np.asarray(0, np.int32))
+  return jax.tree.map(jnp.asarray, (Embeddings(q, p, None, p), batch))
+
+
+def nce_numpy(e, batch, tau, keep_positive):
+  """Equations 2 and 3, written out."""
+  valid = np.asarray(batch.query.valid.reshape(-1))
+  e, keys, out = jax.tree.map(np.asarray, e), np.asarray(batch.keys), []
+  for i in range(len(e.query)):
+    total = 0.0
+    for j in range(len(e.query)):
+      same = (keys[i] == keys[j]).any()
+      if (j == i and keep_positive) or (j != i and not same and valid[j]):
+        total += np.exp(np.float64(e.query[i] @ e.candidates[j]) / tau)
+    out.append(np.log(total) - np.float64(e.query[i] @ e.positive[i]) / tau)
+  return np.array(out)
+
+
+@pytest.mark.parametrize("keep_positive", [True, False])
+@pytest.mark.parametrize("empty", [(), (5, 6)])
+def test_info_nce_is_equation_2(keep_positive, empty):
+  e, batch = example(empty=empty)
+  got = contrastive.info_nce(TAU, keep_positive)({}, e, batch)
+  valid = np.asarray(batch.query.valid.reshape(-1))
+  want = nce_numpy(e, batch, TAU, keep_positive)
+  np.testing.assert_allclose(got[valid], want[valid], rtol=1e-5, atol=1e-5)
+
+
+def test_a_duplicate_is_no_negative():
+  e, batch = example(duplicates=True)
+  _, plain = example(duplicates=False)
+  term = contrastive.info_nce(1.0, True)
+  masked, unmasked = term({}, e, batch), term({}, e, plain)
+  lower = masked < unmasked - 1e-6
+  np.testing.assert_array_equal(
+    np.asarray(lower), [True, True, True, True, False, False, False, False]
+  )
+
+
+@pytest.mark.parametrize("keep_positive", [True, False])
+def test_a_single_pair_has_loss_zero_and_finite_gradient(keep_positive):
+  e, batch = example(size=1, duplicates=False)
+  term = contrastive.info_nce(TAU, keep_positive)
+  loss = lambda q: term({}, e._replace(query=q), batch).sum()
+  assert loss(e.query) == 0
+  assert np.isfinite(jax.grad(loss)(e.query)).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_order_of_the_batch_does_not_matter(seed):
+  e, batch = example(seed=seed)
+  order = np.random.default_rng(seed).permutation(8)
+  moved = jax.tree.map(lambda x: x[order], e)
+  moved_batch = batch._replace(keys=batch.keys[order])
+  for term in (contrastive.info_nce(TAU, True), spread_out.spread_out):
+    np.testing.assert_allclose(
+      term({}, moved, moved_batch), term({}, e, batch)[order], atol=2e-5
+    )
+
+
+def test_info_nce_gradient_is_right():
+  e, batch = example()
+  term = contrastive.info_nce(0.5, True)
+  loss = lambda q, p: term({}, Embeddings(q, p, None, p), batch).mean()
+  check_grads(loss, (e.query, e.positive), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("empty", [(), (2, 7)])
+def test_spread_out_is_equation_4(empty):
+  e, batch = example(empty=empty)
+  valid = np.asarray(batch.query.valid.reshape(-1))
+  want = 0.0
+  for x in (np.asarray(e.query)[valid], np.asarray(e.positive)[valid]):
+    dots = (x @ x.T) ** 2
+    want += (dots.sum() - np.trace(dots)) / (len(x) * (len(x) - 1))
+  got = spread_out.spread_out({}, e, batch)[valid].mean()
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_spread_out_of_one_pair_is_zero():
+  e, batch = example(size=1, duplicates=False)
+  np.testing.assert_allclose(spread_out.spread_out({}, e, batch), 0, atol=1e-6)
+
+
+def test_matryoshka_sums_over_renormalised_prefixes():
+  e, batch = example()
+  term = contrastive.info_nce(TAU, True)
+  got = matryoshka.matryoshka(term, (16, 8, 4))({}, e, batch)
+  want = 0.0
+  for dim in (16, 8, 4):
+    q, p = unit(e.query[:, :dim]), unit(e.positive[:, :dim])
+    want = want + nce_numpy(Embeddings(q, p, None, p), batch, TAU, True)
+  np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_matryoshka_of_the_full_width_is_the_term():
+  e, batch = example()
+  for term in (contrastive.info_nce(TAU, True), spread_out.spread_out):
+    np.testing.assert_array_equal(
+      matryoshka.matryoshka(term, (16,))({}, e, batch), term({}, e, batch)
+    )
+
+
+def test_a_zero_prefix_has_a_finite_gradient():
+  x = jnp.zeros((1, 8)).at[0, 7].set(1.0)
+  gradient = jax.grad(lambda x: matryoshka.truncate(x, 4).sum())(x)
+  assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(
+  "width, dims",
+  [(768, (768, 512, 256, 128)), (384, (384, 256, 128)), (32, (32,)), (128, (128,))],
+)
+def test_a_preset_uses_dimensions_up_to_its_own(width, dims):
+  assert matryoshka.dims_of(width) == dims
