@@ -17,10 +17,19 @@ from embeddinggemma.model.config import preset
 
 # What differs by preset: steps, batch_size, max_length, lr, warmup_steps.
 SIZES = {
-  "laptop": (400, 128, 192, 1e-3, 40),
+  "laptop": (120, 128, 192, 3e-4, 15),
   "tiny": (20, 16, 32, 1e-2, 2),
   "embeddinggemma_300m": (20_000, 16_384, 512, 2e-4, 1_000),
   "gemma3_270m": (20_000, 16_384, 512, 2e-4, 1_000),
+}
+
+# Of the standard library's tasks; every other one weighs 1.
+WEIGHTS = {
+  "code": 3.0,
+  "code_name": 2.0,
+  "sts": 0.5,
+  "heading": 0.5,
+  "classification": 0.3,
 }
 
 
@@ -52,6 +61,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data.skip_bad_rows = False
   config.data.tokenizer = ""  # a SentencePiece model; empty: trained
   config.data.weights = ConfigDict({task: 1.0 for task in TASKS})
+  config.data.weights.update(WEIGHTS)
   config.data.size_exponent = 0.5  # share = weight * pairs ** exponent
 
   config.loss = ConfigDict()

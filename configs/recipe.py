@@ -24,6 +24,12 @@ SECONDS = {
     "evaluate": 40.0,
     "index": 30.0,
   },
+  "tiny": {
+    "tokenizer": 1.0,
+    "prefinetune": 25.0,
+    "evaluate": 10.0,
+    "index": 5.0,
+  },
 }
 GFLOPS = 110.0
 

@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 from embeddinggemma.types import BadInput, Params, TrainState
 
 CHECKPOINTS = "checkpoints"
+_ORBAX = ("commit_success.txt", "_CHECKPOINT_METADATA")  # its own notes
 _ITEMS = ("params", "opt_state", "data", "files")
 
 Files = Mapping[str, bytes]
@@ -146,7 +147,7 @@ def write(
   workdir: pathlib.Path, params: Params, files: Files, step: int = 0
 ) -> pathlib.Path:
   """One checkpoint of parameters alone; returns its directory."""
-  state = TrainState(np.int32(step), params, {})
+  state = TrainState(np.asarray(step, np.int32), params, {})
   checkpoints = Checkpoints(workdir)
   checkpoints.save(step, state, {}, files)
   checkpoints.close()
@@ -201,7 +202,8 @@ def read_params(path: pathlib.Path) -> Params:
 
 def read_files(path: pathlib.Path) -> dict[str, bytes]:
   """The small files of a checkpoint, by name."""
-  return {p.name: p.read_bytes() for p in (path / "files").iterdir()}
+  found = (path / "files").iterdir()
+  return {p.name: p.read_bytes() for p in found if p.name not in _ORBAX}
 
 
 def content_hash(params: Params) -> str:

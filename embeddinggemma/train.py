@@ -146,10 +146,20 @@ def _write_table(
   pairs: list[Pair],
   workdir: pathlib.Path,
 ) -> None:
-  """A checkpoint of the table alone; `init_from` grafts it."""
+  """A checkpoint of the table alone, which `_source` finds to graft.
+
+  A pair is one document: its two sides mean the same. What stands in prompts
+  says nothing, so it gets no weight.
+  """
   ids, _ = tokenizer.encode_batch(list(_texts(pairs)), config.max_length)
+  documents = [np.concatenate(pair) for pair in zip(ids[::2], ids[1::2])]
+  words = [tokenizer.encode(prompt) for prompt in prompts.PROMPTS.values()]
   table = lsa.lsa_table(
-    ids, tokenizer.pieces, config.model.vocab_size, config.model.width
+    documents,
+    tokenizer.pieces,
+    config.model.vocab_size,
+    config.model.width,
+    sorted({int(i) for ids in words for i in ids}),
   )
   params = {"model": {"encoder": {"embedding": table}}, "aux": {}}
   checkpoint.write(workdir, params, {})

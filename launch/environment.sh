@@ -49,12 +49,15 @@ make_venv() {
 }
 
 make_environment() {
-  local extras=$1
+  local extras=$1 other
   local stamp="$venv/installed$extras.toml"
   make_venv
-  if cmp -s "$root/pyproject.toml" "$stamp"; then
-    return
-  fi
+  # Any group holds what no group does.
+  for other in "$venv/installed$extras"*.toml; do
+    if cmp -s "$root/pyproject.toml" "$other"; then
+      return
+    fi
+  done
   echo "installing into $venv; the first time takes one to three minutes" >&2
   if command -v uv >/dev/null; then
     uv pip install --quiet --python "$venv/bin/python" -e "$root$extras"

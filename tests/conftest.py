@@ -79,20 +79,27 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def train_command(
+  data_folder: pathlib.Path,
+) -> Callable[[pathlib.Path], list[str]]:
+  """workdir -> the `train` of two steps, on a tiny model of one layer."""
+  return lambda workdir: [
+    "train",
+    f"--config=configs/prefinetune.py:tiny,data={data_folder}",
+    f"--workdir={workdir}",
+    "--config.steps=2",
+    "--config.model.num_layers=1",
+  ]
+
+
+@pytest.fixture(scope="session")
 def trained(
-  tmp_path_factory: pytest.TempPathFactory, data_folder: pathlib.Path
+  tmp_path_factory: pytest.TempPathFactory,
+  train_command: Callable[[pathlib.Path], list[str]],
 ) -> pathlib.Path:
-  """The workdir of a `train` of two steps, on a tiny model."""
+  """The workdir that `train_command` leaves."""
   from embeddinggemma import main
 
   workdir = tmp_path_factory.mktemp("trained")
-  code = main.call(
-    [
-      "train",
-      f"--config=configs/prefinetune.py:tiny,data={data_folder}",
-      f"--workdir={workdir}",
-      "--config.steps=2",
-    ]
-  )
-  assert code == 0
+  assert main.call(train_command(workdir)) == 0
   return workdir

@@ -198,38 +198,32 @@ def test_prepare_takes_a_recipe_and_a_range(fails, data_folder, capsys):
     assert said == f"--show={wrong}: give FIRST:LAST, such as 0:20"
 
 
-def test_training_says_once_what_it_cut(trained, data_folder, capsys):
-  assert main.call(again(trained, data_folder)) == 0
+def test_training_says_once_what_it_cut(trained, train_command, capsys):
+  assert main.call(train_command(trained)) == 0
   said = capsys.readouterr().err
   assert len(re.findall(r"\d+ texts are longer than max_length=32", said)) == 1
   assert "continues at step 2" in said
 
 
-def again(trained: pathlib.Path, data_folder: pathlib.Path) -> list[str]:
-  """The command that made the shared workdir."""
-  config = f"{TINY},data={data_folder}"
-  return ["train", config, f"--workdir={trained}", "--config.steps=2"]
-
-
-def test_a_workdir_of_another_config_is_refused(fails, trained, data_folder):
-  argv = again(trained, data_folder)
+def test_a_workdir_of_another_config_is_refused(fails, trained, train_command):
+  argv = train_command(trained)
   said = fails(*argv, "--config.seed=1", "--config.loss.temperature=0.1")
   assert "loss.temperature=0.05 there, 0.1 now; seed=0 there, 1 now" in said
   assert said.endswith("use another --workdir or the same config")
 
 
-def test_a_workdir_in_use_is_refused(fails, trained, data_folder):
+def test_a_workdir_in_use_is_refused(fails, trained, train_command):
   with cache.locked(trained):
-    said = fails(*again(trained, data_folder))
+    said = fails(*train_command(trained))
   assert said.startswith(f"{trained} is in use by another process")
 
 
-def test_a_full_disk_while_training(fails, tmp_path, trained, data_folder):
+def test_a_full_disk_while_training(fails, tmp_path, trained, train_command):
   workdir = tmp_path / "w"
   workdir.mkdir()
   (workdir / "inputs").symlink_to(trained / "inputs")
   (workdir / train.CONFIG_FILE).symlink_to("/dev/full")
-  said = fails(*again(workdir, data_folder))
+  said = fails(*train_command(workdir))
   assert said.startswith("No space left on device")
   assert said.endswith("then start the same command again")
 

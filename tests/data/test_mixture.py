@@ -1,0 +1,166 @@
+"""The stream: every row once an epoch, a function of (seed, step) alone."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from embeddinggemma.data import loader, mixture
+from embeddinggemma.data.mixture import Rows
+from embeddinggemma.types import BadInput, Pair
+
+
+def rows(task: str, count: int, seed: int = 0, longest: int = 30) -> Rows:
+  rng = np.random.default_rng(seed)
+  text = lambda: np.arange(rng.integers(3, longest), dtype=np.int32)
+  keys = np.arange(2 * count, dtype=np.uint32).reshape(count, 2)
+  return Rows(
+    task,
+    [text() for _ in range(count)],
+    [text() for _ in range(count)],
+    keys,
+    [f"{task}:{i}" for i in range(count)],
+  )
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 100, 1600])
+def test_an_epoch_uses_every_row_once(count):
+  epochs = mixture.Epochs(rows("code", count), 16, seed=0)
+  drawn = [epochs[i].rows for i in range(2 * epochs.batches)]
+  for epoch in (drawn[: epochs.batches], drawn[epochs.batches :]):
+    assert sorted(np.concatenate(epoch)) == list(range(count))
+    assert max(map(len, epoch)) <= 16
+    assert max(map(len, epoch)) - min(map(len, epoch)) <= 1
+  if epochs.batches > 1:
+    assert not np.array_equal(drawn[0], drawn[epochs.batches])
+
+
+def test_batches_have_alike_numbers_of_tokens():
+  data = rows("code", 1600)
+  epochs = mixture.Epochs(data, 16, seed=0)
+  tokens = np.array(
+    [data.lengths[epochs[i].rows].sum(axis=0) for i in range(epochs.batches)]
+  )
+  assert (tokens.std(axis=0) < 0.03 * tokens.mean(axis=0)).all()
+
+
+def test_another_seed_is_another_order():
+  a, b = (mixture.Epochs(rows("code", 100), 16, seed) for seed in (0, 1))
+  assert not np.array_equal(a[0].rows, b[0].rows)
+
+
+def test_tasks_are_mixed_by_weight_one_a_batch():
+  tasks = {"code": rows("code", 64), "qa": rows("qa", 64)}
+  drawn = mixture.draws(tasks, {"code": 0.75, "qa": 0.25}, 16, seed=0)
+  counts = collections.Counter(drawn[i].task for i in range(100))
+  assert counts == {"code": 75, "qa": 25}
+
+
+def test_shares_follow_weight_and_size():
+  sizes = {"code": 400, "qa": 100, "sts": 0}
+  assert mixture.shares(sizes, {"code": 1, "qa": 1}, 0.5) == {
+    "code": pytest.approx(2 / 3),
+    "qa": pytest.approx(1 / 3),
+  }
+  assert mixture.shares(sizes, {"qa": 2.0}, 0.0) == {"qa": 1.0}
+
+
+@pytest.mark.parametrize(
+  "weights, message",
+  [
+    ({"code": 0.0}, "all weights of the mixture are zero.*code, qa"),
+    ({}, "all weights of the mixture are zero"),
+    ({"code": -1.0}, "data.weights.code=-1.0"),
+    ({"code": float("nan")}, "data.weights.code=nan"),
+  ],
+)
+def test_weights_that_mix_nothing_are_refused(weights, message):
+  with pytest.raises(BadInput, match=message):
+    mixture.shares({"code": 4, "qa": 4}, weights, 0.5)
+
+
+class Letters:
+  """A tokenizer of one id a letter."""
+
+  def encode_batch(self, texts, max_length):
+    ids = [np.array([ord(c) % 90 + 4 for c in t], np.int32) for t in texts]
+    return [i[:max_length] for i in ids], sum(len(i) > max_length for i in ids)
+
+
+def pair(query, positive, task="code", title=""):
+  return Pair(query, positive, (), title, task, "", f"f:{query}")
+
+
+def test_tokenise_puts_prompts_before_the_texts():
+  tasks, cut = mixture.tokenise(
+    [pair("a", "b", title="T"), pair("c", "d", "sts")], Letters(), 200
+  )
+  spell = lambda ids: len(ids)
+  code = "task: code retrieval | query: a", "title: T | text: b"
+  assert spell(tasks["code"].query[0]) == len(code[0])
+  assert spell(tasks["code"].positive[0]) == len(code[1])
+  same = "task: sentence similarity | query: "
+  assert spell(tasks["sts"].positive[0]) == len(same) + 1
+  assert cut == 0
+  _, cut = mixture.tokenise([pair("a" * 300, "b")], Letters(), 200)
+  assert cut == 1
+
+
+def test_keys_tell_texts_apart():
+  tasks, _ = mixture.tokenise(
+    [pair("a", "b"), pair("a", "c"), pair("d", "c")], Letters(), 200
+  )
+  keys = tasks["code"].keys
+  assert keys[0, 0] == keys[1, 0] != keys[2, 0]
+  assert keys[1, 1] == keys[2, 1] != keys[0, 1]
+
+
+def test_loader_moves_pairs_and_keys_together():
+  data = rows("code", 40)
+  packer = loader.Packer({"code": data}, 16, 4, seed=0)
+  drawn = mixture.Draw("code", np.arange(13))
+  loaded = packer(drawn)
+  batch = loaded.batch
+  assert batch.query.valid.sum() == batch.positive.valid.sum() == 13
+  seen = []
+  for g in range(4):
+    for s in range(4):
+      key = batch.keys[g * 4 + s]
+      if not batch.query.valid[g, s]:
+        continue
+      row = int(key[0]) // 2
+      seen.append(row)
+      for text, source in ((batch.query, data.query), (batch.positive, data.positive)):
+        np.testing.assert_array_equal(
+          text.ids[g][text.slot[g] == s], source[row]
+        )
+  assert sorted(seen) == list(range(13))
+  assert loaded.tokens == data.lengths[:13].sum()
+  assert loaded.capacity == batch.query.ids.size + batch.positive.ids.size
+
+
+def test_few_shapes_and_little_padding():
+  tasks = {
+    "code": rows("code", 1600, longest=120), "qa": rows("qa", 1600, 1, 120)
+  }
+  dataset = loader.load(tasks, {"code": 0.5, "qa": 0.5}, 256, 1, seed=0)
+  loaded = [dataset[i] for i in range(60)]
+  shapes = {
+    (x.batch.query.ids.shape, x.batch.positive.ids.shape) for x in loaded
+  }
+  assert len(shapes) <= 2
+  assert sum(x.tokens for x in loaded) > 0.9 * sum(x.capacity for x in loaded)
+
+
+def test_tasks_of_alike_sizes_share_a_shape():
+  shape = loader.Shape
+  shared = loader.share_shapes(
+    {"a": shape(10, 64, 40, 64), "b": shape(11, 64, 39, 64), "c": shape(2, 64, 9, 64)}
+  )
+  assert shared["a"] == shared["b"] == shape(11, 64, 40, 64)
+  assert shared["c"] == shape(2, 64, 9, 64)
+
+
+def test_a_batch_that_groups_do_not_divide_is_refused():
+  with pytest.raises(BadInput, match="batch_size=16 does not divide into 3"):
+    loader.Packer({"code": rows("code", 40)}, 16, 3, seed=0)
