@@ -47,8 +47,8 @@ def chunks(
 
 
 def texts_per_group(rows: int, length: int) -> int:
-  """Places of a group: enough for texts an eighth of a row long."""
-  return max(1, rows * length // max(length // 8, _MIN_TOKENS))
+  """Places of a group: texts of a chunk are alike, a third of a row at least."""
+  return max(1, rows * length // max(length // 3, _MIN_TOKENS))
 
 
 def _groups(

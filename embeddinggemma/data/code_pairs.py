@@ -35,9 +35,13 @@ def spoken(name: str) -> str:
 
 
 def topic(module: str) -> str:
-  """What a module is about: its package and the first public part of that."""
-  parts = [p for p in module.split(".") if not p.startswith("_")]
-  return ".".join(parts[:2])
+  """What a module is about: its package and the first public part of that.
+
+  A module without a public part (_pyio) is about itself.
+  """
+  parts = module.split(".")
+  public = [part for part in parts if not part.startswith("_")]
+  return ".".join(public[:2]) or parts[0]
 
 
 def code(module: Module) -> Iterator[Pair]:
