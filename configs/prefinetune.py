@@ -45,6 +45,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.batch_size = batch_size  # pairs, over the whole mesh
   config.max_length = max_length  # tokens, prompt, BOS and EOS included
   config.groups_per_device = 1  # more: less memory, one more forward pass
+  # "joint" halves what is compiled; "separate" is faster on TPU at 300M.
+  small = args["preset"] in ("laptop", "tiny")
+  config.calls = "joint" if small else "separate"
   config.init = "lsa" if args["preset"] == "laptop" else "random"
   config.init_from = ""  # a checkpoint; wins over init
   config.every_checkpoint = max(steps // 4, 1)

@@ -226,9 +226,10 @@ def _index_source(
   if recipe.index.input:
     return pathlib.Path(recipe.index.input), ()
   if not recipe.prefinetune.data.path:
-    # The top-level modules: enough to ask about, in half a minute.
+    # The public top-level modules: enough to ask about, in half a minute.
     library = pathlib.Path(sysconfig.get_path("stdlib"))
-    return library, [p for p in library.iterdir() if p.is_dir()]
+    public = lambda p: p.is_file() and not p.name.startswith("_")
+    return library, [p for p in library.iterdir() if not public(p)]
   rows = {
     (pair.title, pair.positive)
     for pair in corpus.read_train(workdir / "tokenizer" / "corpus")

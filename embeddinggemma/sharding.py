@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from embeddinggemma.types import BadInput, Params, Text
 
@@ -63,10 +64,8 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
   """The first rule that matches; no rule, or a size it cannot split, raises."""
-  for pattern, spec in RULES:
-    if re.search(pattern, path):
-      break
-  else:
+  spec = next((spec for rule, spec in RULES if re.search(rule, path)), None)
+  if spec is None:
     raise BadInput(f"no sharding rule matches {path!r}; add one to RULES")
   for axis, size in zip(spec, shape):
     if axis is not None and size % mesh.shape[axis]:

@@ -38,12 +38,12 @@ class Stopped(Exception):
 class Text(NamedTuple):
   """G groups of texts; a group is R rows of L positions that hold b texts.
 
-  The underscore: the texts of one batch may differ in R and L.
+  The underscores: the texts of one batch may differ in R, L and b.
   """
 
   ids: Int[Array, "G _R _L"]
   slot: Int[Array, "G _R _L"]  # which of the b texts; b where there is none
-  valid: Bool[Array, "G b"]  # False: an empty place (a short last batch)
+  valid: Bool[Array, "G _b"]  # False: an empty place (a short last batch)
 
 
 class Teacher(NamedTuple):

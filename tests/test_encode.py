@@ -10,7 +10,6 @@ from embeddinggemma import encode, sharding, stages
 from embeddinggemma.data import packing
 from embeddinggemma.model import embedder
 from embeddinggemma.model.config import preset
-from embeddinggemma.types import Text
 
 TINY = preset("tiny")
 
@@ -44,7 +43,10 @@ def test_every_text_gets_its_own_vector(params, devices):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(2, 512), min_size=1, max_size=400), st.sampled_from([1, 8]))
+@given(
+  st.lists(st.integers(2, 512), min_size=1, max_size=400),
+  st.sampled_from([1, 8]),
+)
 def test_chunks_hold_every_text_once(lengths, groups):
   lengths = np.array(lengths)
   found = encode.chunks(lengths, groups, 512)

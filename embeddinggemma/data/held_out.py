@@ -52,11 +52,15 @@ def apart(texts: Iterable[str], seen: Container[str]) -> bool:
 def held_out(
   modules: Sequence[Module], seen: Container[str], max_queries: int
 ) -> HeldOut:
-  """Builds a side's evaluations from its modules, without the `seen` texts."""
+  """Builds a side's evaluations from its modules, without the `seen` texts.
+
+  Code retrieval, the measure of the recipe, has up to `max_queries`; other
+  tasks half of that.
+  """
   both = [x for m in modules for x in code_pairs.code_views(m)]
   both = _chosen(both, seen, max_queries)
   rest = [(p,) for m in modules for p in code_pairs.documentation(m)]
-  rest = _chosen(rest, seen, max_queries)
+  rest = _chosen(rest, seen, max_queries // 2)
   similar = [
     row
     for row in _similarities(modules)
@@ -68,7 +72,7 @@ def held_out(
       "code_masked": [masked for _, masked in both],
       "documentation": [pair for (pair,) in rest],
     },
-    sts=sorted(similar, key=lambda row: digest(*row[:2]))[:max_queries],
+    sts=sorted(similar, key=lambda row: digest(*row[:2]))[: max_queries // 2],
     classification=_labelled(modules, seen),
   )
 

@@ -54,7 +54,9 @@ def share_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
   lengths if the union of their rows costs neither more than 1/16.
   """
   shared: dict[Shape, list[str]] = {}
-  for task, own in sorted(shapes.items(), key=lambda x: (-x[1].positions, x[0])):
+  for task, own in sorted(
+    shapes.items(), key=lambda x: (-x[1].positions, x[0])
+  ):
     joined, members = own, [task]
     for other, names in shared.items():
       union = Shape(*map(max, own, other))
@@ -86,7 +88,9 @@ class Packer:
     probes = min(max(_PROBED_PAIRS // batch_size, 1), _MOST_PROBES)
     self._shapes = share_shapes(
       {
-        task: self._shape_of(rows, mixture.Epochs(rows, batch_size, seed), probes)
+        task: self._shape_of(
+          rows, mixture.Epochs(rows, batch_size, seed), probes
+        )
         for task, rows in tasks.items()
       }
     )
@@ -98,9 +102,7 @@ class Packer:
   def _deal(self, lengths: Int[np.ndarray, "B 2"]) -> Int[np.ndarray, "G b"]:
     return packing.deal(lengths.sum(axis=1), self._groups)
 
-  def _shape_of(
-    self, rows: Rows, epochs: mixture.Epochs, probes: int
-  ) -> Shape:
+  def _shape_of(self, rows: Rows, epochs: mixture.Epochs, probes: int) -> Shape:
     """Row lengths hold the task's longest text, rows its first batches."""
     lengths = [
       max(packing.rung(int(longest)), self._shortest_row)

@@ -8,11 +8,13 @@ n-grams (as in Bojanowski et al. 2017) do so for pieces that are spelled alike.
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
+Sparse = Any  # a scipy.sparse array; its type stubs lack shape and copy
 MAX_TEXTS = 25_000  # that the decomposition sees, spread over all of them
 TOPIC_SHARE = 0.35  # of the columns; spelling has the rest
 SPELLING_LENGTH = 2.0  # of that part of a row, where topics have 1
@@ -59,7 +61,7 @@ def lsa_table(
 
 def _counts(
   token_ids: Sequence[Int[np.ndarray, "_"]], vocab_size: int
-) -> sparse.csr_array:
+) -> Sparse:
   """How often each text (row) holds each piece (column)."""
   lengths = [len(ids) for ids in token_ids]
   columns = np.concatenate([np.zeros(0, np.int32), *token_ids])
@@ -72,7 +74,7 @@ def _counts(
 
 
 def _inverse_document_frequency(
-  counts: sparse.csr_array,
+  counts: Sparse,
 ) -> Float[np.ndarray, "V"]:
   """log (1 + n) / (1 + df): 0 for a piece that every text holds."""
   frequency = np.bincount(counts.indices, minlength=counts.shape[1])
@@ -80,7 +82,7 @@ def _inverse_document_frequency(
 
 
 def _topics(
-  counts: sparse.csr_array, idf: Float[np.ndarray, "V"], width: int
+  counts: Sparse, idf: Float[np.ndarray, "V"], width: int
 ) -> Float[np.ndarray, "V k"]:
   """Right singular vectors of TF-IDF, at most `width` of them, unit rows."""
   tfidf = counts[:: 1 + counts.shape[0] // MAX_TEXTS].copy()
@@ -119,9 +121,7 @@ def _ngrams(piece: str) -> Iterator[str]:
   yield word
 
 
-def _singular_vectors(
-  matrix: sparse.csr_array | sparse.csc_array, width: int
-) -> Float[np.ndarray, "n k"]:
+def _singular_vectors(matrix: Sparse, width: int) -> Float[np.ndarray, "n k"]:
   """The left singular vectors of the largest values, at most `width`."""
   from sklearn.utils import extmath
 
@@ -157,7 +157,7 @@ def _places(part: np.ndarray) -> Float[np.ndarray, "k"]:
   return (np.arange(part.shape[1]) + 0.5) / max(part.shape[1], 1)
 
 
-def _scaled(matrix: sparse.csr_array) -> sparse.csr_array:
+def _scaled(matrix: Sparse) -> Sparse:
   """Rows of length one; rows of zeros stay."""
   lengths = np.sqrt(matrix.multiply(matrix).sum(axis=1))
   per_entry = np.repeat(lengths, np.diff(matrix.indptr))

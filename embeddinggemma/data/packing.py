@@ -29,9 +29,9 @@ def deal(cost: Int[np.ndarray, "B"], groups: int) -> Int[np.ndarray, "G b"]:
   return order.T
 
 
-def assign_rows(lengths: Int[np.ndarray, "b"], length: int) -> tuple[
-  Int[np.ndarray, "b"], Int[np.ndarray, "b"], int
-]:
+def assign_rows(
+  lengths: Int[np.ndarray, "b"], length: int
+) -> tuple[Int[np.ndarray, "b"], Int[np.ndarray, "b"], int]:
   """First-fit decreasing: row and first position of each text; rows used.
 
   Texts of no tokens (empty places) get row 0 and use nothing.

@@ -21,7 +21,7 @@ PACKAGES = ("numpy", "scipy", "jax", "flax", "optax", "sklearn", "matplotlib")
 SALT = "embeddinggemma"
 TEST_PERCENT, VALIDATION_PERCENT = 20, 11
 PACKAGE_PERCENT = 40  # of the files of packages; more is more than a laptop
-MAX_QUERIES = {"test": 1000, "validation": 300}  # a task
+MAX_QUERIES = {"test": 1000, "validation": 300}  # of code retrieval
 # Newer Pythons removed these; held out, they would be half of the test on an
 # old one and absent on a new one.
 REMOVED = frozenset(

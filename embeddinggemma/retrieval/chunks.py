@@ -99,7 +99,8 @@ def _files(root: Path, excluded: Sequence[Path]) -> Iterator[Path]:
     )
     for name in sorted(names):
       path = Path(folder) / name
-      if not name.startswith(".") and path.is_file():
+      hidden = name.startswith(".") or path.resolve() in excluded
+      if not hidden and path.is_file():
         yield path
 
 

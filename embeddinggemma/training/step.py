@@ -21,8 +21,8 @@ def optimizer_of(stage: Stage, params: Any) -> optax.GradientTransformation:
   )
   if all(jax.tree.leaves(labels)):
     return stage.optimizer
-  choices = {True: stage.optimizer, False: optax.set_to_zero()}
-  return optax.partition(choices, labels)
+  frozen = optax.set_to_zero()
+  return optax.partition({True: stage.optimizer, False: frozen}, labels)
 
 
 def init_state(
@@ -43,9 +43,9 @@ def init_state(
   return jax.jit(whole, out_shardings=shardings)(key)
 
 
-def train_step(stage: Stage, seed: int, state: TrainState, batch: Any) -> tuple[
-  TrainState, Metrics
-]:
+def train_step(
+  stage: Stage, seed: int, state: TrainState, batch: Any
+) -> tuple[TrainState, Metrics]:
   """One update; the random key is folded from the step, so it resumes."""
   key = jax.random.fold_in(jax.random.key(seed), state.step)
 
@@ -57,7 +57,7 @@ def train_step(stage: Stage, seed: int, state: TrainState, batch: Any) -> tuple[
   )
   optimizer = optimizer_of(stage, state.params)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  params: Any = optax.apply_updates(state.params, updates)
   metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
   return TrainState(state.step + 1, params, opt_state), metrics
 

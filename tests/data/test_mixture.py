@@ -130,7 +130,10 @@ def test_loader_moves_pairs_and_keys_together():
         continue
       row = int(key[0]) // 2
       seen.append(row)
-      for text, source in ((batch.query, data.query), (batch.positive, data.positive)):
+      for text, source in (
+        (batch.query, data.query),
+        (batch.positive, data.positive),
+      ):
         np.testing.assert_array_equal(
           text.ids[g][text.slot[g] == s], source[row]
         )
@@ -141,7 +144,8 @@ def test_loader_moves_pairs_and_keys_together():
 
 def test_few_shapes_and_little_padding():
   tasks = {
-    "code": rows("code", 1600, longest=120), "qa": rows("qa", 1600, 1, 120)
+    "code": rows("code", 1600, longest=120),
+    "qa": rows("qa", 1600, 1, 120),
   }
   dataset = loader.load(tasks, {"code": 0.5, "qa": 0.5}, 256, 1, seed=0)
   loaded = [dataset[i] for i in range(60)]
@@ -155,7 +159,11 @@ def test_few_shapes_and_little_padding():
 def test_tasks_of_alike_sizes_share_a_shape():
   shape = loader.Shape
   shared = loader.share_shapes(
-    {"a": shape(10, 64, 40, 64), "b": shape(11, 64, 39, 64), "c": shape(2, 64, 9, 64)}
+    {
+      "a": shape(10, 64, 40, 64),
+      "b": shape(11, 64, 39, 64),
+      "c": shape(2, 64, 9, 64),
+    }
   )
   assert shared["a"] == shared["b"] == shape(11, 64, 40, 64)
   assert shared["c"] == shape(2, 64, 9, 64)

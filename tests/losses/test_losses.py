@@ -27,7 +27,9 @@ def example(size=8, width=16, seed=0, duplicates=True, empty=()):
     keys[3, 0], keys[2, 1] = keys[0, 0], keys[1, 1]
   valid = np.ones((1, size), bool)
   valid[0, list(empty)] = False
-  text = Text(np.zeros((1, 1, 1), np.int32), np.zeros((1, 1, 1), np.int32), valid)
+  text = Text(
+    np.zeros((1, 1, 1), np.int32), np.zeros((1, 1, 1), np.int32), valid
+  )
   batch = PairBatch(text, text, None, None, keys, np.asarray(0, np.int32))
   return jax.tree.map(jnp.asarray, (Embeddings(q, p, None, p), batch))
 
@@ -93,7 +95,9 @@ def test_info_nce_gradient_is_right():
   e, batch = example()
   term = contrastive.info_nce(0.5, True)
   loss = lambda q, p: term({}, Embeddings(q, p, None, p), batch).mean()
-  check_grads(loss, (e.query, e.positive), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
+  check_grads(
+    loss, (e.query, e.positive), order=1, modes=["rev"], atol=1e-2, rtol=1e-2
+  )
 
 
 @pytest.mark.parametrize("empty", [(), (2, 7)])
@@ -140,7 +144,12 @@ def test_a_zero_prefix_has_a_finite_gradient():
 
 @pytest.mark.parametrize(
   "width, dims",
-  [(768, (768, 512, 256, 128)), (384, (384, 256, 128)), (32, (32,)), (128, (128,))],
+  [
+    (768, (768, 512, 256, 128)),
+    (384, (384, 256, 128)),
+    (32, (32,)),
+    (128, (128,)),
+  ],
 )
 def test_a_preset_uses_dimensions_up_to_its_own(width, dims):
   assert matryoshka.dims_of(width) == dims

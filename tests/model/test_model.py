@@ -74,14 +74,12 @@ def test_presets_can_be_exported(name):
 
 def test_the_published_pattern_is_five_local_one_global():
   config = preset("embeddinggemma_300m")
-  full = [
-    i + 1 for i in range(24) if config.attention_kind(i) == GLOBAL
-  ]
+  full = [i + 1 for i in range(24) if config.attention_kind(i) == GLOBAL]
   assert full == [6, 12, 18, 24]
 
 
 def test_unknown_preset_names_the_known_ones():
-  with pytest.raises(BadInput, match="unknown preset 'huge'.*laptop"):
+  with pytest.raises(BadInput, match=r"unknown preset 'huge'.*laptop"):
     preset("huge")
 
 
@@ -143,10 +141,12 @@ def test_attention_is_bidirectional(pool):
 def test_every_weight_matters():
   """No Dense, norm or projection is dropped on the way."""
   params = random_params(TINY)
-  loss = lambda p: encode(TINY, [(0, 0, text(20)), (1, 3, text(9, 1))], 2, 32, p)[
-    :, :7
-  ].sum()
-  for path, g in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params)):
+  loss = lambda p: encode(
+    TINY, [(0, 0, text(20)), (1, 3, text(9, 1))], 2, 32, p
+  )[:, :7].sum()
+  for path, g in jax.tree_util.tree_leaves_with_path(
+    jax.jit(jax.grad(loss))(params)
+  ):
     assert np.abs(g).max() > 0, jax.tree_util.keystr(path)
 
 
@@ -172,9 +172,7 @@ def test_an_empty_place_is_constant_and_its_gradient_finite():
 def test_the_mean_is_over_all_tokens():
   tokens = jnp.arange(12.0).reshape(1, 6, 2)
   slot = jnp.array([[0, 0, 1, 1, 1, 2]])
-  np.testing.assert_allclose(
-    pooling.mean(tokens, slot, 2), [[1, 2], [6, 7]]
-  )
+  np.testing.assert_allclose(pooling.mean(tokens, slot, 2), [[1, 2], [6, 7]])
   np.testing.assert_allclose(pooling.first(tokens, slot, 2), [[0, 1], [4, 5]])
   np.testing.assert_allclose(pooling.last(tokens, slot, 2), [[2, 3], [8, 9]])
 

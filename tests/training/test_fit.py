@@ -10,11 +10,10 @@ import optax
 import pytest
 
 from embeddinggemma import checkpoint, sharding
-from embeddinggemma.data import loader, mixture
-from embeddinggemma.training import fit, hooks, optimizer, step
 from embeddinggemma.config import OptimizerConfig
+from embeddinggemma.data import loader
+from embeddinggemma.training import fit, hooks, optimizer, step
 from embeddinggemma.types import BadInput, Stage, Stopped
-
 from tests.data.test_mixture import rows
 
 STEPS = 12
@@ -35,7 +34,10 @@ def stage(poison: int | None = None) -> Stage:
       loss = jnp.where(jnp.any(batch.keys[:, 0] == poison), jnp.nan, loss)
     return loss, {"half": loss / 2}
 
-  init = lambda key: {"model": {"up": jax.random.normal(key, (2, 2))}, "aux": {}}
+  init = lambda key: {
+    "model": {"up": jax.random.normal(key, (2, 2))},
+    "aux": {},
+  }
   return Stage("test", init, objective, optax.adam(0.05))
 
 
@@ -59,7 +61,14 @@ def train(workdir, steps, chosen=None, every=5, mesh_shape=(1, 1), stop=None):
   seen = []
 
   def observe(info):
-    seen.append((info.step, info.loaded.task, info.loaded.rows.tolist(), info.metrics["loss"]))
+    seen.append(
+      (
+        info.step,
+        info.loaded.task,
+        info.loaded.rows.tolist(),
+        info.metrics["loss"],
+      )
+    )
     if info.step == stop:
       raise KeyboardInterrupt
 
@@ -138,7 +147,10 @@ def test_nan_names_step_and_rows_and_keeps_the_last_good(tmp_path):
 def test_frozen_parameters_do_not_move_and_have_no_moments():
   frozen = dataclasses.replace(
     stage(),
-    init=lambda key: {"model": {"up": jnp.ones((2, 2)), "down": jnp.ones((2, 2))}, "aux": {}},
+    init=lambda key: {
+      "model": {"up": jnp.ones((2, 2)), "down": jnp.ones((2, 2))},
+      "aux": {},
+    },
     trainable=lambda path: not path.endswith("model/down"),
   )
   program, state, stream = parts(frozen)
@@ -156,7 +168,9 @@ def test_the_schedule_warms_up_and_decays():
   assert rate(0) == 0
   assert rate(10) == pytest.approx(1.0)
   assert rate(100) == pytest.approx(0.1)
-  assert optimizer.schedule(dataclasses.replace(config, warmup_steps=0), 5)(0) == 1
+  assert (
+    optimizer.schedule(dataclasses.replace(config, warmup_steps=0), 5)(0) == 1
+  )
 
 
 def test_metrics_of_steps_done_again_are_dropped(tmp_path):
