@@ -67,10 +67,13 @@ def _fits(
 
 
 def make_encode_ids(
-  encode: Encode, params: Params, mesh: jax.sharding.Mesh, width: int
+  program: Encode, params: Params, mesh: jax.sharding.Mesh, width: int
 ) -> Callable[..., Float[np.ndarray, "n M"]]:
-  """A function from token ids of texts to vectors in the texts' order."""
-  program = jax.jit(encode)
+  """A function from token ids of texts to vectors in the texts' order.
+
+  `program` is a jitted Encode; models of one config share it, and so what it
+  has compiled.
+  """
   size = mesh.size
 
   def encode_ids(

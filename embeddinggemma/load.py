@@ -21,7 +21,7 @@ from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import adapt, embedder
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.training.hooks import Progress
-from embeddinggemma.types import BadInput, Params
+from embeddinggemma.types import BadInput, Encode, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +118,19 @@ class Model:
   @functools.cached_property
   def _program(self) -> Any:
     mesh = sharding.make_mesh(-1, 1)
-    params = jax.device_put(self.params)
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return encode.make_encode_ids(
-      stages.encoder(self.config, mesh), params, mesh, self.config.embed_dim
+      _program(self.config, mesh),
+      jax.device_put(self.params, replicated),
+      mesh,
+      self.config.embed_dim,
     )
+
+
+@functools.cache
+def _program(config: ModelConfig, mesh: jax.sharding.Mesh) -> Encode:
+  """Compiled once for each shape, whichever weights it is called with."""
+  return jax.jit(stages.encoder(config, mesh))
 
 
 def _check_finite(vectors: np.ndarray, texts: Sequence[str]) -> None:

@@ -95,7 +95,7 @@ def inputs_of(config: TrainConfig) -> dict[str, Any]:
     "tokenizer": Tokenizer(pathlib.Path(tokenizer)).hash if tokenizer else "",
     "init": config.init,
     "table": [config.model.vocab_size, config.model.width if lsa_table else 0],
-    "max_length": config.max_length if lsa_table else 0,
+    "max_length": config.model.max_length if lsa_table else 0,
     "version": version(),
   }
 
@@ -151,7 +151,7 @@ def _write_table(
   A pair is one document: its two sides mean the same. What stands in prompts
   says nothing, so it gets no weight.
   """
-  ids, _ = tokenizer.encode_batch(list(_texts(pairs)), config.max_length)
+  ids, _ = tokenizer.encode_batch(list(_texts(pairs)), config.model.max_length)
   documents = [np.concatenate(pair) for pair in zip(ids[::2], ids[1::2])]
   words = [tokenizer.encode(prompt) for prompt in prompts.PROMPTS.values()]
   table = lsa.lsa_table(
@@ -175,7 +175,7 @@ def _check_vocabulary(tokenizer: Tokenizer, config: TrainConfig) -> None:
 
 def initial_params(config: TrainConfig, inputs: Inputs) -> Params:
   """Fresh parameters, with those of `init_from` or the LSA table grafted."""
-  fresh = jax.jit(stages.init(config))(jax.random.key(config.seed))
+  fresh = stages.init(config)(jax.random.key(config.seed))
   source = _source(config, inputs)
   if source is None:
     return fresh

@@ -27,7 +27,8 @@ def params():
 @pytest.mark.parametrize("devices", [1, 8])
 def test_every_text_gets_its_own_vector(params, devices):
   mesh = sharding.make_mesh(-1, 1, jax.devices()[:devices])
-  run = encode.make_encode_ids(stages.encoder(TINY, mesh), params, mesh, 32)
+  program = jax.jit(stages.encoder(TINY, mesh))
+  run = encode.make_encode_ids(program, params, mesh, 32)
   group = jax.jit(embedder.encode_group(TINY))
   lengths = np.random.default_rng(1).integers(2, 64, 150)
   items = texts(lengths)

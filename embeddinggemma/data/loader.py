@@ -16,7 +16,7 @@ from embeddinggemma.types import BadInput, PairBatch, Text, Weights
 _EMPTY = np.zeros(0, np.int32)
 # Batches of a task that are packed in advance to size its rows: an epoch or
 # two of a small task, a few batches of a large one.
-_PROBED_PAIRS, _MOST_PROBES = 2**16, 128
+_PROBED_PAIRS, _MOST_PROBES = 2**16, 32
 # Below this row length attention costs little, and one length serves all.
 _ROW = 256
 _SHARING = 1 / 16

@@ -11,11 +11,12 @@ from jaxtyping import Bool, Int
 
 from embeddinggemma.types import Text
 
-_RUNGS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+# Short, so that few shapes are compiled; a text need not fill its row.
+_RUNGS = (32, 64, 128, 256, 512, 1024, 2048)
 
 
 def rung(longest: int) -> int:
-  """The smallest row length of a short ladder that holds a text."""
+  """The smallest row length of a short ladder that holds a text of `longest`."""
   return next((r for r in _RUNGS if r >= longest), -(-longest // 512) * 512)
 
 

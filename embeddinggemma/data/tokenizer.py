@@ -106,7 +106,8 @@ class Tokenizer:
     """
     if max_length < 3:
       raise BadInput(f"max_length={max_length} leaves no room; use 3 or more")
-    found = self._processor.encode([text.strip() for text in texts])
+    stripped = [text.strip() for text in texts]
+    found = self._processor.encode(stripped, num_threads=-1)
     rows = [np.array([BOS, *r[: max_length - 2], EOS], np.int32) for r in found]
     return rows, sum(len(r) > max_length - 2 for r in found)
 

@@ -3,6 +3,7 @@
 g: D -> U and f: U -> M are linear, without bias or activation.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -91,8 +92,9 @@ def down_init(config: ModelConfig) -> Callable[..., Array]:
   return identity
 
 
+@functools.cache
 def init(config: ModelConfig) -> Callable[[types.Key], types.Params]:
-  """key -> {"model": ..., "aux": {}}, float32."""
+  """key -> {"model": ..., "aux": {}}, float32; compiled once a config."""
 
   def initialise(key: types.Key) -> types.Params:
     ids, valid = jnp.zeros((1, 8), jnp.int32), jnp.ones((1,), bool)
@@ -101,7 +103,7 @@ def init(config: ModelConfig) -> Callable[[types.Key], types.Params]:
       "aux": {},
     }
 
-  return initialise
+  return jax.jit(initialise)
 
 
 def encode_group(config: ModelConfig) -> EncodeGroup:
