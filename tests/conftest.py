@@ -103,3 +103,27 @@ def trained(
   workdir = tmp_path_factory.mktemp("trained")
   assert main.call(train_command(workdir)) == 0
   return workdir
+
+
+def _rows(task: str, count: int, seed: int = 0, longest: int = 30):
+  """Tokenised pairs of random lengths; the keys of row i are 2i and 2i + 1."""
+  import numpy as np
+
+  from embeddinggemma.data.mixture import Rows
+
+  rng = np.random.default_rng(seed)
+  text = lambda: np.arange(rng.integers(3, longest), dtype=np.int32)
+  keys = np.arange(2 * count, dtype=np.uint32).reshape(count, 2)
+  return Rows(
+    task,
+    [text() for _ in range(count)],
+    [text() for _ in range(count)],
+    keys,
+    [f"{task}:{i}" for i in range(count)],
+  )
+
+
+@pytest.fixture(scope="session")
+def rows() -> Callable:
+  """(task, count, seed, longest) -> the Rows of a task."""
+  return _rows

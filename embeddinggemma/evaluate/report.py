@@ -101,18 +101,33 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
 
 
 def terminal_table(summary: Mapping[str, Any]) -> "Table":
-  """The quality table for rich: a row a system, a column a task."""
-  from rich import table, text
+  """The quality table for rich: a row a task, a column a system.
+
+  Short columns, so that it fits the 80 characters of a plain terminal.
+  """
+  from rich import box, table, text
 
   header, rows = _quality_rows(summary.get("quality") or {})
-  shown = table.Table(title="Quality on held-out data", title_justify="left")
-  for number, name in enumerate(header):
-    side = "right" if number else "left"
-    shown.add_column(text.Text(name), justify=side, overflow="fold")
+  shown = table.Table(
+    title="Quality on held-out data",
+    title_justify="left",
+    box=box.SIMPLE_HEAD,
+    padding=(0, 1, 0, 0),
+    pad_edge=False,
+    show_edge=False,
+  )
+  shown.add_column("", min_width=14)
+  for row in rows:
+    name = row[0].replace(" @ ", "\n@ ").replace(" + ", "\n+ ")
+    width = max(map(len, name.split()))
+    shown.add_column(text.Text(name), justify="right", width=max(width, 5))
   best = _best(rows)
-  for row, cells in enumerate(rows):
-    styles = ["bold green" if (row, i) in best else "" for i in range(99)]
-    shown.add_row(*map(text.Text, map(_cell, cells), styles))
+  for column, name in enumerate(header[1:], 1):
+    styles = [
+      "bold green" if (row, column) in best else "" for row in range(len(rows))
+    ]
+    cells = [_cell(row[column]) for row in rows]
+    shown.add_row(name, *map(text.Text, cells, styles))
   return shown
 
 

@@ -26,7 +26,9 @@ class Stream(Protocol):
   """Batches with a position that can be saved."""
 
   def __next__(self) -> Loaded: ...
-  def state(self) -> dict[str, Any]: ...
+  def state(self) -> dict[str, Any]:
+    """The position of the batch that `next` gives."""
+    ...
 
 
 class Hook(NamedTuple):

@@ -1,5 +1,6 @@
 """The step, whole: differentiate the stage's objective, update, apply."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,18 +30,11 @@ def init_state(
   stage: Stage, seed: int, mesh: Mesh, params: Any | None = None
 ) -> TrainState:
   """A fresh state, sharded as it is made; `params` replaces stage.init."""
-
-  def fresh(params: Any) -> TrainState:
-    opt_state = optimizer_of(stage, params).init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
-
-  if params is not None:
-    shardings = sharding.tree_shardings(jax.eval_shape(fresh, params), mesh)
-    return jax.jit(fresh, out_shardings=shardings)(params)
-  whole = lambda key: fresh(stage.init(key))
-  key = jax.random.key(seed)
-  shardings = sharding.tree_shardings(jax.eval_shape(whole, key), mesh)
-  return jax.jit(whole, out_shardings=shardings)(key)
+  make, source = functools.partial(_fresh, stage), params
+  if params is None:
+    make, source = _from_key(stage), jax.random.key(seed)
+  shardings = sharding.tree_shardings(jax.eval_shape(make, source), mesh)
+  return jax.jit(make, out_shardings=shardings)(source)
 
 
 def train_step(
@@ -69,7 +63,7 @@ def compile_step(
   compiler_options: Mapping[str, Any] | None = None,
 ) -> Program:
   """train_step under jit: the state donated, its shardings kept."""
-  state = jax.eval_shape(lambda: _abstract(stage, seed))
+  state = jax.eval_shape(lambda: abstract_state(stage, seed))
   shardings = sharding.tree_shardings(state, mesh)
   return jax.jit(
     lambda state, batch: train_step(stage, seed, state, batch),
@@ -80,7 +74,15 @@ def compile_step(
   )
 
 
-def _abstract(stage: Stage, seed: int) -> TrainState:
-  params = stage.init(jax.random.key(seed))
+def abstract_state(stage: Stage, seed: int) -> TrainState:
+  """A fresh state, to be traced for its shapes."""
+  return _from_key(stage)(jax.random.key(seed))
+
+
+def _from_key(stage: Stage) -> Callable[[Any], TrainState]:
+  return lambda key: _fresh(stage, stage.init(key))
+
+
+def _fresh(stage: Stage, params: Any) -> TrainState:
   opt_state = optimizer_of(stage, params).init(params)
   return TrainState(jnp.zeros((), jnp.int32), params, opt_state)

@@ -6,25 +6,11 @@ import numpy as np
 import pytest
 
 from embeddinggemma.data import loader, mixture
-from embeddinggemma.data.mixture import Rows
 from embeddinggemma.types import BadInput, Pair
 
 
-def rows(task: str, count: int, seed: int = 0, longest: int = 30) -> Rows:
-  rng = np.random.default_rng(seed)
-  text = lambda: np.arange(rng.integers(3, longest), dtype=np.int32)
-  keys = np.arange(2 * count, dtype=np.uint32).reshape(count, 2)
-  return Rows(
-    task,
-    [text() for _ in range(count)],
-    [text() for _ in range(count)],
-    keys,
-    [f"{task}:{i}" for i in range(count)],
-  )
-
-
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 100, 1600])
-def test_an_epoch_uses_every_row_once(count):
+def test_an_epoch_uses_every_row_once(count, rows):
   epochs = mixture.Epochs(rows("code", count), 16, seed=0)
   drawn = [epochs[i].rows for i in range(2 * epochs.batches)]
   for epoch in (drawn[: epochs.batches], drawn[epochs.batches :]):
@@ -35,7 +21,7 @@ def test_an_epoch_uses_every_row_once(count):
     assert not np.array_equal(drawn[0], drawn[epochs.batches])
 
 
-def test_batches_have_alike_numbers_of_tokens():
+def test_batches_have_alike_numbers_of_tokens(rows):
   data = rows("code", 1600)
   epochs = mixture.Epochs(data, 16, seed=0)
   tokens = np.array(
@@ -44,12 +30,12 @@ def test_batches_have_alike_numbers_of_tokens():
   assert (tokens.std(axis=0) < 0.03 * tokens.mean(axis=0)).all()
 
 
-def test_another_seed_is_another_order():
+def test_another_seed_is_another_order(rows):
   a, b = (mixture.Epochs(rows("code", 100), 16, seed) for seed in (0, 1))
   assert not np.array_equal(a[0].rows, b[0].rows)
 
 
-def test_tasks_are_mixed_by_weight_one_a_batch():
+def test_tasks_are_mixed_by_weight_one_a_batch(rows):
   tasks = {"code": rows("code", 64), "qa": rows("qa", 64)}
   drawn = mixture.draws(tasks, {"code": 0.75, "qa": 0.25}, 16, seed=0)
   counts = collections.Counter(drawn[i].task for i in range(100))
@@ -115,7 +101,7 @@ def test_keys_tell_texts_apart():
   assert keys[1, 1] == keys[2, 1] != keys[0, 1]
 
 
-def test_loader_moves_pairs_and_keys_together():
+def test_loader_moves_pairs_and_keys_together(rows):
   data = rows("code", 40)
   packer = loader.Packer({"code": data}, 16, 4, seed=0)
   drawn = mixture.Draw("code", np.arange(13))
@@ -142,7 +128,7 @@ def test_loader_moves_pairs_and_keys_together():
   assert loaded.capacity == batch.query.ids.size + batch.positive.ids.size
 
 
-def test_few_shapes_and_little_padding():
+def test_few_shapes_and_little_padding(rows):
   tasks = {
     "code": rows("code", 1600, longest=120),
     "qa": rows("qa", 1600, 1, 120),
@@ -169,6 +155,6 @@ def test_tasks_of_alike_sizes_share_a_shape():
   assert shared["c"] == shape(2, 64, 9, 64)
 
 
-def test_a_batch_that_groups_do_not_divide_is_refused():
+def test_a_batch_that_groups_do_not_divide_is_refused(rows):
   with pytest.raises(BadInput, match="batch_size=16 does not divide into 3"):
     loader.Packer({"code": rows("code", 40)}, 16, 3, seed=0)

@@ -14,7 +14,6 @@ from embeddinggemma.config import OptimizerConfig
 from embeddinggemma.data import loader
 from embeddinggemma.training import fit, hooks, optimizer, step
 from embeddinggemma.types import BadInput, Stage, Stopped
-from tests.data.test_mixture import rows
 
 STEPS = 12
 
@@ -41,7 +40,7 @@ def stage(poison: int | None = None) -> Stage:
   return Stage("test", init, objective, optax.adam(0.05))
 
 
-def parts(chosen, mesh_shape=(1, 1)):
+def parts(rows, chosen, mesh_shape=(1, 1)):
   size = mesh_shape[0] * mesh_shape[1]
   mesh = sharding.make_mesh(*mesh_shape, devices=jax.devices()[:size])
   tasks = {"code": rows("code", 40), "qa": rows("qa", 24)}
@@ -50,9 +49,11 @@ def parts(chosen, mesh_shape=(1, 1)):
   return step.compile_step(chosen, 0, mesh), state, loader.Stream(data, mesh)
 
 
-def train(workdir, steps, chosen=None, every=5, mesh_shape=(1, 1), stop=None):
+def train(
+  rows, workdir, steps, chosen=None, every=5, mesh_shape=(1, 1), stop=None
+):
   """Trains or continues; `stop` raises at that step, as a kill would."""
-  program, state, stream = parts(chosen or stage(), mesh_shape)
+  program, state, stream = parts(rows, chosen or stage(), mesh_shape)
   store = checkpoint.Checkpoints(workdir)
   restored = store.restore(state)
   if restored:
@@ -91,14 +92,16 @@ def same(a, b):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-  return train(tmp_path_factory.mktemp("whole"), STEPS)
+def undisturbed(rows, tmp_path_factory):
+  return train(rows, tmp_path_factory.mktemp("whole"), STEPS)
 
 
 @pytest.mark.parametrize("stop", [1, 5, 6, 11])
-def test_a_stopped_run_continues_as_if_it_had_not(undisturbed, tmp_path, stop):
-  _, before = train(tmp_path, STEPS, stop=stop)
-  state, after = train(tmp_path, STEPS)
+def test_a_stopped_run_continues_as_if_it_had_not(
+  rows, undisturbed, tmp_path, stop
+):
+  _, before = train(rows, tmp_path, STEPS, stop=stop)
+  state, after = train(rows, tmp_path, STEPS)
   whole, seen = undisturbed
   assert same(state, whole)
   first = after[0][0]
@@ -106,9 +109,11 @@ def test_a_stopped_run_continues_as_if_it_had_not(undisturbed, tmp_path, stop):
   assert first == 5 * (min(stop, 10) // 5) + 1 or first <= stop + 1
 
 
-def test_resumes_on_another_mesh_with_the_same_rows(undisturbed, tmp_path):
-  train(tmp_path, STEPS, stop=7)
-  state, after = train(tmp_path, STEPS, mesh_shape=(4, 2))
+def test_resumes_on_another_mesh_with_the_same_rows(
+  rows, undisturbed, tmp_path
+):
+  train(rows, tmp_path, STEPS, stop=7)
+  state, after = train(rows, tmp_path, STEPS, mesh_shape=(4, 2))
   whole, seen = undisturbed
   assert [s[:3] for s in after] == [s[:3] for s in seen[after[0][0] - 1 :]]
   np.testing.assert_allclose(
@@ -116,13 +121,13 @@ def test_resumes_on_another_mesh_with_the_same_rows(undisturbed, tmp_path):
   )
 
 
-def test_a_damaged_checkpoint_is_stepped_over(undisturbed, tmp_path):
-  train(tmp_path, STEPS)
+def test_a_damaged_checkpoint_is_stepped_over(rows, undisturbed, tmp_path):
+  train(rows, tmp_path, STEPS)
   newest = tmp_path / "checkpoints" / str(STEPS)
   for path in (newest / "params").rglob("*"):
     if path.is_file():
       path.write_bytes(b"")
-  _, state, _ = parts(stage())
+  _, state, _ = parts(rows, stage())
   store = checkpoint.Checkpoints(tmp_path)
   got, _, damaged = store.restore(state)
   store.close()
@@ -130,10 +135,10 @@ def test_a_damaged_checkpoint_is_stepped_over(undisturbed, tmp_path):
   assert len(damaged) == 1 and f"{STEPS} is damaged" in damaged[0]
 
 
-def test_nan_names_step_and_rows_and_keeps_the_last_good(tmp_path):
+def test_nan_names_step_and_rows_and_keeps_the_last_good(rows, tmp_path):
   poisoned = stage(poison=2 * 7)  # row 7 of either task
   with pytest.raises(Stopped) as error:
-    train(tmp_path, STEPS, poisoned, every=1)
+    train(rows, tmp_path, STEPS, poisoned, every=1)
   seen = str(error.value)
   number = int(seen.split("step ")[1].split(":")[0])
   assert "loss is nan" in seen and "task " in seen
@@ -144,7 +149,7 @@ def test_nan_names_step_and_rows_and_keeps_the_last_good(tmp_path):
     assert np.isfinite(params["model"]["up"]).all()
 
 
-def test_frozen_parameters_do_not_move_and_have_no_moments():
+def test_frozen_parameters_do_not_move_and_have_no_moments(rows):
   frozen = dataclasses.replace(
     stage(),
     init=lambda key: {
@@ -153,7 +158,7 @@ def test_frozen_parameters_do_not_move_and_have_no_moments():
     },
     trainable=lambda path: not path.endswith("model/down"),
   )
-  program, state, stream = parts(frozen)
+  program, state, stream = parts(rows, frozen)
   moments = sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim)
   assert moments == 2 * 4
   for _ in range(3):

@@ -1,0 +1,192 @@
+"""The recipe as a user runs it: killed, continued, cached, asked."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import embeddinggemma as eg
+from embeddinggemma import checkpoint, main
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def command(data_folder):
+  def make(workdir: pathlib.Path) -> list[str]:
+    return [
+      "run",
+      f"--config=configs/recipe.py:tiny,data={data_folder}",
+      f"--workdir={workdir}",
+      f"--config.steps={STEPS}",
+      "--config.prefinetune.every_checkpoint=8",
+      "--config.prefinetune.model.num_layers=1",
+    ]
+
+  return make
+
+
+@pytest.fixture(scope="module")
+def finished(command, tmp_path_factory) -> tuple[pathlib.Path, dict]:
+  """The workdir of an undisturbed run, and its summary."""
+  workdir = tmp_path_factory.mktemp("undisturbed")
+  assert main.call(command(workdir)) == 0
+  return workdir, summary(workdir)
+
+
+def summary(workdir: pathlib.Path) -> dict:
+  return json.loads((workdir / "summary.json").read_text())
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+  return subprocess.Popen(
+    [sys.executable, "-m", "embeddinggemma", *arguments],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+    env=os.environ | {"GLIBC_TUNABLES": ""},
+  )
+
+
+def kill_when(arguments: list[str], ready) -> None:
+  """kill -9 as soon as `ready()`; the run must not have ended by then."""
+  process = start(arguments)
+  deadline = time.monotonic() + 120
+  while not ready():
+    assert process.poll() is None, "the run ended before it could be killed"
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+
+
+def test_killed_anywhere_it_ends_with_the_same_weights(
+  command, finished, tmp_path
+):
+  metrics = tmp_path / "prefinetune" / "metrics.jsonl"
+  steps = lambda: (
+    len(metrics.read_text().splitlines()) if metrics.exists() else 0
+  )
+  kill_when(command(tmp_path), (tmp_path / "tokenizer.partial").exists)
+  assert not (tmp_path / "tokenizer").exists()
+  kill_when(command(tmp_path), lambda: steps() >= 5)
+  assert checkpoint.steps(tmp_path / "prefinetune") == []
+  kill_when(command(tmp_path), lambda: steps() >= 19)
+  assert main.call(command(tmp_path)) == 0
+  _, whole = finished
+  assert summary(tmp_path)["final"]["hash"] == whole["final"]["hash"]
+  rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+  assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+
+
+def test_a_second_run_trains_nothing(command, finished):
+  workdir, whole = finished
+  newest = workdir / "prefinetune" / "checkpoints" / str(STEPS)
+  before = newest.stat().st_mtime_ns
+  began = time.monotonic()
+  assert main.call(command(workdir)) == 0
+  assert time.monotonic() - began < 20
+  again = summary(workdir)
+  assert all(stage["cached"] for stage in again["stages"])
+  assert again["final"] == whole["final"]
+  assert newest.stat().st_mtime_ns == before
+
+
+def test_a_changed_stage_is_redone_and_what_follows_it(command, finished):
+  workdir, whole = finished
+  assert main.call([*command(workdir), "--config.index.dim=16"]) == 0
+  cached = {s["name"]: s["cached"] for s in summary(workdir)["stages"]}
+  assert cached == {
+    "tokenizer": True,
+    "prefinetune": True,
+    "evaluate": True,
+    "index": False,
+  }
+  assert main.call(command(workdir)) == 0
+  assert summary(workdir)["final"] == whole["final"]
+
+
+def test_the_summary_says_what_was_done(finished):
+  workdir, whole = finished
+  names = [stage["name"] for stage in whole["stages"]]
+  assert names == ["tokenizer", "prefinetune", "evaluate", "index"]
+  final = workdir / whole["final"]["checkpoint"]
+  params = checkpoint.read_params(checkpoint.find(final))
+  assert checkpoint.content_hash(params) == whole["final"]["hash"]
+  files = checkpoint.read_files(final)
+  assert {
+    "model.json",
+    "recipe.json",
+    "tokenizer.model",
+    "prompts.json",
+    "LICENSE",
+  } <= set(files)
+  recipe = json.loads(files["recipe.json"])
+  assert recipe["data"]["hash"] == whole["data_hash"]
+  assert "<html" in (workdir / "report.html").read_text().lower()
+  assert list((workdir / "prefinetune" / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("mode", [[], ["--dense"], ["--lexical"]])
+def test_the_index_answers(finished, capsys, mode):
+  workdir, _ = finished
+  arguments = [f"--model={workdir}", f"--index={workdir / 'index'}", "--json"]
+  text = "where is the copper lantern"
+  assert main.call(["query", *arguments, *mode, text]) == 0
+  hits = json.loads(capsys.readouterr().out)
+  assert len(hits) == 5
+  assert all({"score", "path", "line", "snippet"} <= set(hit) for hit in hits)
+
+
+def test_vectors_of_the_verb_are_those_of_python(finished, tmp_path):
+  workdir, _ = finished
+  source, output = tmp_path / "texts.jsonl", tmp_path / "vectors.npy"
+  rows = [
+    {"text": "a b"},
+    {"text": "stone", "title": "river"},
+    {"text": "x" * 900},
+  ]
+  source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  arguments = [f"--model={workdir}", f"--input={source}", f"--output={output}"]
+  assert main.call(["embed", *arguments, "--prompt=document", "--dim=16"]) == 0
+  got = np.load(output)
+  model = eg.load(workdir)
+  want = model.encode_document(
+    [row["text"] for row in rows], 16, [row.get("title", "") for row in rows]
+  )
+  np.testing.assert_allclose(got, want, atol=1e-6)
+  np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-5)
+  alone = model.encode(rows[1]["text"], "document", 16, ["river"])
+  np.testing.assert_allclose(alone, got[1], atol=1e-5)
+  assert abs(model.encode_query("stone") - model.encode("stone")).max() > 1e-4
+
+
+def test_evaluate_writes_every_dimension(finished, tmp_path):
+  workdir, _ = finished
+  output = tmp_path / "scores.json"
+  data = workdir / "tokenizer" / "corpus" / "test"
+  arguments = [f"--model={workdir}", f"--data={data}", f"--output={output}"]
+  assert main.call(["evaluate", *arguments]) == 0
+  result = json.loads(output.read_text())
+  for by_dim in result["quality"]["model"].values():
+    assert set(by_dim) == {"32"}
+    assert all(0 <= v <= 1 for v in by_dim["32"].values())
+
+
+def test_prepare_shows_the_batches_that_training_saw(
+  command, finished, data_folder, capsys
+):
+  workdir, _ = finished
+  config = [a for a in command(workdir) if a.startswith("--config")]
+  assert main.call(["prepare", *config, "--show=0:20", "--json"]) == 0
+  shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  log = (workdir / "prefinetune" / "metrics.jsonl").read_text().splitlines()
+  seen = [json.loads(line) for line in log[:20]]
+  assert [(s["task"], s["rows"]) for s in shown] == [
+    (s["task"], s["rows"]) for s in seen
+  ]
