@@ -1,6 +1,8 @@
 """embeddinggemma: trains, checks and ships EmbeddingGemma-class models."""
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,11 +12,24 @@ __version__ = "0.1.0"
 __all__ = ["Model", "load"]
 
 
-def __getattr__(name: str) -> Any:
-  """`load` and `Model` on first use, so that an import costs no JAX start."""
-  if name in __all__:
-    module = importlib.import_module("embeddinggemma.load")
-    # The function takes the submodule's place as an attribute.
-    globals().update(Model=module.Model, load=module.load)
-    return globals()[name]
-  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+class _Package(ModuleType):
+  """`load` and `Model` on first use, so that an import costs no JAX start.
+
+  `load` stays the function: importing the submodule of that name would
+  otherwise put the module in its place.
+  """
+
+  @property
+  def load(self) -> Any:
+    return importlib.import_module("embeddinggemma.load").load
+
+  @load.setter
+  def load(self, module: Any) -> None:
+    del module
+
+  @property
+  def Model(self) -> Any:
+    return importlib.import_module("embeddinggemma.load").Model
+
+
+sys.modules[__name__].__class__ = _Package

@@ -77,6 +77,7 @@ def perform(step: Step, workdir: pathlib.Path) -> Done:
       if place != directory:
         _take_name(target, directory)
       return dataclasses.replace(Done(**saved), cached=True)
+  _require_ours(directory)
   spent = _start(target, key, keep=step.resumable)
   began = time.perf_counter()
   try:
@@ -106,10 +107,41 @@ def _start(target: pathlib.Path, key: str, keep: bool) -> float:
   started = read_json(target / KEY_FILE)
   if keep and started.get("key") == key:
     return started["seconds"]
-  shutil.rmtree(target, ignore_errors=True)
+  _remove(target)
   target.mkdir(parents=True)
   write_json(target / KEY_FILE, {"key": key, "seconds": 0.0})
   return 0.0
+
+
+def _remove(directory: pathlib.Path) -> None:
+  """Deletes a stage's folder.
+
+  It loses its name first: what a kill leaves half deleted is never taken for
+  a stage.
+  """
+  if directory.exists():
+    _require_ours(directory)
+    old = directory.with_name(f".{directory.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    directory.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _require_ours(directory: pathlib.Path) -> None:
+  """Raises BadInput for what stands in a stage's place and no stage made."""
+  ours = directory.name.endswith(".partial") or any(
+    path.name.startswith((KEY_FILE, STAGE_FILE))
+    for path in _children(directory)
+  )
+  if not ours and (directory.is_file() or _children(directory)):
+    raise BadInput(
+      f"{directory} is not of a run and would be replaced; use another"
+      " --workdir"
+    )
+
+
+def _children(directory: pathlib.Path) -> list[pathlib.Path]:
+  return list(directory.iterdir()) if directory.is_dir() else []
 
 
 def _stopped(step: Step, target: pathlib.Path, spent: float) -> None:
@@ -118,11 +150,11 @@ def _stopped(step: Step, target: pathlib.Path, spent: float) -> None:
     started = {"key": key_of(step.inputs), "seconds": spent}
     write_json(target / KEY_FILE, started)
   else:
-    shutil.rmtree(target, ignore_errors=True)
+    _remove(target)
 
 
 def _take_name(target: pathlib.Path, directory: pathlib.Path) -> None:
-  shutil.rmtree(directory, ignore_errors=True)
+  _remove(directory)
   target.rename(directory)
 
 

@@ -12,7 +12,8 @@ import hashlib
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -111,15 +112,27 @@ class Checkpoints:
     damaged: list[str] = []
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
-        return (*self._restore(step, like), damaged)
+        restored = self._restore(step, like)
       except Exception as error:  # orbax raises many kinds
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         damaged.append(f"{self._root / str(step)} is damaged: {reason}")
+        continue
+      self._move_aside([s for s in self._manager.all_steps() if s > step])
+      return (*restored, damaged)
     if damaged:
       raise BadInput(
         f"no checkpoint under {self._root} can be read; {damaged[0]}"
       )
     return None
+
+  def _move_aside(self, damaged: Sequence[int]) -> None:
+    """Out of the way, so that these steps can be saved anew; not deleted."""
+    for step in damaged:
+      target = self._root.parent / f"damaged-{step}"
+      shutil.rmtree(target, ignore_errors=True)
+      (self._root / str(step)).rename(target)
+    if damaged:
+      self._manager.reload()
 
   def _restore(
     self, step: int, like: TrainState
@@ -164,22 +177,35 @@ def steps(workdir: pathlib.Path) -> list[int]:
 def find(path: str | pathlib.Path) -> pathlib.Path:
   """The checkpoint directory that a path names.
 
-  A checkpoint itself, a training workdir (its newest), or the workdir of a
-  `run` (its final one). Anything else is BadInput.
+  A checkpoint itself, a training workdir or its `checkpoints` (the newest),
+  or the workdir of a `run` (its final one). Anything else is BadInput.
   """
   path = pathlib.Path(path)
   if (path / "params").is_dir() and (path / "files").is_dir():
     return path
-  if found := steps(path):
-    return path / CHECKPOINTS / str(found[-1])
-  summary = path / "summary.json"
-  if summary.is_file():
-    final = json.loads(summary.read_text())["final"]["checkpoint"]
-    return find(path / final)
+  for workdir in (path, path.parent if path.name == CHECKPOINTS else path):
+    if found := steps(workdir):
+      return workdir / CHECKPOINTS / str(found[-1])
+  for final in _finals(path):
+    if (path / final / "params").is_dir():
+      return path / final
   exists = "holds no checkpoint" if path.exists() else "does not exist"
   raise BadInput(
     f"{path} {exists}; give a checkpoint directory or the workdir of a run"
   )
+
+
+def _finals(run: pathlib.Path) -> list[pathlib.Path]:
+  """Where a run's summary says its final checkpoint is.
+
+  The summary's path is absolute; its end still holds when a workdir has moved.
+  """
+  try:
+    summary = json.loads((run / "summary.json").read_text())
+    final = pathlib.Path(summary["final"]["checkpoint"])
+  except (OSError, ValueError, KeyError, TypeError):
+    return []
+  return [run.joinpath(*final.parts[-3:]), final]
 
 
 def read_params(path: pathlib.Path) -> Params:

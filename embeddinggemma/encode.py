@@ -1,4 +1,7 @@
-"""Texts -> vectors: sorted by length, packed, in few compiled shapes."""
+"""Texts -> vectors: sorted by length, packed, in few compiled shapes.
+
+And vectors to fewer dimensions, which Matryoshka training allows.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +12,7 @@ from jaxtyping import Float, Int
 
 from embeddinggemma import sharding
 from embeddinggemma.data import packing
-from embeddinggemma.types import Encode, Params, Text
+from embeddinggemma.types import BadInput, Encode, Params, Stopped, Text
 
 # Positions of a packed group: the small one answers a single query quickly.
 BUDGETS = (512, 8192)
@@ -44,6 +47,30 @@ def chunks(
     out.append((left[:take], length, rows))
     done += take
   return out
+
+
+def truncate(
+  vectors: Float[np.ndarray, "n M"], dim: int
+) -> Float[np.ndarray, "n dim"]:
+  """The first `dim` numbers of each vector at unit length (Matryoshka).
+
+  Raises:
+    BadInput: the model has no such dimension.
+    Stopped: a vector is zero or not finite; it would rank first or anywhere.
+  """
+  if not 0 < dim <= vectors.shape[1]:
+    raise BadInput(
+      f"dim={dim}: the model has dimensions 1 to {vectors.shape[1]}"
+    )
+  prefix = np.asarray(vectors[:, :dim], np.float32)
+  norms = np.linalg.norm(prefix, axis=1, keepdims=True)
+  bad = ~np.isfinite(norms) | (norms == 0)
+  if bad.any():
+    raise Stopped(
+      f"{int(bad.sum())} of {len(bad)} embeddings are zero or not finite in"
+      f" {dim} dimensions; the weights are damaged or training diverged"
+    )
+  return prefix / norms
 
 
 def texts_per_group(rows: int, length: int) -> int:

@@ -7,7 +7,8 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import adapt, embedder
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.training.hooks import Progress
-from embeddinggemma.types import BadInput, Encode, Params
+from embeddinggemma.types import BadInput, Encode, Params, Stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Model:
 
     Raises:
       BadInput: an unknown prompt, or a dimension that the model lacks.
+      Stopped: a vector is not finite.
     """
     texts = [sentences] if isinstance(sentences, str) else list(sentences)
     if titles and len(titles) != len(texts):
@@ -80,16 +82,23 @@ class Model:
         f" {self.config.embed_dim}"
       )
     if prompt_name is not None:
+      prompt = self.prompt(prompt_name)
       padded = titles or [""] * len(texts)
       texts = [
-        prompts.prompted(prompt_name, *item)
+        prompts.with_prompt(prompt, *item)
         for item in zip(texts, padded, strict=True)
       ]
-    vectors = self._encode_texts(texts, show_progress_bar)[:, :dim]
-    if dim < self.config.embed_dim:
-      vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = self._encode_texts(texts, show_progress_bar)
     _check_finite(vectors, texts)
+    if dim < self.config.embed_dim:
+      vectors = encode.truncate(vectors, dim)
     return vectors[0] if isinstance(sentences, str) else vectors
+
+  def prompt(self, name: str) -> str:
+    """The checkpoint's prompt of a name, or that of one of our tasks."""
+    if name in self.prompts:
+      return self.prompts[name]
+    return prompts.prompt_named(name)
 
   def similarity(
     self, a: Float[np.ndarray, "n M"], b: Float[np.ndarray, "m M"]
@@ -109,11 +118,28 @@ class Model:
   def _encode_texts(
     self, texts: Sequence[str], bar: bool
   ) -> Float[np.ndarray, "n M"]:
-    ids, _ = self.tokenizer.encode_batch(texts, self.config.max_length)
+    ids, cut = self.tokenizer.encode_batch(texts, self.config.max_length)
+    if cut:
+      self._say_cut(cut)
     console = Console(stderr=True, quiet=not bar)
     with Progress(console, "encode", len(texts)) as progress:
       show = lambda done: progress.show(done, "")
       return self._program(ids, self.config.max_length, show)
+
+  def _say_cut(self, count: int) -> None:
+    """Once a model: a later call would only repeat it."""
+    if not self._said:
+      self._said.append(count)
+      are, were = ("text is", "was") if count == 1 else ("texts are", "were")
+      print(
+        f"{count} {are} longer than max_length={self.config.max_length}"
+        f" tokens and {were} cut",
+        file=sys.stderr,
+      )
+
+  @functools.cached_property
+  def _said(self) -> list[int]:
+    return []
 
   @functools.cached_property
   def _program(self) -> Any:
@@ -138,7 +164,7 @@ def _check_finite(vectors: np.ndarray, texts: Sequence[str]) -> None:
   bad = ~np.isfinite(vectors).all(axis=1)
   if bad.any():
     text = texts[int(np.argmax(bad))][:60]
-    raise FloatingPointError(
+    raise Stopped(
       f"{int(bad.sum())} vectors are not finite, the first of {text!r}"
     )
 
@@ -147,22 +173,69 @@ def load(path: str | pathlib.Path) -> Model:
   """The model of a checkpoint directory or of a workdir (its final one).
 
   Raises:
-    BadInput: there is none, or its weights, config and tokenizer disagree.
+    BadInput: there is none, its weights, config and tokenizer disagree, or
+      its weights need a view that this version does not have.
   """
   directory = checkpoint.find(path)
   files = checkpoint.read_files(directory)
   for name in ("model.json", "tokenizer.model", "prompts.json"):
     if name not in files:
       raise BadInput(f"checkpoint {directory} has no {name}; it is not a model")
-  model = config.build(ModelConfig, json.loads(files["model.json"]))
+  tree = _json(directory, files, "model.json")
+  model = config.build(ModelConfig, tree)
+  stored = _stored_prompts(directory, files)
+  _check_view(directory, files)
   params = checkpoint.read_params(directory)
-  return assemble(
-    model, params, Tokenizer(files["tokenizer.model"]), str(directory)
-  )
+  tokenizer = Tokenizer(files["tokenizer.model"])
+  return assemble(model, params, tokenizer, str(directory), stored)
+
+
+def _json(
+  directory: pathlib.Path, files: checkpoint.Files, name: str
+) -> dict[str, Any]:
+  try:
+    tree = json.loads(files[name])
+  except ValueError as error:
+    raise BadInput(f"checkpoint {directory}: {name}: {error}") from None
+  if not isinstance(tree, dict):
+    raise BadInput(f"checkpoint {directory}: {name} is not a JSON object")
+  return tree
+
+
+def _stored_prompts(
+  directory: pathlib.Path, files: checkpoint.Files
+) -> dict[str, str]:
+  """What the model was trained with, which may be newer than our own."""
+  stored = _json(directory, files, "prompts.json")
+  for name, prompt in stored.items():
+    if not isinstance(prompt, str):
+      raise BadInput(
+        f"checkpoint {directory}: prompts.json: {name!r} is not text"
+      )
+  for name in ("query", "document"):
+    if name not in stored:
+      raise BadInput(f"checkpoint {directory}: prompts.json lacks {name!r}")
+  return stored
+
+
+def _check_view(directory: pathlib.Path, files: checkpoint.Files) -> None:
+  """Weights that are seen through a view are others than those stored."""
+  if "recipe.json" not in files:
+    return
+  view = _json(directory, files, "recipe.json").get("view", "identity")
+  if view != "identity":
+    raise BadInput(
+      f"checkpoint {directory} needs the view {view!r} of its weights, which"
+      " this version does not have; use a newer one"
+    )
 
 
 def assemble(
-  model: ModelConfig, params: Params, tokenizer: Tokenizer, name: str
+  model: ModelConfig,
+  params: Params,
+  tokenizer: Tokenizer,
+  name: str,
+  stored_prompts: Mapping[str, str] = prompts.PROMPTS,
 ) -> Model:
   """A Model after the checks that keep it from being silently wrong."""
   if tokenizer.vocab_size > model.vocab_size:
@@ -184,7 +257,7 @@ def assemble(
     model,
     params,
     tokenizer,
-    dict(prompts.PROMPTS),
+    dict(stored_prompts),
     name,
     checkpoint.content_hash(params),
   )

@@ -1,7 +1,8 @@
 """The command line: one program, one verb per job.
 
-Short: the logic is in libraries that can be tested. Heavy imports happen
-inside the verbs, so that --help answers at once.
+It reads flags, calls a library and words what went wrong; the work is in the
+libraries. Heavy imports happen inside the verbs, so that --help answers at
+once.
 """
 
 import difflib
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
   from rich.console import Console
 
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_PATH = (  # what another path mends
+  errno.EROFS,
+  errno.EACCES,
+  errno.EPERM,
+  errno.EEXIST,
+  errno.ENOTDIR,
+  errno.EISDIR,
+  errno.ENAMETOOLONG,
+)
 
 
 class Verb(NamedTuple):
@@ -122,9 +132,8 @@ def evaluate(values: flags.FlagValues, rest: Sequence[str]) -> None:
   _nothing_more(rest)
   from embeddinggemma import pipeline
 
-  pipeline.evaluate_alone(
-    values.model, values.data, pathlib.Path(values.output), _console()
-  )
+  output = _file(values.output)
+  pipeline.evaluate_alone(values.model, values.data, output, _console())
 
 
 def embed(values: flags.FlagValues, rest: Sequence[str]) -> None:
@@ -137,7 +146,7 @@ def embed(values: flags.FlagValues, rest: Sequence[str]) -> None:
     values.input,
     values.prompt,
     values.dim,
-    pathlib.Path(values.output),
+    _file(values.output),
     _console(),
   )
 
@@ -147,9 +156,13 @@ def index(values: flags.FlagValues, rest: Sequence[str]) -> None:
   _nothing_more(rest)
   from embeddinggemma import pipeline
   from embeddinggemma.load import load
+  from embeddinggemma.types import BadInput
 
   model = load(values.model)
-  dim = values.dim or min(256, model.config.embed_dim)
+  most = model.config.embed_dim
+  dim = min(256, most) if values.dim is None else values.dim
+  if not 0 < dim <= most:
+    raise BadInput(f"--dim={dim}: the model has dimensions 1 to {most}")
   about = pipeline.build_index(
     model,
     pathlib.Path(values.input),
@@ -168,6 +181,8 @@ def query(values: flags.FlagValues, rest: Sequence[str]) -> None:
   text = " ".join(rest)
   if not text.strip():
     raise BadInput('the query is empty; put it last: query ... "how do I ..."')
+  if not _is_text(text):
+    raise BadInput("the query is not UTF-8; type it anew")
   if values.dense and values.lexical:
     raise BadInput(
       "--dense and --lexical exclude each other; hybrid is neither"
@@ -303,13 +318,14 @@ def _find_config(value: str) -> str:
 
   path, colon, arg = value.partition(":")
   here = pathlib.Path(__file__).parent
-  places = [pathlib.Path(path), here / path, here.parent / path]
+  shipped = [here, here.parent]  # of a wheel, of a checkout
+  places = [folder / path for folder in (pathlib.Path(), *shipped)]
   found = next((place for place in places if place.is_file()), None)
   if found is None:
-    shipped = {p.name for d in places[1:] for p in d.parent.glob("*.py")}
+    names = {p.name for d in shipped for p in (d / "configs").glob("*.py")}
     raise BadInput(
       f"config {path!r} does not exist; shipped in configs/:"
-      f" {', '.join(sorted(shipped)) or 'none'}"
+      f" {', '.join(sorted(names)) or 'none'}"
     )
   return f"{found}{colon}{arg}"
 
@@ -340,6 +356,9 @@ def _parse(
   missing = [flag for flag in verb.required if values[flag].value is None]
   if missing:
     raise BadInput(_missing(name, missing[0]))
+  for flag in TEXT_FLAGS:
+    if flag in values and flag != "config" and values[flag].value == "":
+      raise BadInput(f"{name}: --{flag} is empty; give a value or leave it out")
   return values, rest
 
 
@@ -380,6 +399,24 @@ def _bad_key(name: str, argv: Sequence[str]) -> str:
         return f"unknown config key {path!r}{suggest(key, known)}"
       tree = tree[key]
   return ""
+
+
+def _file(path: str) -> pathlib.Path:
+  """A file to write, checked before the work that fills it."""
+  from embeddinggemma.types import BadInput
+
+  if pathlib.Path(path).is_dir():
+    raise BadInput(f"--output={path} is a folder; name a file")
+  return pathlib.Path(path)
+
+
+def _is_text(value: str) -> bool:
+  """False for bytes of the command line that are not UTF-8."""
+  try:
+    value.encode("utf-8")
+  except UnicodeEncodeError:
+    return False
+  return True
 
 
 def _nothing_more(rest: Sequence[str]) -> None:
@@ -456,27 +493,26 @@ def call(argv: Sequence[str]) -> int:
     reason = _cannot_write(error)
     if reason is None:
       raise
-    print(
-      f"error: {reason}; make room or choose another folder, then start the"
-      " same command again",
-      file=sys.stderr,
-    )
+    print(f"error: {reason}", file=sys.stderr)
     return 2
   return 0
 
 
 def _cannot_write(error: BaseException | None) -> str | None:
-  """A full or closed disk anywhere in the chain of causes, in words.
+  """A full disk or an unfit path in the chain of causes, with the fix.
 
   Libraries that write from C++ (TensorStore) keep the text, not the number.
   """
+  room = "make room or choose another folder, then start the same command again"
   while error is not None:
-    if isinstance(error, OSError) and error.errno in _DISK:
-      where = f": {error.filename}" if error.filename else ""
-      return f"{error.strerror}{where}"
+    if isinstance(error, OSError) and error.errno in (*_FULL, *_PATH):
+      path = str(error.filename2 or error.filename or "")
+      where = f": {path if len(path) < 200 else path[:200] + '...'}"
+      fix = room if error.errno in _FULL else "choose another path"
+      return f"{error.strerror}{where if path else ''}; {fix}"
     text = os.strerror(errno.ENOSPC)
     if text in str(error):
-      return text
+      return f"{text}; {room}"
     error = error.__cause__ or error.__context__
   return None
 

@@ -4,6 +4,7 @@
 summary.json, report.html and the command that asks the model something.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import shlex
@@ -18,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 from rich.console import Console
 
-from embeddinggemma import cache, config, train
+from embeddinggemma import cache, checkpoint, config, train
 from embeddinggemma.cache import Done, Step
 from embeddinggemma.config import at_least
 from embeddinggemma.data import corpus, jsonl, mixture, prompts
@@ -82,11 +83,13 @@ def run(
   """Runs or continues the recipe; returns what summary.json holds."""
   began = time.perf_counter()
   train.check(recipe.prefinetune)
-  inputs = train.inputs_of(recipe.prefinetune)  # bad paths end it here
+  # Bad paths end it here.
+  inputs = train.inputs_of(recipe.prefinetune)
+  searched = _fingerprint(recipe.index.input)
   with cache.locked(workdir):
     done: list[Done] = []
-    steps = _steps(recipe, workdir, inputs, console)
-    _print_plan(recipe, workdir, console)
+    steps = _steps(recipe, workdir, inputs, searched, console)
+    _print_plan(recipe, workdir, steps, console)
     for make in steps:
       step = make(done)
       cached = cache.is_done(step, workdir)
@@ -108,6 +111,7 @@ def _steps(
   recipe: RecipeConfig,
   workdir: pathlib.Path,
   inputs: Mapping[str, Any],
+  searched: str,
   console: Console,
 ) -> list[Callable[[list[Done]], Step]]:
   """Each stage as a function of those before it, whose results it depends on."""
@@ -120,25 +124,22 @@ def _steps(
     ),
     lambda done: Step(
       "prefinetune",
-      {
-        "config": relevant,
-        "inputs": done[0].key,
-        "init_from": train.parent(tuning),
-      },
+      {"config": relevant, "inputs": done[0].key},
       lambda d: train.train(tuning, made, d, console),
       resumable=True,
     ),
     lambda done: Step(
       "evaluate",
-      {"weights": done[1].hash, "inputs": done[0].key, "config": relevant},
+      {"weights": done[1].hash, "trained": done[1].key},
       lambda d: _evaluate(recipe, workdir, d, console),
     ),
     lambda done: Step(
       "index",
       {
         "weights": done[1].hash,
-        "inputs": done[0].key,
+        "trained": done[1].key,
         "config": dataclasses.asdict(recipe.index),
+        "input": searched,
       },
       lambda d: _index(recipe, workdir, d, console),
     ),
@@ -157,7 +158,7 @@ def _evaluate(
   tuned = load(workdir / "prefinetune")
   fresh = assemble(
     tuned.config,
-    train.initial_params(tuning, inputs),
+    train.initial_params(tuning, inputs)[0],
     Tokenizer(inputs.directory / train.TOKENIZER_FILE),
     UNTRAINED,
   )
@@ -242,6 +243,18 @@ def _index_source(
   return path, ()
 
 
+def _fingerprint(source: str) -> str:
+  """Changes when a file of the index's input does; "" for the default input."""
+  if not source:
+    return ""
+  root = pathlib.Path(source)
+  if not root.exists():
+    raise BadInput(f"index.input={source} does not exist")
+  files = sorted(p for p in (root, *root.rglob("*")) if p.is_file())
+  stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+  return cache.key_of({"files": stats})
+
+
 def build_index(
   model: Model,
   source: pathlib.Path,
@@ -271,6 +284,12 @@ def train_alone(
   dependencies = train.inputs_of(tuning)
   with cache.locked(workdir):
     train.check_workdir(tuning, workdir)
+    inputs = Step("inputs", dependencies, lambda _: {})
+    if checkpoint.steps(workdir) and not cache.is_done(inputs, workdir):
+      raise BadInput(
+        f"{workdir} was trained on other data, packages or parent weights; use"
+        " another --workdir"
+      )
     made = _inputs(tuning, dependencies, workdir, console)
     result = train.train(tuning, made, workdir, console)
   console.print(
@@ -287,9 +306,12 @@ def _inputs(
   workdir: pathlib.Path,
   console: Console,
 ) -> train.Inputs:
+  """Made once in the workdir; those of a `run` serve as well."""
   make = lambda directory: train.make_inputs(tuning, directory, console)
-  cache.perform(Step("inputs", dependencies, make), workdir)
-  return train.Inputs(workdir / "inputs")
+  steps = [Step(name, dependencies, make) for name in ("tokenizer", "inputs")]
+  step = next((s for s in steps if cache.is_done(s, workdir)), steps[-1])
+  cache.perform(step, workdir)
+  return train.Inputs(workdir / step.name)
 
 
 def batches(
@@ -300,10 +322,16 @@ def batches(
   console: Console,
 ) -> Iterator[dict[str, Any]]:
   """The verb `prepare --show`: task, rows and texts of each batch."""
-  dependencies = train.inputs_of(tuning)
-  with tempfile.TemporaryDirectory() as temporary:
-    place = workdir or pathlib.Path(temporary)
-    made = _inputs(tuning, dependencies, place, console)
+  train.check(tuning)
+  with contextlib.ExitStack() as stack:
+    if workdir is None:
+      place = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+      # The table decides no batch, and nothing would keep it.
+      tuning = dataclasses.replace(tuning, init="random")
+    else:
+      stack.enter_context(cache.locked(workdir))
+      place = workdir
+    made = _inputs(tuning, train.inputs_of(tuning), place, console)
     tokenizer = made.tokenizer()
     tasks, weights, _ = train.read_tasks(tuning, made)
     drawn = mixture.draws(
@@ -342,7 +370,16 @@ def evaluate_alone(
   folder = pathlib.Path(data) if data else _own_test(pathlib.Path(model_path))
   tasks = suite.read_suite(folder)
   table = quality(model, None, tasks, console, "evaluate")
-  result = {"model": model.hash, "data": str(folder), "quality": table}
+  result = {
+    "model": model.hash,
+    "data": str(folder),
+    "quality": table,
+    "summary": {
+      name: value
+      for name, value in suite.summarise(tasks, table[MODEL]).items()
+      if name != "tasks"
+    },
+  }
   output.parent.mkdir(parents=True, exist_ok=True)
   cache.write_json(output, result)
   console.print(report.terminal_table(result))
@@ -433,16 +470,25 @@ def gflops() -> float:
 
 
 def _print_plan(
-  recipe: RecipeConfig, workdir: pathlib.Path, console: Console
+  recipe: RecipeConfig,
+  workdir: pathlib.Path,
+  steps: Sequence[Callable[[list[Done]], Step]],
+  console: Console,
 ) -> None:
-  """The stages with an estimate each: measured before, scaled to this machine.
+  """A line a stage: done before, or an estimate scaled to this machine.
 
   A stage without a measured figure (a larger preset) has no estimate.
   """
   slower = recipe.gflops / gflops()
+  done: list[Done] = []
   estimates: list[float | None] = []
   console.print(f"workdir {workdir}", highlight=False, soft_wrap=True)
-  for name in STAGES:
+  for number, name in enumerate(STAGES):
+    # What a stage depends on is known once those before it are done.
+    if len(done) == number and cache.is_done(steps[number](done), workdir):
+      done.append(cache.perform(steps[number](done), workdir))
+      console.print(f"  {name:<12} done before", highlight=False)
+      continue
     before = cache.read_json(workdir / name / cache.STAGE_FILE).get("seconds")
     measured = recipe.seconds.get(name)
     scaled = None if measured is None else measured * slower
@@ -450,7 +496,7 @@ def _print_plan(
     known = "" if before is None else ", as last time"
     _print_estimate(console, name, estimates[-1], known)
   summed = [estimate for estimate in estimates if estimate is not None]
-  whole = sum(summed) if len(summed) == len(STAGES) else None
+  whole = sum(summed) if len(summed) == len(estimates) else None
   _print_estimate(console, "in all", whole, "")
 
 
@@ -471,7 +517,8 @@ def _summary(
   for item in done:
     row = dataclasses.asdict(item)
     if item.checkpoint:
-      row["checkpoint"] = f"{item.name}/{item.checkpoint}"
+      place = workdir.resolve() / item.name / item.checkpoint
+      row["checkpoint"] = str(place)
     rows.append(row)
   final = next(row for row in reversed(rows) if row["checkpoint"])
   quality = cache.read_json(workdir / "evaluate" / "quality.json")

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from embeddinggemma import checkpoint, sharding, stages
-from embeddinggemma.data import corpus, loader, lsa, mixture, prompts
+from embeddinggemma import cache, checkpoint, sharding, stages
+from embeddinggemma.data import corpus, loader, lsa, mixture, packing, prompts
 from embeddinggemma.data.tokenizer import Tokenizer, train_tokenizer
 from embeddinggemma.model import adapt
 from embeddinggemma.stages import TrainConfig
@@ -65,16 +65,12 @@ def check(config: TrainConfig) -> None:
   Before any work, since the rest of a run may take minutes to get there.
   """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-  groups = mesh.size * config.groups_per_device
-  if config.batch_size % groups:
-    raise BadInput(
-      f"batch_size={config.batch_size} does not divide into {groups} groups"
-      " (devices x groups_per_device); use a multiple of it"
-    )
+  packing.check_groups(config.batch_size, mesh.size * config.groups_per_device)
+  shapes = jax.eval_shape(stages.init(config), jax.random.key(0))
+  sharding.tree_shardings(shapes, mesh)
   weights = config.data.weights
   mixture.shares(dict.fromkeys(weights, 1), weights, config.data.size_exponent)
-  if config.init_from:
-    checkpoint.find(config.init_from)
+  _given_tokenizer(config)
 
 
 def parent(config: TrainConfig) -> str:
@@ -87,17 +83,38 @@ def parent(config: TrainConfig) -> str:
 
 def inputs_of(config: TrainConfig) -> dict[str, Any]:
   """All that `make_inputs` depends on, for the cache; fails on bad paths."""
-  tokenizer = config.data.tokenizer
+  tokenizer = _given_tokenizer(config)
   lsa_table = config.init == "lsa" and not config.init_from
   return {
     "data": corpus.fingerprint(config.data.path),
     "skip_bad_rows": config.data.skip_bad_rows,
-    "tokenizer": Tokenizer(pathlib.Path(tokenizer)).hash if tokenizer else "",
+    "tokenizer": tokenizer.hash if tokenizer else "",
+    "init_from": parent(config),
     "init": config.init,
     "table": [config.model.vocab_size, config.model.width if lsa_table else 0],
     "max_length": config.model.max_length if lsa_table else 0,
     "version": version(),
   }
+
+
+def _given_tokenizer(config: TrainConfig) -> Tokenizer | None:
+  """The configured tokenizer, or that of `init_from`; None: train one.
+
+  A table's rows mean what its tokenizer says, so the two may not differ.
+  """
+  given = config.data.tokenizer
+  chosen = Tokenizer(pathlib.Path(given)) if given else None
+  if not config.init_from:
+    return chosen
+  found = checkpoint.find(config.init_from)
+  model = checkpoint.read_files(found).get(TOKENIZER_FILE)
+  own = Tokenizer(model) if model else None
+  if chosen and own and chosen.hash != own.hash:
+    raise BadInput(
+      f"data.tokenizer={given} is not the tokenizer of init_from={found};"
+      " leave it empty to use that one"
+    )
+  return chosen or own
 
 
 def make_inputs(
@@ -118,8 +135,9 @@ def make_inputs(
     f"corpus: {len(pairs)} pairs, {len(about['tasks'])} tasks", highlight=False
   )
   target = directory / TOKENIZER_FILE
-  if data.tokenizer:
-    target.write_bytes(Tokenizer(pathlib.Path(data.tokenizer)).model)
+  given = _given_tokenizer(config)
+  if given:
+    target.write_bytes(given.model)
   else:
     train_tokenizer(_texts(pairs), target, config.model.vocab_size)
   tokenizer = inputs.tokenizer()
@@ -173,14 +191,17 @@ def _check_vocabulary(tokenizer: Tokenizer, config: TrainConfig) -> None:
     )
 
 
-def initial_params(config: TrainConfig, inputs: Inputs) -> Params:
-  """Fresh parameters, with those of `init_from` or the LSA table grafted."""
+def initial_params(
+  config: TrainConfig, inputs: Inputs
+) -> tuple[Params, list[str]]:
+  """Parameters with those of `init_from` or the LSA table grafted.
+
+  Also returns the paths of the tensors that are fresh.
+  """
   fresh = stages.init(config)(jax.random.key(config.seed))
   source = _source(config, inputs)
-  if source is None:
-    return fresh
-  given = checkpoint.read_params(source)
-  return adapt.graft(fresh, given)[0]
+  given = checkpoint.read_params(source) if source else {}
+  return adapt.graft(fresh, given)
 
 
 def _source(config: TrainConfig, inputs: Inputs) -> pathlib.Path | None:
@@ -283,8 +304,7 @@ def train(
     console.print(
       f"{config.stage}: {start}", highlight=False, markup=False, soft_wrap=True
     )
-    text = json.dumps(_resolved(config), indent=1) + "\n"
-    (workdir / CONFIG_FILE).write_text(text)
+    cache.write_json(workdir / CONFIG_FILE, _resolved(config))
     state = _fit(
       config, inputs, stage, mesh, state, stream, store, workdir, console
     )
@@ -328,12 +348,17 @@ def _start(
   workdir: pathlib.Path,
 ) -> tuple[TrainState, str]:
   """Start order: the workdir's latest, init_from, the LSA table, random."""
-  params = initial_params(config, inputs)
+  params, fresh = initial_params(config, inputs)
   state = step.init_state(stage, config.seed, mesh, params)
   restored = store.restore(state)
   if restored is None:
     source = _source(config, inputs)
-    return state, f"starts from {source or 'random weights'}"
+    if source is None:
+      return state, "starts from random weights"
+    return (
+      state,
+      f"starts from {source}; fresh: {', '.join(fresh) or 'nothing'}",
+    )
   state, position, damaged = restored
   stream.restore(position)
   skipped = "".join(f"; stepped over: {line}" for line in damaged)

@@ -22,4 +22,4 @@ cd -- "$root"
 "$venv/bin/ruff" format --check .
 "$venv/bin/ruff" check .
 "$venv/bin/pyrefly" check
-exec "$venv/bin/python" -m pytest -n 2 "$@"
+exec "$venv/bin/python" -m pytest -n 2 --dist=loadscope "$@"

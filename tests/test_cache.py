@@ -128,3 +128,14 @@ def test_one_process_a_workdir(tmp_path):
         pass
   with cache.locked(tmp_path):
     pass
+
+
+def test_a_folder_of_someone_else_is_not_replaced(
+  tmp_path: pathlib.Path,
+) -> None:
+  (tmp_path / "stage").mkdir()
+  (tmp_path / "stage" / "precious").write_text("x")
+  step = cache.Step("stage", {"n": 1}, lambda directory: {})
+  with pytest.raises(BadInput, match="stage is not of a run"):
+    cache.perform(step, tmp_path)
+  assert (tmp_path / "stage" / "precious").read_text() == "x"

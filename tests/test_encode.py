@@ -10,6 +10,7 @@ from embeddinggemma import encode, sharding, stages
 from embeddinggemma.data import packing
 from embeddinggemma.model import embedder
 from embeddinggemma.model.config import preset
+from embeddinggemma.types import BadInput, Stopped
 
 TINY = preset("tiny")
 
@@ -62,3 +63,14 @@ def test_shapes_are_few():
   lengths = np.random.default_rng(0).integers(2, 512, 5000)
   shapes = {c[1:] for c in encode.chunks(lengths, 1, 512)}
   assert len(shapes) <= 12
+
+
+def test_a_prefix_has_unit_norm_again():
+  cut = encode.truncate(np.array([[3.0, 4.0, 12.0]], np.float32), 2)
+  np.testing.assert_allclose(cut, [[0.6, 0.8]], rtol=1e-6)
+  for dim in (0, 4):
+    with pytest.raises(BadInput, match=f"dim={dim}: the model has .* 1 to 3"):
+      encode.truncate(np.ones((1, 3), np.float32), dim)
+  for bad in ([[0.0, 0.0, 1.0]], [[np.nan, 1.0, 1.0]], [[np.inf, 1.0, 1.0]]):
+    with pytest.raises(Stopped, match="1 of 1 embeddings are zero or not fin"):
+      encode.truncate(np.array(bad, np.float32), 2)

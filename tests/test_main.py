@@ -55,10 +55,12 @@ def test_an_unknown_verb_is_named(capsys):
       [RECIPE, "--workdr=w"],
       "run: unknown flag '--workdr'; did you mean '--wo",
     ),
+    ([RECIPE, "--workdir="], "run: --workdir is empty; give a value or"),
     ([RECIPE, "--workdir=w", "more"], "unexpected argument 'more'"),
     (
       ["--config=configs/none.py"],
-      "config 'configs/none.py' does not exist; shipped in configs/: prefinet",
+      "config 'configs/none.py' does not exist; shipped in configs/:"
+      " prefinetune.py, recipe.py",
     ),
     (
       ["--config=configs/recipe.py:huge"],
@@ -238,6 +240,24 @@ def test_a_full_disk_while_embedding(fails, tmp_path, trained):
   assert not output.exists()
 
 
+def test_a_path_that_does_not_fit_is_one_line(fails, tmp_path, trained):
+  (tmp_path / "a.txt").write_text("some text\n")
+  flags = [f"--model={trained}", f"--input={tmp_path / 'a.txt'}"]
+  said = fails("embed", *flags, f"--output={tmp_path}")
+  assert said == f"--output={tmp_path} is a folder; name a file"
+  said = fails("embed", *flags, f"--output={tmp_path / ('x' * 300)}")
+  assert said.startswith("File name too long: ")
+  assert said.endswith("; choose another path")
+  said = fails("index", *flags, f"--output={tmp_path}/i", "--dim=0")
+  assert said == "--dim=0: the model has dimensions 1 to 32"
+
+
+def test_a_workdir_that_is_a_file(fails, tmp_path, train_command):
+  (tmp_path / "w").write_text("")
+  said = fails(*train_command(tmp_path / "w"))
+  assert re.search("(File exists|Not a directory).*; choose another path", said)
+
+
 def test_embeds_lines(trained, tmp_path, capsys):
   (tmp_path / "a.txt").write_text("some text\nanother\n")
   output = tmp_path / "a.npy"
@@ -296,6 +316,7 @@ def test_a_bad_query_is_refused(fails, trained, indexed, tmp_path):
   flags = ["query", f"--model={trained}", f"--index={indexed}"]
   assert fails(*flags).startswith("the query is empty; put it last")
   assert fails(*flags, " ").startswith("the query is empty")
+  assert fails(*flags, "\udc80").startswith("the query is not UTF-8")
   said = fails(*flags, "--dense", "--lexical", "x")
   assert said.startswith("--dense and --lexical exclude each other")
   assert fails(*flags, "--k=0", "x") == "k is 0; ask for at least one result"

@@ -171,7 +171,7 @@ def test_the_check_of_loops_can_fail() -> None:
   assert collectives_in_loops(text)
 
 
-def test_grouping_is_a_loop_and_saves_memory() -> None:
+def test_grouping_is_a_loop() -> None:
   assert " while(" in train("1", 4, "joint")[2]
 
 

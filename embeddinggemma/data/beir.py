@@ -4,9 +4,9 @@ import collections
 import csv
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from embeddinggemma.data import jsonl
 from embeddinggemma.types import BadInput, Pair
@@ -75,8 +75,8 @@ def read_retrieval(folder: Path) -> Retrieval:
   a judgement whose query or document does not exist.
   """
   corpus = {
-    row["_id"]: (str(row.get("title") or ""), _text(origin, row))
-    for origin, row in jsonl.read_rows(folder / "corpus.jsonl", ("_id",))
+    row["_id"]: (row["title"], row["text"])
+    for row in _documents(folder / "corpus.jsonl")
   }
   queries = {
     row["_id"]: row["text"]
@@ -88,12 +88,17 @@ def read_retrieval(folder: Path) -> Retrieval:
   return Retrieval(corpus, {key: queries[key] for key in qrels}, qrels)
 
 
-def _text(origin: str, row: Mapping[str, object]) -> str:
-  """A document's text, which public collections do leave empty."""
-  text = row.get("text")
-  if not isinstance(text, str):
-    raise BadInput(f"{origin}: 'text' is missing or not text")
-  return text
+def _documents(path: Path) -> Iterator[dict[str, Any]]:
+  """Rows of a corpus, in which public collections do leave texts empty."""
+  for origin, row in jsonl.read_rows(path, ("_id",)):
+    if "text" not in row:
+      raise BadInput(f"{origin}: 'text' is missing")
+    try:
+      for field in "title", "text":
+        row[field] = jsonl.optional_text(field, row.get(field))
+    except ValueError as error:
+      raise BadInput(f"{origin}: {error}") from None
+    yield row
 
 
 def _qrels_file(folder: Path) -> Path:

@@ -22,9 +22,8 @@ SALT = "embeddinggemma"
 def fingerprint(path: str) -> dict[str, Any]:
   """What a corpus depends on, cheap to compute before it is built."""
   if path:
-    directory = pathlib.Path(path)
-    sources.pair_files(directory)  # a folder without pairs fails here
-    return {"pairs": sources.content_hash(directory)}
+    # A folder without pairs fails here.
+    return {"pairs": sources.pairs_hash(pathlib.Path(path))}
   found = {
     d.metadata["Name"]: d.version for d in importlib.metadata.distributions()
   }

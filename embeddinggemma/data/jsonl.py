@@ -8,8 +8,13 @@ from typing import Any
 from embeddinggemma.types import BadInput
 
 
-def parse_row(line: bytes, fields: Sequence[str]) -> dict[str, Any]:
-  """A JSONL line as a dict in which `fields` are texts; else ValueError."""
+def parse_row(
+  line: bytes, fields: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, Any]:
+  """A JSONL line as a dict in which `fields` are texts; else ValueError.
+
+  `optional` fields are texts too; one that is missing or null is empty.
+  """
   if not line.strip():
     raise ValueError("empty line")
   try:
@@ -24,16 +29,18 @@ def parse_row(line: bytes, fields: Sequence[str]) -> dict[str, Any]:
     if field not in row:
       raise ValueError(f"no field {field!r}")
     row[field] = checked(field, row[field])
+  for field in optional:
+    row[field] = optional_text(field, row.get(field))
   return row
 
 
 def read_rows(
-  path: Path, fields: Sequence[str]
+  path: Path, fields: Sequence[str], optional: Sequence[str] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """(FILE:LINE, row) of a JSONL file; BadInput at the first bad line."""
   for origin, line in read_lines(path):
     try:
-      yield origin, parse_row(line, fields)
+      yield origin, parse_row(line, fields, optional)
     except ValueError as error:
       raise BadInput(f"{origin}: {error}") from None
 
@@ -59,6 +66,12 @@ def checked(field: str, value: Any) -> str:
   except UnicodeEncodeError:
     raise ValueError(f"{field!r} holds half a surrogate pair") from None
   return text
+
+
+def optional_text(field: str, value: Any) -> str:
+  """Like `checked`, but nothing (null, white space) is an empty text."""
+  nothing = value is None or (isinstance(value, str) and not value.strip())
+  return "" if nothing else checked(field, value)
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from embeddinggemma import sharding
 from embeddinggemma.data import mixture, packing
 from embeddinggemma.data.mixture import Draw, Rows
-from embeddinggemma.types import BadInput, PairBatch, Text, Weights
+from embeddinggemma.types import PairBatch, Text, Weights
 
 _EMPTY = np.zeros(0, np.int32)
 # Batches of a task that are packed in advance to size its rows: an epoch or
@@ -76,11 +76,7 @@ class Packer:
   def __init__(
     self, tasks: Mapping[str, Rows], batch_size: int, groups: int, seed: int
   ):
-    if batch_size % groups:
-      raise BadInput(
-        f"batch_size={batch_size} does not divide into {groups} groups"
-        " (devices x groups_per_device); use a multiple of it"
-      )
+    packing.check_groups(batch_size, groups)
     self._tasks, self._names = tasks, sorted(tasks)
     self._batch_size, self._groups = batch_size, groups
     longest = max(int(rows.lengths.max()) for rows in tasks.values())

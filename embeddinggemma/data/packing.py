@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from embeddinggemma.types import Text
+from embeddinggemma.types import BadInput, Text
 
 # Short, so that few shapes are compiled; a text need not fill its row.
 _RUNGS = (32, 64, 128, 256, 512, 1024, 2048)
@@ -18,6 +18,15 @@ _RUNGS = (32, 64, 128, 256, 512, 1024, 2048)
 def rung(longest: int) -> int:
   """The smallest row length of a short ladder that holds a text of `longest`."""
   return next((r for r in _RUNGS if r >= longest), -(-longest // 512) * 512)
+
+
+def check_groups(batch_size: int, groups: int) -> None:
+  """Raises BadInput unless the batch divides into the groups."""
+  if batch_size % groups:
+    raise BadInput(
+      f"batch_size={batch_size} does not divide into {groups} groups"
+      " (devices x groups_per_device); use a multiple of it"
+    )
 
 
 def deal(cost: Int[np.ndarray, "B"], groups: int) -> Int[np.ndarray, "G b"]:

@@ -92,7 +92,7 @@ def document_text(task: str, text: str, title: str = "") -> str:
 
   Symmetric tasks put the query's prompt on both sides and have no title.
   """
-  return _with_prompt(task_named(task).document, text, title)
+  return with_prompt(task_named(task).document, text, title)
 
 
 def document_prompt(task: str) -> str:
@@ -116,10 +116,14 @@ def prompt_named(name: str) -> str:
 
 def prompted(prompt_name: str, text: str, title: str = "") -> str:
   """The text with the named prompt; only a document prompt uses the title."""
-  return _with_prompt(prompt_named(prompt_name), text, title)
+  return with_prompt(prompt_named(prompt_name), text, title)
 
 
-def _with_prompt(prompt: str, text: str, title: str) -> str:
+def with_prompt(prompt: str, text: str, title: str = "") -> str:
+  """The text with a prompt, in which a title takes the place of `none`.
+
+  Only the document prompt has that place; others ignore the title.
+  """
   if prompt != DOCUMENT:
     return prompt + text
   return f"title: {' '.join(title.split()) or 'none'} | text: {text}"

@@ -81,9 +81,9 @@ def read_module(name: str, path: pathlib.Path) -> Module | None:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")  # about other people's escapes
       tree = ast.parse(text)
-  except (OSError, ValueError, SyntaxError, RecursionError):
-    return None
-  nodes = list(_documented(tree))
+    nodes = list(_documented(tree))
+  except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+    return None  # the last two: nested deeper than Python can follow
   lines = text.split("\n")
   bare = _without_docstrings(lines, nodes)
   definitions = tuple(

@@ -7,7 +7,7 @@ not drawn: the same text lands on the same side in every run and machine.
 import collections
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +111,17 @@ def write_corpus(
 
 def content_hash(directory: Path) -> str:
   """SHA-256 over the sorted relative paths and bytes of a folder's files."""
+  return _hash(directory, filter(Path.is_file, directory.rglob("*")))
+
+
+def pairs_hash(directory: Path) -> str:
+  """The same over the files that `read_pairs` reads, whatever lies beside."""
+  return _hash(directory, pair_files(directory))
+
+
+def _hash(directory: Path, paths: Iterable[Path]) -> str:
   digest = hashlib.sha256()
-  files = {
-    path.relative_to(directory).as_posix(): path
-    for path in directory.rglob("*")
-    if path.is_file()
-  }
+  files = {path.relative_to(directory).as_posix(): path for path in paths}
   for name in sorted(files):
     data = files[name].read_bytes()
     digest.update(f"{len(name.encode())} {name} {len(data)} ".encode())
@@ -136,28 +141,23 @@ def pair_files(directory: Path) -> list[Path]:
 
 
 def _parse_pair(line: bytes, origin: str) -> Pair:
-  row = jsonl.parse_row(line, ("query", "positive"))
+  row = jsonl.parse_row(line, ("query", "positive"), ("title", "task", "lang"))
   negatives = row.get("negative") or ()
   if isinstance(negatives, str):
     negatives = (negatives,)
   if not isinstance(negatives, list | tuple):
     raise ValueError("'negative' is neither text nor a list of texts")
-  task = _optional(row, "task") or "retrieval"
+  task = row["task"] or "retrieval"
   prompts.task_named(task)
   return Pair(
     query=row["query"],
     positive=row["positive"],
     negatives=tuple(jsonl.checked("negative", text) for text in negatives),
-    title=_optional(row, "title"),
+    title=row["title"],
     task=task,
-    lang=_optional(row, "lang"),
+    lang=row["lang"],
     origin=origin,
   )
-
-
-def _optional(row: Mapping[str, Any], field: str) -> str:
-  value = row.get(field)
-  return jsonl.checked(field, value) if value not in (None, "") else ""
 
 
 def _components(pairs: Sequence[Pair]) -> list[str]:

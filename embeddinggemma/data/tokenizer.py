@@ -5,6 +5,7 @@ back to bytes, splits digits and keeps white space; runs of it are pieces of
 their own. Spare pieces `<unusedN>` serve as UL2's sentinels.
 """
 
+import collections
 import functools
 import hashlib
 import io
@@ -31,6 +32,7 @@ _SYMBOLS = (
   *("\t" * n for n in range(1, 5)),
   *(_SPACE * n for n in range(2, 17)),
 )
+_SMALLEST = 4 + 256 + len(_SYMBOLS)
 _SPARE = re.compile(r"<unused\d+>")
 
 
@@ -38,14 +40,14 @@ def train_tokenizer(texts: Iterable[str], path: Path, vocab_size: int) -> None:
   """Trains a BPE vocabulary on the texts and writes it to `path`.
 
   The same texts give the same bytes. Text that supports fewer pieces gives a
-  smaller vocabulary; BadInput if it supports none, or if `vocab_size` does not
-  hold the 256 bytes and the special pieces.
+  smaller vocabulary, and of more characters than fit, the rare ones are
+  written in bytes. BadInput if the text supports no piece, or if `vocab_size`
+  does not hold the 256 bytes and the special pieces.
   """
-  smallest = 4 + 256 + len(_SYMBOLS)
-  if vocab_size <= smallest:
+  if vocab_size <= _SMALLEST:
     raise BadInput(
       f"vocab_size={vocab_size} is too small; bytes and special pieces alone"
-      f" take {smallest}"
+      f" take {_SMALLEST}"
     )
   sample = _sample(texts)
   if not sample:
@@ -176,8 +178,28 @@ def _trained(lines: Sequence[str], vocab_size: int) -> bytes:
       minloglevel=2,
     )
   except RuntimeError as error:
+    if "required_chars" in str(error):
+      return _trained(_without_rare(lines, vocab_size), vocab_size)
     supported = re.search(r"<= (\d+)", str(error))
     if supported is None or int(supported[1]) >= vocab_size:
       raise BadInput(f"cannot train a tokenizer: {error}") from None
     return _trained(lines, int(supported[1]))
   return model.getvalue()
+
+
+def _without_rare(lines: Sequence[str], vocab_size: int) -> list[str]:
+  """The lines split at rare characters, which bytes will stand for.
+
+  Half of the free pieces are for characters, half for what they make up.
+  SentencePiece's character_coverage cannot go as low as CJK text needs.
+  """
+  found: collections.Counter[str] = collections.Counter()
+  for line in lines:
+    found.update(line)
+  ordered = sorted(found, key=lambda c: (-found[c], c))
+  kept = (vocab_size - _SMALLEST) // 2
+  split = {ord(character): "\n" for character in ordered[kept:]}
+  if not split:
+    raise BadInput(f"vocab_size={vocab_size} does not hold the characters")
+  parts = [part for x in lines for part in x.translate(split).split("\n")]
+  return [part for part in parts if part.strip()]

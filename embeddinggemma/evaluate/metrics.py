@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from embeddinggemma import lexical
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import Stopped
 
 DEPTH = 100  # documents ranked a query
 MAIN = ("ndcg@10", "spearman", "v_measure", "f1", "accuracy")
@@ -26,21 +26,6 @@ Gold = Mapping[int, int]  # document index -> grade
 def main_metric(scores: Mapping[str, float]) -> str:
   """The metric a task is judged by, of those it has."""
   return next(name for name in MAIN if name in scores)
-
-
-def truncate(
-  vectors: Float[np.ndarray, "n M"], dim: int
-) -> Float[np.ndarray, "n dim"]:
-  """The first `dim` numbers of each vector at unit length (Matryoshka)."""
-  if dim > vectors.shape[1]:
-    raise BadInput(
-      f"dimension {dim} exceeds the model's {vectors.shape[1]}; ask for less"
-    )
-  prefix = np.asarray(vectors[:, :dim], np.float32)
-  norms = np.linalg.norm(prefix, axis=1, keepdims=True)
-  if not np.isfinite(norms).all() or (norms == 0).any():
-    raise ValueError("an embedding is zero or not finite; run doctor on it")
-  return prefix / norms
 
 
 def dense_scores(
@@ -183,11 +168,11 @@ def _run(rankings: Sequence[Ranking], depth: int) -> dict[str, dict]:
 
 def _require_finite(*arrays: np.ndarray) -> None:
   if not all(np.isfinite(array).all() for array in arrays):
-    raise ValueError("an embedding is not finite; run doctor on the model")
+    raise Stopped("an embedding is not finite; the weights are damaged")
 
 
 def _finite(scores: Mapping[str, Any]) -> dict[str, float]:
   for name, value in scores.items():
     if not np.isfinite(value):
-      raise ValueError(f"{name} is {value}; look at the embeddings")
+      raise Stopped(f"{name} is {value}; look at the embeddings")
   return {name: float(value) for name, value in scores.items()}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from embeddinggemma import encode as encode_lib
 from embeddinggemma import lexical
 from embeddinggemma.data import prompts
 from embeddinggemma.evaluate import metrics, tasks
@@ -37,7 +38,7 @@ def evaluate(
   for task in suite:
     left, right = _encoded(encode, task)
     scores[task.name] = {
-      str(dim): _score(task, metrics.truncate(left, dim), _cut(right, dim))
+      str(dim): _score(task, encode_lib.truncate(left, dim), _cut(right, dim))
       for dim in dims
     }
   return summarise(suite, scores)
@@ -93,7 +94,7 @@ def hybrid(
     if task.kind == "retrieval":
       left, right = _encoded(encode, task)
       cosines = metrics.dense_scores(
-        metrics.truncate(left, dim), metrics.truncate(right, dim)
+        encode_lib.truncate(left, dim), encode_lib.truncate(right, dim)
       )
       words = _word_scores(task, lambda texts: lexical.bm25(texts, "stemmed"))
       scores[task.name] = {str(dim): _score_hybrid(task, cosines, words)}
@@ -126,7 +127,7 @@ def _encoded(encode: TextEncoder, task: EvalTask) -> Vectors:
 
 
 def _cut(vectors: Float[np.ndarray, "n M"], dim: int) -> np.ndarray:
-  return metrics.truncate(vectors, dim) if len(vectors) else vectors
+  return encode_lib.truncate(vectors, dim) if len(vectors) else vectors
 
 
 def _score(

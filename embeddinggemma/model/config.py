@@ -7,12 +7,25 @@ G = H / K, F mlp width, V vocabulary, b texts, U up-projection, M embedding.
 
 import dataclasses
 
+from embeddinggemma.config import above_zero, at_least
 from embeddinggemma.types import BadInput
 
 LOCAL, GLOBAL = "local", "global"
 POOLINGS = ("mean", "attention", "first", "last")
 PROJECTIONS = ("random", "identity")
 DTYPES = ("float32", "bfloat16")
+_SIZES = (
+  "vocab_size",
+  "num_layers",
+  "width",
+  "mlp_width",
+  "num_heads",
+  "num_kv_heads",
+  "head_dim",
+  "up_width",
+  "embed_dim",
+  "window",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +54,15 @@ class ModelConfig:
   projection_init: str = "random"
 
   def __post_init__(self) -> None:
+    for name in _SIZES:
+      at_least(f"model.{name}", getattr(self, name), 1)
+    at_least("model.max_length", self.max_length, 4)
+    for name in ("local_rope_base", "global_rope_base", "norm_eps"):
+      above_zero(f"model.{name}", getattr(self, name))
+    if self.head_dim % 2:
+      raise BadInput(f"model.head_dim={self.head_dim} must be even (RoPE)")
+    if not self.pattern:
+      raise BadInput(f"model.pattern is empty; use {LOCAL} and {GLOBAL}")
     _one_of("pooling", self.pooling, POOLINGS)
     _one_of("projection_init", self.projection_init, PROJECTIONS)
     _one_of("dtype", self.dtype, DTYPES)

@@ -75,16 +75,25 @@ class AttentionPooling(nn.Module):
     value = jnp.einsum("rld,dhe->rlhe", tokens, w_v.astype(tokens.dtype))
     score = jnp.einsum("rlhe,he->rlh", key.astype(jnp.float32), query)
     score = score * width**-0.5
-    # A softmax over each text: subtract one maximum a head, then normalise by
-    # membership; the maximum cancels, so it carries no gradient.
-    top = jnp.max(score, axis=(0, 1), keepdims=True)
-    mass = jnp.exp(score - jax.lax.stop_gradient(top))
+    mass = jnp.exp(score - _top(jax.lax.stop_gradient(score), slot, num_texts))
     member = one_hot(slot, num_texts)
     total = jnp.einsum("rlb,rlh->bh", member, mass)[..., None]
     mixed = jnp.einsum(
       "rlb,rlh,rlhe->bhe", member, mass, value.astype(jnp.float32)
     )
     return (mixed / jnp.maximum(total, 1e-30)).reshape(num_texts, width)
+
+
+def _top(
+  score: Float[Array, "R L H"], slot: Int[Array, "R L"], num_texts: int
+) -> Float[Array, "R L H"]:
+  """The largest score of each position's text, for a softmax over the text.
+
+  One maximum for all texts would let a large one push its neighbours to 0.
+  """
+  flat = score.reshape(-1, score.shape[-1])
+  top = jax.ops.segment_max(flat, slot.reshape(-1), num_texts + 1)
+  return top[slot]
 
 
 POOLERS = {"mean": mean, "first": first, "last": last}

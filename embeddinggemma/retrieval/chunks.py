@@ -9,6 +9,7 @@ import collections
 import os
 import re
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -65,7 +66,7 @@ def chunk(path: str, content: str) -> list[Chunk]:
   if path.endswith(".py"):
     try:
       return _python_chunks(path, content)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
       pass
   return _text_chunks(path, content)
 
@@ -121,11 +122,15 @@ def _content(path: Path) -> str | _Skipped:
 
 
 def _read_jsonl(path: Path) -> Iterator[Chunk]:
-  for number, (origin, row) in enumerate(jsonl.read_rows(path, ("text",)), 1):
-    title = row.get("title") or ""
-    if not isinstance(title, str):
-      raise BadInput(f"{origin}: 'title' is not text")
-    yield Chunk(str(path), number, title, row["text"])
+  """The rows' texts, long ones in pieces; each stands on its row's line."""
+  rows = jsonl.read_rows(path, ("text",), ("title",))
+  for number, (_, row) in enumerate(rows, 1):
+    title, text = row["title"], row["text"]
+    whole = [Chunk(str(path), number, title, text)]
+    if len(text) > MAX_CHARS:
+      whole = _pack(str(path), title, list(_paragraphs(text)), "\n\n")
+    for piece in whole:
+      yield piece._replace(line=number)
 
 
 def _python_chunks(path: str, content: str) -> list[Chunk]:
@@ -133,7 +138,10 @@ def _python_chunks(path: str, content: str) -> list[Chunk]:
   module = Path(path).with_suffix("")
   name = module.parent.name if module.name == "__init__" else module.name
   owners = [name or module.name] * (len(lines) + 1)
-  _claim(ast.parse(content), owners[0], owners)
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # about other people's escapes
+    tree = ast.parse(content)
+  _claim(tree, owners[0], owners)
   chunks: list[Chunk] = []
   start = 0
   for end in range(1, len(lines) + 1):

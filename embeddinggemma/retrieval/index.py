@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from embeddinggemma import encode as encode_lib
 from embeddinggemma import lexical
 from embeddinggemma.retrieval import chunks
 from embeddinggemma.types import BadInput, TextEncoder
@@ -165,20 +166,10 @@ def _encode(
   for start in range(0, len(rows), BLOCK):
     block = rows[start : start + BLOCK]
     texts, titles = [r.text for r in block], [r.title for r in block]
-    parts.append(_unit(encode(texts, prompt, titles), dim))
+    parts.append(encode_lib.truncate(encode(texts, prompt, titles), dim))
     if progress:
       progress(start + len(block), len(rows))
   return np.concatenate(parts)
-
-
-def _unit(vectors: Float[np.ndarray, "n M"], dim: int) -> np.ndarray:
-  if not 0 < dim <= vectors.shape[1]:
-    raise BadInput(f"dim is {dim}; the model has {vectors.shape[1]}")
-  prefix = np.asarray(vectors[:, :dim], np.float32)
-  norms = np.linalg.norm(prefix, axis=1, keepdims=True)
-  if not np.isfinite(norms).all() or (norms == 0).any():
-    raise ValueError("an embedding is zero or not finite; run doctor on it")
-  return prefix / norms
 
 
 def _scale(vectors: Float[np.ndarray, "n D"]) -> float:
@@ -237,7 +228,7 @@ def _query_vector(
       f"{model[:12]}; index again or search with that model"
     )
   vector = encode([text], index.about["query_prompt"])
-  return _unit(vector, index.about["dim"])[0]
+  return encode_lib.truncate(vector, index.about["dim"])[0]
 
 
 def _lexical(index: Index, text: str, k: int) -> tuple[np.ndarray, np.ndarray]:

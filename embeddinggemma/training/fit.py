@@ -101,9 +101,9 @@ class _Watch:
     self._seen = now
     for observe in self._observers:
       observe(info)
-    for name in ("loss", "grad_norm"):
+    for name in ("loss", "grad_norm", "update_norm"):
       if not math.isfinite(values[name]):
         raise Stopped(
           f"step {step}: {name} is {values[name]}; task {loaded.task}, rows"
-          f" {','.join(map(str, loaded.rows))}; the last checkpoint is good"
+          f" {','.join(map(str, loaded.rows))}; checkpoints are from before this step"
         )

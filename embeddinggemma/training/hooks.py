@@ -42,8 +42,10 @@ class MetricsLog:
     path = workdir / METRICS
     kept = [row for row in read_metrics(path) if row["step"] <= start]
     text = "".join(json.dumps(row) + "\n" for row in kept)
-    if not path.is_file() or path.read_text() != text:
-      path.write_text(text)
+    if path.is_file() and path.read_text() != text:
+      partial = path.with_name(f"{path.name}.partial")
+      partial.write_text(text)
+      partial.replace(path)
     self._file: IO[str] = path.open("a")
     self._events = tensorboardX.SummaryWriter(
       str(workdir / "tensorboard"), purge_step=start or None

@@ -52,7 +52,11 @@ def train_step(
   optimizer = optimizer_of(stage, state.params)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params: Any = optax.apply_updates(state.params, updates)
-  metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+  metrics |= {
+    "loss": loss,
+    "grad_norm": optax.tree.norm(grads),
+    "update_norm": optax.tree.norm(updates),
+  }
   return TrainState(state.step + 1, params, opt_state), metrics
 
 

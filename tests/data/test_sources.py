@@ -165,3 +165,12 @@ def test_retrieval_caps_queries_and_joins_equal_texts():
   assert len(data.corpus) == 2
   assert sorted(map(len, data.qrels.values())) == [1, 2]
   assert len(beir.as_retrieval(_distinct(30), 7).queries) == 7
+
+
+def test_only_the_pairs_count_for_their_hash(tmp_path):
+  _write(tmp_path / "a", GOOD)
+  before = sources.pairs_hash(tmp_path)
+  (tmp_path / "notes.txt").write_text("unrelated")
+  assert sources.pairs_hash(tmp_path) == before
+  _write(tmp_path / "a", GOOD, GOOD)
+  assert sources.pairs_hash(tmp_path) != before

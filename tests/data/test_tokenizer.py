@@ -10,7 +10,11 @@ from embeddinggemma.data import tokenizer as tokenizer_lib
 from embeddinggemma.data.tokenizer import Tokenizer, train_tokenizer
 from embeddinggemma.types import BadInput
 
-TEXTS = [pathlib.Path(tokenizer_lib.__file__).read_text(), "def parse_date(x):"]
+TEXTS = [
+  pathlib.Path(tokenizer_lib.__file__).read_text(),
+  "def parse_date(x):",
+  "0 1 2 3 4 5 6 7 8 9 " * 3,
+]
 SIZE = 800
 
 
@@ -101,6 +105,17 @@ def test_little_text_gives_a_smaller_vocabulary(tmp_path):
   small = Tokenizer(tmp_path / "small.model")
   assert 386 < small.vocab_size < 8192
   assert small.decode(small.encode("parse 中")) == "parse 中"
+
+
+def test_more_characters_than_pieces_fall_back_to_bytes(tmp_path):
+  rare = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]
+  texts = [f"common words {a}{b}" for a, b in zip(rare, rare[1:])]
+  train_tokenizer(texts, tmp_path / "a.model", 600)
+  train_tokenizer(texts, tmp_path / "b.model", 600)
+  made = Tokenizer(tmp_path / "a.model")
+  assert made.vocab_size <= 600
+  assert made.decode(made.encode(rare[-1])) == rare[-1]
+  assert made.model == Tokenizer(tmp_path / "b.model").model
 
 
 def test_the_sample_is_capped_and_spread(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from embeddinggemma import lexical
 from embeddinggemma.evaluate import metrics
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import Stopped
 
 
 def _rank(scores, same=None, **options):
@@ -50,16 +50,6 @@ def test_rank_in_chunks_is_rank_at_once(monkeypatch):
   assert len(whole[0]) == metrics.DEPTH
 
 
-def test_truncation_renormalises():
-  cut = metrics.truncate(np.array([[3.0, 4.0, 12.0]]), 2)
-  np.testing.assert_allclose(cut, [[0.6, 0.8]], rtol=1e-6)
-  with pytest.raises(BadInput, match="dimension 4 exceeds the model's 3"):
-    metrics.truncate(cut.repeat(3, axis=1)[:, :3], 4)
-  for bad in [[0.0, 0.0, 1.0]], [[np.nan, 1.0, 1.0]]:
-    with pytest.raises(ValueError, match="zero or not finite"):
-      metrics.truncate(np.array(bad), 2)
-
-
 def test_similarity_is_a_rank_correlation():
   left = np.array([[1.0, 0.0]] * 4)
   angles = np.array([0.1, 0.5, 0.9, 1.3])
@@ -68,7 +58,7 @@ def test_similarity_is_a_rank_correlation():
   found = metrics.similarity(left, right, gold)["spearman"]
   assert found == pytest.approx(1 - 6 * 2 / (4 * 15))
   assert metrics.similarity(left, left, gold) == {"spearman": 0.0}
-  with pytest.raises(ValueError, match="not finite"):
+  with pytest.raises(Stopped, match="not finite"):
     metrics.similarity(left, right * np.nan, gold)
 
 
@@ -83,9 +73,9 @@ def test_probe_and_clusters_on_separable_vectors():
   vectors, labels = _blobs()
   assert metrics.probe(vectors, labels, vectors, labels) == {"accuracy": 1.0}
   assert metrics.clusters(vectors, labels)["v_measure"] == pytest.approx(1.0)
-  with pytest.raises(ValueError, match="not finite"):
+  with pytest.raises(Stopped, match="not finite"):
     metrics.probe(vectors * np.nan, labels, vectors, labels)
-  with pytest.raises(ValueError, match="not finite"):
+  with pytest.raises(Stopped, match="not finite"):
     metrics.clusters(vectors * np.inf, labels)
 
 
@@ -103,9 +93,9 @@ def test_bitext_counts_equal_translations_as_one():
 
 
 def test_non_finite_scores_raise():
-  with pytest.raises(ValueError, match="ndcg is nan"):
+  with pytest.raises(Stopped, match="ndcg is nan"):
     metrics._finite({"ndcg": math.nan})
-  with pytest.raises(ValueError, match="not finite"):
+  with pytest.raises(Stopped, match="not finite"):
     _rank([[1.0, np.nan]])
 
 

@@ -86,6 +86,13 @@ def test_unknown_preset_names_the_known_ones():
 @pytest.mark.parametrize(
   "change, message",
   [
+    ({"width": 0}, "model.width=0 must be at least 1"),
+    ({"num_layers": 0}, "model.num_layers=0 must be at least 1"),
+    ({"window": -1}, "model.window=-1 must be at least 1"),
+    ({"max_length": 3}, "model.max_length=3 must be at least 4"),
+    ({"head_dim": 15}, "model.head_dim=15 must be even"),
+    ({"norm_eps": 0.0}, "model.norm_eps=0.0 must be above 0"),
+    ({"pattern": ()}, "model.pattern is empty"),
     ({"pooling": "max"}, "pooling='max'"),
     ({"dtype": "float16"}, "dtype='float16'"),
     ({"num_kv_heads": 3}, "num_kv_heads=3 does not divide"),
@@ -175,6 +182,22 @@ def test_the_mean_is_over_all_tokens():
   np.testing.assert_allclose(pooling.mean(tokens, slot, 2), [[1, 2], [6, 7]])
   np.testing.assert_allclose(pooling.first(tokens, slot, 2), [[0, 1], [4, 5]])
   np.testing.assert_allclose(pooling.last(tokens, slot, 2), [[2, 3], [8, 9]])
+
+
+def test_attention_pooling_packs_extreme_scores():
+  """A text whose scores are far below its neighbour's keeps its vector."""
+  rng = np.random.default_rng(0)
+  tokens = rng.normal(size=(1, 12, 8)).astype(np.float32)
+  tokens[0, 6:] *= 1e4
+  slot = jnp.asarray([[0] * 6 + [1] * 5 + [2]])
+  pool = pooling.AttentionPooling(heads=2)
+  params = pool.init(jax.random.key(0), tokens, slot, 2)
+  both = pool.apply(params, tokens, slot, 2)
+  first = pool.apply(params, tokens[:, :6], slot[:, :6], 1)
+  second = pool.apply(params, tokens[:, 6:11], slot[:, 6:11] - 1, 1)
+  assert np.abs(first).max() > 0.01
+  np.testing.assert_allclose(both[0], first[0], atol=1e-6)
+  np.testing.assert_allclose(both[1], second[0], rtol=1e-5)
 
 
 def test_identity_projections_drop_the_spare_dimension():

@@ -6,9 +6,9 @@ import zlib
 import numpy as np
 import pytest
 
-from embeddinggemma import lexical
+from embeddinggemma import encode, lexical
 from embeddinggemma.retrieval import chunks, index
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import BadInput, Stopped
 
 CODE = '''"""Dates and colours."""
 
@@ -145,11 +145,11 @@ def test_int8_and_moments_keep_the_cosines(folder, tmp_path):
   _build(folder, tmp_path / "index")
   opened = index.open_index(tmp_path / "index")
   rows = opened.chunks
-  exact = index._unit(
+  exact = encode.truncate(
     bag_of_words([r.text for r in rows], "document", [r.title for r in rows]),
     128,
   )
-  query = index._unit(bag_of_words(["a day of rice"], "query"), 128)[0]
+  query = encode.truncate(bag_of_words(["a day of rice"], "query"), 128)[0]
   cosines = index._cosines(opened, query, np.arange(len(rows)))
   np.testing.assert_allclose(cosines, exact @ query, atol=0.03)
   mean, covariance = opened.moments[0], opened.moments[1:]
@@ -177,9 +177,40 @@ def test_jsonl_rows_are_documents(tmp_path):
   assert _search(tmp_path / "i", "food", mode="lexical")[0].line == 1
 
 
+def test_the_tail_of_a_long_row_is_found(tmp_path):
+  text = "\n\n".join(f"paragraph {n} " + "word " * 60 for n in range(9))
+  rows = [{"text": "short"}, {"text": f"{text} zebra", "title": "Long"}]
+  source = tmp_path / "docs.jsonl"
+  source.write_text("".join(json.dumps(r) + "\n" for r in rows))
+  about = _build(source, tmp_path / "i")
+  assert about["chunks"] > 2
+  hit = _search(tmp_path / "i", "zebra", mode="lexical")[0]
+  assert (hit.line, hit.title) == (2, "Long")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+  "content", ["x = " + "(" * 300 + ")" * 300, "x = " + "-" * 90_000 + "1"]
+)
+def test_code_that_python_cannot_follow_is_text(content):
+  found = chunks.chunk("deep.py", content)
+  assert {c.title for c in found} == {"deep"}
+  assert chunks.chunk("escape.py", "x = '\\d'\n")[0].title == "escape"
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError])
+def test_a_parser_that_gives_up_leaves_text(monkeypatch, error):
+  def give_up(*_):
+    raise error
+
+  monkeypatch.setattr(chunks.ast, "parse", give_up)
+  assert chunks.chunk("deep.py", "x = 1")[0].text == "x = 1"
+
+
 @pytest.mark.parametrize(
   ("line", "reason"),
   [
+    (b'{"text": "x", "title": "\\ud800"}', "'title' holds half a surrogate"),
     (b"{", "not JSON"),
     (b'{"title": "t"}', "no field 'text'"),
     (b'{"text": " "}', "'text' is empty"),
@@ -225,7 +256,7 @@ def test_a_failed_build_leaves_the_old_index(folder, tmp_path):
   def broken(texts, prompt_name, titles=()):
     return bag_of_words(texts, prompt_name, titles) * np.nan
 
-  with pytest.raises(ValueError, match="zero or not finite"):
+  with pytest.raises(Stopped, match="zero or not finite"):
     index.build_index(broken, folder, tmp_path / "index", dim=64, model="m")
   assert _search(tmp_path / "index", "rice")
   assert len(list(tmp_path.iterdir())) == 2
@@ -241,9 +272,9 @@ def test_an_index_of_another_model_or_dimension_is_refused(folder, tmp_path):
     index.search(tmp_path / "index", None, "x", model="m" * 64)
   opened = index.open_index(tmp_path / "index")
   narrow = lambda *args: bag_of_words(*args)[:, :64]
-  with pytest.raises(BadInput, match="dim is 128; the model has 64"):
+  with pytest.raises(BadInput, match="dim=128: the model has dimensions 1 to 64"):
     index.search(opened, narrow, "x", model="m" * 64)
-  with pytest.raises(BadInput, match="dim is 0; the model has 256"):
+  with pytest.raises(BadInput, match="dim=0: the model has dimensions"):
     _build(folder, tmp_path / "other", dim=0)
 
 

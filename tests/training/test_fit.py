@@ -133,6 +133,11 @@ def test_a_damaged_checkpoint_is_stepped_over(rows, undisturbed, tmp_path):
   store.close()
   assert int(got.step) == 10
   assert len(damaged) == 1 and f"{STEPS} is damaged" in damaged[0]
+  assert (tmp_path / f"damaged-{STEPS}").is_dir()
+  state, _ = train(rows, tmp_path, STEPS)
+  assert same(state, undisturbed[0])
+  params = checkpoint.read_params(checkpoint.find(tmp_path))
+  assert same(params["model"], undisturbed[0].params["model"])
 
 
 def test_nan_names_step_and_rows_and_keeps_the_last_good(rows, tmp_path):
