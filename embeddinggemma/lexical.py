@@ -17,7 +17,7 @@ import numpy as np
 import Stemmer  # pyrefly: ignore[missing-import]  (no stubs)
 from jaxtyping import Float, Int
 
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import BadInput, Stopped
 
 K1, B = 1.5, 0.75
 CHUNK_BYTES = 64 * 2**20  # of scores held at a time
@@ -162,7 +162,7 @@ def top_k(
   Non-finite scores raise: a NaN would sort first and look like a success.
   """
   if not np.isfinite(scores).all():
-    raise ValueError("scores are not finite; look at the embeddings they use")
+    raise Stopped("scores are not finite; look at the embeddings they use")
   k = min(k, scores.shape[1])
   if k < scores.shape[1]:
     best = np.argpartition(-scores, k - 1, axis=1)[:, :k]

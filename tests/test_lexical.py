@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embeddinggemma import lexical
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import BadInput, Stopped
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_top_k_is_a_stable_sort(values, k):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_top_k_refuses_what_would_rank_first(value):
-  with pytest.raises(ValueError, match="not finite"):
+  with pytest.raises(Stopped, match="not finite"):
     lexical.top_k(np.array([[1.0, value]]), 1)
 
 

@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from embeddinggemma import checkpoint, load
+from embeddinggemma import checkpoint
 from embeddinggemma.data import prompts
+from embeddinggemma.load import load
 from embeddinggemma.types import BadInput
 
 
@@ -27,7 +28,7 @@ def copied(trained, tmp_path):
 
 def test_the_stored_prompts_are_used(copied):
   own = {"query": "Q: ", "document": prompts.DOCUMENT}
-  model = load.load(copied("prompts.json", lambda _: own))
+  model = load(copied("prompts.json", lambda _: own))
   assert model.prompt("query") == "Q: "
   assert model.prompt("qa") == prompts.TASKS["qa"].query
   same = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6)
@@ -51,11 +52,11 @@ def test_a_checkpoint_that_says_too_little_or_more(
   copied, name, change, message
 ):
   with pytest.raises(BadInput, match=message):
-    load.load(copied(name, change))
+    load(copied(name, change))
 
 
 def test_cut_texts_are_counted_once(trained, capsys):
-  model = load.load(trained)
+  model = load(trained)
   model.encode(["word " * 200, "short"], "query")
   said = capsys.readouterr().err
   assert said == "1 text is longer than max_length=64 tokens and was cut\n"

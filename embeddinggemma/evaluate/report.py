@@ -15,6 +15,7 @@ from embeddinggemma.evaluate import metrics, plots
 if TYPE_CHECKING:
   from rich.table import Table
 
+MOST_COLUMNS = 12  # tasks; more of them are the rows of the page's table
 PAPER = {
   "loss": (
     "In the paper, where training starts from decides most: the mean over "
@@ -116,11 +117,13 @@ def terminal_table(summary: Mapping[str, Any]) -> "Table":
     pad_edge=False,
     show_edge=False,
   )
-  shown.add_column("", min_width=14)
+  shown.add_column("", min_width=14, overflow="fold")
   for row in rows:
     name = row[0].replace(" @ ", "\n@ ").replace(" + ", "\n+ ")
     width = max(map(len, name.split()))
-    shown.add_column(text.Text(name), justify="right", width=max(width, 5))
+    shown.add_column(
+      text.Text(name), justify="right", width=max(width, 5), overflow="fold"
+    )
   best = _best(rows)
   for column, name in enumerate(header[1:], 1):
     styles = [
@@ -161,7 +164,13 @@ def _quality(quality: Mapping[str, Any]) -> Iterable[str]:
   if not rows:
     return
   yield "<h2>Quality on held-out data</h2>"
-  yield _table(header, [list(map(_cell, row)) for row in rows], _best(rows))
+  best = _best(rows)
+  if len(header) > MOST_COLUMNS + 1:
+    header, *rows = map(list, zip(header, *rows, strict=True))
+    header[0] = "task"
+    # The header is a row of its own: row 1 becomes column 1, column 1 row 0.
+    best = {(column - 1, row + 1) for row, column in best}
+  yield _table(header, [list(map(_cell, row)) for row in rows], best)
   yield f'<p class="note">{PAPER["quality"]}</p>'
   series, levels = _by_dimension(quality)
   ticks = sorted({dim for dims, _ in series.values() for dim in dims})

@@ -20,7 +20,9 @@ import numpy as np
 import sentence_transformers as st
 import torch
 import transformers
-from sentence_transformers import models
+from sentence_transformers.base import modules
+from sentence_transformers.sentence_transformer import losses
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from embeddinggemma import sharding, stages, train
 from embeddinggemma.checkpoint import find, read_files
@@ -124,7 +126,7 @@ def ours_of(config: stages.TrainConfig, inputs: train.Inputs):
 def theirs_of(config: stages.TrainConfig):
   """One step of sentence-transformers on the same shapes."""
   model = sentence_transformer(config)
-  loss = st.losses.MultipleNegativesRankingLoss(
+  loss = losses.MultipleNegativesRankingLoss(
     model, scale=1 / config.loss.temperature
   )
   optimizer = torch.optim.AdamW(model.parameters(), lr=config.optimizer.lr)
@@ -179,16 +181,16 @@ def sentence_transformer(config: stages.TrainConfig) -> st.SentenceTransformer:
       )
       return features | {"token_embeddings": out.last_hidden_state}
 
-  dense = lambda a, b: models.Dense(
+  dense = lambda a, b: modules.Dense(
     a, b, bias=False, activation_function=torch.nn.Identity()
   )
   return st.SentenceTransformer(
     modules=[
       Body(),
-      models.Pooling(m.width, "mean"),
+      Pooling(m.width, "mean"),
       dense(m.width, m.up_width),
       dense(m.up_width, m.embed_dim),
-      models.Normalize(),
+      modules.Normalize(),
     ],
     device="cpu",
   )

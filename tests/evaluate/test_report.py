@@ -4,6 +4,7 @@ import html.parser
 import io
 import re
 
+import pytest
 from rich import console
 
 from embeddinggemma.evaluate import plots, report
@@ -141,3 +142,37 @@ def test_terminal_table_shows_every_system():
   for part in "trained", "@ 64", "<plain>", "[red]", "0.800", "spearman":
     assert part in text
   shown.print(report.terminal_table({}))
+
+
+def _many(count, systems=("trained", "untrained", "a", "b", "c")):
+  """So many tasks with long names; the first system is the best."""
+  return {
+    system: {
+      f"task_with_a_long_name_{n}": {
+        str(dim): {"ndcg@10": 0.9 - place / 10 - dim / 1e4}
+        for dim in (64, 128)
+      }
+      for n in range(count)
+    }
+    for place, system in enumerate(systems)
+  }
+
+
+@pytest.mark.parametrize("width", [80, 99, 200])
+def test_many_tasks_are_all_in_the_terminal(width):
+  out = io.StringIO()
+  shown = console.Console(file=out, width=width)
+  shown.print(report.terminal_table({"quality": _many(141)}))
+  text = "".join(out.getvalue().split())
+  assert "\u2026" not in text
+  assert text.count("0.894") == text.count("0.887") == 141
+  assert text.count("0.494") == 141
+
+
+def test_many_tasks_are_rows_of_the_page(tmp_path):
+  page = _page(tmp_path, {"quality": _many(141)})
+  assert "<tr><th>task</th><th>trained @ 64</th>" in page
+  assert page.count("<td class=best>0.894</td>") == 141
+  assert page.count("class=best") == 141
+  few = _page(tmp_path, {"quality": _many(report.MOST_COLUMNS)})
+  assert "<tr><th>system</th>" in few

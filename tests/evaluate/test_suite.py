@@ -210,7 +210,7 @@ def test_evaluate_encodes_each_side_once_for_all_dimensions(folder):
 
 def test_unscorable_kinds_and_dimensions_raise(folder):
   found = suite.read_suite(folder)
-  with pytest.raises(BadInput, match="dimension 65 exceeds"):
+  with pytest.raises(BadInput, match="dim=65: the model has"):
     suite.evaluate(bag_of_words, found, [65])
   odd = tasks.EvalTask("odd", "poetry", "sts", ("a",))
   with pytest.raises(ValueError, match="no metric for kind 'poetry'"):

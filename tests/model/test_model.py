@@ -189,6 +189,7 @@ def test_attention_pooling_packs_extreme_scores():
   rng = np.random.default_rng(0)
   tokens = rng.normal(size=(1, 12, 8)).astype(np.float32)
   tokens[0, 6:] *= 1e4
+  tokens = jnp.asarray(tokens)
   slot = jnp.asarray([[0] * 6 + [1] * 5 + [2]])
   pool = pooling.AttentionPooling(heads=2)
   params = pool.init(jax.random.key(0), tokens, slot, 2)
