@@ -22,7 +22,7 @@ from rich.console import Console
 from embeddinggemma import cache, checkpoint, config, train
 from embeddinggemma.cache import Done, Step
 from embeddinggemma.config import at_least
-from embeddinggemma.data import corpus, jsonl, mixture, prompts
+from embeddinggemma.data import corpus, jsonl, mixture
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.evaluate import report, suite
 from embeddinggemma.load import Model, assemble, load
@@ -161,6 +161,7 @@ def _evaluate(
     train.initial_params(tuning, inputs)[0],
     Tokenizer(inputs.directory / train.TOKENIZER_FILE),
     UNTRAINED,
+    dict(tuned.prompts),
   )
   result = {}
   for side in ("validation", "test"):
@@ -403,9 +404,9 @@ def embed(
   console: Console,
 ) -> None:
   """The verb `embed`: one row a text, float32, unit norm."""
-  prompts.prompt_named(prompt)
   texts, titles = read_texts(source)
   model = load(model_path)
+  model.prompt(prompt)  # an unknown name fails before any work
   vectors = model.encode(
     texts, prompt, dim, titles=titles, show_progress_bar=console.is_terminal
   )
@@ -432,11 +433,8 @@ def read_texts(source: str) -> tuple[list[str], list[str]]:
 
 
 def _read_rows(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-  for origin, row in jsonl.read_rows(path, ("text",)):
-    title = row.get("title") or ""
-    if not isinstance(title, str):
-      raise BadInput(f"{origin}: 'title' is not text")
-    yield row["text"], title
+  for _, row in jsonl.read_rows(path, ("text",), ("title",)):
+    yield row["text"], row["title"]
 
 
 def _read_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from embeddinggemma import cache, main, train
+from embeddinggemma import cache, main
 
 TINY = "--config=configs/prefinetune.py:tiny"
 RECIPE = "--config=configs/recipe.py:tiny"
@@ -224,7 +224,7 @@ def test_a_full_disk_while_training(fails, tmp_path, trained, train_command):
   workdir = tmp_path / "w"
   workdir.mkdir()
   (workdir / "inputs").symlink_to(trained / "inputs")
-  (workdir / train.CONFIG_FILE).symlink_to("/dev/full")
+  (workdir / "metrics.jsonl").symlink_to("/dev/full")
   said = fails(*train_command(workdir))
   assert said.startswith("No space left on device")
   assert said.endswith("then start the same command again")

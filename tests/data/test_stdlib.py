@@ -231,6 +231,18 @@ def test_skips_tests_site_packages_and_what_cannot_be_read(roots):
     assert python_source.read_module(broken, path) is None
 
 
+@pytest.mark.parametrize("error", [MemoryError, RecursionError])
+def test_skips_what_is_nested_too_deep(tmp_path, monkeypatch, error):
+  def give_up(*_):
+    raise error
+
+  path = tmp_path / "deep.py"
+  path.write_text('"""Documented."""\n')
+  assert python_source.read_module("deep", path) is not None
+  monkeypatch.setattr(python_source.ast, "parse", give_up)
+  assert python_source.read_module("deep", path) is None
+
+
 def test_two_runs_write_the_same_bytes(corpus, roots, tmp_path):
   counts = stdlib.write_corpus(tmp_path, roots)
   files = [p.relative_to(corpus) for p in sorted(corpus.rglob("*.*"))]

@@ -109,7 +109,7 @@ def test_little_text_gives_a_smaller_vocabulary(tmp_path):
 
 def test_more_characters_than_pieces_fall_back_to_bytes(tmp_path):
   rare = [chr(code) for code in range(0x4E00, 0x4E00 + 2000)]
-  texts = [f"common words {a}{b}" for a, b in zip(rare, rare[1:])]
+  texts = [f"common words {character}" for character in rare]
   train_tokenizer(texts, tmp_path / "a.model", 600)
   train_tokenizer(texts, tmp_path / "b.model", 600)
   made = Tokenizer(tmp_path / "a.model")

@@ -149,8 +149,7 @@ def _many(count, systems=("trained", "untrained", "a", "b", "c")):
   return {
     system: {
       f"task_with_a_long_name_{n}": {
-        str(dim): {"ndcg@10": 0.9 - place / 10 - dim / 1e4}
-        for dim in (64, 128)
+        str(dim): {"ndcg@10": 0.9 - place / 10 - dim / 1e4} for dim in (64, 128)
       }
       for n in range(count)
     }

@@ -272,7 +272,9 @@ def test_an_index_of_another_model_or_dimension_is_refused(folder, tmp_path):
     index.search(tmp_path / "index", None, "x", model="m" * 64)
   opened = index.open_index(tmp_path / "index")
   narrow = lambda *args: bag_of_words(*args)[:, :64]
-  with pytest.raises(BadInput, match="dim=128: the model has dimensions 1 to 64"):
+  with pytest.raises(
+    BadInput, match="dim=128: the model has dimensions 1 to 64"
+  ):
     index.search(opened, narrow, "x", model="m" * 64)
   with pytest.raises(BadInput, match="dim=0: the model has dimensions"):
     _build(folder, tmp_path / "other", dim=0)
