@@ -195,7 +195,11 @@ def pair_objective(
     params: Params, batch: PairBatch, key: Key
   ) -> tuple[jax.Array, Metrics]:
     del key
-    query, positive = encode(params, batch.query, batch.positive)
+    # All texts are encoded before anything is gathered: the TPU compiler would
+    # else run the gather of the positives inside the queries' loop of groups.
+    query, positive = jax.lax.optimization_barrier(
+      encode(params, batch.query, batch.positive)
+    )
     embeddings = Embeddings(
       query=query,
       positive=positive,

@@ -141,7 +141,15 @@ def computations(text: str) -> dict[str, str]:
 def collectives_in_loops(text: str) -> list[str]:
   """Collectives in the bodies of while loops, or in what these call."""
   bodies = computations(text)
-  called = lambda body: set(re.findall(r"%([\w.\-]+)", body)) & bodies.keys()
+  reference = re.compile(
+    r"(?:calls|to_apply|body|condition|branch_computations"
+    r"|called_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)"
+  )
+  called = lambda body: {
+    name.lstrip("%")
+    for names in reference.findall(body)
+    for name in names.split(", ")
+  }
   waiting = re.findall(r" while\(.*body=%?([\w.\-]+)", text)
   seen: set[str] = set()
   while waiting:
