@@ -17,7 +17,7 @@ from embeddinggemma.model.config import preset
 
 # What differs by preset: steps, batch_size, max_length, lr, warmup_steps.
 SIZES = {
-  "laptop": (96, 128, 128, 3e-4, 10),
+  "laptop": (80, 128, 128, 3e-4, 8),
   "tiny": (20, 16, 32, 1e-2, 2),
   "embeddinggemma_300m": (20_000, 16_384, 512, 2e-4, 1_000),
   "gemma3_270m": (20_000, 16_384, 512, 2e-4, 1_000),

@@ -357,12 +357,17 @@ def _start(
       return state, "starts from random weights"
     return (
       state,
-      f"starts from {source}; fresh: {', '.join(fresh) or 'nothing'}",
+      f"starts from {source}; fresh: {_some(fresh)}",
     )
   state, position, damaged = restored
   stream.restore(position)
   skipped = "".join(f"; stepped over: {line}" for line in damaged)
   return state, f"continues at step {int(state.step)} of {workdir}{skipped}"
+
+
+def _some(names: list[str]) -> str:
+  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+  return (", ".join(names[:3]) or "nothing") + more
 
 
 def _fit(

@@ -143,7 +143,7 @@ def _run(summary: Mapping[str, Any]) -> Iterable[str]:
       (
         stage["name"],
         "cached" if stage.get("cached") else _duration(stage["seconds"]),
-        _numbers(stage.get("metrics") or {}),
+        _numbers(_only_numbers(stage.get("metrics") or {})),
         str(stage.get("hash") or "")[:12],
       )
       for stage in stages
@@ -151,6 +151,11 @@ def _run(summary: Mapping[str, Any]) -> Iterable[str]:
     yield _table(("stage", "time", "result", "weights"), rows)
   if summary.get("final"):
     yield f"<p>Final: {_escape(_numbers(summary['final']))}</p>"
+
+
+def _only_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+  """Without hashes and paths, which stand elsewhere and make rows too wide."""
+  return {name: value for name, value in metrics.items() if _is_number(value)}
 
 
 def _command(summary: Mapping[str, Any]) -> Iterable[str]:
