@@ -8,6 +8,7 @@ temporary name and renames it, so a directory named by a number is whole.
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
@@ -56,10 +57,10 @@ class _FilesRestore(ocp.args.CheckpointArgs):
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-  """Orbax narrates every save on absl's logger; errors still pass."""
+  """Orbax narrates on absl's logger; what fails, it raises as well."""
   logger = logging.getLogger("absl")
   level = logger.level
-  logger.setLevel(logging.ERROR)
+  logger.setLevel(logging.CRITICAL)
   try:
     yield
   finally:
@@ -75,13 +76,15 @@ class Checkpoints:
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep, cleanup_tmp_directories=True
     )
-    with _quiet():
-      self._manager = ocp.CheckpointManager(
-        self._root,
-        options=options,
-        item_names=_ITEMS,
-        item_handlers={"files": _FilesHandler()},
-      )
+    # Until `close`: saves go on in threads of their own.
+    self._silence = contextlib.ExitStack()
+    self._silence.enter_context(_quiet())
+    self._manager = ocp.CheckpointManager(
+      self._root,
+      options=options,
+      item_names=_ITEMS,
+      item_handlers={"files": _FilesHandler()},
+    )
 
   def save(
     self,
@@ -90,17 +93,32 @@ class Checkpoints:
     data: Mapping[str, Any],
     files: Files,
   ) -> None:
-    """Starts to write a step; an existing one is kept."""
+    """Starts to write a step; an existing one is kept.
+
+    Raises OSError (ENOSPC) before it starts where the disk has no room.
+    """
     if step in self._manager.all_steps():
       return
+    self._manager.wait_until_finished()
+    self._require_room(sum(x.nbytes for x in jax.tree.leaves(state)))
     items = {
       "params": ocp.args.StandardSave(dict(state.params)),
       "opt_state": ocp.args.StandardSave({"opt_state": state.opt_state}),
       "data": ocp.args.JsonSave(dict(data)),
       "files": _FilesSave(files),
     }
-    with _quiet():
-      self._manager.save(step, args=ocp.args.Composite(**items))
+    self._manager.save(step, args=ocp.args.Composite(**items))
+
+  def _require_room(self, size: int) -> None:
+    # Orbax writes in threads, whose failure halfway is a page of tracebacks.
+    free = shutil.disk_usage(self._root).free
+    if free < size:
+      raise OSError(
+        errno.ENOSPC,
+        f"No space left on device: a checkpoint takes {size / 2**20:.0f} MiB,"
+        f" {free / 2**20:.0f} MiB are free",
+        str(self._root),
+      )
 
   def restore(
     self, like: TrainState
@@ -143,15 +161,14 @@ class Checkpoints:
       "opt_state": ocp.args.StandardRestore({"opt_state": abstract.opt_state}),
       "data": ocp.args.JsonRestore(),
     }
-    with _quiet():
-      got = self._manager.restore(step, args=ocp.args.Composite(**items))
+    got = self._manager.restore(step, args=ocp.args.Composite(**items))
     number = jax.device_put(np.int32(step), like.step.sharding)
     state = TrainState(number, got["params"], got["opt_state"]["opt_state"])
     return state, got["data"]
 
   def close(self) -> None:
     """Waits until everything is on disk; raises what a save raised."""
-    with _quiet():
+    with self._silence:
       self._manager.wait_until_finished()
       self._manager.close()
 
@@ -162,8 +179,10 @@ def write(
   """One checkpoint of parameters alone; returns its directory."""
   state = TrainState(np.asarray(step, np.int32), params, {})
   checkpoints = Checkpoints(workdir)
-  checkpoints.save(step, state, {}, files)
-  checkpoints.close()
+  try:
+    checkpoints.save(step, state, {}, files)
+  finally:
+    checkpoints.close()
   return workdir / CHECKPOINTS / str(step)
 
 

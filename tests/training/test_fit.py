@@ -1,6 +1,7 @@
 """The loop: order of hooks, NaN, freezing, and resumed trajectories."""
 
 import dataclasses
+import errno
 import json
 
 import jax
@@ -206,3 +207,15 @@ def test_a_checkpoint_is_found_by_any_of_its_names(tmp_path):
   (tmp_path / "empty").mkdir()
   with pytest.raises(BadInput, match="holds no checkpoint"):
     checkpoint.find(tmp_path / "empty")
+
+
+def test_a_checkpoint_that_does_not_fit_is_not_started(tmp_path, monkeypatch):
+  usage = checkpoint.shutil.disk_usage(tmp_path)
+  monkeypatch.setattr(
+    checkpoint.shutil, "disk_usage", lambda path: usage._replace(free=10)
+  )
+  params = {"model": {"up": np.ones((2, 2), np.float32)}, "aux": {}}
+  with pytest.raises(OSError, match="takes 0 MiB, 0 MiB are free") as error:
+    checkpoint.write(tmp_path, params, {})
+  assert error.value.errno == errno.ENOSPC
+  assert checkpoint.steps(tmp_path) == []
