@@ -77,8 +77,11 @@ def parent(config: TrainConfig) -> str:
   """The content hash of the weights that `init_from` names, or ""."""
   if not config.init_from:
     return ""
-  found = checkpoint.find(config.init_from)
-  return checkpoint.content_hash(checkpoint.read_params(found))
+  return _hash_of(checkpoint.find(config.init_from))
+
+
+def _hash_of(source: pathlib.Path) -> str:
+  return checkpoint.content_hash(checkpoint.read_params(source))
 
 
 def inputs_of(config: TrainConfig) -> dict[str, Any]:
@@ -410,7 +413,7 @@ def files(config: TrainConfig, inputs: Inputs) -> dict[str, bytes]:
   source = _source(config, inputs)
   parents = {}
   if source is not None:
-    parents["init"] = checkpoint.content_hash(checkpoint.read_params(source))
+    parents["init"] = _hash_of(source)
   recipe = {
     "stage": config.stage,
     "parents": parents,

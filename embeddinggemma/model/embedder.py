@@ -66,7 +66,9 @@ def up_init(config: ModelConfig) -> Callable[..., Array]:
   if config.projection_init == "random":
     return random
 
-  def identity(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32):
+  def identity(
+    key: Array, shape: tuple[int, int], dtype: Any = jnp.float32
+  ) -> Array:
     d, u = shape
     return (
       random(key, shape, dtype).at[:, : min(d, u)].set(jnp.eye(d, u)[:, :d])
@@ -84,7 +86,9 @@ def down_init(config: ModelConfig) -> Callable[..., Array]:
   if config.projection_init == "random":
     return nn.initializers.lecun_normal()
 
-  def identity(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32):
+  def identity(
+    key: Array, shape: tuple[int, int], dtype: Any = jnp.float32
+  ) -> Array:
     del key
     kept = jnp.arange(shape[0]) < config.width - 1
     return jnp.eye(*shape, dtype=dtype) * kept[:, None]
