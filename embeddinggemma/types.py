@@ -65,6 +65,16 @@ class PairBatch(NamedTuple):
   task: Int[Array, ""]
 
 
+class DenoiseBatch(NamedTuple):
+  """Texts to restore: slot i of `targets` answers slot i of `inputs`.
+
+  An example keeps its row in both, so that attention across stays in a row.
+  """
+
+  inputs: Text
+  targets: Text
+
+
 class Embeddings(NamedTuple):
   """What the losses see: unit vectors, in group order."""
 
