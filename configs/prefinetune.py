@@ -50,6 +50,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.calls = "joint" if small else "separate"
   config.init = "lsa" if args["preset"] == "laptop" else "random"
   config.init_from = ""  # a checkpoint; wins over init
+  config.frozen = ()  # patterns of parameters that keep their values
   config.every_checkpoint = min(max(steps // 4, 1), 500)
   config.keep_checkpoints = 2
   # Checked by the compiler. On CPU, level 1 halves compilation and costs no

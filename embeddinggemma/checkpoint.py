@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 from embeddinggemma.types import BadInput, Params, TrainState
 
 CHECKPOINTS = "checkpoints"
+AVERAGE = "average"  # a workdir inside one: the mean of its last checkpoints
 _ORBAX = ("commit_success.txt", "_CHECKPOINT_METADATA")  # its own notes
 _ITEMS = ("params", "opt_state", "data", "files")
 
@@ -196,13 +197,15 @@ def steps(workdir: pathlib.Path) -> list[int]:
 def find(path: str | pathlib.Path) -> pathlib.Path:
   """The checkpoint directory that a path names.
 
-  A checkpoint itself, a training workdir or its `checkpoints` (the newest),
-  or the workdir of a `run` (its final one). Anything else is BadInput.
+  A checkpoint itself, a training workdir (its average, or its newest), its
+  `checkpoints` (the newest), or the workdir of a `run` (its final one).
+  Anything else is BadInput.
   """
   path = pathlib.Path(path)
   if (path / "params").is_dir() and (path / "files").is_dir():
     return path
-  for workdir in (path, path.parent if path.name == CHECKPOINTS else path):
+  parent = path.parent if path.name == CHECKPOINTS else path
+  for workdir in (path / AVERAGE, path, parent):
     if found := steps(workdir):
       return workdir / CHECKPOINTS / str(found[-1])
   for final in _finals(path):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import importlib.util
+import pathlib
 import types as pytypes
 import typing
 from collections.abc import Mapping
@@ -56,13 +58,31 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  """Where text comes from. Empty path: the standard library's pairs."""
+  """Where pairs come from. Empty path: the standard library's."""
 
   path: str
   skip_bad_rows: bool
   weights: dict[str, float]  # by task; tasks that the data lacks are ignored
   size_exponent: float  # share of a task: weight * pairs ** exponent
   tokenizer: str  # a SentencePiece model; empty: trained on the corpus
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+  """Where running text comes from. Empty path: the texts of the same pairs."""
+
+  path: str  # what `prepare` made, */pairs.jsonl, or *.jsonl and *.txt
+  skip_bad_rows: bool
+  tokenizer: str
+  seqio: str  # a task or mixture, read instead of a path
+  seqio_module: str  # the module that registers it; empty: none is imported
+  seqio_feature: str  # of its examples; empty: the first that is text
+
+  def __post_init__(self) -> None:
+    if self.path and self.seqio:
+      raise BadInput(
+        f"data.path={self.path} and data.seqio={self.seqio} exclude each other"
+      )
 
 
 def at_least(name: str, value: float, bound: float) -> None:
@@ -151,3 +171,14 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
     except ValueError as error:
       raise BadInput(f"config argument {part!r}: {error}") from None
   return values
+
+
+def sibling(file: str, name: str) -> pytypes.ModuleType:
+  """The config NAME.py beside a config file, which may be anywhere."""
+  path = pathlib.Path(file).with_name(f"{name}.py")
+  spec = importlib.util.spec_from_file_location(name, path)
+  if not (spec and spec.loader and path.is_file()):
+    raise BadInput(f"{file} builds on {path}, which does not exist")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module

@@ -186,6 +186,11 @@ def load(path: str | pathlib.Path) -> Model:
   stored = _stored_prompts(directory, files)
   _check_view(directory, files)
   params = checkpoint.read_params(directory)
+  if "decoder" in params["model"]:
+    raise BadInput(
+      f"{directory} is a language model, which has no embedding head; train"
+      f" one: --config=configs/prefinetune.py --config.init_from={directory}"
+    )
   tokenizer = Tokenizer(files["tokenizer.model"])
   return assemble(model, params, tokenizer, str(directory), stored)
 

@@ -95,7 +95,8 @@ def run(values: flags.FlagValues, rest: Sequence[str]) -> None:
       " `train` for one stage"
     )
   if values.skip_bad_rows:
-    tree["prefinetune"]["data"]["skip_bad_rows"] = True
+    for name in ("pretrain", "adapt", "prefinetune"):
+      tree[name]["data"]["skip_bad_rows"] = True
 
   workdir = pathlib.Path(values.workdir)
   pipeline.run(pipeline.build(tree), workdir, _console())
@@ -105,43 +106,51 @@ def train(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Trains one stage in a workdir, or continues it."""
   _nothing_more(rest)
   config = _train_config(values)
-  from embeddinggemma import pipeline
+  from embeddinggemma import verbs
 
-  pipeline.train_alone(config, pathlib.Path(values.workdir), _console())
+  verbs.train_alone(config, pathlib.Path(values.workdir), _console())
 
 
 def prepare(values: flags.FlagValues, rest: Sequence[str]) -> None:
-  """Shows the batches that training will see."""
+  """Makes what training reads, and shows the batches that it will see."""
   _nothing_more(rest)
   config = _train_config(values)
-  from embeddinggemma import pipeline
+  from embeddinggemma import verbs
+  from embeddinggemma.types import BadInput
 
-  first, last = _range(values.show)
   workdir = pathlib.Path(values.workdir) if values.workdir else None
-  for row in pipeline.batches(config, workdir, first, last, _console()):
+  if values.show is None:
+    if workdir is None:
+      raise BadInput(
+        "prepare: give --workdir=DIR to fill, --show=0:20 to look, or both"
+      )
+    verbs.prepare(config, workdir, _console())
+    return
+  first, last = _range(values.show)
+  for row in verbs.batches(config, workdir, first, last, _console()):
     if values.json:
       _say(row)
       continue
-    print(f"step {row['step']}  task {row['task']}  {len(row['rows'])} pairs")
-    for origin, query, positive in row["texts"]:
-      print(f"  {origin}\n    {query!r}\n    {positive!r}")
+    print(f"step {row['step']}  task {row['task']}  {len(row['rows'])} rows")
+    for origin, *sides in row["texts"]:
+      print("\n    ".join([f"  {origin}", *map(repr, sides)]))
 
 
 def evaluate(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Scores a model at each of its dimensions."""
   _nothing_more(rest)
-  from embeddinggemma import pipeline
+  from embeddinggemma import verbs
 
   output = _file(values.output)
-  pipeline.evaluate_alone(values.model, values.data, output, _console())
+  verbs.evaluate_alone(values.model, values.data, output, _console())
 
 
 def embed(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Texts to a .npy file of unit vectors."""
   _nothing_more(rest)
-  from embeddinggemma import pipeline
+  from embeddinggemma import verbs
 
-  pipeline.embed(
+  verbs.embed(
     values.model,
     values.input,
     values.prompt,
@@ -154,7 +163,7 @@ def embed(values: flags.FlagValues, rest: Sequence[str]) -> None:
 def index(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Makes a folder or a JSONL searchable."""
   _nothing_more(rest)
-  from embeddinggemma import pipeline
+  from embeddinggemma import verbs
   from embeddinggemma.load import load
   from embeddinggemma.types import BadInput
 
@@ -163,7 +172,7 @@ def index(values: flags.FlagValues, rest: Sequence[str]) -> None:
   dim = min(256, most) if values.dim is None else values.dim
   if not 0 < dim <= most:
     raise BadInput(f"--dim={dim}: the model has dimensions 1 to {most}")
-  about = pipeline.build_index(
+  about = verbs.build_index(
     model,
     pathlib.Path(values.input),
     pathlib.Path(values.output),
@@ -175,7 +184,7 @@ def index(values: flags.FlagValues, rest: Sequence[str]) -> None:
 
 def query(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Searches an index."""
-  from embeddinggemma import pipeline
+  from embeddinggemma import verbs
   from embeddinggemma.types import BadInput
 
   text = " ".join(rest)
@@ -188,7 +197,7 @@ def query(values: flags.FlagValues, rest: Sequence[str]) -> None:
       "--dense and --lexical exclude each other; hybrid is neither"
     )
   mode = "dense" if values.dense else "lexical" if values.lexical else "hybrid"
-  hits = pipeline.query(
+  hits = verbs.query(
     values.model, pathlib.Path(values.index), text, mode, values.k
   )
   if values.json:
@@ -219,10 +228,10 @@ VERBS = {
     ("data",),
   ),
   "prepare": Verb(
-    "show what the model will see",
+    "make the shards that training reads; show what the model will see",
     prepare,
-    ("config", "show"),
-    ("workdir", "json", "skip_bad_rows"),
+    ("config",),
+    ("workdir", "show", "json", "skip_bad_rows"),
   ),
   "embed": Verb(
     'texts to vectors; --input: a .txt, a .jsonl ({"text", "title"?}) or -',

@@ -1,41 +1,49 @@
-"""The recipe: tokenizer -> prefinetune -> evaluate -> index, each cached.
+"""The recipe: raw text to a model that answers questions, each stage cached.
 
 `run` does what changed and continues what was killed; it ends with
 summary.json, report.html and the command that asks the model something.
 """
 
-import contextlib
 import dataclasses
 import pathlib
 import shlex
 import shutil
 import sys
 import sysconfig
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from embeddinggemma import cache, checkpoint, config, train
+from embeddinggemma import (
+  cache,
+  config,
+  initialise,
+  inputs,
+  train,
+  verbs,
+)
 from embeddinggemma.cache import Done, Step
 from embeddinggemma.config import at_least
-from embeddinggemma.data import corpus, jsonl, mixture
-from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.data import corpus, jsonl
 from embeddinggemma.evaluate import report, suite
-from embeddinggemma.load import Model, assemble, load
-from embeddinggemma.losses import matryoshka
-from embeddinggemma.retrieval import index
-from embeddinggemma.stages import TrainConfig
+from embeddinggemma.initialise import InitialiseConfig
+from embeddinggemma.inputs import Inputs
+from embeddinggemma.load import assemble, load
+from embeddinggemma.model.config import ModelConfig
+from embeddinggemma.stages import (
+  AdaptConfig,
+  LanguageConfig,
+  PairConfig,
+  TrainConfig,
+)
 from embeddinggemma.training import hooks
 from embeddinggemma.types import BadInput
 
 DOCUMENTS = "documents.jsonl"  # of the user's pairs, that the recipe indexes
-STAGES = ("tokenizer", "prefinetune", "evaluate", "index")
-# Rows of the quality table, from the least to the most.
-UNTRAINED, MODEL, HYBRID = "untrained", "model", "model + BM25"
+TRAINED = ("pretrain", "adapt", "prefinetune")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +59,10 @@ class IndexConfig:
 class RecipeConfig:
   """A whole run, by stage."""
 
-  prefinetune: TrainConfig
+  pretrain: LanguageConfig
+  adapt: AdaptConfig
+  initialise: InitialiseConfig
+  prefinetune: PairConfig
   index: IndexConfig
   seconds: dict[str, float]  # measured on two cores, for the plan
   gflops: float  # of the machine that these were measured on
@@ -62,6 +73,24 @@ class RecipeConfig:
       raise BadInput(
         f"index.dim={self.index.dim} exceeds model.embed_dim="
         f"{self.prefinetune.model.embed_dim}"
+      )
+    for name in ("pretrain.model", "adapt.model", "adapt.decoder"):
+      stage, field = name.split(".")
+      fits(name, getattr(getattr(self, stage), field), self.prefinetune.model)
+    if self.adapt.data != self.pretrain.data:
+      raise BadInput(
+        "pretrain.data and adapt.data differ; a recipe prepares one text"
+      )
+
+
+def fits(name: str, model: ModelConfig, other: ModelConfig) -> None:
+  """Raises BadInput where a stage's sizes are not those of the next one."""
+  for field in dataclasses.fields(model):
+    ours, theirs = getattr(model, field.name), getattr(other, field.name)
+    if ours != theirs:
+      raise BadInput(
+        f"{name}.{field.name}={ours} is not prefinetune.model.{field.name}="
+        f"{theirs}; the stages of a recipe hand their weights on"
       )
 
 
@@ -77,102 +106,188 @@ def build(tree: Mapping[str, Any]) -> RecipeConfig:
   return config.build(RecipeConfig, kept)
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A recipe in its workdir."""
+
+  recipe: RecipeConfig
+  workdir: pathlib.Path
+  console: Console
+
+  @property
+  def made(self) -> Inputs:
+    """What the stages `tokenizer` and `text` leave."""
+    made = inputs.of(self.recipe.adapt, self.workdir)  # its shards: "text"
+    return Inputs(self.workdir / "tokenizer", made.shards)
+
+  @property
+  def parents(self) -> dict[str, pathlib.Path]:
+    """Where the starts that a stage trains are."""
+    return {
+      "decoder-only": self.workdir / "pretrain",
+      "encoder-decoder": self.workdir / "adapt",
+    }
+
+  def adapt(self) -> AdaptConfig:
+    """Adaptation starts from what pretraining left."""
+    start = str(self.workdir / "pretrain")
+    return dataclasses.replace(self.recipe.adapt, init_from=start)
+
+  def prefinetune(self, chosen: str) -> PairConfig:
+    """Pre-finetuning from the start that was chosen."""
+    return initialise.start_from(self.recipe.prefinetune, chosen, self.parents)
+
+
 def run(
   recipe: RecipeConfig, workdir: pathlib.Path, console: Console
 ) -> dict[str, Any]:
   """Runs or continues the recipe; returns what summary.json holds."""
   began = time.perf_counter()
-  train.check(recipe.prefinetune)
-  # Bad paths end it here.
-  inputs = train.inputs_of(recipe.prefinetune)
-  searched = _fingerprint(recipe.index.input)
+  _check(recipe)
+  steps = _steps(Run(recipe, workdir, console))
   with cache.locked(workdir):
-    done: list[Done] = []
-    steps = _steps(recipe, workdir, inputs, searched, console)
+    done: dict[str, Done] = {}
     _print_plan(recipe, workdir, steps, console)
-    for make in steps:
+    for name, make in steps.items():
       step = make(done)
       cached = cache.is_done(step, workdir)
-      console.rule(step.name, align="left")
-      done.append(cache.perform(step, workdir))
+      console.rule(name, align="left")
+      done[name] = cache.perform(step, workdir)
       note = (
         "done before, nothing changed"
         if cached
-        else f"{done[-1].seconds:.0f} s"
+        else f"{done[name].seconds:.0f} s"
       )
-      console.print(f"{step.name}: {note}", highlight=False)
-    summary = _summary(recipe, workdir, done, time.perf_counter() - began)
+      console.print(f"{name}: {note}", highlight=False)
+    summary = _summary(workdir, done, time.perf_counter() - began)
     cache.write_json(workdir / "summary.json", summary)
   _print_end(summary, workdir, console)
   return summary
 
 
-def _steps(
-  recipe: RecipeConfig,
-  workdir: pathlib.Path,
-  inputs: Mapping[str, Any],
-  searched: str,
-  console: Console,
-) -> list[Callable[[list[Done]], Step]]:
-  """Each stage as a function of those before it, whose results it depends on."""
-  tuning = recipe.prefinetune
-  made = train.Inputs(workdir / "tokenizer")
-  relevant = train.relevant(tuning)
-  return [
-    lambda _: Step(
-      "tokenizer", inputs, lambda d: train.make_inputs(tuning, d, console)
+def _check(recipe: RecipeConfig) -> None:
+  """Fails on what no data can mend, in any stage, before the first."""
+  for stage in (recipe.pretrain, recipe.adapt, recipe.prefinetune):
+    train.check(stage)
+  if recipe.adapt.data.path and inputs.from_pairs(recipe.adapt):
+    raise BadInput(
+      f"adapt.data.path={recipe.adapt.data.path} holds pairs; leave it empty:"
+      " a recipe takes the texts of prefinetune's training pairs"
+    )
+
+
+def _steps(run: Run) -> dict[str, Callable[[Mapping[str, Done]], Step]]:
+  """Each stage as a function of those before it, which it depends on.
+
+  Bad paths end it here.
+  """
+  recipe, console = run.recipe, run.console
+  pairs = inputs.dependencies(recipe.prefinetune)
+  text = inputs.dependencies(recipe.adapt)
+  searched = _fingerprint(recipe.index.input)
+
+  def trained(
+    name: str, config: TrainConfig, done: Mapping[str, Done], parent: str = ""
+  ) -> Step:
+    return Step(
+      name,
+      {
+        "config": train.relevant(config),
+        "inputs": [done["tokenizer"].key, done["text"].key],
+        "parent": parent,
+      },
+      lambda d: train.train(config, run.made, d, console),
+      resumable=True,
+    )
+
+  def prefinetune(done: Mapping[str, Done]) -> Step:
+    chosen = done["initialise"].metrics["chosen"]
+    parent = {"decoder-only": "pretrain", "encoder-decoder": "adapt"}
+    hash = done[parent[chosen]].hash if chosen in parent else ""
+    step = trained("prefinetune", run.prefinetune(chosen), done, hash)
+    return dataclasses.replace(
+      step, work=lambda d: _prefinetune(run, chosen, d)
+    )
+
+  return {
+    "tokenizer": lambda _: Step(
+      "tokenizer",
+      pairs,
+      lambda d: inputs.make(recipe.prefinetune, d, console),
     ),
-    lambda done: Step(
-      "prefinetune",
-      {"config": relevant, "inputs": done[0].key},
-      lambda d: train.train(tuning, made, d, console),
+    "text": lambda done: Step(
+      "text",
+      {"text": text, "tokenizer": done["tokenizer"].key},
+      lambda d: inputs.write_text(recipe.adapt, run.made, d, console),
+    ),
+    "pretrain": lambda done: trained("pretrain", recipe.pretrain, done),
+    "adapt": lambda done: trained(
+      "adapt", run.adapt(), done, done["pretrain"].hash
+    ),
+    "initialise": lambda done: Step(
+      "initialise",
+      {
+        "config": train.relevant(recipe.prefinetune),
+        "choice": dataclasses.asdict(recipe.initialise),
+        "inputs": done["tokenizer"].key,
+        "parents": [done["pretrain"].hash, done["adapt"].hash],
+      },
+      lambda d: initialise.compare(
+        recipe.prefinetune, recipe.initialise, run.parents, run.made, d, console
+      ),
       resumable=True,
     ),
-    lambda done: Step(
+    "prefinetune": prefinetune,
+    "evaluate": lambda done: Step(
       "evaluate",
-      {"weights": done[1].hash, "trained": done[1].key},
-      lambda d: _evaluate(recipe, workdir, d, console),
+      {"weights": done["prefinetune"].hash, "trained": done["prefinetune"].key},
+      lambda d: _evaluate(run, done["initialise"].metrics["chosen"], d),
     ),
-    lambda done: Step(
+    "index": lambda done: Step(
       "index",
       {
-        "weights": done[1].hash,
-        "trained": done[1].key,
+        "weights": done["prefinetune"].hash,
+        "trained": done["prefinetune"].key,
         "config": dataclasses.asdict(recipe.index),
         "input": searched,
       },
-      lambda d: _index(recipe, workdir, d, console),
+      lambda d: _index(run, d),
     ),
-  ]
+  }
 
 
-def _evaluate(
-  recipe: RecipeConfig,
-  workdir: pathlib.Path,
-  directory: pathlib.Path,
-  console: Console,
+def _prefinetune(
+  run: Run, chosen: str, directory: pathlib.Path
 ) -> dict[str, Any]:
+  """Goes on from the chosen candidate's first steps, if they are of its seed."""
+  config = run.prefinetune(chosen)
+  candidate = initialise.trial(run.workdir / "initialise", chosen, config.seed)
+  initialise.go_on(candidate, directory)
+  return train.train(config, run.made, directory, run.console)
+
+
+def _evaluate(run: Run, chosen: str, directory: pathlib.Path) -> dict[str, Any]:
   """Scores the model on validation and test, beside what it must beat."""
-  inputs = train.Inputs(workdir / "tokenizer")
-  tuning = recipe.prefinetune
-  tuned = load(workdir / "prefinetune")
+  tuned = load(run.workdir / "prefinetune")
   fresh = assemble(
     tuned.config,
-    train.initial_params(tuning, inputs)[0],
-    Tokenizer(inputs.directory / train.TOKENIZER_FILE),
-    UNTRAINED,
+    train.start(run.prefinetune(chosen), run.made)[0],
+    run.made.tokenizer(),
+    verbs.UNTRAINED,
     dict(tuned.prompts),
   )
   result = {}
-  for side in ("validation", "test"):
-    folder = inputs.corpus / side
+  for side in initialise.SIDES:
+    folder = run.made.corpus / side
     if not any(folder.iterdir()):
-      console.print(f"{side}: too few pairs to hold any out", highlight=False)
+      run.console.print(
+        f"{side}: too few pairs to hold any out", highlight=False
+      )
       continue
     tasks = suite.read_suite(folder)
-    result[side] = quality(tuned, fresh, tasks, console, side)
+    result[side] = verbs.quality(tuned, fresh, tasks, run.console, side)
   cache.write_json(directory / "quality.json", result)
-  best = result.get("test", {}).get(MODEL, {})
+  best = result.get("test", {}).get(verbs.MODEL, {})
   return {"test": {name: _first(dims) for name, dims in best.items()}}
 
 
@@ -180,41 +295,17 @@ def _first(dims: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
   return dict(next(iter(dims.values())))
 
 
-def quality(
-  tuned: Model,
-  fresh: Model | None,
-  tasks: Sequence[suite.EvalTask],
-  console: Console,
-  name: str,
-) -> dict[str, Any]:
-  """{system: {task: {dim: {metric: value}}}} for one suite."""
-  dims = matryoshka.dims_of(tuned.config.embed_dim)
-  table: dict[str, Any] = {}
-  with hooks.Progress(console, name, 4) as progress:
-    table.update(suite.baselines(tasks))
-    progress.show(1, "word baselines")
-    if fresh is not None:
-      table[UNTRAINED] = suite.evaluate(fresh, tasks, dims[:1])["tasks"]
-    progress.show(2, "untrained model")
-    encode = suite.remember(tuned)
-    table[MODEL] = suite.evaluate(encode, tasks, dims)["tasks"]
-    progress.show(3, "model")
-    table[HYBRID] = suite.hybrid(encode, tasks, dims[0])
-    progress.show(4, "hybrid")
-  return table
-
-
-def _index(
-  recipe: RecipeConfig,
-  workdir: pathlib.Path,
-  directory: pathlib.Path,
-  console: Console,
-) -> dict[str, Any]:
+def _index(run: Run, directory: pathlib.Path) -> dict[str, Any]:
   """Indexes the configured input with the final model."""
-  model = load(workdir / "prefinetune")
-  source, excluded = _index_source(recipe, workdir)
-  about = build_index(
-    model, source, directory / "index", recipe.index.dim, console, excluded
+  model = load(run.workdir / "prefinetune")
+  source, excluded = _index_source(run)
+  about = verbs.build_index(
+    model,
+    source,
+    directory / "index",
+    run.recipe.index.dim,
+    run.console,
+    excluded,
   )
   for path in (directory / "index").iterdir():
     path.rename(directory / path.name)
@@ -222,9 +313,8 @@ def _index(
   return {"chunks": about["chunks"], "source": about["source"]}
 
 
-def _index_source(
-  recipe: RecipeConfig, workdir: pathlib.Path
-) -> tuple[pathlib.Path, Sequence[pathlib.Path]]:
+def _index_source(run: Run) -> tuple[pathlib.Path, Sequence[pathlib.Path]]:
+  recipe = run.recipe
   if recipe.index.input:
     return pathlib.Path(recipe.index.input), ()
   if not recipe.prefinetune.data.path:
@@ -233,11 +323,10 @@ def _index_source(
     public = lambda p: p.is_file() and not p.name.startswith("_")
     return library, [p for p in library.iterdir() if not public(p)]
   rows = {
-    (pair.title, pair.positive)
-    for pair in corpus.read_train(workdir / "tokenizer" / "corpus")
+    (pair.title, pair.positive) for pair in corpus.read_train(run.made.corpus)
   }
   # In the workdir: answers name this file and a line of it.
-  path = workdir / DOCUMENTS
+  path = run.workdir / DOCUMENTS
   jsonl.write_jsonl(
     path, [{"text": text, "title": title} for title, text in sorted(rows)]
   )
@@ -256,207 +345,6 @@ def _fingerprint(source: str) -> str:
   return cache.key_of({"files": stats})
 
 
-def build_index(
-  model: Model,
-  source: pathlib.Path,
-  output: pathlib.Path,
-  dim: int,
-  console: Console,
-  excluded: Sequence[pathlib.Path] = (),
-) -> dict[str, Any]:
-  """retrieval.index.build_index with a bar."""
-  with hooks.Progress(console, "index", 1) as progress:
-    return index.build_index(
-      model,
-      source,
-      output,
-      dim=dim,
-      model=model.hash,
-      excluded=excluded,
-      progress=progress.show_of,
-    )
-
-
-def train_alone(
-  tuning: TrainConfig, workdir: pathlib.Path, console: Console
-) -> dict[str, Any]:
-  """The verb `train`: inputs once, then the stage in the workdir itself."""
-  train.check(tuning)
-  dependencies = train.inputs_of(tuning)
-  with cache.locked(workdir):
-    train.check_workdir(tuning, workdir)
-    inputs = Step("inputs", dependencies, lambda _: {})
-    if checkpoint.steps(workdir) and not cache.is_done(inputs, workdir):
-      raise BadInput(
-        f"{workdir} was trained on other data, packages or parent weights; use"
-        " another --workdir"
-      )
-    made = _inputs(tuning, dependencies, workdir, console)
-    result = train.train(tuning, made, workdir, console)
-  console.print(
-    f"{workdir / result['checkpoint']}  weights {result['hash'][:12]}",
-    highlight=False,
-    soft_wrap=True,
-  )
-  return result
-
-
-def _inputs(
-  tuning: TrainConfig,
-  dependencies: Mapping[str, Any],
-  workdir: pathlib.Path,
-  console: Console,
-) -> train.Inputs:
-  """Made once in the workdir; those of a `run` serve as well."""
-  make = lambda directory: train.make_inputs(tuning, directory, console)
-  steps = [Step(name, dependencies, make) for name in ("tokenizer", "inputs")]
-  step = next((s for s in steps if cache.is_done(s, workdir)), steps[-1])
-  cache.perform(step, workdir)
-  return train.Inputs(workdir / step.name)
-
-
-def batches(
-  tuning: TrainConfig,
-  workdir: pathlib.Path | None,
-  first: int,
-  last: int,
-  console: Console,
-) -> Iterator[dict[str, Any]]:
-  """The verb `prepare --show`: task, rows and texts of each batch."""
-  train.check(tuning)
-  with contextlib.ExitStack() as stack:
-    if workdir is None:
-      place = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-      # The table decides no batch, and nothing would keep it.
-      tuning = dataclasses.replace(tuning, init="random")
-    else:
-      stack.enter_context(cache.locked(workdir))
-      place = workdir
-    made = _inputs(tuning, train.inputs_of(tuning), place, console)
-    tokenizer = made.tokenizer()
-    tasks, weights, _ = train.read_tasks(tuning, made)
-    drawn = mixture.draws(
-      {task: tasks[task] for task in weights},
-      weights,
-      tuning.batch_size,
-      tuning.seed,
-    )
-    for step in range(first, last):
-      task, rows = cast(mixture.Draw, drawn[step])
-      origin, query, positive = (
-        tasks[task].origin,
-        tasks[task].query,
-        tasks[task].positive,
-      )
-      yield {
-        "step": step,
-        "task": task,
-        "rows": rows.tolist(),
-        "texts": [
-          (
-            str(pathlib.Path(origin[i]).relative_to(made.corpus)),
-            tokenizer.decode(query[i]),
-            tokenizer.decode(positive[i]),
-          )
-          for i in rows[:3]
-        ],
-      }
-
-
-def evaluate_alone(
-  model_path: str, data: str | None, output: pathlib.Path, console: Console
-) -> dict[str, Any]:
-  """The verb `evaluate`: on the given folder, or on the model's own test."""
-  model = load(model_path)
-  folder = pathlib.Path(data) if data else _own_test(pathlib.Path(model_path))
-  tasks = suite.read_suite(folder)
-  table = quality(model, None, tasks, console, "evaluate")
-  result = {
-    "model": model.hash,
-    "data": str(folder),
-    "quality": table,
-    "summary": {
-      name: value
-      for name, value in suite.summarise(tasks, table[MODEL]).items()
-      if name != "tasks"
-    },
-  }
-  output.parent.mkdir(parents=True, exist_ok=True)
-  cache.write_json(output, result)
-  console.print(report.terminal_table(result))
-  return result
-
-
-def _own_test(workdir: pathlib.Path) -> pathlib.Path:
-  for made in ("tokenizer", "inputs"):
-    for place in (workdir, *workdir.resolve().parents[:3]):
-      if (place / made / "corpus" / "test").is_dir():
-        return place / made / "corpus" / "test"
-  raise BadInput(f"{workdir} has no held-out texts of its own; give --data=DIR")
-
-
-def embed(
-  model_path: str,
-  source: str,
-  prompt: str,
-  dim: int | None,
-  output: pathlib.Path,
-  console: Console,
-) -> None:
-  """The verb `embed`: one row a text, float32, unit norm."""
-  texts, titles = read_texts(source)
-  model = load(model_path)
-  model.prompt(prompt)  # an unknown name fails before any work
-  vectors = model.encode(
-    texts, prompt, dim, titles=titles, show_progress_bar=console.is_terminal
-  )
-  output.parent.mkdir(parents=True, exist_ok=True)
-  partial = output.with_name(f"{output.name}.partial")
-  with partial.open("wb") as file:
-    np.save(file, vectors)
-  partial.replace(output)
-  console.print(
-    f"{output}: {vectors.shape[0]} x {vectors.shape[1]}", highlight=False
-  )
-
-
-def read_texts(source: str) -> tuple[list[str], list[str]]:
-  """Texts and titles of a .jsonl, or a text a line of a .txt or stdin (-)."""
-  read = _read_rows if source.endswith(".jsonl") else _read_lines
-  try:
-    rows = list(read(pathlib.Path("/dev/stdin" if source == "-" else source)))
-  except OSError as error:
-    raise BadInput(f"cannot read {source}: {error.strerror}") from None
-  if not rows:
-    raise BadInput(f"{source}: holds no text")
-  return [text for text, _ in rows], [title for _, title in rows]
-
-
-def _read_rows(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-  for _, row in jsonl.read_rows(path, ("text",), ("title",)):
-    yield row["text"], row["title"]
-
-
-def _read_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-  for origin, line in jsonl.read_lines(path):
-    try:
-      yield jsonl.checked("text", line.decode("utf-8")), ""
-    except UnicodeDecodeError as error:
-      raise BadInput(f"{origin}: not UTF-8 (byte {error.start + 1})") from None
-    except ValueError as error:
-      raise BadInput(f"{origin}: {error}") from None
-
-
-def query(
-  model_path: str, directory: pathlib.Path, text: str, mode: index.Mode, k: int
-) -> list[index.Hit]:
-  """The verb `query`: the best chunks of an index."""
-  opened = index.open_index(directory)
-  model = None if mode == "lexical" else load(model_path)
-  digest = model.hash if model else opened.about["model"]
-  return index.search(opened, model, text, model=digest, mode=mode, k=k)
-
-
 def gflops() -> float:
   """This machine's speed at a float32 matrix product, in 0.2 s."""
   a = np.ones((1024, 1024), np.float32)
@@ -470,7 +358,7 @@ def gflops() -> float:
 def _print_plan(
   recipe: RecipeConfig,
   workdir: pathlib.Path,
-  steps: Sequence[Callable[[list[Done]], Step]],
+  steps: Mapping[str, Callable[[Mapping[str, Done]], Step]],
   console: Console,
 ) -> None:
   """A line a stage: done before, or an estimate scaled to this machine.
@@ -478,13 +366,13 @@ def _print_plan(
   A stage without a measured figure (a larger preset) has no estimate.
   """
   slower = recipe.gflops / gflops()
-  done: list[Done] = []
+  done: dict[str, Done] = {}
   estimates: list[float | None] = []
   console.print(f"workdir {workdir}", highlight=False, soft_wrap=True)
-  for number, name in enumerate(STAGES):
+  for number, (name, make) in enumerate(steps.items()):
     # What a stage depends on is known once those before it are done.
-    if len(done) == number and cache.is_done(steps[number](done), workdir):
-      done.append(cache.perform(steps[number](done), workdir))
+    if len(done) == number and cache.is_done(make(done), workdir):
+      done[name] = cache.perform(make(done), workdir)
       console.print(f"  {name:<12} done before", highlight=False)
       continue
     before = cache.read_json(workdir / name / cache.STAGE_FILE).get("seconds")
@@ -506,27 +394,26 @@ def _print_estimate(
 
 
 def _summary(
-  recipe: RecipeConfig,
-  workdir: pathlib.Path,
-  done: Sequence[Done],
-  seconds: float,
+  workdir: pathlib.Path, done: Mapping[str, Done], seconds: float
 ) -> dict[str, Any]:
   rows = []
-  for item in done:
+  for item in done.values():
     row = dataclasses.asdict(item)
     if item.checkpoint:
       place = workdir.resolve() / item.name / item.checkpoint
       row["checkpoint"] = str(place)
     rows.append(row)
   final = next(row for row in reversed(rows) if row["checkpoint"])
+  compared = workdir / "initialise" / initialise.RESULT_FILE
   quality = cache.read_json(workdir / "evaluate" / "quality.json")
   return {
     "stages": rows,
     "final": {k: final[k] for k in ("checkpoint", "hash")}
-    | {"metrics": rows[2]["metrics"]},
+    | {"metrics": done["evaluate"].metrics},
     "seconds": round(seconds, 2),
     "quality": quality,
-    "data_hash": rows[0]["metrics"]["data_hash"],
+    "initialisation": cache.read_json(compared),
+    "data_hash": done["tokenizer"].metrics["data_hash"],
     "command": query_command(workdir),
     "versions": train.versions(),
   }
@@ -553,7 +440,9 @@ def query_command(workdir: pathlib.Path) -> str:
 def _print_end(
   summary: Mapping[str, Any], workdir: pathlib.Path, console: Console
 ) -> None:
-  curves = hooks.read_metrics(workdir / "prefinetune" / hooks.METRICS)
+  curves = {
+    name: hooks.read_metrics(workdir / name / hooks.METRICS) for name in TRAINED
+  }
   quality = summary["quality"].get("test", {})
   shown = {**summary, "quality": quality, "curves": curves}
   report.write_report(workdir / "report.html", shown)

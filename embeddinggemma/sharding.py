@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from embeddinggemma.types import BadInput, Params, Text
+from embeddinggemma.types import BadInput, Params
 
 AXES = ("data", "fsdp")
 BATCH = P(AXES)  # leading axis over the whole mesh
@@ -112,9 +112,12 @@ def split_batch(x: jax.Array, mesh: Mesh) -> jax.Array:
 
 
 def data_parallel(
-  f: Callable[..., jax.Array], mesh: Mesh
-) -> Callable[[Params, Text], jax.Array]:
-  """Maps `f` (one group -> (b, ...)) over all groups of a batch -> (B, ...).
+  f: Callable[..., Any], mesh: Mesh
+) -> Callable[[Params, Any], Any]:
+  """Maps `f` (one group -> arrays (b, ...)) over all groups of a batch.
+
+  A batch is a tuple whose arrays begin with G; `f` gets its fields without
+  that axis, and what it returns comes back as (B, ...).
 
   One shard_map, manual over every axis, with the parameters gathered at its
   edge; each device scans `f` over its own groups. Under an automatic
@@ -122,19 +125,19 @@ def data_parallel(
   Pallas call fails; here gradients are reduced once a step, at the edge.
   """
 
-  def local(params: Params, text: Text) -> jax.Array:
-    if text.ids.shape[0] == 1:
-      return f(params, *jax.tree.map(lambda x: x[0], text))[None]
+  def local(params: Params, batch: Any) -> Any:
+    if jax.tree.leaves(batch)[0].shape[0] == 1:
+      first = f(params, *jax.tree.map(lambda x: x[0], batch))
+      return jax.tree.map(lambda x: x[None], first)
     group = jax.checkpoint(lambda group: f(params, *group))
-    return jax.lax.scan(lambda _, g: (None, group(g)), None, text)[1]
+    return jax.lax.scan(lambda _, g: (None, group(g)), None, batch)[1]
 
   mapped = jax.shard_map(
     local, mesh=mesh, in_specs=(P(), BATCH), out_specs=BATCH, check_vma=False
   )
 
-  def apply(params: Params, text: Text) -> jax.Array:
-    out = mapped(params, text)
+  def flat(x: jax.Array) -> jax.Array:
     # (G, b, ...) -> (B, ...): the split stays on the leading axis.
-    return split_batch(jnp.reshape(out, (-1, *out.shape[2:])), mesh)
+    return split_batch(jnp.reshape(x, (-1, *x.shape[2:])), mesh)
 
-  return apply
+  return lambda params, batch: jax.tree.map(flat, mapped(params, batch))

@@ -1,69 +1,68 @@
 """The recipe on one page: each stage as (config, mesh) -> Stage.
 
 Pre-finetuning, finetuning and quantisation-aware training are one function of
-three configs (paper section 2.3); what differs is data and numbers.
+three configs (paper section 2.3); the language-model stages before them differ
+in objective and batch alone.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from embeddinggemma import config as config_lib
-from embeddinggemma import sharding
+from embeddinggemma import objectives, sharding
 from embeddinggemma.config import (
   DataConfig,
   LossConfig,
   MeshConfig,
   OptimizerConfig,
+  TextConfig,
   at_least,
   suggest,
 )
-from embeddinggemma.losses import contrastive, matryoshka, spread_out
+from embeddinggemma.data import denoisers
+from embeddinggemma.data.denoisers import Denoiser
+from embeddinggemma.losses import contrastive, denoise, matryoshka, spread_out
+from embeddinggemma.model import adapt as surgery
+from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model import embedder
-from embeddinggemma.model.config import ModelConfig
+from embeddinggemma.model.config import EncoderDecoderConfig, ModelConfig
 from embeddinggemma.training import optimizer
 from embeddinggemma.types import (
   BadInput,
-  Embeddings,
   Encode,
   Key,
   LossTerm,
-  Metrics,
-  Objective,
-  PairBatch,
   Params,
   Stage,
-  Text,
 )
 
 INITS = ("random", "lsa")
 CALLS = ("separate", "joint")
-EncodePair = Callable[[Params, Text, Text], tuple[jax.Array, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """One stage of training, whole: what config.json of a workdir holds."""
+  """What every stage of training has; config.json of a workdir holds it."""
 
   stage: str
   seed: int
   steps: int
-  batch_size: int  # pairs, over the whole mesh
+  batch_size: int  # pairs or texts, over the whole mesh
   max_length: int  # tokens of a text, prompt, BOS and EOS included
   groups_per_device: int  # > 1 trades recomputation for memory
-  calls: str  # queries and positives in "separate" calls, or "joint" in one
   init: str  # of the table: "random" or "lsa"
   init_from: str  # a checkpoint; empty: `init` decides
+  frozen: tuple[str, ...]  # patterns of parameters that keep their values
   every_checkpoint: int  # steps
   keep_checkpoints: int
   compiler_options: dict[str, dict[str, Any]]  # of the step, by platform
   model: ModelConfig
-  data: DataConfig
-  loss: LossConfig
+  data: DataConfig | TextConfig
   optimizer: OptimizerConfig
   mesh: MeshConfig
 
@@ -79,14 +78,25 @@ class TrainConfig:
         f"max_length={self.max_length} exceeds model.max_length="
         f"{self.model.max_length}; lower it or raise that"
       )
-    for name, known in (("init", INITS), ("calls", CALLS)):
-      value = getattr(self, name)
-      if value not in known:
-        raise BadInput(f"{name}={value!r} is unknown; use {' or '.join(known)}")
-    if self.stage not in STAGES:
-      raise BadInput(
-        f"unknown stage {self.stage!r}{suggest(self.stage, list(STAGES))}"
-      )
+    _one_of("init", self.init, INITS)
+    for pattern in self.frozen:
+      try:
+        re.compile(pattern)
+      except re.error as error:
+        raise BadInput(f"frozen: {pattern!r} is no pattern: {error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class PairConfig(TrainConfig):
+  """Contrastive training on pairs."""
+
+  calls: str  # queries and positives in "separate" calls, or "joint" in one
+  data: DataConfig
+  loss: LossConfig
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    _one_of("calls", self.calls, CALLS)
     for dim in self.loss.matryoshka:
       if not 0 < dim <= self.model.embed_dim:
         raise BadInput(
@@ -95,14 +105,72 @@ class TrainConfig:
         )
 
 
-def build(tree: dict) -> TrainConfig:
-  """TrainConfig from a (resolved) ConfigDict's tree."""
-  return config_lib.build(TrainConfig, tree)
+@dataclasses.dataclass(frozen=True)
+class LanguageConfig(TrainConfig):
+  """Next tokens of running text."""
+
+  data: TextConfig
+  vocab_block: int  # rows of the table that logits are formed of at once
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    at_least("vocab_block", self.vocab_block, 1)
 
 
-def init(config: TrainConfig) -> Callable[[Key], Params]:
-  """key -> fresh parameters of the configured model."""
-  return embedder.init(config.model)
+@dataclasses.dataclass(frozen=True)
+class AdaptConfig(LanguageConfig):
+  """Denoising by an encoder-decoder; `model` is its encoder."""
+
+  decoder: ModelConfig
+  decoder_from: str  # a causal checkpoint of other sizes; empty: init_from
+  tied: bool  # one table for both sides
+  cross_attention: str  # "separate", or "merged" with self-attention
+  hold_steps: int  # fresh cross-attention alone moves, so many steps
+  denoisers: tuple[tuple[float, ...], ...]  # (mean span, rate, weight)
+  average: int  # last checkpoints that the result is the mean of
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    at_least("hold_steps", self.hold_steps, 0)
+    at_least("average", self.average, 1)
+    if self.keep_checkpoints < self.average:
+      raise BadInput(
+        f"keep_checkpoints={self.keep_checkpoints} is below average="
+        f"{self.average}; keep as many as the mean takes"
+      )
+    _ = self.both, self.mixture
+
+  @property
+  def both(self) -> EncoderDecoderConfig:
+    """Encoder and decoder; BadInput where they do not fit."""
+    return EncoderDecoderConfig(
+      self.model, self.decoder, self.tied, self.cross_attention
+    )
+
+  @property
+  def mixture(self) -> tuple[Denoiser, ...]:
+    """The denoisers, checked."""
+    for row in self.denoisers:
+      if len(row) != 3:
+        raise BadInput(
+          f"denoisers holds {row}; each is (mean span, rate, weight)"
+        )
+    found = tuple(Denoiser(*row) for row in self.denoisers)
+    denoisers.check(found)
+    return found
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+  if value not in known:
+    raise BadInput(f"{name}={value!r} is unknown; use {' or '.join(known)}")
+
+
+def build(tree: Mapping[str, Any]) -> TrainConfig:
+  """The stage's config from a (resolved) ConfigDict's tree."""
+  name = tree.get("stage", "")
+  if name not in STAGES:
+    raise BadInput(f"unknown stage {name!r}{suggest(str(name), list(STAGES))}")
+  return config_lib.build(STAGES[name].config, tree)
 
 
 def encoder(model: ModelConfig, mesh: Mesh) -> Encode:
@@ -110,26 +178,79 @@ def encoder(model: ModelConfig, mesh: Mesh) -> Encode:
   return sharding.data_parallel(embedder.encode_group(model), mesh)
 
 
-def prefinetune(config: TrainConfig, mesh: Mesh) -> Stage:
+def pretrain(config: LanguageConfig, mesh: Mesh) -> Stage:
+  """A causal language model, for when there is no Gemma checkpoint."""
+  decode = decoder_lib.causal_group(config.model)
+
+  def losses(params: Params, ids: Array, slot: Array, valid: Array) -> Any:
+    hidden, table = decode(params, ids, slot)
+    return denoise.next_token(
+      hidden,
+      table,
+      ids,
+      slot,
+      valid,
+      config.model.logit_softcap,
+      config.vocab_block,
+    )
+
+  return _language_stage(config, losses, mesh)
+
+
+def adapt(config: AdaptConfig, mesh: Mesh) -> Stage:
+  """Decoder to encoder-decoder by UL2 (paper section 2.1; T5Gemma 2)."""
+  decode = decoder_lib.encoder_decoder_group(config.both)
+
+  # Of one group, so that a Text's arrays lack their first axis.
+  def losses(params: Params, inputs: Any, targets: Any) -> Any:
+    ids, slot, valid = targets
+    hidden, table = decode(params, inputs.ids, inputs.slot, ids, slot)
+    return denoise.next_token(
+      hidden,
+      table,
+      ids,
+      slot,
+      valid,
+      config.decoder.logit_softcap,
+      config.vocab_block,
+    )
+
+  stage = _language_stage(config, losses, mesh)
+  fresh = config.cross_attention == "separate" and (
+    config.model.width != config.decoder.width
+  )
+  if not (config.hold_steps and fresh):
+    return stage
+  # T5Gemma section 2: random cross-attention learns first, the rest waits.
+  held = optimizer.hold(stage.optimizer, config.hold_steps, surgery.is_cross)
+  return dataclasses.replace(stage, optimizer=held)
+
+
+def _language_stage(
+  config: LanguageConfig, losses: Callable[..., Any], mesh: Mesh
+) -> Stage:
+  whole = sharding.data_parallel(losses, mesh)
+  return _stage(config, objectives.language_objective(whole))
+
+
+def prefinetune(config: PairConfig, mesh: Mesh) -> Stage:
   """Contrastive training on pairs, no hard negatives (paper section 2.3)."""
+  encode = objectives.ENCODE_PAIR[config.calls](encoder(config.model, mesh))
+  return _stage(config, objectives.pair_objective(encode, terms(config), mesh))
+
+
+def _stage(config: TrainConfig, objective: objectives.Objective) -> Stage:
+  frozen = re.compile("|".join(config.frozen) or r"(?!)")
   return Stage(
-    name="prefinetune",
+    name=config.stage,
     init=init(config),
-    objective=pair_objective(
-      ENCODE_PAIR[config.calls](encoder(config.model, mesh)),
-      terms(config),
-      mesh,
-    ),
+    objective=objective,
     optimizer=optimizer.adamw(config.optimizer, config.steps),
+    trainable=lambda path: not frozen.search(path),
   )
 
 
-STAGES: dict[str, Callable[[TrainConfig, Mesh], Stage]] = {
-  "prefinetune": prefinetune,
-}
-
-
-def terms(config: TrainConfig) -> dict[str, tuple[float, LossTerm]]:
+def terms(config: PairConfig) -> dict[str, tuple[float, LossTerm]]:
   """Name -> (weight, term); contrastive and spread-out are Matryoshka'd."""
   loss = config.loss
   dims = loss.matryoshka or matryoshka.dims_of(config.model.embed_dim)
@@ -143,91 +264,53 @@ def terms(config: TrainConfig) -> dict[str, tuple[float, LossTerm]]:
   }
 
 
-def separate(encode: Encode) -> EncodePair:
-  """Two calls: on TPU, at 300M, the faster form."""
-  return lambda params, query, positive: (
-    encode(params, query),
-    encode(params, positive),
-  )
+class StageKind(NamedTuple):
+  """How a stage is configured, made, and started."""
+
+  config: type[TrainConfig]
+  make: Callable[[Any, Mesh], Stage]
+  init: Callable[[Any], Callable[[Key], Params]]
+  # (config, the parent's tensors, those of `decoder_from`) -> the same
+  # tensors under the names that they have in this stage.
+  adopt: Callable[..., Mapping[str, Any]]
 
 
-def joint(encode: Encode) -> EncodePair:
-  """One call, so that half as much program is compiled.
-
-  Falls back to two where the rows of the sides differ in length.
-  """
-
-  def encode_pair(
-    params: Params, query: Text, positive: Text
-  ) -> tuple[jax.Array, jax.Array]:
-    if query.ids.shape[2] != positive.ids.shape[2]:
-      return separate(encode)(params, query, positive)
-    groups, places = query.valid.shape
-    both = encode(params, _beside(query, positive))
-    both = both.reshape(groups, 2, places, -1)
-    side = lambda n: both[:, n].reshape(groups * places, -1)
-    return side(0), side(1)
-
-  return encode_pair
-
-
-def _beside(first: Text, second: Text) -> Text:
-  """The texts of two batches in the same groups, the second's places after."""
-  places = first.valid.shape[1]
-  along_rows = lambda a, b: jnp.concatenate((a, b), axis=1)
-  slot = jnp.where(first.slot == places, 2 * places, first.slot)
-  return Text(
-    along_rows(first.ids, second.ids),
-    along_rows(slot, second.slot + places),
-    along_rows(first.valid, second.valid),
-  )
+STAGES: dict[str, StageKind] = {
+  "pretrain": StageKind(
+    LanguageConfig,
+    pretrain,
+    lambda config: decoder_lib.init_causal(config.model),
+    lambda config, given, _: surgery.to_causal(given),
+  ),
+  "adapt": StageKind(
+    AdaptConfig,
+    adapt,
+    lambda config: decoder_lib.init_encoder_decoder(config.both),
+    lambda config, given, other: surgery.to_encoder_decoder(
+      given, config.both, other
+    ),
+  ),
+  "prefinetune": StageKind(
+    PairConfig,
+    prefinetune,
+    lambda config: embedder.init(config.model),
+    lambda config, given, _: surgery.to_embedder(given),
+  ),
+}
 
 
-ENCODE_PAIR = {"separate": separate, "joint": joint}
+def make(config: TrainConfig, mesh: Mesh) -> Stage:
+  """The stage of a config."""
+  return STAGES[config.stage].make(config, mesh)
 
 
-def pair_objective(
-  encode: EncodePair, terms: dict[str, tuple[float, LossTerm]], mesh: Mesh
-) -> Objective:
-  """Embeds a batch of pairs and averages weighted terms over valid ones."""
-
-  def objective(
-    params: Params, batch: PairBatch, key: Key
-  ) -> tuple[jax.Array, Metrics]:
-    del key
-    # All texts are encoded before anything is gathered: the TPU compiler would
-    # else run the gather of the positives inside the queries' loop of groups.
-    query, positive = jax.lax.optimization_barrier(
-      encode(params, batch.query, batch.positive)
-    )
-    embeddings = Embeddings(
-      query=query,
-      positive=positive,
-      negative=None,
-      # Logits stay row-sharded: each device compares its queries to all.
-      candidates=sharding.replicate(positive, mesh),
-    )
-    valid = batch.query.valid.reshape(-1)
-    mean = lambda x: jnp.sum(jnp.where(valid, x, 0.0)) / jnp.sum(valid)
-    metrics = {
-      name: mean(term(params["aux"], embeddings, batch))
-      for name, (weight, term) in terms.items()
-      if weight
-    }
-    loss = sum(terms[name][0] * value for name, value in metrics.items())
-    hit = _in_batch_hit(embeddings, batch)
-    return jnp.asarray(loss), metrics | {"accuracy": mean(hit)}
-
-  return objective
+def init(config: TrainConfig) -> Callable[[Key], Params]:
+  """key -> fresh parameters of the stage's model."""
+  return STAGES[config.stage].init(config)
 
 
-def _in_batch_hit(embeddings: Embeddings, batch: PairBatch) -> jax.Array:
-  """1 where the own positive scores highest: is it learning at all?"""
-  scores = embeddings.query @ embeddings.candidates.T
-  own = jnp.eye(scores.shape[0], dtype=bool)
-  rival = ~contrastive.duplicates(batch.keys) & ~own
-  rival &= batch.positive.valid.reshape(1, -1)
-  best = jnp.max(jnp.where(rival, scores, -2.0), axis=1)
-  return (jnp.sum(embeddings.query * embeddings.positive, -1) > best).astype(
-    jnp.float32
-  )
+def adopt(
+  config: TrainConfig, given: Params, decoder: Params | None = None
+) -> Mapping[str, Any]:
+  """A parent's tensors, named as this stage's model names them."""
+  return STAGES[config.stage].adopt(config, given, decoder)

@@ -1,11 +1,11 @@
-"""One stage of training in a workdir: its inputs, its start, its loop."""
+"""One stage of training in a workdir: its start, its loop, what it leaves."""
 
 import dataclasses
 import importlib.metadata
 import json
 import pathlib
+import re
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import grain
@@ -13,50 +13,46 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from embeddinggemma import cache, checkpoint, sharding, stages
-from embeddinggemma.data import corpus, loader, lsa, mixture, packing, prompts
-from embeddinggemma.data.tokenizer import Tokenizer, train_tokenizer
+from embeddinggemma import cache, checkpoint, inputs, sharding, soup, stages
+from embeddinggemma.data import (
+  corpus,
+  denoisers,
+  loader,
+  mixture,
+  packing,
+  prompts,
+  text,
+)
+from embeddinggemma.inputs import TOKENIZER_FILE, Inputs
 from embeddinggemma.model import adapt
-from embeddinggemma.stages import TrainConfig
+from embeddinggemma.stages import (
+  AdaptConfig,
+  LanguageConfig,
+  PairConfig,
+  TrainConfig,
+)
 from embeddinggemma.training import fit as fit_lib
 from embeddinggemma.training import hooks, step
-from embeddinggemma.types import BadInput, Pair, Params, TrainState
+from embeddinggemma.types import BadInput, Params, Stage, TrainState
 
 CONFIG_FILE = "config.json"
-TOKENIZER_FILE = "tokenizer.model"
 # What may differ when a workdir's training goes on: the same weights come out.
+# Parents count by their weights, which `inputs.dependencies` holds.
 _FREE = (
   "mesh",
   "groups_per_device",
   "every_checkpoint",
   "keep_checkpoints",
   "compiler_options",
+  "init_from",
+  "decoder_from",
 )
+# What decides data and start alone: the compiled step does not depend on it.
+_NOT_COMPILED = ("init", "init_from", "decoder_from", "data", "average")
 _LICENSE = (
   "These weights derive from the data and parents that recipe.json names;\n"
   "their licences apply. embeddinggemma, which made them, is Apache-2.0.\n"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-  """What training reads: a folder that `make_inputs` filled."""
-
-  directory: pathlib.Path
-
-  @property
-  def corpus(self) -> pathlib.Path:
-    """The folder of pairs and evaluations."""
-    return self.directory / "corpus"
-
-  @property
-  def table(self) -> pathlib.Path:
-    """The workdir of the checkpoint that holds the LSA table, if any."""
-    return self.directory / "table"
-
-  def tokenizer(self) -> Tokenizer:
-    """The tokenizer that was given or trained."""
-    return Tokenizer(self.directory / TOKENIZER_FILE)
 
 
 def check(config: TrainConfig) -> None:
@@ -68,155 +64,71 @@ def check(config: TrainConfig) -> None:
   packing.check_groups(config.batch_size, mesh.size * config.groups_per_device)
   shapes = jax.eval_shape(stages.init(config), jax.random.key(0))
   sharding.tree_shardings(shapes, mesh)
-  weights = config.data.weights
-  mixture.shares(dict.fromkeys(weights, 1), weights, config.data.size_exponent)
-  _given_tokenizer(config)
-
-
-def parent(config: TrainConfig) -> str:
-  """The content hash of the weights that `init_from` names, or ""."""
-  if not config.init_from:
-    return ""
-  return _hash_of(checkpoint.find(config.init_from))
-
-
-def _hash_of(source: pathlib.Path) -> str:
-  return checkpoint.content_hash(checkpoint.read_params(source))
-
-
-def inputs_of(config: TrainConfig) -> dict[str, Any]:
-  """All that `make_inputs` depends on, for the cache; fails on bad paths."""
-  tokenizer = _given_tokenizer(config)
-  lsa_table = config.init == "lsa" and not config.init_from
-  return {
-    "data": corpus.fingerprint(config.data.path),
-    "skip_bad_rows": config.data.skip_bad_rows,
-    "tokenizer": tokenizer.hash if tokenizer else "",
-    "init_from": parent(config),
-    "init": config.init,
-    "table": [config.model.vocab_size, config.model.width if lsa_table else 0],
-    "max_length": config.model.max_length if lsa_table else 0,
-    "version": version(),
-  }
-
-
-def _given_tokenizer(config: TrainConfig) -> Tokenizer | None:
-  """The configured tokenizer, or that of `init_from`; None: train one.
-
-  A table's rows mean what its tokenizer says, so the two may not differ.
-  """
-  given = config.data.tokenizer
-  chosen = Tokenizer(pathlib.Path(given)) if given else None
-  if not config.init_from:
-    return chosen
-  found = checkpoint.find(config.init_from)
-  model = checkpoint.read_files(found).get(TOKENIZER_FILE)
-  own = Tokenizer(model) if model else None
-  if chosen and own and chosen.hash != own.hash:
-    raise BadInput(
-      f"data.tokenizer={given} is not the tokenizer of init_from={found};"
-      " leave it empty to use that one"
+  _check_frozen(config, shapes)
+  if isinstance(config, PairConfig):
+    weights = config.data.weights
+    mixture.shares(
+      dict.fromkeys(weights, 1), weights, config.data.size_exponent
     )
-  return chosen or own
+  if isinstance(config, LanguageConfig):
+    inputs.check_text(config)
+  tokenizer = inputs.given_tokenizer(config)
+  if isinstance(config, AdaptConfig) and tokenizer:
+    denoisers.sentinels_of(tokenizer)
 
 
-def make_inputs(
-  config: TrainConfig, directory: pathlib.Path, console: Console
-) -> dict[str, Any]:
-  """Builds corpus, tokenizer and LSA table in `directory`."""
-  inputs = Inputs(directory)
-  data = config.data
-  about = corpus.write(data.path, data.skip_bad_rows, inputs.corpus)
-  for line in about["skipped"]:
-    console.print(
-      f"skipped {line}", highlight=False, markup=False, soft_wrap=True
-    )
-  if about["skipped"]:
-    console.print(f"skipped {len(about['skipped'])} bad rows", highlight=False)
-  pairs = corpus.read_train(inputs.corpus)
-  console.print(
-    f"corpus: {len(pairs)} pairs, {len(about['tasks'])} tasks", highlight=False
-  )
-  target = directory / TOKENIZER_FILE
-  given = _given_tokenizer(config)
-  if given:
-    target.write_bytes(given.model)
-  else:
-    train_tokenizer(_texts(pairs), target, config.model.vocab_size)
-  tokenizer = inputs.tokenizer()
-  _check_vocabulary(tokenizer, config)
-  if config.init == "lsa" and not config.init_from:
-    _write_table(config, tokenizer, pairs, inputs.table)
-  return {
-    "pairs": len(pairs),
-    "pieces": tokenizer.vocab_size,
-    "data_hash": about["hash"],
-    "skipped_rows": len(about["skipped"]),
-  }
+def _check_frozen(config: TrainConfig, shapes: Params) -> None:
+  leaves = jax.tree_util.tree_leaves_with_path(shapes)
+  names = [sharding.path_name(path) for path, _ in leaves]
+  for pattern in config.frozen:
+    if not any(re.search(pattern, name) for name in names):
+      raise BadInput(
+        f"frozen: {pattern!r} matches no parameter; such are"
+        f" {', '.join(names[:3])}"
+      )
+  if all(any(re.search(p, name) for p in config.frozen) for name in names):
+    raise BadInput("frozen: every parameter is; leave something to train")
 
 
-def _texts(pairs: list[Pair]) -> Iterator[str]:
-  for pair in pairs:
-    yield pair.query
-    yield pair.positive
-
-
-def _write_table(
-  config: TrainConfig,
-  tokenizer: Tokenizer,
-  pairs: list[Pair],
-  workdir: pathlib.Path,
-) -> None:
-  """A checkpoint of the table alone, which `_source` finds to graft.
-
-  A pair is one document: its two sides mean the same. What stands in prompts
-  says nothing, so it gets no weight.
-  """
-  ids, _ = tokenizer.encode_batch(list(_texts(pairs)), config.model.max_length)
-  documents = [np.concatenate(pair) for pair in zip(ids[::2], ids[1::2])]
-  words = [tokenizer.encode(prompt) for prompt in prompts.PROMPTS.values()]
-  table = lsa.lsa_table(
-    documents,
-    tokenizer.pieces,
-    config.model.vocab_size,
-    config.model.width,
-    sorted({int(i) for ids in words for i in ids}),
-  )
-  params = {"model": {"encoder": {"embedding": table}}, "aux": {}}
-  checkpoint.write(workdir, params, {})
-
-
-def _check_vocabulary(tokenizer: Tokenizer, config: TrainConfig) -> None:
-  if tokenizer.vocab_size > config.model.vocab_size:
-    raise BadInput(
-      f"the tokenizer has {tokenizer.vocab_size} pieces, model.vocab_size is"
-      f" {config.model.vocab_size}; raise it to at least that"
-    )
-
-
-def initial_params(
-  config: TrainConfig, inputs: Inputs
-) -> tuple[Params, list[str]]:
+def start(
+  config: TrainConfig, made: Inputs
+) -> tuple[Params, list[str], list[str]]:
   """Parameters with those of `init_from` or the LSA table grafted.
 
-  Also returns the paths of the tensors that are fresh.
+  Also the paths of tensors that are fresh, and of the parent's that have no
+  place in this stage's model.
   """
   fresh = stages.init(config)(jax.random.key(config.seed))
-  source = _source(config, inputs)
-  given = checkpoint.read_params(source) if source else {}
-  return adapt.graft(fresh, given)
+  source = _source(config, made)
+  if source is None:
+    return fresh, [], []
+  given = checkpoint.read_params(source)
+  moved = stages.adopt(config, given, _decoder(config))
+  params, new = adapt.graft(fresh, moved)
+  return params, new, adapt.dropped(given, moved)
 
 
-def _source(config: TrainConfig, inputs: Inputs) -> pathlib.Path | None:
+def _decoder(config: TrainConfig) -> Params | None:
+  other = config.decoder_from if isinstance(config, AdaptConfig) else ""
+  return checkpoint.read_params(checkpoint.find(other)) if other else None
+
+
+def _source(config: TrainConfig, made: Inputs) -> pathlib.Path | None:
   if config.init_from:
     return checkpoint.find(config.init_from)
-  return checkpoint.find(inputs.table) if config.init == "lsa" else None
+  return checkpoint.find(made.table) if config.init == "lsa" else None
 
 
 def relevant(config: TrainConfig) -> dict[str, Any]:
   """The part of a config that decides the weights, as JSON."""
   tree = _resolved(config)
-  return {key: value for key, value in tree.items() if key not in _FREE}
+  return {key: tree[key] for key in tree if key not in _free(config)}
+
+
+def _free(config: TrainConfig) -> set[str]:
+  # Where checkpoints are averaged, it matters which there are.
+  averaged = isinstance(config, AdaptConfig) and config.average > 1
+  return set(_FREE) - ({"every_checkpoint"} if averaged else set())
 
 
 def check_workdir(config: TrainConfig, workdir: pathlib.Path) -> None:
@@ -228,7 +140,7 @@ def check_workdir(config: TrainConfig, workdir: pathlib.Path) -> None:
   changed = [
     f"{key}={_get(saved, key)!r} there, {_get(resolved, key)!r} now"
     for key in sorted(_flat(saved) | _flat(resolved))
-    if key.split(".")[0] not in _FREE
+    if key.split(".")[0] not in _free(config)
     and _get(saved, key) != _get(resolved, key)
   ]
   if changed:
@@ -255,12 +167,12 @@ def _get(tree: Any, path: str) -> Any:
 
 
 def read_tasks(
-  config: TrainConfig, inputs: Inputs
+  config: PairConfig, made: Inputs
 ) -> tuple[dict[str, mixture.Rows], dict[str, float], int]:
   """Tokenised rows by task, shares of the tasks, number of truncated texts."""
-  pairs = corpus.read_train(inputs.corpus)
+  pairs = corpus.read_train(made.corpus)
   tasks, truncated = mixture.tokenise(
-    pairs, inputs.tokenizer(), config.max_length
+    pairs, made.tokenizer(), config.max_length
   )
   sizes = {task: len(rows) for task, rows in tasks.items()}
   data = config.data
@@ -271,29 +183,52 @@ def read_tasks(
   )
 
 
-def dataset(
-  config: TrainConfig, inputs: Inputs, devices: int
-) -> tuple[grain.MapDataset, int]:
-  """Step -> Loaded for a mesh of so many devices, and the truncated texts."""
-  tasks, weights, truncated = read_tasks(config, inputs)
-  groups = devices * config.groups_per_device
-  return (
-    loader.load(tasks, weights, config.batch_size, groups, config.seed),
-    truncated,
+def read_windows(config: LanguageConfig, made: Inputs) -> text.Windows:
+  """Running text, cut so that BOS and EOS fit beside a window's tokens."""
+  return text.Windows(made.shards, made.tokenizer(), config.max_length - 2)
+
+
+def example_of(config: LanguageConfig, made: Inputs) -> loader.Example:
+  """(tokens, row id) -> what the model reads of a window: one side or two."""
+  if not isinstance(config, AdaptConfig):
+    return denoisers.causal
+  sentinels = denoisers.sentinels_of(made.tokenizer())
+  return lambda tokens, row: denoisers.denoise(
+    tokens, row, config.seed, config.mixture, sentinels
   )
 
 
+def dataset(
+  config: TrainConfig, made: Inputs, devices: int
+) -> tuple[grain.MapDataset, int]:
+  """Step -> Loaded for a mesh of so many devices, and the truncated texts."""
+  groups = devices * config.groups_per_device
+  size, seed = config.batch_size, config.seed
+  if isinstance(config, LanguageConfig):
+    windows, example = read_windows(config, made), example_of(config, made)
+    return loader.load_text(windows, example, size, groups, seed), 0
+  assert isinstance(config, PairConfig)
+  tasks, weights, truncated = read_tasks(config, made)
+  return loader.load(tasks, weights, size, groups, seed), truncated
+
+
 def train(
-  config: TrainConfig, inputs: Inputs, workdir: pathlib.Path, console: Console
+  config: TrainConfig,
+  made: Inputs,
+  workdir: pathlib.Path,
+  console: Console,
+  until: int | None = None,
 ) -> dict[str, Any]:
   """Trains from the workdir's last checkpoint, or from the start, to the end.
 
+  `until`: only so many of the config's steps; a later call goes on.
   Returns the final checkpoint (relative), its content hash and metrics.
   """
   check_workdir(config, workdir)
+  steps = config.steps if until is None else min(until, config.steps)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-  stage = stages.STAGES[config.stage](config, mesh)
-  data, truncated = dataset(config, inputs, mesh.size)
+  stage = stages.make(config, mesh)
+  data, truncated = dataset(config, made, mesh.size)
   if truncated:
     console.print(
       f"{truncated} texts are longer than max_length={config.max_length}"
@@ -301,21 +236,24 @@ def train(
       highlight=False,
     )
   stream = loader.Stream(data, mesh)
+  content = files(config, made)
   store = checkpoint.Checkpoints(workdir, config.keep_checkpoints)
   try:
-    state, start = _start(config, inputs, stage, mesh, store, stream, workdir)
+    state, said = _start(config, made, stage, mesh, store, stream, workdir)
     console.print(
-      f"{config.stage}: {start}", highlight=False, markup=False, soft_wrap=True
+      f"{config.stage}: {said}", highlight=False, markup=False, soft_wrap=True
     )
     cache.write_json(workdir / CONFIG_FILE, _resolved(config))
-    state = _fit(
-      config, inputs, stage, mesh, state, stream, store, workdir, console
+    save = lambda n, state, stream: store.save(
+      n, state, stream.state(), content
     )
+    hook = fit_lib.Hook(config.every_checkpoint, save)
+    program = _program(config, stage, mesh)
+    state = _fit(config, program, state, stream, steps, hook, workdir, console)
   finally:
     store.close()
   rows = hooks.read_metrics(workdir / hooks.METRICS)
-  final = f"{checkpoint.CHECKPOINTS}/{config.steps}"
-  params = jax.device_get(state.params)
+  final, params = _result(config, state, steps, content, workdir, console)
   return {
     "checkpoint": final,
     "hash": checkpoint.content_hash(params),
@@ -343,25 +281,23 @@ def summary_of(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def _start(
   config: TrainConfig,
-  inputs: Inputs,
-  stage: Any,
-  mesh: Any,
+  made: Inputs,
+  stage: Stage,
+  mesh: jax.sharding.Mesh,
   store: checkpoint.Checkpoints,
   stream: loader.Stream,
   workdir: pathlib.Path,
 ) -> tuple[TrainState, str]:
   """Start order: the workdir's latest, init_from, the LSA table, random."""
-  params, fresh = initial_params(config, inputs)
+  params, fresh, dropped = start(config, made)
   state = step.init_state(stage, config.seed, mesh, params)
   restored = store.restore(state)
   if restored is None:
-    source = _source(config, inputs)
+    source = _source(config, made)
     if source is None:
       return state, "starts from random weights"
-    return (
-      state,
-      f"starts from {source}; fresh: {_some(fresh)}",
-    )
+    left = f"; left out: {_some(dropped)}" if dropped else ""
+    return state, f"starts from {source}; fresh: {_some(fresh)}{left}"
   state, position, damaged = restored
   stream.restore(position)
   skipped = "".join(f"; stepped over: {line}" for line in damaged)
@@ -373,73 +309,98 @@ def _some(names: list[str]) -> str:
   return (", ".join(names[:3]) or "nothing") + more
 
 
+_programs: dict[str, step.Program] = {}
+
+
+def _program(
+  config: TrainConfig, stage: Stage, mesh: jax.sharding.Mesh
+) -> step.Program:
+  """The compiled step; runs that differ in data and start share it."""
+  tree = _resolved(config)
+  key = cache.key_of({k: v for k, v in tree.items() if k not in _NOT_COMPILED})
+  if key not in _programs:
+    _programs.clear()  # a recipe goes from stage to stage
+    options = config.compiler_options.get(jax.default_backend())
+    _programs[key] = step.compile_step(stage, config.seed, mesh, options)
+  return _programs[key]
+
+
 def _fit(
   config: TrainConfig,
-  inputs: Inputs,
-  stage: Any,
-  mesh: Any,
+  program: step.Program,
   state: TrainState,
   stream: loader.Stream,
-  store: checkpoint.Checkpoints,
+  steps: int,
+  save: fit_lib.Hook,
   workdir: pathlib.Path,
   console: Console,
 ) -> TrainState:
-  content = files(config, inputs)
   first = int(state.step)
-  save = lambda n, state, stream: store.save(n, state, stream.state(), content)
   log = hooks.MetricsLog(workdir, first)
-  with hooks.Progress(console, config.stage, config.steps) as progress:
+  with hooks.Progress(console, config.stage, steps) as progress:
     progress.start_at(first)
+    observers = [log, hooks.progress_observer(progress)]
     try:
-      return fit_lib.fit(
-        step.compile_step(
-          stage,
-          config.seed,
-          mesh,
-          config.compiler_options.get(jax.default_backend()),
-        ),
-        state,
-        stream,
-        config.steps,
-        [fit_lib.Hook(config.every_checkpoint, save)],
-        [log, hooks.progress_observer(progress)],
-      )
+      return fit_lib.fit(program, state, stream, steps, [save], observers)
     finally:
       log.close()
 
 
-def files(config: TrainConfig, inputs: Inputs) -> dict[str, bytes]:
+def _result(
+  config: TrainConfig,
+  state: TrainState,
+  steps: int,
+  content: checkpoint.Files,
+  workdir: pathlib.Path,
+  console: Console,
+) -> tuple[str, Params]:
+  """The final checkpoint: the last one, or the mean of the last ones."""
+  if not isinstance(config, AdaptConfig) or config.average == 1:
+    final = f"{checkpoint.CHECKPOINTS}/{steps}"
+    return final, jax.device_get(state.params)
+  last = checkpoint.steps(workdir)[-config.average :]
+  places = [workdir / checkpoint.CHECKPOINTS / str(n) for n in last]
+  params = soup.mean(places)
+  recipe = json.loads(content["recipe.json"]) | {"mean_of_steps": last}
+  content = {**content, "recipe.json": _json(recipe)}
+  checkpoint.write(workdir / checkpoint.AVERAGE, params, content, steps)
+  console.print(
+    f"{config.stage}: the mean of steps {', '.join(map(str, last))}",
+    highlight=False,
+  )
+  final = f"{checkpoint.AVERAGE}/{checkpoint.CHECKPOINTS}/{steps}"
+  return final, params
+
+
+def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
   """The small files of a checkpoint: all that any verb needs."""
-  source = _source(config, inputs)
+  source = _source(config, made)
   parents = {}
   if source is not None:
-    parents["init"] = _hash_of(source)
+    parents["init"] = inputs.hash_of(source)
+  if isinstance(config, AdaptConfig) and config.decoder_from:
+    parents["decoder"] = inputs.parent(config.decoder_from)
+  language = isinstance(config, LanguageConfig)
   recipe = {
     "stage": config.stage,
     "parents": parents,
-    "data": corpus.about(inputs.corpus),
+    "data": text.about(made.shards) if language else corpus.about(made.corpus),
     "config": dataclasses.asdict(config),
     "view": "identity",
     "versions": versions(),
     "command": sys.argv,
   }
-  encoded = {
-    "model.json": dataclasses.asdict(config.model),
-    "prompts.json": dict(prompts.PROMPTS),
-    "recipe.json": recipe,
-  }
   return {
-    **{
-      k: (json.dumps(v, indent=1) + "\n").encode() for k, v in encoded.items()
-    },
-    TOKENIZER_FILE: inputs.tokenizer().model,
+    "model.json": _json(dataclasses.asdict(config.model)),
+    "prompts.json": _json(dict(prompts.PROMPTS)),
+    "recipe.json": _json(recipe),
+    TOKENIZER_FILE: made.tokenizer().model,
     "LICENSE": _LICENSE.encode(),
   }
 
 
-def version() -> str:
-  """The version of this package."""
-  return importlib.metadata.version("embeddinggemma")
+def _json(value: Any) -> bytes:
+  return (json.dumps(value, indent=1) + "\n").encode()
 
 
 def versions() -> dict[str, str]:

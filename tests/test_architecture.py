@@ -16,9 +16,11 @@ LAYERS = (
   {"types"},
   {"config", "sharding", "cache", "checkpoint", "lexical"},
   {"model", "losses", "data"},
-  {"training", "encode"},
+  {"training", "encode", "soup", "objectives"},
   {"stages", "retrieval"},
-  {"evaluate", "load", "train"},
+  {"evaluate", "load", "inputs"},
+  {"train"},
+  {"initialise", "verbs"},
   {"pipeline"},
   {"main"},
   {"__init__", "__main__"},
@@ -32,6 +34,7 @@ ONLY_IN = {
   "flax": lambda name: name.startswith("model/"),
   "orbax": lambda name: name == "checkpoint.py",
   "ml_collections": lambda name: name == "main.py",
+  "seqio": lambda name: name == "data/seqio_tasks.py",
 }
 DEFERRED = {"seqio", "vizier", "tensorflow", "torch"}
 

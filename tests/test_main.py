@@ -60,7 +60,7 @@ def test_an_unknown_verb_is_named(capsys):
     (
       ["--config=configs/none.py"],
       "config 'configs/none.py' does not exist; shipped in configs/:"
-      " prefinetune.py, recipe.py",
+      " adapt.py, prefinetune.py, pretrain.py, recipe.py",
     ),
     (
       ["--config=configs/recipe.py:huge"],
@@ -88,7 +88,7 @@ def test_an_unknown_verb_is_named(capsys):
     ),
     (
       [RECIPE, "--workdir=w", "--config.prefinetune.stage=adpt"],
-      "unknown stage 'adpt'; known: prefinetune",
+      "unknown stage 'adpt'; did you mean 'adapt'?",
     ),
     (
       [RECIPE, "--workdir=w", "--config.optimizer.lr=0."],

@@ -25,9 +25,9 @@ BATCH, STEPS = 32, 5
 MESHES = {"1": (1, 1), "8": (8, 1), "4x2": (4, 2)}
 
 
-def config(calls: str) -> stages.TrainConfig:
+def config(calls: str) -> stages.PairConfig:
   """A tiny stage whose losses are all on."""
-  return stages.TrainConfig(
+  return stages.PairConfig(
     stage="prefinetune",
     seed=0,
     steps=STEPS,
@@ -37,6 +37,7 @@ def config(calls: str) -> stages.TrainConfig:
     calls=calls,
     init="random",
     init_from="",
+    frozen=(),
     every_checkpoint=5,
     keep_checkpoints=1,
     compiler_options={},

@@ -1,6 +1,6 @@
 """Draws of rows -> packed batches -> global arrays, ahead of the step."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -11,12 +11,21 @@ from jaxtyping import Int
 from embeddinggemma import sharding
 from embeddinggemma.data import mixture, packing
 from embeddinggemma.data.mixture import Draw, Rows
-from embeddinggemma.types import PairBatch, Text, Weights
+from embeddinggemma.data.text import Windows
+from embeddinggemma.types import DenoiseBatch, PairBatch, Text, Weights
+
+# (tokens of a window, row id) -> what the model reads of it: one side, or
+# inputs and targets. A side has at most two tokens more than the window.
+Example = Callable[
+  [Int[np.ndarray, "_"], int], tuple[Int[np.ndarray, "_"], ...]
+]
 
 _EMPTY = np.zeros(0, np.int32)
 # Batches of a task that are packed in advance to size its rows: an epoch or
 # two of a small task, a few batches of a large one.
 _PROBED_PAIRS, _MOST_PROBES = 2**16, 32
+# The same for running text, of which examples have to be made for it.
+_PROBED_TEXTS, _MOST_TEXT_PROBES = 2**13, 16
 # Below this row length attention costs little, and one length serves all.
 _ROW = 256
 _SHARING = 1 / 16
@@ -25,7 +34,7 @@ _SHARING = 1 / 16
 class Loaded(NamedTuple):
   """A batch with what the logs say of it."""
 
-  batch: PairBatch
+  batch: Any  # PairBatch, Text or DenoiseBatch
   task: str
   rows: Int[np.ndarray, "n"]  # in stream order, which no mesh changes
   tokens: int  # real ones
@@ -124,10 +133,7 @@ class Packer:
     self, texts: Any, lengths: Any, groups: Any, rows: int, length: int
   ) -> Text:
     needed = packing.rows_needed(lengths, groups, length)
-    # A fuller batch than those probed: the next rung of a short ladder.
-    step = max(1, rows // 16)
-    rows += max(0, -(-(needed - rows) // step)) * step
-    return packing.pack(texts, groups, length, rows)
+    return packing.pack(texts, groups, length, _enough(rows, needed))
 
   def __call__(self, draw: Draw) -> Loaded:
     rows, shape = self._tasks[draw.task], self._shapes[draw.task]
@@ -157,6 +163,12 @@ class Packer:
     return Loaded(batch, draw.task, draw.rows, int(lengths.sum()), capacity)
 
 
+def _enough(rows: int, needed: int) -> int:
+  """For a fuller batch than those probed: the next rung of a short ladder."""
+  step = max(1, rows // 16)
+  return rows + max(0, -(-(needed - rows) // step)) * step
+
+
 def load(
   tasks: Mapping[str, Rows],
   weights: Weights,
@@ -168,6 +180,83 @@ def load(
   kept = {task: tasks[task] for task in weights}
   packer = Packer(kept, batch_size, groups, seed)
   return mixture.draws(kept, weights, batch_size, seed).map(packer)
+
+
+class TextPacker:
+  """Draw of row ids -> Loaded, in one shape but for the fullest batches."""
+
+  def __init__(
+    self,
+    windows: Windows,
+    example: Example,
+    draws: mixture.TextDraws,
+    batch_size: int,
+    groups: int,
+  ):
+    packing.check_groups(batch_size, groups)
+    self._windows, self._example, self._groups = windows, example, groups
+    probes = min(max(_PROBED_TEXTS // batch_size, 1), _MOST_TEXT_PROBES)
+    sizes = [self._sizes(self._sides(draws[i])) for i in range(probes)]
+    dealt = [packing.deal_sides(lengths, groups) for lengths in sizes]
+    # The fewest positions, and of equal ones the shorter rows.
+    shapes = [
+      (max(map(packing.rows_needed, sizes, dealt, [length] * probes)), length)
+      for length in _row_lengths(int(windows.lengths.max()) + 2)
+    ]
+    self._rows, self._length = min(shapes, key=lambda s: (s[0] * s[1], s[1]))
+
+  def _sides(self, draw: Draw) -> list[list[Int[np.ndarray, "_"]]]:
+    """The texts of each side."""
+    tokens = lambda i: self._windows.tokens(i % len(self._windows))
+    examples = [self._example(tokens(i), i) for i in draw.rows.tolist()]
+    return [list(side) for side in zip(*examples)]
+
+  def _sizes(
+    self, sides: Sequence[Sequence[Int[np.ndarray, "_"]]]
+  ) -> Int[np.ndarray, "B sides"]:
+    return np.array([[len(text) for text in texts] for texts in sides]).T
+
+  def __call__(self, draw: Draw) -> Loaded:
+    sides = self._sides(draw)
+    sizes = self._sizes(sides)
+    groups = packing.deal_sides(sizes, self._groups)
+    needed = packing.rows_needed(sizes, groups, self._length)
+    rows, lengths = _enough(self._rows, needed), [self._length] * len(sides)
+    packed = packing.pack_sides(sides, groups, lengths, rows)
+    batch = packed[0] if len(packed) == 1 else DenoiseBatch(*packed)
+    capacity = sum(text.ids.size for text in packed)
+    return Loaded(batch, draw.task, draw.rows, int(sizes.sum()), capacity)
+
+
+def _row_lengths(longest: int) -> list[int]:
+  """Row lengths that hold the longest text, and cost attention little more."""
+  least = packing.rung(longest)
+  return [least, *(r for r in packing.RUNGS if least < r <= _ROW)]
+
+
+def load_text(
+  windows: Windows,
+  example: Example,
+  batch_size: int,
+  groups: int,
+  seed: int,
+  weights: Weights | None = None,
+) -> grain.MapDataset:
+  """Step -> Loaded of running text, on the host.
+
+  The data's own weights serve unless others are given.
+  """
+  sizes = {task: len(rows) for task, rows in windows.task_rows.items()}
+  given = windows.weights if weights is None else weights
+  draws = mixture.TextDraws(
+    windows.task_rows,
+    windows.lengths,
+    mixture.shares(sizes, given, 0.0),
+    batch_size,
+    seed,
+  )
+  packer = TextPacker(windows, example, draws, batch_size, groups)
+  return grain.MapDataset.source(draws).map(packer)
 
 
 class Stream:

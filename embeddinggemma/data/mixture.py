@@ -1,4 +1,7 @@
-"""The stream of batches: one task a batch, tasks mixed by weights.
+"""The stream of batches: tasks mixed by weights.
+
+A batch of pairs is of one task, whose texts are each other's negatives; running
+text is mixed within a batch.
 
 Everything is a pure function of (seed, step): which task, and which of its
 rows. So a stream continues anywhere, on any mesh, with the same rows.
@@ -19,6 +22,8 @@ from embeddinggemma.types import BadInput, Pair, Weights
 
 # Batches whose rows are dealt together, so that their lengths balance.
 _WINDOW = 64
+# Rows of running text that are drawn of a task at once; divides a window.
+_HAND = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,23 +141,22 @@ class Epochs:
       # The same share of the rows as of the batches.
       first, last = part[0] * len(order), (part[-1] + 1) * len(order)
       window = order[first // self.batches : last // self.batches]
-      batches += _deal_window(window, self._rows.lengths, rng, len(part))
+      lengths = self._rows.lengths[window]
+      batches += [window[i] for i in _deal_window(lengths, rng, len(part))]
     return batches
 
 
 def _deal_window(
-  rows: Int[np.ndarray, "n"],
-  lengths: Int[np.ndarray, "N 2"],
+  lengths: Int[np.ndarray, "n sides"],
   rng: np.random.Generator,
   batches: int,
 ) -> list[Int[np.ndarray, "_"]]:
-  """Deals rows, sorted by tokens, hand after hand over the batches.
+  """Deals n rows, sorted by tokens, hand after hand over the batches.
 
   A hand's rows have about equal tokens; the longest query goes to the batch
   that has the fewest query tokens so far, so both sides balance.
   """
-  tokens = lengths[rows].sum(axis=1)
-  rows = rows[np.argsort(tokens, kind="stable")]
+  rows = np.argsort(lengths.sum(axis=1), kind="stable")
   dealt: list[list[int]] = [[] for _ in range(batches)]
   sums = np.zeros(batches, np.int64)
   for i in range(0, len(rows), batches):
@@ -177,3 +181,72 @@ def draws(
   return grain.MapDataset.mix(
     list(sources.values()), [weights[task] for task in sources]
   )
+
+
+class Passes:
+  """Index i -> the ids of the i-th hand of a task's rows, pass after pass.
+
+  A pass is a permutation of the task's rows. In pass p, row r of the `total`
+  of all tasks has the id p * total + r: it names one example, so what is drawn
+  from (seed, id) is fresh in every pass.
+  """
+
+  def __init__(self, task: str, rows: range, total: int, seed: int):
+    self._task, self._rows, self._total, self._seed = task, rows, total, seed
+    self._order = functools.lru_cache(maxsize=2)(self._shuffle)
+
+  def __len__(self) -> int:
+    return 2**40  # grain ends a mixture with its shortest source
+
+  def __getitem__(self, index: int) -> Int[np.ndarray, "hand"]:
+    places = np.arange(index * _HAND, (index + 1) * _HAND)
+    passes, places = np.divmod(places, len(self._rows))
+    ids = passes * self._total
+    for number in np.unique(passes):
+      here = passes == number
+      ids[here] += self._order(int(number))[places[here]]
+    return ids
+
+  def _shuffle(self, number: int) -> Int[np.ndarray, "rows"]:
+    rng = np.random.default_rng([self._seed, text_key(self._task), number])
+    return self._rows.start + rng.permutation(len(self._rows))
+
+
+class TextDraws:
+  """Step -> Draw of row ids of running text, tasks mixed within a batch.
+
+  Like `Epochs`, 64 batches are dealt by length, so that they have alike
+  numbers of tokens.
+  """
+
+  def __init__(
+    self,
+    task_rows: Mapping[str, range],
+    lengths: Int[np.ndarray, "N"],
+    weights: Weights,
+    batch_size: int,
+    seed: int,
+  ):
+    self._lengths, self._batch_size, self._seed = lengths, batch_size, seed
+    hands = [
+      grain.MapDataset.source(Passes(task, task_rows[task], len(lengths), seed))
+      for task in sorted(weights)
+    ]
+    shares = [weights[task] for task in sorted(weights)]
+    self._hands = grain.MapDataset.mix(hands, shares)
+    self._window = functools.lru_cache(maxsize=2)(self._deal)
+
+  def __len__(self) -> int:
+    return 2**40  # training ends it
+
+  def __getitem__(self, index: int) -> Draw:
+    window, batch = divmod(int(index), _WINDOW)
+    return Draw("text", self._window(window)[batch])
+
+  def _deal(self, window: int) -> list[Int[np.ndarray, "B"]]:
+    hands = self._batch_size * _WINDOW // _HAND
+    drawn = range(window * hands, (window + 1) * hands)
+    ids = np.concatenate([np.asarray(self._hands[i]) for i in drawn])
+    lengths = self._lengths[ids % len(self._lengths)]
+    rng = np.random.default_rng([self._seed, text_key("text"), window])
+    return [ids[i] for i in _deal_window(lengths[:, None], rng, _WINDOW)]

@@ -1,7 +1,9 @@
 """Texts into groups of rows without padding: pure numpy.
 
 A batch is dealt into G groups of equal numbers of pairs whose tokens balance;
-inside a group, texts are packed into rows first-fit by decreasing length.
+inside a group, texts are packed into rows first-fit by decreasing length. The
+input and the target of a denoising example share a row, so that attention
+across stays in it.
 """
 
 from collections.abc import Sequence
@@ -12,12 +14,12 @@ from jaxtyping import Bool, Int
 from embeddinggemma.types import BadInput, Text
 
 # Short, so that few shapes are compiled; a text need not fill its row.
-_RUNGS = (32, 64, 128, 256, 512, 1024, 2048)
+RUNGS = (32, 64, 128, 256, 512, 1024, 2048)
 
 
 def rung(longest: int) -> int:
   """The smallest row length of a short ladder that holds a text of `longest`."""
-  return next((r for r in _RUNGS if r >= longest), -(-longest // 512) * 512)
+  return next((r for r in RUNGS if r >= longest), -(-longest // 512) * 512)
 
 
 def check_groups(batch_size: int, groups: int) -> None:
@@ -39,25 +41,52 @@ def deal(cost: Int[np.ndarray, "B"], groups: int) -> Int[np.ndarray, "G b"]:
   return order.T
 
 
+def deal_sides(
+  lengths: Int[np.ndarray, "B sides"], groups: int
+) -> Int[np.ndarray, "G b"]:
+  """Like `deal`, and the tokens of each of two sides balance.
+
+  A hand's examples have about equal tokens; the longest first side goes to the
+  group that has the fewest tokens of that side so far.
+  """
+  order = np.argsort(-lengths.sum(axis=1), kind="stable").reshape(-1, groups)
+  dealt = np.zeros_like(order)
+  sums = np.zeros(groups, lengths.dtype)
+  for n, hand in enumerate(order):
+    hand = hand[np.argsort(-lengths[hand, 0], kind="stable")]
+    to = np.argsort(sums, kind="stable")
+    dealt[n, to] = hand
+    sums[to] += lengths[hand, 0]
+  return dealt.T
+
+
 def assign_rows(
-  lengths: Int[np.ndarray, "b"], length: int
-) -> tuple[Int[np.ndarray, "b"], Int[np.ndarray, "b"], int]:
+  lengths: Int[np.ndarray, "b *sides"], length: int | Sequence[int]
+) -> tuple[Int[np.ndarray, "b"], Int[np.ndarray, "b *sides"], int]:
   """First-fit decreasing: row and first position of each text; rows used.
 
-  Texts of no tokens (empty places) get row 0 and use nothing.
+  An example of several sides (one length each, as the rows have) gets one row
+  in which all of them fit. What has no tokens (an empty place) gets row 0 and
+  uses nothing.
   """
-  row, start = np.zeros_like(lengths), np.zeros_like(lengths)
-  used = np.zeros(max(len(lengths), 1), lengths.dtype)
+  sides = np.atleast_2d(lengths.T)
+  total = sides.sum(axis=0)
+  row, start = np.zeros_like(total), np.zeros_like(sides)
+  # How full a row may be that takes a text; how full the rows are.
+  room = np.reshape(length, (-1, 1)) - sides
+  used = np.zeros((len(sides), max(len(total), 1)), sides.dtype)
   rows = 0
-  for i in np.argsort(-lengths, kind="stable"):
-    if lengths[i] == 0:
+  for i in np.argsort(-total, kind="stable"):
+    if total[i] == 0:
       break
-    fits = used[: rows + 1] + lengths[i] <= length
+    fits = used[0, : rows + 1] <= room[0, i]
+    for side in range(1, len(sides)):
+      fits &= used[side, : rows + 1] <= room[side, i]
     r = int(np.argmax(fits))
-    row[i], start[i] = r, used[r]
-    used[r] += lengths[i]
+    row[i], start[:, i] = r, used[:, r]
+    used[:, r] += sides[:, i]
     rows = max(rows, r + 1)
-  return row, start, rows
+  return row, start.T.reshape(lengths.shape), rows
 
 
 def pack(
@@ -67,24 +96,46 @@ def pack(
   rows: int,
 ) -> Text:
   """Packs texts (an empty array is an empty place) by groups, as int32."""
-  num_groups, b = groups.shape
-  ids = np.zeros((num_groups, rows, length), np.int32)
-  slot = np.full((num_groups, rows, length), b, np.int32)
-  valid: Bool[np.ndarray, "G b"] = np.zeros((num_groups, b), bool)
+  return pack_sides([texts], groups, [length], rows)[0]
+
+
+def pack_sides(
+  sides: Sequence[Sequence[Int[np.ndarray, "_"]]],
+  groups: Int[np.ndarray, "G b"],
+  lengths: Sequence[int],
+  rows: int,
+) -> list[Text]:
+  """Packs the sides of examples, each side in rows of its own length.
+
+  An example is in the same slot, of the same row, of every side.
+  """
+  sizes = np.array([[len(text) for text in texts] for texts in sides]).T
+  packed = [_empty(groups.shape, rows, length) for length in lengths]
   for g, members in enumerate(groups):
-    lengths = np.array([len(texts[m]) for m in members])
-    row, start, used = assign_rows(lengths, length)
+    row, start, used = assign_rows(sizes[members], lengths)
     assert used <= rows, (used, rows)
-    for s, member in enumerate(members):
-      end = start[s] + lengths[s]
-      ids[g, row[s], start[s] : end] = texts[member]
-      slot[g, row[s], start[s] : end] = s
-    valid[g] = lengths > 0
-  return Text(ids, slot, valid)
+    end = start + sizes[members]
+    for n, (texts, (ids, slot, valid)) in enumerate(zip(sides, packed)):
+      for s, member in enumerate(members):
+        place = row[s], slice(start[s, n], end[s, n])
+        ids[g][place] = texts[member]
+        slot[g][place] = s
+      valid[g] = sizes[members, n] > 0
+  return packed
+
+
+def _empty(shape: tuple[int, ...], rows: int, length: int) -> Text:
+  """The groups of no text, to be filled."""
+  num_groups, b = shape
+  ids = np.zeros((num_groups, rows, length), np.int32)
+  valid: Bool[np.ndarray, "G b"] = np.zeros((num_groups, b), bool)
+  return Text(ids, np.full_like(ids, b), valid)
 
 
 def rows_needed(
-  lengths: Int[np.ndarray, "B"], groups: Int[np.ndarray, "G b"], length: int
+  lengths: Int[np.ndarray, "B *sides"],
+  groups: Int[np.ndarray, "G b"],
+  length: int | Sequence[int],
 ) -> int:
   """The rows that the fullest group needs."""
   return max(assign_rows(lengths[members], length)[2] for members in groups)

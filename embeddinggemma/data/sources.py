@@ -140,6 +140,14 @@ def pair_files(directory: Path) -> list[Path]:
   return files
 
 
+def has_pairs(directory: Path) -> bool:
+  """Whether a folder holds pairs."""
+  try:
+    return bool(pair_files(directory))
+  except BadInput:
+    return False
+
+
 def _parse_pair(line: bytes, origin: str) -> Pair:
   row = jsonl.parse_row(line, ("query", "positive"), ("title", "task", "lang"))
   negatives = row.get("negative") or ()

@@ -1,4 +1,4 @@
-"""Small SVG line plots that take their ink from the page around them.
+"""Small SVG plots that take their ink from the page around them.
 
 The text colour becomes `currentColor`, so that one drawing reads well on a
 light and on a dark page; nothing in it points to another address.
@@ -6,7 +6,8 @@ light and on a dark page; nothing in it points to another address.
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 COLORS = (
   "#3b82f6",
@@ -16,8 +17,10 @@ COLORS = (
   "#d9534f",
   "#8a8f98",
 )
+_STROKES = ("-", (0, (3, 1)), ":")  # once the colours are used up
+_MARKERS = ("o", "D")
 _INK = "#010203"  # replaced by currentColor; no series may use it
-_SIZE = (5.2, 2.8)  # inches: text stays readable at the width of a phone
+_WIDTH, _HEIGHT = 5.0, 2.8  # inches: text stays readable on a phone
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
@@ -35,41 +38,94 @@ def lines(
   `name` keeps the ids of several drawings on a page apart; x_ticks puts the
   axis on a logarithmic scale with just these marks.
   """
-  import matplotlib
-  from matplotlib import figure
 
-  style = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}
-  inks = ("text.color", "axes.labelcolor", "axes.edgecolor")
-  style |= dict.fromkeys([*inks, "xtick.color", "ytick.color"], _INK)
-  with matplotlib.rc_context(style):
-    drawing = figure.Figure(figsize=_SIZE, layout="constrained")
-    axes = drawing.subplots()
-    _draw(axes, series, levels or {})
+  def draw(axes) -> None:
+    _draw_lines(axes, series, levels or {})
     axes.set(xlabel=x_label, ylabel=y_label)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.15, color=_INK)
     if x_ticks:
       axes.set_xscale("log", base=2)
       axes.set_xticks(x_ticks, [str(tick) for tick in x_ticks], minor=False)
       axes.minorticks_off()
-    if len(series) + len(levels or {}) > 1:
+
+  return _svg(name, y_label, _HEIGHT, [*series, *(levels or {})], draw)
+
+
+def dots(
+  name: str,
+  series: Mapping[str, Mapping[str, Sequence[float]]],
+  x_label: str,
+) -> str:
+  """An SVG element with a dot a value: {series: {category: values}}.
+
+  One row a category, from the top in the order of the first series; a bar at
+  the median of several values.
+  """
+  categories = list(dict.fromkeys(c for by in series.values() for c in by))
+
+  def draw(axes) -> None:
+    for number, (label, by) in enumerate(series.items()):
+      # Series of a category one below the other, around its place.
+      shift = (number - (len(series) - 1) / 2) * 0.3
+      _draw_dots(
+        axes, label, number, [by.get(c, ()) for c in categories], shift
+      )
+    axes.set(xlabel=x_label)
+    axes.set_ylim(len(categories) - 0.5, -0.5)
+    axes.set_yticks(range(len(categories)), categories)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", alpha=0.15, color=_INK)
+
+  return _svg(name, x_label, 0.9 + 0.42 * len(categories), [*series], draw)
+
+
+def _svg(
+  name: str,
+  title: str,
+  height: float,
+  labels: Sequence[str],
+  draw: Callable[..., None],
+) -> str:
+  """What `draw` puts on the axes, with a legend where labels are several."""
+  import matplotlib
+  from matplotlib import figure
+
+  style = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}
+  style["text.parse_math"] = False  # a name may hold a dollar sign
+  inks = ("text.color", "axes.labelcolor", "axes.edgecolor")
+  style |= dict.fromkeys([*inks, "xtick.color", "ytick.color"], _INK)
+  columns = _columns(labels)
+  height += 0.19 * (-(-len(labels) // columns) - 1)
+  with matplotlib.rc_context(style):
+    drawing = figure.Figure(figsize=(_WIDTH, height), layout="constrained")
+    axes = drawing.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    draw(axes)
+    if len(labels) > 1:
       drawing.legend(
-        loc="outside upper left", ncols=3, frameon=False, fontsize=8
+        loc="outside upper left", ncols=columns, frameon=False, fontsize=9
       )
     out = io.StringIO()
     drawing.savefig(
       out, format="svg", transparent=True, metadata={"Date": None}
     )
-  return _inline(out.getvalue(), y_label)
+  return _inline(out.getvalue(), title)
 
 
-def _draw(axes, series: Series, levels: Mapping[str, float]) -> None:
+def _columns(labels: Iterable[str]) -> int:
+  """Columns of a legend that hold the longest label, at most four."""
+  points = 5.2 * max(map(len, labels), default=0) + 40  # 9 pt text and its line
+  return max(1, min(4, int(72 * _WIDTH / points)))
+
+
+def _draw_lines(axes, series: Series, levels: Mapping[str, float]) -> None:
   for number, (label, (xs, ys)) in enumerate(series.items()):
     axes.plot(
       xs,
       ys,
       label=label,
       color=COLORS[number % len(COLORS)],
+      linestyle=_STROKES[number // len(COLORS) % len(_STROKES)],
       marker="o" if len(xs) < 12 else None,
       markersize=3.5,
       linewidth=1.6,
@@ -79,11 +135,32 @@ def _draw(axes, series: Series, levels: Mapping[str, float]) -> None:
     axes.axhline(level, label=label, color=color, linestyle="--", linewidth=1.2)
 
 
+def _draw_dots(
+  axes, label: str, number: int, rows: Sequence[Sequence[float]], shift: float
+) -> None:
+  color = COLORS[number % len(COLORS)]
+  xs = [x for values in rows for x in values]
+  ys = [y + shift for y, values in enumerate(rows) for _ in values]
+  marker = _MARKERS[number % len(_MARKERS)]
+  look = {"color": color, "linestyle": "none"}
+  axes.plot(xs, ys, marker, label=label, markersize=4.5, alpha=0.8, **look)
+  several = [y for y, values in enumerate(rows) if len(values) > 1]
+  axes.plot(
+    [statistics.median(rows[y]) for y in several],
+    [y + shift for y in several],
+    "|",
+    markersize=11,
+    markeredgewidth=2,
+    **look,
+  )
+
+
 def _inline(svg: str, title: str) -> str:
   """The bare element: no prolog, metadata or namespaces, in the page's ink."""
   svg = svg[svg.index("<svg") :]
   svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
   svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+  svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # alike in every drawing
   svg = svg.replace("xlink:href", "href").replace(_INK, "currentColor")
   head, rest = svg.split(">", 1)
   head = re.sub(r' (width|height|version)="[^"]*"', "", head)

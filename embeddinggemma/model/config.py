@@ -1,11 +1,13 @@
-"""Shapes of the Gemma 3 encoder and its embedding head (paper section 2.1).
+"""Shapes of Gemma 3 encoders and decoders, and of the embedding head (2.1).
 
 The letters of annotations and einsums, everywhere in `model`:
-R rows, L positions, D width, H heads, K key-value heads, E head dimension,
-G = H / K, F mlp width, V vocabulary, b texts, U up-projection, M embedding.
+R rows, L positions, S positions of a source (what is attended to), D width,
+H heads, K key-value heads, E head dimension, G = H / K, F mlp width,
+V vocabulary, b texts, U up-projection, M embedding.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 from embeddinggemma.config import above_zero, at_least
 from embeddinggemma.types import BadInput
@@ -14,6 +16,14 @@ LOCAL, GLOBAL = "local", "global"
 POOLINGS = ("mean", "attention", "first", "last")
 PROJECTIONS = ("random", "identity")
 DTYPES = ("float32", "bfloat16")
+SEPARATE, MERGED = "separate", "merged"
+# How far to the (left, right) a local layer of window w of an encoder sees,
+# both included. A decoder's sees w positions: its own and w - 1 before.
+WINDOW_RULES: dict[str, Callable[[int], tuple[int, int]]] = {
+  "symmetric": lambda w: (w // 2, w // 2),  # EmbeddingGemma in transformers
+  "t5gemma2": lambda w: ((w + 1) // 2 - 1, w // 2),  # w positions in all
+  "t5gemma": lambda w: (w - 1, w - 1),  # a window to each side
+}
 _SIZES = (
   "vocab_size",
   "num_layers",
@@ -30,7 +40,7 @@ _SIZES = (
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """An EmbeddingGemma-class model; every field is set by a preset."""
+  """One side of a model; every field is set by a preset."""
 
   vocab_size: int  # V
   num_layers: int
@@ -41,7 +51,7 @@ class ModelConfig:
   head_dim: int  # E
   up_width: int  # U
   embed_dim: int  # M
-  window: int  # full width of a local layer: distances up to window // 2
+  window: int  # of a local layer; window_rule says how far that is
   max_length: int  # tokens, BOS and EOS included
   pattern: tuple[str, ...] = (LOCAL,) * 5 + (GLOBAL,)  # repeats over layers
   local_rope_base: float = 1e4
@@ -52,6 +62,10 @@ class ModelConfig:
   dtype: str = "float32"  # of activations; parameters stay float32
   post_norm_gain: float = 1.0  # 1 + w of the post-norms at initialisation
   projection_init: str = "random"
+  qk_norm: bool = True  # Gemma 2 has none
+  attention_softcap: float = 0.0  # Gemma 2: 50; 0: none
+  logit_softcap: float = 0.0  # of the output over words; Gemma 2: 30
+  window_rule: str = "symmetric"
 
   def __post_init__(self) -> None:
     for name in _SIZES:
@@ -59,6 +73,8 @@ class ModelConfig:
     at_least("model.max_length", self.max_length, 4)
     for name in ("local_rope_base", "global_rope_base", "norm_eps"):
       above_zero(f"model.{name}", getattr(self, name))
+    for name in ("attention_softcap", "logit_softcap"):
+      at_least(f"model.{name}", getattr(self, name), 0)
     if self.head_dim % 2:
       raise BadInput(f"model.head_dim={self.head_dim} must be even (RoPE)")
     if not self.pattern:
@@ -66,6 +82,7 @@ class ModelConfig:
     _one_of("pooling", self.pooling, POOLINGS)
     _one_of("projection_init", self.projection_init, PROJECTIONS)
     _one_of("dtype", self.dtype, DTYPES)
+    _one_of("window_rule", self.window_rule, tuple(WINDOW_RULES))
     for kind in self.pattern:
       _one_of("pattern", kind, (LOCAL, GLOBAL))
     _divides("num_kv_heads", self.num_kv_heads, "num_heads", self.num_heads)
@@ -77,10 +94,45 @@ class ModelConfig:
     return self.pattern[layer % len(self.pattern)]
 
 
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderConfig:
+  """Two sides, and how the decoder reads the encoder.
+
+  Separate cross-attention is T5Gemma's (arXiv 2504.06225), which allows sides
+  of different widths; attention merged with the decoder's own, and one tied
+  table, are T5Gemma 2's (arXiv 2512.14856), which do not.
+  """
+
+  encoder: ModelConfig
+  decoder: ModelConfig
+  tied: bool  # one table: input of both sides, and output
+  cross_attention: str  # "separate" or "merged"
+
+  def __post_init__(self) -> None:
+    _one_of(
+      "cross_attention", self.cross_attention, (SEPARATE, MERGED), prefix=""
+    )
+    self._agree("vocab_size", "both sides share a tokenizer: set them alike")
+    if self.tied:
+      self._agree("width", "tied=true needs one; set tied=false")
+    if self.cross_attention == MERGED:
+      for name in ("width", "num_heads", "num_kv_heads", "head_dim"):
+        self._agree(name, "cross_attention='merged' needs one; use 'separate'")
+
+  def _agree(self, name: str, fix: str) -> None:
+    ours, theirs = getattr(self.encoder, name), getattr(self.decoder, name)
+    if ours != theirs:
+      raise BadInput(
+        f"model.{name}={ours} and decoder.{name}={theirs} differ; {fix}"
+      )
+
+
+def _one_of(
+  name: str, value: str, known: tuple[str, ...], prefix: str = "model."
+) -> None:
   if value not in known:
     raise BadInput(
-      f"model.{name}={value!r} is unknown; use one of {', '.join(known)}"
+      f"{prefix}{name}={value!r} is unknown; use one of {', '.join(known)}"
     )
 
 

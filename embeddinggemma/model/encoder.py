@@ -1,11 +1,11 @@
 """The bidirectional Gemma 3 encoder M_n of the paper's section 2.1."""
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from embeddinggemma.model import layers
-from embeddinggemma.model.config import ModelConfig
+from embeddinggemma.model.config import LOCAL, WINDOW_RULES, ModelConfig
+from embeddinggemma.model.layers import Reach
 
 
 class Encoder(nn.Module):
@@ -20,9 +20,11 @@ class Encoder(nn.Module):
     c = self.config
     init = nn.initializers.normal(c.width**-0.5)
     table = self.param("embedding", init, (c.vocab_size, c.width))
-    # Ids are checked where texts become ids; XLA clips what it gathers.
-    x = jnp.take(table, ids, axis=0, mode="clip").astype(c.dtype)
-    x = x * jnp.asarray(c.width**0.5, x.dtype)
-    for i in range(c.num_layers):
-      x = layers.Block(c, c.attention_kind(i), name=f"layer_{i}")(x, slot)
-    return layers.RMSNorm(c.norm_eps, name="final_norm")(x)
+    return layers.stack(c, layers.embed(table, ids, c.dtype), slot, reach)
+
+
+def reach(config: ModelConfig, kind: str) -> Reach:
+  """Both ways: in a local layer by the window's rule, else everything."""
+  if kind == LOCAL:
+    return Reach(*WINDOW_RULES[config.window_rule](config.window))
+  return Reach(None, None)

@@ -1,19 +1,41 @@
-"""The Gemma 3 block: four RMSNorms, QK-norm, GeGLU, rotary positions.
+"""The Gemma block: four RMSNorms, grouped queries, GeGLU, rotary positions.
 
 Reference: Gemma 3 technical report, section 2; the letters are those of
 `model/config.py`. Attention joins positions of the same slot only, so several
-texts share a row.
+texts share a row. What a query attends to is a sequence of sources: its own
+row, or what an encoder made of the row, or both in one softmax.
 """
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from embeddinggemma.model.config import LOCAL, ModelConfig
+from embeddinggemma.model.config import GLOBAL, LOCAL, ModelConfig
 
 # Finite, so that a row of nothing but masked keys stays finite as well.
 _MASKED = -1e9
+
+
+class Reach(NamedTuple):
+  """Distances that a query sees to each side, both included; None: all."""
+
+  left: int | None
+  right: int | None
+
+
+class Source(NamedTuple):
+  """What queries attend to. Its positions are None where nothing is rotated.
+
+  The underscores: the sources of one call may differ in length and width.
+  """
+
+  x: Float[Array, "R _S _D"]
+  mask: Bool[Array, "R L _S"]  # True: that query sees that vector
+  position: Int[Array, "R _S"] | None
 
 
 def positions(slot: Int[Array, "R L"]) -> Int[Array, "R L"]:
@@ -23,19 +45,24 @@ def positions(slot: Int[Array, "R L"]) -> Int[Array, "R L"]:
   return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
 
 
-def attention_mask(
-  slot: Int[Array, "R L"], kind: str, window: int
-) -> Bool[Array, "R L L"]:
-  """Bidirectional: the same slot and, in a local layer, |q - k| <= window / 2.
+def same_text(
+  slot: Int[Array, "R L"], other: Int[Array, "R S"]
+) -> Bool[Array, "R L S"]:
+  """True where a position and one of another sequence are of one slot."""
+  return slot[:, :, None] == other[:, None, :]
 
-  The window rule is that of transformers for EmbeddingGemma: a window of 512
-  sees 256 positions to each side.
-  """
-  mask = slot[:, :, None] == slot[:, None, :]
-  if kind == LOCAL:
-    index = jnp.arange(slot.shape[1])
-    distance = jnp.abs(index[:, None] - index[None, :])
-    mask &= (distance <= window // 2)[None]
+
+def attention_mask(
+  slot: Int[Array, "R L"], reach: Reach
+) -> Bool[Array, "R L L"]:
+  """True for keys of the same slot within reach; a text has no gaps."""
+  mask = same_text(slot, slot)
+  index = jnp.arange(slot.shape[1])
+  back = (index[:, None] - index[None, :])[None]
+  if reach.left is not None:
+    mask &= back <= reach.left
+  if reach.right is not None:
+    mask &= -back <= reach.right
   return mask
 
 
@@ -50,6 +77,17 @@ def rotate(
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = (first * cos - second * sin, second * cos + first * sin)
   return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def embed(
+  table: Float[Array, "V D"], ids: Int[Array, "R L"], dtype: str
+) -> Float[Array, "R L D"]:
+  """Rows of the table times sqrt(D).
+
+  Ids are checked where texts become ids; XLA clips what it gathers.
+  """
+  x = jnp.take(table, ids, axis=0, mode="clip").astype(dtype)
+  return x * jnp.asarray(table.shape[1] ** 0.5, x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -69,44 +107,65 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-  """Grouped-query attention with QK-norm; scale 1 / sqrt(E)."""
+  """Grouped-query attention, by default with QK-norm; scale 1 / sqrt(E).
+
+  All sources share the projections, the norm of keys and one softmax.
+  """
 
   config: ModelConfig
-  kind: str
+  kind: str  # decides the base of rotary positions
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "R L D"], slot: Int[Array, "R L"]
+    self,
+    x: Float[Array, "R L D"],
+    position: Int[Array, "R L"] | None,
+    sources: Sequence[Source],
   ) -> Float[Array, "R L D"]:
     c = self.config
-    dims = (c.num_heads, c.num_kv_heads, c.head_dim)
+    heads, kv_heads, head_dim = c.num_heads, c.num_kv_heads, c.head_dim
+    width = sources[0].x.shape[-1]
     init = nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
     out_init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
-    heads, kv_heads, head_dim = dims
     w_q = self.param("q", init, (c.width, heads, head_dim))
-    w_k = self.param("k", init, (c.width, kv_heads, head_dim))
-    w_v = self.param("v", init, (c.width, kv_heads, head_dim))
+    w_k = self.param("k", init, (width, kv_heads, head_dim))
+    w_v = self.param("v", init, (width, kv_heads, head_dim))
     w_o = self.param("o", out_init, (heads, head_dim, c.width))
-    local = self.kind == LOCAL
-    base = c.local_rope_base if local else c.global_rope_base
-    position = positions(slot)
-    project = lambda w: jnp.einsum("rld,dhe->rlhe", x, w.astype(x.dtype))
-    q = RMSNorm(c.norm_eps, name="q_norm")(project(w_q))
-    k = RMSNorm(c.norm_eps, name="k_norm")(project(w_k))
-    q = rotate(q, position, base) * head_dim**-0.5
-    k = rotate(k, position, base)
+    base = c.local_rope_base if self.kind == LOCAL else c.global_rope_base
+    norm = lambda name: (
+      RMSNorm(c.norm_eps, name=name) if c.qk_norm else lambda y: y
+    )
+    turn = lambda y, at: y if at is None else rotate(y, at, base)
+    q_norm, k_norm = norm("q_norm"), norm("k_norm")
+    q = turn(q_norm(_project(x, w_q)), position) * head_dim**-0.5
     q = q.reshape(*q.shape[:2], kv_heads, heads // kv_heads, head_dim)
-    mask = attention_mask(slot, self.kind, c.window)[:, None, :, None]
-    mixed = _attend(q, k, project(w_v), mask)
+    mixed = _attend(
+      q,
+      _join([turn(k_norm(_project(s.x, w_k)), s.position) for s in sources], 1),
+      _join([_project(s.x, w_v) for s in sources], 1),
+      _join([s.mask for s in sources], 2)[:, None, :, None],
+      c.attention_softcap,
+    )
     mixed = mixed.reshape(*x.shape[:2], heads, head_dim)
     return jnp.einsum("rlhe,hed->rld", mixed, w_o.astype(x.dtype))
 
 
+def _project(
+  x: Float[Array, "R L D"], w: Float[Array, "D H E"]
+) -> Float[Array, "R L H E"]:
+  return jnp.einsum("rld,dhe->rlhe", x, w.astype(x.dtype))
+
+
+def _join(parts: Sequence[Array], axis: int) -> Array:
+  return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
+
+
 def _attend(
   q: Float[Array, "R L K G E"],
-  k: Float[Array, "R L K E"],
-  v: Float[Array, "R L K E"],
-  mask: Bool[Array, "R 1 L 1 L"],
+  k: Float[Array, "R S K E"],
+  v: Float[Array, "R S K E"],
+  mask: Bool[Array, "R 1 L 1 S"],
+  softcap: float,
 ) -> Float[Array, "R L K G E"]:
   """Softmax attention in float32.
 
@@ -120,9 +179,12 @@ def _attend(
   logits = jnp.einsum(
     "rkne,rmke->rknm", folded, k, preferred_element_type=jnp.float32
   )
-  logits = logits.reshape(rows, kv_heads, length, shared, length)
+  if softcap:
+    logits = softcap * jnp.tanh(logits / softcap)
+  seen = k.shape[1]
+  logits = logits.reshape(rows, kv_heads, length, shared, seen)
   weights = jax.nn.softmax(jnp.where(mask, logits, _MASKED), axis=-1)
-  weights = weights.reshape(rows, kv_heads, length * shared, length)
+  weights = weights.reshape(rows, kv_heads, length * shared, seen)
   mixed = jnp.einsum("rknm,rmke->rkne", weights.astype(v.dtype), v)
   mixed = mixed.reshape(rows, kv_heads, length, shared, head_dim)
   return mixed.transpose(0, 2, 1, 3, 4)
@@ -145,20 +207,54 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-  """One layer: a norm before and after attention, and before and after MLP."""
+  """One layer: parts that are normed, run, normed again and added.
+
+  Attention reads the row and what is `beside` it; sources `across` make a
+  part of their own, between attention and MLP.
+  """
 
   config: ModelConfig
   kind: str
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "R L D"], slot: Int[Array, "R L"]
+    self,
+    x: Float[Array, "R L D"],
+    position: Int[Array, "R L"],
+    mask: Bool[Array, "R L L"],
+    beside: Sequence[Source] = (),
+    across: Sequence[Source] = (),
   ) -> Float[Array, "R L D"]:
     c = self.config
-    norm = lambda name, gain: RMSNorm(c.norm_eps, gain, name=name)
-    mixed = Attention(c, self.kind, name="attention")(
-      norm("pre_attention_norm", 1.0)(x), slot
-    )
-    x = x + norm("post_attention_norm", c.post_norm_gain)(mixed)
-    hidden = MLP(c, name="mlp")(norm("pre_mlp_norm", 1.0)(x))
-    return x + norm("post_mlp_norm", c.post_norm_gain)(hidden)
+
+    def add(x: Array, name: str, part: Callable[[Array], Array]) -> Array:
+      norm = lambda when, gain: RMSNorm(
+        c.norm_eps, gain, name=f"{when}_{name}_norm"
+      )
+      return x + norm("post", c.post_norm_gain)(part(norm("pre", 1.0)(x)))
+
+    attention = Attention(c, self.kind, name="attention")
+    own = lambda y: (Source(y, mask, position), *beside)
+    x = add(x, "attention", lambda y: attention(y, position, own(y)))
+    if across:
+      cross = Attention(c, GLOBAL, name="cross_attention")
+      x = add(x, "cross_attention", lambda y: cross(y, None, across))
+    return add(x, "mlp", MLP(c, name="mlp"))
+
+
+def stack(
+  config: ModelConfig,
+  x: Float[Array, "R L D"],
+  slot: Int[Array, "R L"],
+  reach: Callable[[ModelConfig, str], Reach],
+  beside: Sequence[Source] = (),
+  across: Sequence[Source] = (),
+) -> Float[Array, "R L D"]:
+  """All layers and the final norm, as parts of the module that calls it."""
+  position = positions(slot)
+  masks = {k: attention_mask(slot, reach(config, k)) for k in (LOCAL, GLOBAL)}
+  for i in range(config.num_layers):
+    kind = config.attention_kind(i)
+    block = Block(config, kind, name=f"layer_{i}")
+    x = block(x, position, masks[kind], beside, across)
+  return RMSNorm(config.norm_eps, name="final_norm")(x)

@@ -1,8 +1,12 @@
 """AdamW with warm-up and cosine decay. The paper publishes none of its values."""
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
 import optax
 
+from embeddinggemma import sharding
 from embeddinggemma.config import OptimizerConfig
 
 
@@ -31,6 +35,27 @@ def adamw(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
       mask=_matrices,
     ),
   )
+
+
+def hold(
+  optimizer: optax.GradientTransformation,
+  steps: int,
+  moving: Callable[[str], bool],
+) -> optax.GradientTransformation:
+  """For the first `steps` updates, only parameters whose path is `moving` move.
+
+  The rest collects its moments meanwhile.
+  """
+
+  def held(params: optax.Params) -> optax.Params:
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: not moving(sharding.path_name(path)), params
+    )
+
+  released = optax.scale_by_schedule(
+    lambda count: jnp.where(jnp.less(count, steps), 0.0, 1.0)
+  )
+  return optax.chain(optimizer, optax.masked(released, held))
 
 
 def _matrices(params: optax.Params) -> optax.Params:

@@ -17,13 +17,17 @@ Program = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 def optimizer_of(stage: Stage, params: Any) -> optax.GradientTransformation:
   """The stage's optimizer on what is trainable; the rest has no moments."""
-  labels = jax.tree_util.tree_map_with_path(
-    lambda path, _: stage.trainable(sharding.path_name(path)), params
-  )
+  labels = _trainable(stage, params)
   if all(jax.tree.leaves(labels)):
     return stage.optimizer
   frozen = optax.set_to_zero()
   return optax.partition({True: stage.optimizer, False: frozen}, labels)
+
+
+def _trainable(stage: Stage, params: Any) -> Any:
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: stage.trainable(sharding.path_name(path)), params
+  )
 
 
 def init_state(
@@ -44,6 +48,12 @@ def train_step(
   key = jax.random.fold_in(jax.random.key(seed), state.step)
 
   def loss_of(params: Any) -> tuple[jax.Array, Metrics]:
+    # What is frozen has no gradient, so none is computed.
+    params = jax.tree.map(
+      lambda x, free: x if free else jax.lax.stop_gradient(x),
+      params,
+      _trainable(stage, params),
+    )
     return stage.objective(stage.view(params), batch, key)
 
   (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(

@@ -27,6 +27,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from embeddinggemma import sharding, stages, train
 from embeddinggemma.checkpoint import find, read_files
 from embeddinggemma.data import loader
+from embeddinggemma.inputs import Inputs
 from embeddinggemma.training import step
 
 ROUNDS = 5
@@ -34,9 +35,9 @@ ROUNDS = 5
 
 def main(workdir: pathlib.Path, layers: int | None) -> None:
   """Prints real tokens a second of both, and their ratio."""
-  config, inputs = read(workdir, layers)
-  ours, theirs = ours_of(config, inputs), theirs_of(config)
-  data = batches(config, inputs)
+  config, made = read(workdir, layers)
+  ours, theirs = ours_of(config, made), theirs_of(config)
+  data = batches(config, made)
   for item in data:  # compile, and warm up
     ours(item)
     theirs(item)
@@ -65,7 +66,7 @@ def main(workdir: pathlib.Path, layers: int | None) -> None:
 
 def read(
   workdir: pathlib.Path, layers: int | None
-) -> tuple[stages.TrainConfig, train.Inputs]:
+) -> tuple[stages.PairConfig, Inputs]:
   """The config of a checkpoint, with plain InfoNCE as the only loss."""
   recipe = json.loads(read_files(find(workdir))["recipe.json"])
   config = stages.build(recipe["config"])
@@ -78,13 +79,13 @@ def read(
   made = "tokenizer" if (workdir / "tokenizer").is_dir() else "inputs"
   return (
     dataclasses.replace(config, model=model, loss=loss),
-    train.Inputs(workdir / made),
+    Inputs(workdir / made, workdir / made / "text"),
   )
 
 
-def batches(config: stages.TrainConfig, inputs: train.Inputs) -> list:
+def batches(config: stages.PairConfig, made: Inputs) -> list:
   """A packed batch, and its two sides padded to their longest text, a task."""
-  tasks, weights, _ = train.read_tasks(config, inputs)
+  tasks, weights, _ = train.read_tasks(config, made)
   packed = loader.load(tasks, weights, config.batch_size, 1, config.seed)
   found = {}
   for i in range(40):
@@ -107,10 +108,10 @@ def pad(texts: list[np.ndarray]) -> np.ndarray:
   return out
 
 
-def ours_of(config: stages.TrainConfig, inputs: train.Inputs):
+def ours_of(config: stages.PairConfig, made: Inputs):
   """One step of our training."""
   mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
-  stage = stages.STAGES[config.stage](config, mesh)
+  stage = stages.make(config, mesh)
   held = [step.init_state(stage, config.seed, mesh)]
   options = config.compiler_options.get("cpu")
   program = step.compile_step(stage, config.seed, mesh, options)
@@ -123,7 +124,7 @@ def ours_of(config: stages.TrainConfig, inputs: train.Inputs):
   return run
 
 
-def theirs_of(config: stages.TrainConfig):
+def theirs_of(config: stages.PairConfig):
   """One step of sentence-transformers on the same shapes."""
   model = sentence_transformer(config)
   loss = losses.MultipleNegativesRankingLoss(
@@ -146,7 +147,7 @@ def theirs_of(config: stages.TrainConfig):
   return run
 
 
-def sentence_transformer(config: stages.TrainConfig) -> st.SentenceTransformer:
+def sentence_transformer(config: stages.PairConfig) -> st.SentenceTransformer:
   """Gemma 3 text model, mean pooling, two dense layers, unit norm."""
   m = config.model
   kinds = {"local": "sliding_attention", "global": "full_attention"}

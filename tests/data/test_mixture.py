@@ -30,6 +30,86 @@ def test_batches_have_alike_numbers_of_tokens(rows):
   assert (tokens.std(axis=0) < 0.03 * tokens.mean(axis=0)).all()
 
 
+def text_draws(sizes, weights=None, batch_size=16, seed=0, longest=30):
+  """The draws of tasks of so many rows each, and all their lengths."""
+  ends = np.cumsum(list(sizes.values()))
+  rows = {
+    task: range(end - size, end)
+    for end, (task, size) in zip(ends.tolist(), sizes.items())
+  }
+  lengths = np.random.default_rng(1).integers(3, longest, ends[-1])
+  weights = weights or dict.fromkeys(sizes, 1.0)
+  draws = mixture.TextDraws(rows, lengths, weights, batch_size, seed)
+  return draws, lengths
+
+
+def ids_of(draws, first, last):
+  return np.concatenate([draws[step].rows for step in range(first, last)])
+
+
+@pytest.mark.parametrize("count", [1, 7, 16, 100, 512])
+def test_running_text_passes_over_every_row_again_and_again(count):
+  draws, _ = text_draws({"a": count})
+  ids = ids_of(draws, 0, 64)  # 1,024 rows
+  assert ids.dtype == np.int64
+  assert len(set(ids.tolist())) == 1024
+  # Whole passes first, then a part of one.
+  assert ids.max() < -(-1024 // count) * count
+  for number in range(1024 // count):
+    mine = ids[ids // count == number] % count
+    assert sorted(mine) == list(range(count))
+
+
+def test_a_pass_is_shuffled_anew():
+  order = mixture.Passes("a", range(5, 105), 200, seed=0)
+  ids = np.concatenate([order[i] for i in range(25)])  # four times 100 rows
+  for number, part in enumerate(ids.reshape(4, 100)):
+    assert (part // 200 == number).all()
+    assert sorted(part % 200) == list(range(5, 105))
+  assert len({tuple(part % 200) for part in ids.reshape(4, 100)}) == 4
+  other = mixture.Passes("a", range(5, 105), 200, seed=1)
+  assert not np.array_equal(other[0], order[0])
+  assert not np.array_equal(
+    mixture.Passes("b", range(5, 105), 200, seed=0)[0], order[0]
+  )
+
+
+def test_running_text_is_mixed_within_a_batch():
+  draws, _ = text_draws({"a": 300, "b": 500}, {"a": 0.75, "b": 0.25}, 32)
+  ids = ids_of(draws, 0, 128) % 800
+  assert (ids < 300).mean() == pytest.approx(0.75, abs=0.01)
+  shares = [(draws[i].rows % 800 < 300).mean() for i in range(128)]
+  assert 0.4 < min(shares) and max(shares) < 1
+  # Every row of each task in turn, however often the task is drawn.
+  for rows in (range(300), range(300, 800)):
+    counts = collections.Counter(ids.tolist())
+    seen = [counts[row] for row in rows]
+    assert max(seen) - min(seen) <= 1
+
+
+def test_a_task_without_weight_is_not_read():
+  draws, _ = text_draws({"a": 30, "b": 50}, {"b": 1.0})
+  assert (ids_of(draws, 0, 64) % 80 >= 30).all()
+
+
+def test_batches_of_running_text_have_alike_numbers_of_tokens():
+  draws, lengths = text_draws({"a": 3000}, batch_size=32, longest=400)
+  tokens = [lengths[draws[i].rows % 3000].sum() for i in range(128)]
+  assert np.std(tokens) < 0.01 * np.mean(tokens)
+
+
+def test_running_text_is_a_function_of_the_step():
+  draws, _ = text_draws({"a": 300, "b": 50})
+  steps = (200, 3, 64, 3, 199)
+  other, _ = text_draws({"a": 300, "b": 50})
+  for step in steps:
+    assert len(draws[step].rows) == 16
+    np.testing.assert_array_equal(draws[step].rows, other[step].rows)
+    assert draws[step].task == "text"
+  another, _ = text_draws({"a": 300, "b": 50}, seed=1)
+  assert not np.array_equal(draws[3].rows, another[3].rows)
+
+
 def test_another_seed_is_another_order(rows):
   a, b = (mixture.Epochs(rows("code", 100), 16, seed) for seed in (0, 1))
   assert not np.array_equal(a[0].rows, b[0].rows)

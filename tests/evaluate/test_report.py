@@ -7,7 +7,7 @@ import re
 import pytest
 from rich import console
 
-from embeddinggemma.evaluate import plots, report
+from embeddinggemma.evaluate import curves, plots, report, starts
 
 QUALITY = {
   "trained": {
@@ -34,11 +34,28 @@ SUMMARY = {
   ],
   "final": {"ndcg@10": 0.6},
   "seconds": 134.0,
-  "curves": [
-    {"step": s, "loss": 5 - s / 300, "grad_norm": 1.0, "tokens_per_s": 9e3}
-    for s in range(1000)
-  ]
-  + [{"step": 1000, "loss": float("nan")}, {"note": "no step"}],
+  "initialisation": {
+    "metric": "nDCG@10",
+    "task": "code <own>",
+    "steps": 20,
+    "of": 80,
+    "chosen": "<mine>",
+    "rows": [
+      {"init": "<mine>", "seed": 0, "validation": 0.41, "test": None},
+      {"init": "lsa", "seed": 0, "validation": 0.39, "test": 0.37},
+    ],
+  },
+  "curves": {
+    "pretrain": [{"step": 1, "loss": 9.0, "accuracy": 0.25}],
+    "adapt": [{"step": 1, "loss": 6.0, "task": "text"}],
+    "<own>": [],
+    "prefinetune": [
+      {"step": s, "loss": 5 - s / 300, "grad_norm": 1.0, "tokens_per_s": 9e3}
+      | {"task": ("code", "sts<2>")[s % 2]}
+      for s in range(1000)
+    ]
+    + [{"step": 1000, "loss": float("nan")}, {"note": "no step"}],
+  },
   "quality": QUALITY,
   "command": "embeddinggemma query --model=DIR 'a < b'",
   "data_hash": "f00d",
@@ -74,7 +91,7 @@ def test_page_is_self_contained_and_well_formed(tmp_path):
   checker.feed(page)
   assert checker.open == []
   tags = [tag for tag, _ in checker.seen]
-  assert tags.count("svg") == 4
+  assert tags.count("svg") == 7
   assert not {"script", "link", "img", "iframe"} & set(tags)
   assert page == _page(tmp_path, SUMMARY)
 
@@ -90,12 +107,18 @@ def test_page_says_what_was_measured(tmp_path):
     "trained @ 128",
     "BM25 &lt;plain&gt;",
     "a &lt; b",
+    "code &lt;own&gt; after 20 of 80 steps",
+    "&lt;mine&gt;<small>chosen on validation</small>",
+    "25.0% of the next tokens",
+    "sts&lt;2&gt;",
     "f00d",
     "0.10.2",
     *report.PAPER.values(),
+    *curves.PAPER.values(),
+    starts.PAPER,
   ):
     assert text in page, text
-  assert page.count("class=best") == 2
+  assert page.count("class=best") == 3
   assert "<td class=best>0.600</td>" in page
 
 
@@ -104,8 +127,8 @@ def test_drawings_take_the_ink_of_the_page(tmp_path):
   assert "currentColor" in page
   assert "prefers-color-scheme: dark" in page
   assert "#010203" not in page
-  ids = re.findall(r'<clipPath id="(\w+)"', page)
-  assert len(set(ids)) == len(ids)
+  ids = re.findall(r' id="([^"]*)"', page)
+  assert len(set(ids)) == len(ids) > 7
 
 
 def test_an_empty_summary_is_a_page(tmp_path):
@@ -125,6 +148,20 @@ def test_means_are_over_the_tasks_that_all_systems_have():
   series, levels = report._by_dimension(QUALITY)
   assert series["trained"] == ([64, 128], [0.5, 0.6])
   assert levels == {"BM25 <plain>": 0.43}
+
+
+def test_dots_are_seeds_and_a_bar_is_the_median():
+  def marks(*values):
+    return plots.dots("x", {"s": {"<a>": values, "b": (0.0, 1.0)}}, "y").count(
+      "<use"
+    )
+
+  assert marks(0.5) - marks() == 1
+  assert marks(0.5, 0.6) - marks(0.5) == 2  # a dot and the bar
+  assert marks(0.5, 0.6, 0.7) - marks(0.5, 0.6) == 1
+  svg = plots.dots("x", {"s": {"<a>": (1,)}, "t": {"<a>": (2,)}}, "y")
+  assert "&lt;a&gt;" in svg
+  assert svg.index(">s<") < svg.index(">t<")
 
 
 def test_labels_are_escaped_in_drawings():

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from embeddinggemma.model import adapt, embedder, layers, pooling
+from embeddinggemma.model import embedder, layers, pooling
 from embeddinggemma.model.config import GLOBAL, LOCAL, PRESETS, preset
+from embeddinggemma.model.encoder import reach
 from embeddinggemma.types import BadInput
 
 TINY = preset("tiny")
@@ -98,6 +99,9 @@ def test_unknown_preset_names_the_known_ones():
     ({"num_kv_heads": 3}, "num_kv_heads=3 does not divide"),
     ({"pattern": ("sideways",)}, "pattern='sideways'"),
     ({"pooling": "attention", "pooling_heads": 5}, "pooling_heads=5"),
+    ({"window_rule": "wide"}, "window_rule='wide'.*t5gemma2"),
+    ({"attention_softcap": -1.0}, "attention_softcap=-1.0 must be at least 0"),
+    ({"logit_softcap": float("nan")}, "logit_softcap=nan must be at least 0"),
   ],
 )
 def test_a_config_that_cannot_be_is_refused(change, message):
@@ -114,11 +118,36 @@ def test_positions_restart_where_the_slot_changes():
 
 def test_a_local_layer_sees_half_a_window_to_each_side():
   slot = jnp.zeros((1, 40), jnp.int32)
-  seen = layers.attention_mask(slot, LOCAL, 16)[0]
+  seen = layers.attention_mask(slot, reach(TINY, LOCAL))[0]
   np.testing.assert_array_equal(
     np.flatnonzero(np.asarray(seen[20])), np.arange(12, 29)
   )
-  assert layers.attention_mask(slot, GLOBAL, 16).all()
+  assert layers.attention_mask(slot, reach(TINY, GLOBAL)).all()
+
+
+@pytest.mark.parametrize(
+  "rule, window, left, right",
+  [
+    ("symmetric", 512, 256, 256),
+    ("symmetric", 7, 3, 3),
+    ("t5gemma2", 512, 255, 256),
+    ("t5gemma2", 7, 3, 3),
+    ("t5gemma2", 1, 0, 0),
+    ("t5gemma", 4096, 4095, 4095),
+  ],
+)
+def test_a_window_rule_says_how_far_each_side_is(rule, window, left, right):
+  config = dataclasses.replace(TINY, window_rule=rule, window=window)
+  assert reach(config, LOCAL) == (left, right)
+
+
+def test_a_window_may_be_lopsided():
+  slot = jnp.zeros((1, 40), jnp.int32)
+  config = dataclasses.replace(TINY, window_rule="t5gemma2")
+  seen = layers.attention_mask(slot, reach(config, LOCAL))[0]
+  np.testing.assert_array_equal(
+    np.flatnonzero(np.asarray(seen[20])), np.arange(13, 29)
+  )
 
 
 @pytest.mark.parametrize("pool", ["mean", "attention", "first", "last"])
@@ -208,15 +237,3 @@ def test_identity_projections_drop_the_spare_dimension():
   want = np.eye(32)
   want[-1, -1] = 0
   np.testing.assert_allclose(through, want, atol=1e-6)
-
-
-def test_graft_matches_by_path_and_lists_what_is_new():
-  fresh = {"a": {"x": np.zeros(2), "y": np.zeros(3)}, "b": np.zeros(1)}
-  tree, new = adapt.graft(fresh, {"a": {"x": np.ones(2)}})
-  assert new == ["a/y", "b"]
-  np.testing.assert_array_equal(tree["a"]["x"], 1)
-  np.testing.assert_array_equal(tree["a"]["y"], 0)
-  with pytest.raises(BadInput, match=r"'a/x' has shape \(3,\).*needs \(2,\)"):
-    adapt.graft(fresh, {"a": {"x": np.ones(3)}})
-  with pytest.raises(BadInput, match="'a/z' has no place"):
-    adapt.graft(fresh, {"a": {"z": np.ones(3)}})

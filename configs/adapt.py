@@ -1,0 +1,51 @@
+"""Adaptation: a decoder becomes an encoder-decoder by UL2 (paper section 2.1).
+
+  embeddinggemma train --config=configs/adapt.py:laptop --workdir=DIR \\
+    --config.init_from=PRETRAINED
+
+Denoisers, warm-up, clipping and the mean of the last five checkpoints are
+those of T5Gemma 2 (arXiv 2512.14856); it prints no learning rate or weight
+decay, and no 300M model.
+"""
+
+from embeddinggemma.data.denoisers import UL2
+from ml_collections import ConfigDict
+
+from embeddinggemma.config import sibling
+
+# What differs by preset: steps, batch_size, max_length, lr, warmup_steps,
+# every_checkpoint.
+SIZES = {
+  "laptop": (40, 48, 128, 3e-3, 4, 4),
+  "tiny": (10, 16, 32, 1e-2, 2, 2),
+  # 4.2 million tokens a batch, 1.77 trillion in all.
+  "embeddinggemma_300m": (420_000, 2_048, 2_048, 3e-4, 100, 10_000),
+  "gemma3_270m": (420_000, 2_048, 2_048, 3e-4, 100, 10_000),
+}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  pretrain = sibling(__file__, "pretrain")
+  config = pretrain.get_config(arg)
+  name = pretrain.arguments(arg)["preset"]
+  steps, batch_size, max_length, lr, warmup_steps, every = SIZES[name]
+
+  config.stage = "adapt"
+  config.steps = steps
+  config.batch_size = batch_size
+  config.max_length = max_length  # of input and target each
+  config.every_checkpoint = every
+  config.keep_checkpoints = 5
+  config.average = 5  # last checkpoints that the result is the mean of
+  config.optimizer.lr = lr
+  config.optimizer.warmup_steps = warmup_steps
+
+  config.decoder = config.model  # `model` is the encoder
+  config.decoder_from = ""  # a causal checkpoint of other sizes than model's
+  config.tied = True  # one table: input and output of both sides
+  config.cross_attention = "merged"  # T5Gemma 2; "separate" as T5Gemma
+  # With separate cross-attention whose sizes differ from self-attention's, it
+  # starts random, and alone moves so many steps.
+  config.hold_steps = 1_000
+  config.denoisers = tuple(tuple(denoiser) for denoiser in UL2)
+  return config

@@ -1,0 +1,79 @@
+"""A small causal language model, for when there is no Gemma checkpoint.
+
+  embeddinggemma train --config=configs/pretrain.py:laptop --workdir=DIR
+  embeddinggemma prepare --config=configs/pretrain.py:laptop,seqio=TASK ...
+
+The paper starts from a 300M Gemma 3 decoder, which is not public: import
+gemma-3-270m instead where you can. The values below are ours.
+"""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from embeddinggemma.config import parse_arg
+from embeddinggemma.model.config import preset
+
+# What differs by preset: steps, batch_size, max_length, lr, warmup_steps.
+SIZES = {
+  "laptop": (40, 32, 128, 3e-3, 4),
+  "tiny": (10, 16, 32, 1e-2, 2),
+  "embeddinggemma_300m": (100_000, 2_048, 2_048, 3e-4, 1_000),
+  "gemma3_270m": (100_000, 2_048, 2_048, 3e-4, 1_000),
+}
+
+
+def arguments(arg: str | None) -> dict[str, Any]:
+  """What may stand behind the colon of --config."""
+  return parse_arg(arg, preset="laptop", data="", seqio="", module="")
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  args = arguments(arg)
+  steps, batch_size, max_length, lr, warmup_steps = SIZES[args["preset"]]
+  laptop = args["preset"] == "laptop"
+
+  config = ConfigDict()
+  config.stage = "pretrain"
+  config.seed = 0
+  config.steps = steps
+  config.batch_size = batch_size  # texts, over the whole mesh
+  config.max_length = max_length  # tokens; longer texts are cut into several
+  config.groups_per_device = 1  # more: less memory, one more forward pass
+  config.init = "lsa" if laptop else "random"
+  config.init_from = ""  # a checkpoint; wins over init
+  # A table of latent semantic vectors loses its meaning to a language model.
+  config.frozen = ("embedding$",) if laptop else ()
+  config.every_checkpoint = min(max(steps // 4, 1), 500)
+  config.keep_checkpoints = 2
+  config.compiler_options = ConfigDict(
+    {"cpu": {"xla_backend_optimization_level": 1}}
+  )
+  config.model = ConfigDict(dataclasses.asdict(preset(args["preset"])))
+  config.vocab_block = 16_384  # words whose logits are held at once
+
+  config.data = ConfigDict()
+  # What `prepare` made, */pairs.jsonl, or *.jsonl ({"text"}) and *.txt (a text
+  # a line); empty: the texts of the same pairs that pre-finetuning reads.
+  config.data.path = args["data"]
+  config.data.skip_bad_rows = False
+  config.data.tokenizer = ""  # a SentencePiece model; empty: trained
+  config.data.seqio = args["seqio"]  # a registered task or mixture
+  config.data.seqio_module = args["module"]  # what registers it
+  config.data.seqio_feature = ""  # empty: the first that is text
+
+  config.optimizer = ConfigDict()
+  config.optimizer.lr = lr
+  config.optimizer.warmup_steps = warmup_steps
+  config.optimizer.end_factor = 0.1
+  config.optimizer.weight_decay = 0.0 if laptop else 0.1
+  config.optimizer.b1 = 0.9
+  config.optimizer.b2 = 0.99
+  config.optimizer.eps = 1e-8
+  config.optimizer.clip_norm = 1.0
+
+  config.mesh = ConfigDict()
+  config.mesh.data = -1  # all devices that fsdp leaves
+  config.mesh.fsdp = 1
+  return config

@@ -1,0 +1,273 @@
+"""What the verbs do, but for `run`: each a function of plain arguments."""
+
+import contextlib
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from rich.console import Console
+
+from embeddinggemma import cache, checkpoint, inputs, train
+from embeddinggemma.cache import Step
+from embeddinggemma.data import jsonl, loader
+from embeddinggemma.evaluate import report, suite
+from embeddinggemma.inputs import Inputs
+from embeddinggemma.load import Model, load
+from embeddinggemma.losses import matryoshka
+from embeddinggemma.retrieval import index
+from embeddinggemma.stages import LanguageConfig, PairConfig, TrainConfig
+from embeddinggemma.training import hooks
+from embeddinggemma.types import BadInput
+
+# Rows of the quality table, from the least to the most.
+UNTRAINED, MODEL, HYBRID = "untrained", "model", "model + BM25"
+
+
+def train_alone(
+  config: TrainConfig, workdir: pathlib.Path, console: Console
+) -> dict[str, Any]:
+  """The verb `train`: inputs once, then the stage in the workdir itself."""
+  train.check(config)
+  dependencies = inputs.dependencies(config)
+  with cache.locked(workdir):
+    train.check_workdir(config, workdir)
+    made = Step("inputs", dependencies, lambda _: {})
+    if checkpoint.steps(workdir) and not cache.is_done(made, workdir):
+      raise BadInput(
+        f"{workdir} was trained on other data, packages or parent weights; use"
+        " another --workdir"
+      )
+    result = train.train(
+      config, _made(config, dependencies, workdir, console), workdir, console
+    )
+  console.print(
+    f"{workdir / result['checkpoint']}  weights {result['hash'][:12]}",
+    highlight=False,
+    soft_wrap=True,
+  )
+  return result
+
+
+def prepare(
+  config: TrainConfig, workdir: pathlib.Path, console: Console
+) -> None:
+  """The verb `prepare`: what `train` would read, made in its workdir."""
+  train.check(config)
+  with cache.locked(workdir):
+    made = _made(config, inputs.dependencies(config), workdir, console)
+  console.print(f"{made.directory}", highlight=False, soft_wrap=True)
+
+
+def _made(
+  config: TrainConfig,
+  dependencies: Mapping[str, Any],
+  workdir: pathlib.Path,
+  console: Console,
+) -> Inputs:
+  """Made once in the workdir; those of a `run` serve as well."""
+  make = lambda directory: inputs.make(config, directory, console)
+  steps = [Step(name, dependencies, make) for name in ("tokenizer", "inputs")]
+  step = next((s for s in steps if cache.is_done(s, workdir)), steps[-1])
+  cache.perform(step, workdir)
+  return inputs.of(config, workdir / step.name)
+
+
+def batches(
+  config: TrainConfig,
+  workdir: pathlib.Path | None,
+  first: int,
+  last: int,
+  console: Console,
+) -> Iterator[dict[str, Any]]:
+  """The verb `prepare --show`: task, rows and texts of each batch.
+
+  A text is (origin, query, positive), or for a language model (row id, what
+  it reads, what it answers, if the two differ).
+  """
+  train.check(config)
+  with contextlib.ExitStack() as stack:
+    if workdir is None:
+      place = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+      # The table decides no batch, and nothing would keep it.
+      config = dataclasses.replace(config, init="random")
+    else:
+      stack.enter_context(cache.locked(workdir))
+      place = workdir
+    made = _made(config, inputs.dependencies(config), place, console)
+    show = _shown(config, made)
+    data, _ = train.dataset(config, made, 1)
+    for step in range(first, last):
+      loaded = cast(loader.Loaded, data[step])
+      yield {
+        "step": step,
+        "task": loaded.task,
+        "rows": loaded.rows.tolist(),
+        "texts": [show(loaded.task, int(i)) for i in loaded.rows[:3]],
+      }
+
+
+def _shown(
+  config: TrainConfig, made: Inputs
+) -> Callable[[str, int], tuple[str, ...]]:
+  """(task, row) -> where it is from, and its sides as text."""
+  decode = made.tokenizer().decode
+  if isinstance(config, LanguageConfig):
+    windows = train.read_windows(config, made)
+    example = train.example_of(config, made)
+    tokens = lambda row: windows.tokens(row % len(windows))
+    return lambda _, row: (
+      f"row {row}",
+      *map(decode, example(tokens(row), row)),
+    )
+  assert isinstance(config, PairConfig)
+  tasks, _, _ = train.read_tasks(config, made)
+  origin = lambda rows, i: str(
+    pathlib.Path(rows.origin[i]).relative_to(made.corpus)
+  )
+  return lambda task, i: (
+    origin(tasks[task], i),
+    decode(tasks[task].query[i]),
+    decode(tasks[task].positive[i]),
+  )
+
+
+def evaluate_alone(
+  model_path: str, data: str | None, output: pathlib.Path, console: Console
+) -> dict[str, Any]:
+  """The verb `evaluate`: on the given folder, or on the model's own test."""
+  model = load(model_path)
+  folder = pathlib.Path(data) if data else _own_test(pathlib.Path(model_path))
+  tasks = suite.read_suite(folder)
+  table = quality(model, None, tasks, console, "evaluate")
+  result = {
+    "model": model.hash,
+    "data": str(folder),
+    "quality": table,
+    "summary": {
+      name: value
+      for name, value in suite.summarise(tasks, table[MODEL]).items()
+      if name != "tasks"
+    },
+  }
+  output.parent.mkdir(parents=True, exist_ok=True)
+  cache.write_json(output, result)
+  console.print(report.terminal_table(result))
+  return result
+
+
+def _own_test(workdir: pathlib.Path) -> pathlib.Path:
+  for made in ("tokenizer", "inputs"):
+    for place in (workdir, *workdir.resolve().parents[:3]):
+      if (place / made / "corpus" / "test").is_dir():
+        return place / made / "corpus" / "test"
+  raise BadInput(f"{workdir} has no held-out texts of its own; give --data=DIR")
+
+
+def embed(
+  model_path: str,
+  source: str,
+  prompt: str,
+  dim: int | None,
+  output: pathlib.Path,
+  console: Console,
+) -> None:
+  """The verb `embed`: one row a text, float32, unit norm."""
+  texts, titles = read_texts(source)
+  model = load(model_path)
+  model.prompt(prompt)  # an unknown name fails before any work
+  vectors = model.encode(
+    texts, prompt, dim, titles=titles, show_progress_bar=console.is_terminal
+  )
+  output.parent.mkdir(parents=True, exist_ok=True)
+  partial = output.with_name(f"{output.name}.partial")
+  with partial.open("wb") as file:
+    np.save(file, vectors)
+  partial.replace(output)
+  console.print(
+    f"{output}: {vectors.shape[0]} x {vectors.shape[1]}", highlight=False
+  )
+
+
+def read_texts(source: str) -> tuple[list[str], list[str]]:
+  """Texts and titles of a .jsonl, or a text a line of a .txt or stdin (-)."""
+  read = _read_rows if source.endswith(".jsonl") else _read_lines
+  try:
+    rows = list(read(pathlib.Path("/dev/stdin" if source == "-" else source)))
+  except OSError as error:
+    raise BadInput(f"cannot read {source}: {error.strerror}") from None
+  if not rows:
+    raise BadInput(f"{source}: holds no text")
+  return [text for text, _ in rows], [title for _, title in rows]
+
+
+def _read_rows(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+  for _, row in jsonl.read_rows(path, ("text",), ("title",)):
+    yield row["text"], row["title"]
+
+
+def _read_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+  for origin, line in jsonl.read_lines(path):
+    try:
+      yield jsonl.checked("text", line.decode("utf-8")), ""
+    except UnicodeDecodeError as error:
+      raise BadInput(f"{origin}: not UTF-8 (byte {error.start + 1})") from None
+    except ValueError as error:
+      raise BadInput(f"{origin}: {error}") from None
+
+
+def query(
+  model_path: str, directory: pathlib.Path, text: str, mode: index.Mode, k: int
+) -> list[index.Hit]:
+  """The verb `query`: the best chunks of an index."""
+  opened = index.open_index(directory)
+  model = None if mode == "lexical" else load(model_path)
+  digest = model.hash if model else opened.about["model"]
+  return index.search(opened, model, text, model=digest, mode=mode, k=k)
+
+
+def quality(
+  tuned: Model,
+  fresh: Model | None,
+  tasks: Sequence[suite.EvalTask],
+  console: Console,
+  name: str,
+) -> dict[str, Any]:
+  """{system: {task: {dim: {metric: value}}}} for one suite."""
+  dims = matryoshka.dims_of(tuned.config.embed_dim)
+  table: dict[str, Any] = {}
+  with hooks.Progress(console, name, 4) as progress:
+    table.update(suite.baselines(tasks))
+    progress.show(1, "word baselines")
+    if fresh is not None:
+      table[UNTRAINED] = suite.evaluate(fresh, tasks, dims[:1])["tasks"]
+    progress.show(2, "untrained model")
+    encode = suite.remember(tuned)
+    table[MODEL] = suite.evaluate(encode, tasks, dims)["tasks"]
+    progress.show(3, "model")
+    table[HYBRID] = suite.hybrid(encode, tasks, dims[0])
+    progress.show(4, "hybrid")
+  return table
+
+
+def build_index(
+  model: Model,
+  source: pathlib.Path,
+  output: pathlib.Path,
+  dim: int,
+  console: Console,
+  excluded: Sequence[pathlib.Path] = (),
+) -> dict[str, Any]:
+  """retrieval.index.build_index with a bar."""
+  with hooks.Progress(console, "index", 1) as progress:
+    return index.build_index(
+      model,
+      source,
+      output,
+      dim=dim,
+      model=model.hash,
+      excluded=excluded,
+      progress=progress.show_of,
+    )

@@ -1,0 +1,246 @@
+"""The language-model stages as a user trains them (paper section 2.1)."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from embeddinggemma import checkpoint, main, soup
+from embeddinggemma.data import text as text_lib
+
+STEPS = 6
+
+
+def command(stage: str, data: pathlib.Path, workdir: pathlib.Path) -> list[str]:
+  """The `train` of a small stage."""
+  return [
+    "train",
+    f"--config=configs/{stage}.py:tiny,data={data}",
+    f"--workdir={workdir}",
+    f"--config.steps={STEPS}",
+    "--config.model.num_layers=1",
+  ]
+
+
+def kept(workdir: pathlib.Path) -> dict:
+  return checkpoint.read_params(checkpoint.find(workdir))
+
+
+def digest(workdir: pathlib.Path) -> str:
+  return checkpoint.content_hash(kept(workdir))
+
+
+@pytest.fixture(scope="module")
+def pretrained(data_folder, tmp_path_factory) -> pathlib.Path:
+  """The workdir of a causal language model."""
+  workdir = tmp_path_factory.mktemp("pretrained")
+  assert main.call(command("pretrain", data_folder, workdir)) == 0
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def adapting(data_folder, pretrained):
+  """workdir -> the command that adapts what was pretrained."""
+  return lambda workdir: [
+    *command("adapt", data_folder, workdir),
+    f"--config.init_from={pretrained}",
+    "--config.every_checkpoint=2",
+    "--config.average=2",
+  ]
+
+
+@pytest.fixture(scope="module")
+def adapted(adapting, tmp_path_factory) -> pathlib.Path:
+  """The workdir of an encoder-decoder."""
+  workdir = tmp_path_factory.mktemp("adapted")
+  assert main.call(adapting(workdir)) == 0
+  return workdir
+
+
+def leaves(tree) -> dict[str, np.ndarray]:
+  found = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path): leaf for path, leaf in found}
+
+
+def test_the_result_is_the_mean_of_the_last_checkpoints(adapted):
+  root = adapted / "checkpoints"
+  assert checkpoint.steps(adapted) == [2, 4, 6]
+  a, b = (leaves(checkpoint.read_params(root / n)) for n in ("4", "6"))
+  mean = leaves(kept(adapted))
+  assert set(mean) == set(a)
+  for name in mean:
+    np.testing.assert_allclose(mean[name], (a[name] + b[name]) / 2, rtol=1e-6)
+  files = checkpoint.read_files(checkpoint.find(adapted))
+  assert json.loads(files["recipe.json"])["mean_of_steps"] == [4, 6]
+
+
+def test_a_soup_of_equals_is_itself(pretrained):
+  place = checkpoint.find(pretrained)
+  assert checkpoint.content_hash(soup.mean([place] * 4)) == digest(pretrained)
+
+
+def test_the_encoder_was_the_decoder(pretrained, adapting, tmp_path, capsys):
+  capsys.readouterr()
+  assert main.call([*adapting(tmp_path), "--config.optimizer.lr=1e-20"]) == 0
+  said = " ".join(capsys.readouterr().err.split())
+  assert "fresh: nothing" in said
+  decoder = leaves(kept(pretrained)["model"]["decoder"])
+  encoder = leaves(kept(tmp_path)["model"]["encoder"])
+  assert set(encoder) == set(decoder)
+  for name in encoder:
+    np.testing.assert_allclose(encoder[name], decoder[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "adapt"])
+def test_a_stopped_stage_ends_with_the_same_weights(
+  stage, data_folder, pretrained, adapting, adapted, tmp_path, monkeypatch
+):
+  from embeddinggemma.training import hooks
+
+  argv = (
+    adapting(tmp_path)
+    if stage == "adapt"
+    else [*command(stage, data_folder, tmp_path), "--config.every_checkpoint=2"]
+  )
+  show = hooks.MetricsLog.__call__
+
+  def stops(self, info):
+    show(self, info)
+    if info.step == 5:
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(hooks.MetricsLog, "__call__", stops)
+    assert main.call(argv) == 42
+  assert checkpoint.steps(tmp_path)[-1] == 4
+  assert main.call(argv) == 0
+  whole = adapted if stage == "adapt" else pretrained
+  assert digest(tmp_path) == digest(whole)
+
+
+@pytest.mark.parametrize("parent", ["pretrained", "adapted"])
+def test_an_embedder_starts_from_either(
+  parent, request, data_folder, tmp_path, capsys
+):
+  source = request.getfixturevalue(parent)
+  argv = [
+    *command("prefinetune", data_folder, tmp_path),
+    f"--config.init_from={source}",
+    "--config.optimizer.lr=1e-20",
+  ]
+  assert main.call(argv) == 0
+  said = " ".join(capsys.readouterr().err.split())
+  assert "fresh: model/up, model/down" in said or (
+    "fresh: model/down, model/up" in said
+  )
+  side = {"pretrained": "decoder", "adapted": "encoder"}[parent]
+  given = leaves(kept(source)["model"][side])
+  trained = leaves(kept(tmp_path)["model"]["encoder"])
+  assert set(given) == set(trained)
+  for name in given:
+    np.testing.assert_allclose(trained[name], given[name], rtol=1e-5)
+
+
+def test_a_frozen_table_stays(data_folder, tmp_path, pretrained):
+  argv = [
+    *command("pretrain", data_folder, tmp_path),
+    f"--config.init_from={pretrained}",
+    "--config.frozen=('embedding$',)",
+  ]
+  assert main.call(argv) == 0
+  before, after = (leaves(kept(d)["model"]) for d in (pretrained, tmp_path))
+  same = {name for name in after if np.array_equal(before[name], after[name])}
+  assert same == {"['decoder']['embedding']"}
+
+
+def test_shards_that_prepare_made_serve_elsewhere(
+  data_folder, pretrained, tmp_path
+):
+  """A moved folder of shards gives the very same training."""
+  made, moved, workdir = (tmp_path / n for n in ("made", "moved", "w"))
+  argv = command("pretrain", data_folder, made)
+  argv[0] = "prepare"
+  assert main.call(argv) == 0
+  shutil.move(made / "inputs" / "text", moved)
+  assert text_lib.is_prepared(moved)
+  assert main.call(command("pretrain", moved, workdir)) == 0
+  assert digest(workdir) == digest(pretrained)
+
+
+def test_prepare_shows_both_sides(data_folder, capsys):
+  argv = ["prepare", f"--config=configs/adapt.py:tiny,data={data_folder}"]
+  assert main.call([*argv, "--show=0:2", "--json"]) == 0
+  shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert [row["step"] for row in shown] == [0, 1]
+  for row in shown:
+    assert len(row["rows"]) == 16
+    for _, inputs, targets in row["texts"]:
+      assert "<unused0>" in inputs and targets.startswith("<unused0>")
+
+
+@pytest.mark.parametrize(
+  ("stage", "flags", "message"),
+  [
+    (
+      "adapt",
+      ["--config.cross_attention=both"],
+      "is unknown; use",
+    ),
+    ("adapt", ["--config.average=6"], "keep_checkpoints=5 is below average=6"),
+    ("adapt", ["--config.denoisers=((3.,.15),)"], "each is (mean span, rate"),
+    ("adapt", ["--config.denoisers=((3.,1.5,1.),)"], "rate"),
+    ("pretrain", ["--config.frozen=('embeding$',)"], "matches no parameter"),
+    ("pretrain", ["--config.frozen=('(',)"], "is no pattern"),
+    ("pretrain", ["--config.frozen=('.',)"], "every parameter is"),
+    ("pretrain", ["--config.data.seqio=a"], "exclude each other"),
+    ("pretrain", ["--config.init_from=none"], "none does not exist"),
+  ],
+)
+def test_a_bad_language_config_is_one_line(
+  stage, flags, message, data_folder, tmp_path, capsys
+):
+  workdir = tmp_path / "w"
+  assert main.call([*command(stage, data_folder, workdir), *flags]) == 2
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert error.startswith("error: ") and message in error
+  assert not workdir.exists()
+
+
+def test_a_decoder_that_does_not_fit_is_refused(data_folder, tmp_path, capsys):
+  config = tmp_path / "mine.py"
+  config.write_text(
+    "from embeddinggemma.model.config import preset\n"
+    "from embeddinggemma.config import sibling\n"
+    "import dataclasses, ml_collections\n"
+    "def get_config(arg=None):\n"
+    f"  config = sibling({str(pathlib.Path('configs/x.py').absolute())!r},"
+    " 'adapt').get_config(arg)\n"
+    "  wide = dataclasses.replace(preset('tiny'), width=48)\n"
+    "  config.decoder = ml_collections.ConfigDict(dataclasses.asdict(wide))\n"
+    "  return config\n"
+  )
+  argv = ["train", f"--config={config}:tiny,data={data_folder}"]
+  assert main.call([*argv, f"--workdir={tmp_path / 'w'}"]) == 2
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert "48" in error and "32" in error and "width" in error
+  assert not (tmp_path / "w").exists()
+
+
+def test_texts_shorter_than_a_span(tmp_path, capsys):
+  data = tmp_path / "texts"
+  data.mkdir()
+  (data / "a.txt").write_text("a\nb\n" * 20)
+  argv = ["train", f"--config=configs/adapt.py:tiny,data={data}"]
+  assert main.call([*argv, f"--workdir={tmp_path / 'w'}"]) == 2
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert error.startswith("error: ") and "span" in error
+
+
+def test_a_language_model_is_no_embedder(adapted, tmp_path, capsys):
+  (tmp_path / "a.txt").write_text("some text\n")
+  argv = [f"--model={adapted}", f"--input={tmp_path / 'a.txt'}"]
+  assert main.call(["embed", *argv, f"--output={tmp_path / 'o.npy'}"]) == 2
+  assert "is a language model, which has no" in capsys.readouterr().err
