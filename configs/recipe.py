@@ -47,8 +47,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.prefinetune = sibling(__file__, "prefinetune").get_config(
     f"{args['preset']},data={args['data']}"
   )
+  # A table of latent semantic vectors is for small vocabularies.
+  small = args["preset"] in ("laptop", "tiny")
+  config.prefinetune.init = "lsa" if small else "random"
   config.initialise = ConfigDict()
-  config.initialise.inits = INITS
+  config.initialise.inits = tuple(x for x in INITS if small or x != "lsa")
   config.initialise.seeds = (0,)  # of contrastive training
   config.initialise.steps = max(config.prefinetune.steps // 4, 1)
   config.initialise.tasks = ("code",)  # what decides; where none is: all

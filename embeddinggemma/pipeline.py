@@ -77,6 +77,13 @@ class RecipeConfig:
     for name in ("pretrain.model", "adapt.model", "adapt.decoder"):
       stage, field = name.split(".")
       fits(name, getattr(getattr(self, stage), field), self.prefinetune.model)
+    lsa = {self.pretrain.init, self.adapt.init, *self.initialise.inits}
+    if "lsa" in lsa and self.prefinetune.init != "lsa":
+      raise BadInput(
+        "a stage starts from the lsa table, which only prefinetune.init=lsa"
+        " makes; set it, or take lsa out of pretrain.init, adapt.init and"
+        " initialise.inits"
+      )
     if self.adapt.data != self.pretrain.data:
       raise BadInput(
         "pretrain.data and adapt.data differ; a recipe prepares one text"

@@ -1,7 +1,7 @@
 """Draws of rows -> packed batches -> global arrays, ahead of the step."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import jax
@@ -13,12 +13,6 @@ from embeddinggemma.data import mixture, packing
 from embeddinggemma.data.mixture import Draw, Rows
 from embeddinggemma.data.text import Windows
 from embeddinggemma.types import DenoiseBatch, PairBatch, Text, Weights
-
-# (tokens of a window, row id) -> what the model reads of it: one side, or
-# inputs and targets. A side has at most two tokens more than the window.
-Example = Callable[
-  [Int[np.ndarray, "_"], int], tuple[Int[np.ndarray, "_"], ...]
-]
 
 _EMPTY = np.zeros(0, np.int32)
 # Batches of a task that are packed in advance to size its rows: an epoch or
@@ -39,6 +33,17 @@ class Loaded(NamedTuple):
   rows: Int[np.ndarray, "n"]  # in stream order, which no mesh changes
   tokens: int  # real ones
   capacity: int  # positions
+
+
+class Example(Protocol):
+  """What the model reads of a window: one side, or inputs and targets.
+
+  A side has at most two tokens more than the window.
+  """
+
+  def __call__(
+    self, tokens: Int[np.ndarray, "_"], row: int, /
+  ) -> tuple[Int[np.ndarray, "_"], ...]: ...
 
 
 class Shape(NamedTuple):

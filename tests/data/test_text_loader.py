@@ -134,19 +134,19 @@ def test_noise_is_fresh_in_every_pass(windows, ul2):
 def test_the_sources_weights_hold(windows):
   split = windows.task_rows["a"].stop
   share = lambda data: np.mean(
-    [(data[step].rows % len(windows) < split).mean() for step in range(64)]
+    [(data[step].rows % len(windows) < split).mean() for step in range(8)]
   )
   load = functools.partial(
-    loader.load_text, windows, denoisers.causal, 16, 1, seed=0
+    loader.load_text, windows, denoisers.causal, 64, 1, seed=0
   )
-  assert share(load()) == pytest.approx(0.75, abs=0.02)
-  assert share(load(weights={"a": 1, "b": 1})) == pytest.approx(0.5, abs=0.02)
+  assert share(load()) == pytest.approx(0.75, abs=0.05)
+  assert share(load(weights={"a": 1, "b": 1})) == pytest.approx(0.5, abs=0.05)
   assert share(load(weights={"a": 0.0, "b": 2})) == 0
 
 
 def test_few_shapes_and_little_padding(windows, example):
   data = loader.load_text(windows, example, 64, 1, seed=0)
-  loaded = [data[step] for step in range(24)]
+  loaded = [data[step] for step in range(20)]
   shapes = {tuple(side.ids.shape for side in sides_of(x.batch)) for x in loaded}
   assert len(shapes) <= 2
   fill = sum(x.tokens for x in loaded) / sum(x.capacity for x in loaded)
