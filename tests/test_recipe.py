@@ -83,9 +83,7 @@ def test_killed_anywhere_it_ends_with_the_same_weights(
 
   def seen(stage: str, count: int):
     path = tmp_path / stage / "metrics.jsonl"
-    return lambda: (
-      path.exists() and len(path.read_text().splitlines()) >= count
-    )
+    return lambda: path.exists() and len(path.read_text().splitlines()) >= count
 
   kill_when(command(tmp_path), (tmp_path / "tokenizer.partial").exists)
   assert not (tmp_path / "tokenizer").exists()

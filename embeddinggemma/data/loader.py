@@ -19,7 +19,7 @@ _EMPTY = np.zeros(0, np.int32)
 # two of a small task, a few batches of a large one.
 _PROBED_PAIRS, _MOST_PROBES = 2**16, 32
 # The same for running text, of which examples have to be made for it.
-_PROBED_TEXTS, _MOST_TEXT_PROBES = 2**13, 16
+_PROBED_TEXTS, _MOST_TEXT_PROBES = 2**13, 8
 # Below this row length attention costs little, and one length serves all.
 _ROW = 256
 _SHARING = 1 / 16

@@ -12,7 +12,7 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from embeddinggemma.config import suggest
@@ -65,9 +65,10 @@ def _seqio() -> Any:
   """seqio, with a quiet TensorFlow that leaves the GPUs to JAX."""
   with _quiet_stderr():
     import tensorflow as tf
-  # Too late where the user's own code has started TensorFlow.
-  with contextlib.suppress(RuntimeError):
-    tf.config.set_visible_devices([], "GPU")
+
+    # Too late where the user's own code has started TensorFlow.
+    with contextlib.suppress(RuntimeError):
+      tf.config.set_visible_devices([], "GPU")
   import seqio
 
   return seqio
@@ -157,22 +158,27 @@ def _source(seqio: Any, task: Any, weight: float, feature: str) -> Source:
 
 
 def _text_dataset(seqio: Any, task: Any, feature: str) -> tuple[Any, str]:
-  """The last stage before tokenisation that has text, and its feature."""
+  """The last stage before tokenisation that has text, and its feature.
+
+  The feature "" is an element that is itself a text: a line of a file.
+  """
   wanted = (feature, feature.removesuffix("_pretokenized"))
-  wanted = wanted if feature else FEATURES
+  wanted = wanted if feature else (*FEATURES, "")
   found, spec = None, {}
   for dataset in _stages(seqio, task):
     spec = dataset.element_spec
-    names = [name for name in wanted if _is_text(spec.get(name))]
+    spec = spec if isinstance(spec, Mapping) else {"": spec}
+    names = [name for name in wanted if _type(spec.get(name)) == "string"]
     if names:
       found = dataset, names[0]
   if found is None:
     types = ", ".join(f"{name} {_type(spec[name])}" for name in sorted(spec))
-    asked = f"feature {feature!r} is no text" if feature else "no feature of"
-    asked += "" if feature else f" {', '.join(FEATURES)} is text"
+    asked = (
+      f"{feature!r} is" if feature else f"none of {', '.join(FEATURES)} is"
+    )
     raise BadInput(
-      f"seqio task {task.name!r}: {asked}; set data.seqio_feature to one that"
-      f" is a string. Its features: {types}"
+      f"seqio task {task.name!r}: {asked} a feature that is text; name one that"
+      f" is a string in data.seqio_feature. Its features: {types.strip()}"
     )
   return found
 
@@ -192,7 +198,7 @@ def _stages(seqio: Any, task: Any) -> Iterator[Any]:
     seqio.preprocessors.tokenize_and_append_eos,
   )
   lengths = dict.fromkeys(task.output_features, _LONG)
-  for step in task.preprocessors:
+  for number, step in enumerate(task.preprocessors):
     if isinstance(step, seqio.CacheDatasetPlaceholder):
       continue
     plain = step.func if isinstance(step, functools.partial) else step
@@ -202,7 +208,7 @@ def _stages(seqio: Any, task: Any) -> Iterator[Any]:
       step, sequence_length=lengths, output_features=task.output_features
     )
     try:
-      with seqio.utils.map_seed_manager(0):
+      with seqio.utils.map_seed_manager(number):
         dataset = step(dataset)
     except Exception as error:
       raise _failed(task, f"preprocessor {_name(plain)}", error) from error
@@ -211,10 +217,6 @@ def _stages(seqio: Any, task: Any) -> Iterator[Any]:
 
 def _name(function: Any) -> str:
   return getattr(function, "__name__", type(function).__name__)
-
-
-def _is_text(spec: Any) -> bool:
-  return _type(spec) == "string"
 
 
 def _type(spec: Any) -> str:
@@ -232,7 +234,7 @@ def _type(spec: Any) -> str:
 def _texts(task: Any, dataset: Any, name: str) -> Iterator[tuple[str, str]]:
   """(TASK:NUMBER, text) of a dataset, as it is read."""
   number = 0
-  only = dataset.map(lambda example: example[name])
+  only = dataset.map(lambda example: example[name]) if name else dataset
   try:
     for batch in only.batch(_BATCH).as_numpy_iterator():
       for text in batch:
