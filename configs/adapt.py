@@ -16,7 +16,7 @@ from embeddinggemma.config import sibling
 # What differs by preset: steps, batch_size, max_length, lr, warmup_steps,
 # every_checkpoint.
 SIZES = {
-  "laptop": (40, 48, 128, 3e-3, 4, 4),
+  "laptop": (100, 16, 128, 3e-3, 10, 10),
   "tiny": (10, 16, 32, 1e-2, 2, 2),
   # 4.2 million tokens a batch, 1.77 trillion in all.
   "embeddinggemma_300m": (420_000, 2_048, 2_048, 3e-4, 100, 10_000),

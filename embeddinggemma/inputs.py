@@ -52,6 +52,13 @@ def of(config: TrainConfig, directory: pathlib.Path) -> Inputs:
   return Inputs(directory, prepared or directory / "text")
 
 
+def about(config: TrainConfig, made: Inputs) -> dict[str, Any]:
+  """What a stage's data says of itself, its content hash among it."""
+  if isinstance(config, LanguageConfig):
+    return text.about(made.shards)
+  return corpus.about(made.corpus)
+
+
 def parent(path: str) -> str:
   """The content hash of the weights that a path names, or ""."""
   return hash_of(checkpoint.find(path)) if path else ""

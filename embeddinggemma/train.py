@@ -6,7 +6,8 @@ import json
 import pathlib
 import re
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import grain
 import jax
@@ -35,6 +36,8 @@ from embeddinggemma.training import fit as fit_lib
 from embeddinggemma.training import hooks, step
 from embeddinggemma.types import BadInput, Params, Stage, TrainState
 
+T = TypeVar("T")
+
 CONFIG_FILE = "config.json"
 # What may differ when a workdir's training goes on: the same weights come out.
 # Parents count by their weights, which `inputs.dependencies` holds.
@@ -47,8 +50,9 @@ _FREE = (
   "init_from",
   "decoder_from",
 )
-# What decides data and start alone: the compiled step does not depend on it.
-_NOT_COMPILED = ("init", "init_from", "decoder_from", "data", "average")
+_STARTS = ("init", "init_from", "decoder_from")
+# What the compiled step does not depend on.
+_NOT_COMPILED = (*_STARTS, "data", "average")
 _LICENSE = (
   "These weights derive from the data and parents that recipe.json names;\n"
   "their licences apply. embeddinggemma, which made them, is Apache-2.0.\n"
@@ -201,7 +205,19 @@ def example_of(config: LanguageConfig, made: Inputs) -> loader.Example:
 def dataset(
   config: TrainConfig, made: Inputs, devices: int
 ) -> tuple[grain.MapDataset, int]:
-  """Step -> Loaded for a mesh of so many devices, and the truncated texts."""
+  """Step -> Loaded for a mesh of so many devices, and the truncated texts.
+
+  Runs that differ in their start alone share it.
+  """
+  key = {k: v for k, v in _resolved(config).items() if k not in _STARTS}
+  content = inputs.about(config, made)["hash"]
+  key |= {"inputs": [content, made.tokenizer().hash], "devices": devices}
+  return _share("data", key, lambda: _dataset(config, made, devices))
+
+
+def _dataset(
+  config: TrainConfig, made: Inputs, devices: int
+) -> tuple[grain.MapDataset, int]:
   groups = devices * config.groups_per_device
   size, seed = config.batch_size, config.seed
   if isinstance(config, LanguageConfig):
@@ -309,7 +325,15 @@ def _some(names: list[str]) -> str:
   return (", ".join(names[:3]) or "nothing") + more
 
 
-_programs: dict[str, step.Program] = {}
+_shared: dict[str, tuple[str, Any]] = {}
+
+
+def _share(kind: str, key: dict[str, Any], make: Callable[[], T]) -> T:
+  """What the last run of this process made, if it was from the same key."""
+  name = cache.key_of(key)
+  if _shared.get(kind, ("", None))[0] != name:
+    _shared[kind] = name, make()
+  return _shared[kind][1]
 
 
 def _program(
@@ -317,12 +341,13 @@ def _program(
 ) -> step.Program:
   """The compiled step; runs that differ in data and start share it."""
   tree = _resolved(config)
-  key = cache.key_of({k: v for k, v in tree.items() if k not in _NOT_COMPILED})
-  if key not in _programs:
-    _programs.clear()  # a recipe goes from stage to stage
-    options = config.compiler_options.get(jax.default_backend())
-    _programs[key] = step.compile_step(stage, config.seed, mesh, options)
-  return _programs[key]
+  key = {k: v for k, v in tree.items() if k not in _NOT_COMPILED}
+  options = config.compiler_options.get(jax.default_backend())
+  return _share(
+    "program",
+    key,
+    lambda: step.compile_step(stage, config.seed, mesh, options),
+  )
 
 
 def _fit(
@@ -380,11 +405,10 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
     parents["init"] = inputs.hash_of(source)
   if isinstance(config, AdaptConfig) and config.decoder_from:
     parents["decoder"] = inputs.parent(config.decoder_from)
-  language = isinstance(config, LanguageConfig)
   recipe = {
     "stage": config.stage,
     "parents": parents,
-    "data": text.about(made.shards) if language else corpus.about(made.corpus),
+    "data": inputs.about(config, made),
     "config": dataclasses.asdict(config),
     "view": "identity",
     "versions": versions(),

@@ -1,4 +1,4 @@
-"""Shapes of Gemma 3 encoders and decoders, and of the embedding head (2.1).
+"""Shapes of Gemma encoders, decoders and embedding heads (paper section 2.1).
 
 The letters of annotations and einsums, everywhere in `model`:
 R rows, L positions, S positions of a source (what is attended to), D width,

@@ -20,6 +20,7 @@ from embeddinggemma.model import layers
 from embeddinggemma.model.config import (
   LOCAL,
   MERGED,
+  SEPARATE,
   EncoderDecoderConfig,
   ModelConfig,
 )
@@ -39,7 +40,7 @@ class Decoder(nn.Module):
   """
 
   config: ModelConfig
-  merged: bool = False  # attention to `encoded`: a part of its own, or not
+  cross_attention: str = SEPARATE  # how `encoded`, if given, is read
 
   @nn.compact
   def __call__(
@@ -58,7 +59,8 @@ class Decoder(nn.Module):
     if encoded is not None and encoded_slot is not None:
       mask = layers.same_text(slot, encoded_slot)
       read = (Source(encoded.astype(x.dtype), mask, None),)
-    beside, across = (read, ()) if self.merged else ((), read)
+    merged = self.cross_attention == MERGED
+    beside, across = (read, ()) if merged else ((), read)
     return layers.stack(c, x, slot, reach, beside, across)
 
 
@@ -142,4 +144,4 @@ def encoder_decoder_group(config: EncoderDecoderConfig) -> DecodeGroup:
 
 
 def _decoder(config: EncoderDecoderConfig) -> Decoder:
-  return Decoder(config.decoder, merged=config.cross_attention == MERGED)
+  return Decoder(config.decoder, config.cross_attention)
