@@ -8,10 +8,10 @@ those of T5Gemma 2 (arXiv 2512.14856); it prints no learning rate or weight
 decay, and no 300M model.
 """
 
-from embeddinggemma.data.denoisers import UL2
 from ml_collections import ConfigDict
 
 from embeddinggemma.config import sibling
+from embeddinggemma.data.denoisers import UL2
 
 # What differs by preset: steps, batch_size, max_length, lr, warmup_steps,
 # every_checkpoint.
