@@ -16,7 +16,7 @@ from embeddinggemma.data.denoisers import UL2
 # What differs by preset: steps, batch_size, max_length, lr, warmup_steps,
 # every_checkpoint.
 SIZES = {
-  "laptop": (100, 16, 128, 3e-3, 10, 10),
+  "laptop": (100, 16, 128, 1e-2, 10, 10),
   "tiny": (10, 16, 32, 1e-2, 2, 2),
   # 4.2 million tokens a batch, 1.77 trillion in all.
   "embeddinggemma_300m": (420_000, 2_048, 2_048, 3e-4, 100, 10_000),
@@ -39,6 +39,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.average = 5  # last checkpoints that the result is the mean of
   config.optimizer.lr = lr
   config.optimizer.warmup_steps = warmup_steps
+
+  if name == "laptop":
+    # The encoder keeps its table and gains (see pretrain); the decoder learns.
+    config.frozen = ("embedding$", "encoder/.*norm")
 
   config.decoder = config.model  # `model` is the encoder
   config.decoder_from = ""  # a causal checkpoint of other sizes than model's

@@ -6,6 +6,7 @@ from typing import Any
 
 from embeddinggemma.evaluate import page, plots
 
+SMOOTHED = 30  # points of a line that get a running mean beside it
 MOST_POINTS = 400  # of a line
 MOST_TASKS = 12  # lines of a plot; with more tasks it is one line for all
 LAST = (("grad_norm", "Gradient norm"), ("tokens_per_s", "Tokens per second"))
@@ -57,7 +58,10 @@ def _loss(stage: str, rows: Rows) -> Iterable[str]:
     return
   series = by_task
   if len(by_task) == 1 or len(by_task) > MOST_TASKS:
-    series = {"loss": _points(rows, "loss")}
+    points = _points(rows, "loss")
+    series = {"loss": points}
+    if len(by_task) == 1 and len(points) >= SMOOTHED:
+      series["running mean"] = _running_mean(points)
   if len(by_task) > 1:
     series = {name: _running_mean(points) for name, points in series.items()}
   yield f"<h3>Loss: {page.escape(stage)}</h3>"
