@@ -48,7 +48,8 @@ def test_tasks_have_a_line_each_until_they_are_too_many():
     return "".join(curves.section({"x": rows}))
 
   assert ">t0<" not in drawn(1)
-  assert "running mean" not in drawn(1)
+  assert "One line" not in drawn(1)
+  assert ">running mean<" in drawn(1)
   for task in range(curves.MOST_TASKS):
     assert f">t{task}<" in drawn(curves.MOST_TASKS)
   assert "One line a task: the running mean" in drawn(2)
