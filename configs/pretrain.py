@@ -31,6 +31,7 @@ def arguments(arg: str | None) -> dict[str, Any]:
 
 def get_config(arg: str | None = None) -> ConfigDict:
   args = arguments(arg)
+  model = preset(args["preset"])
   steps, batch_size, max_length, lr, warmup_steps = SIZES[args["preset"]]
   laptop = args["preset"] == "laptop"
 
@@ -53,7 +54,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.compiler_options = ConfigDict(
     {"cpu": {"xla_backend_optimization_level": 1}}
   )
-  config.model = ConfigDict(dataclasses.asdict(preset(args["preset"])))
+  config.model = ConfigDict(dataclasses.asdict(model))
   config.vocab_block = 16_384  # words whose logits are held at once
 
   config.data = ConfigDict()

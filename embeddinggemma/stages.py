@@ -67,6 +67,7 @@ class TrainConfig:
   mesh: MeshConfig
 
   def __post_init__(self) -> None:
+    _check_stage(self.stage)
     for name in ("steps", "batch_size", "groups_per_device"):
       at_least(name, getattr(self, name), 1)
     for name in ("every_checkpoint", "keep_checkpoints"):
@@ -168,9 +169,13 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 def build(tree: Mapping[str, Any]) -> TrainConfig:
   """The stage's config from a (resolved) ConfigDict's tree."""
   name = tree.get("stage", "")
+  _check_stage(name)
+  return config_lib.build(STAGES[name].config, tree)
+
+
+def _check_stage(name: str) -> None:
   if name not in STAGES:
     raise BadInput(f"unknown stage {name!r}{suggest(str(name), list(STAGES))}")
-  return config_lib.build(STAGES[name].config, tree)
 
 
 def encoder(model: ModelConfig, mesh: Mesh) -> Encode:
