@@ -18,10 +18,10 @@ SECONDS = {
   "laptop": {
     "tokenizer": 33.0,
     "text": 5.0,
-    "pretrain": 60.0,
-    "adapt": 60.0,
-    "initialise": 100.0,
-    "prefinetune": 90.0,
+    "pretrain": 45.0,
+    "adapt": 50.0,
+    "initialise": 110.0,
+    "prefinetune": 75.0,
     "evaluate": 34.0,
     "index": 25.0,
   },
@@ -53,7 +53,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.initialise = ConfigDict()
   config.initialise.inits = tuple(x for x in INITS if small or x != "lsa")
   config.initialise.seeds = (0,)  # of contrastive training
-  config.initialise.steps = max(config.prefinetune.steps // 4, 1)
+  config.initialise.steps = max(config.prefinetune.steps // 5, 1)
   config.initialise.tasks = ("code",)  # what decides; where none is: all
   config.index = ConfigDict()
   config.index.input = ""  # a folder or a JSONL
