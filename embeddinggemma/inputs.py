@@ -78,6 +78,7 @@ def dependencies(config: TrainConfig) -> dict[str, Any]:
     "skip_bad_rows": config.data.skip_bad_rows,
     "tokenizer": tokenizer.hash if tokenizer else "",
     "init_from": parent(config.init_from),
+    "decoder_from": parent(getattr(config, "decoder_from", "")),
     "init": config.init,
     "table": [config.model.vocab_size, config.model.width if table else 0],
     "max_length": config.model.max_length if table else 0,

@@ -84,6 +84,12 @@ class RecipeConfig:
         " makes; set it, or take lsa out of pretrain.init, adapt.init and"
         " initialise.inits"
       )
+    for name in ("adapt", "prefinetune"):
+      if getattr(self, name).init_from:
+        raise BadInput(
+          f"{name}.init_from is set, but in a recipe {name} starts from the"
+          " stages before it; set pretrain.init_from, or use `train`"
+        )
     if self.adapt.data != self.pretrain.data:
       raise BadInput(
         "pretrain.data and adapt.data differ; a recipe prepares one text"
@@ -176,6 +182,13 @@ def _check(recipe: RecipeConfig) -> None:
   """Fails on what no data can mend, in any stage, before the first."""
   for stage in (recipe.pretrain, recipe.adapt, recipe.prefinetune):
     train.check(stage)
+  ours = inputs.given_tokenizer(recipe.prefinetune)
+  theirs = inputs.given_tokenizer(recipe.pretrain)
+  if theirs and (ours is None or ours.hash != theirs.hash):
+    raise BadInput(
+      "pretrain has a tokenizer of its own (pretrain.init_from or"
+      " pretrain.data); give the same as prefinetune.data.tokenizer"
+    )
   if recipe.adapt.data.path and inputs.from_pairs(recipe.adapt):
     raise BadInput(
       f"adapt.data.path={recipe.adapt.data.path} holds pairs; leave it empty:"
@@ -191,6 +204,7 @@ def _steps(run: Run) -> dict[str, Callable[[Mapping[str, Done]], Step]]:
   recipe, console = run.recipe, run.console
   pairs = inputs.dependencies(recipe.prefinetune)
   text = inputs.dependencies(recipe.adapt)
+  start = inputs.parent(recipe.pretrain.init_from)
   searched = _fingerprint(recipe.index.input)
 
   def trained(
@@ -227,7 +241,7 @@ def _steps(run: Run) -> dict[str, Callable[[Mapping[str, Done]], Step]]:
       {"text": text, "tokenizer": done["tokenizer"].key},
       lambda d: inputs.write_text(recipe.adapt, run.made, d, console),
     ),
-    "pretrain": lambda done: trained("pretrain", recipe.pretrain, done),
+    "pretrain": lambda done: trained("pretrain", recipe.pretrain, done, start),
     "adapt": lambda done: trained(
       "adapt", run.adapt(), done, done["pretrain"].hash
     ),

@@ -98,6 +98,14 @@ def test_an_unknown_verb_is_named(capsys):
       [RECIPE, "--workdir=w", "--config.index.dim=64"],
       "index.dim=64 exceeds model.embed_dim=32",
     ),
+    (
+      [RECIPE, "--workdir=w", "--config.prefinetune.init_from=a"],
+      "prefinetune.init_from is set, but in a recipe prefinetune starts from",
+    ),
+    (
+      [RECIPE, "--workdir=w", "--config.prefinetune.init=random"],
+      "a stage starts from the lsa table, which only prefinetune.init=lsa",
+    ),
     ([TINY, "--workdir=w"], "run: --config is no recipe; give configs/recipe"),
   ],
 )
