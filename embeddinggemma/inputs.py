@@ -277,6 +277,16 @@ def _prepared(config: LanguageConfig) -> pathlib.Path | None:
   return next((p for p in places if text.is_prepared(p)), None)
 
 
+def check_place(config: TrainConfig, workdir: pathlib.Path) -> None:
+  """Refuses shards that making this workdir's own inputs would replace."""
+  shards = _prepared(config) if isinstance(config, LanguageConfig) else None
+  if shards and shards.resolve().is_relative_to(workdir.resolve()):
+    raise BadInput(
+      f"data.path={config.data.path} holds its shards in {workdir}, whose"
+      " inputs would be replaced; use another --workdir"
+    )
+
+
 def _needs_table(config: TrainConfig) -> bool:
   return config.init == "lsa" and not config.init_from
 

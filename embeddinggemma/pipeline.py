@@ -157,6 +157,7 @@ def run(
   """Runs or continues the recipe; returns what summary.json holds."""
   began = time.perf_counter()
   _check(recipe)
+  inputs.check_place(recipe.adapt, workdir)
   steps = _steps(Run(recipe, workdir, console))
   with cache.locked(workdir):
     done: dict[str, Done] = {}

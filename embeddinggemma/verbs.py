@@ -68,6 +68,7 @@ def _made(
   console: Console,
 ) -> Inputs:
   """Made once in the workdir; those of a `run` serve as well."""
+  inputs.check_place(config, workdir)
   make = lambda directory: inputs.make(config, directory, console)
   steps = [Step(name, dependencies, make) for name in ("tokenizer", "inputs")]
   step = next((s for s in steps if cache.is_done(s, workdir)), steps[-1])

@@ -170,6 +170,21 @@ def test_shards_that_prepare_made_serve_elsewhere(
   assert digest(workdir) == digest(pretrained)
 
 
+@pytest.mark.parametrize("verb", ["prepare", "train"])
+def test_shards_are_not_replaced_by_what_reads_them(
+  verb, data_folder, tmp_path, capsys
+):
+  argv = command("adapt", data_folder, tmp_path)
+  assert main.call(["prepare", *argv[1:]]) == 0
+  shards = sorted((tmp_path / "inputs" / "text").rglob("*.npy"))
+  argv = command("pretrain", tmp_path, tmp_path)
+  assert main.call([verb, *argv[1:]]) == 2
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert error.endswith("would be replaced; use another --workdir")
+  assert shards == sorted((tmp_path / "inputs" / "text").rglob("*.npy"))
+  assert shards
+
+
 def test_prepare_shows_both_sides(data_folder, capsys):
   argv = ["prepare", f"--config=configs/adapt.py:tiny,data={data_folder}"]
   assert main.call([*argv, "--show=0:2", "--json"]) == 0
