@@ -21,9 +21,8 @@ SPELLING_LENGTH = 2.0  # of that part of a row, where topics have 1
 NOISE = 0.1  # length of a row's random part, so that no two rows are equal
 NGRAMS = range(2, 6)
 SEED = 0
-_CONTROL = re.compile(
-  r"<(?:pad|eos|bos|unk|s|/s|mask|unused\d+|(?:start|end)_of_turn)>"
-)
+_CONTROL = re.compile(r"<(?:pad|eos|bos|unk|s|/s|mask|(?:start|end)_of_turn)>")
+_SPARE = re.compile(r"<unused\d+>")
 
 
 def lsa_table(
@@ -40,7 +39,8 @@ def lsa_table(
   length, so inverse document frequency is kept as an angle: a frequent piece
   leans towards the last column, which the projections drop. Control pieces,
   rows beyond the pieces, and `silent_ids` (those of the prompts, which every
-  text has) lie in that column entirely.
+  text has) lie in that column entirely. Spare pieces, which no text has, point
+  anywhere but there: they are the sentinels of UL2, to be told apart.
   """
   rng = np.random.default_rng(SEED)
   counts = _counts(token_ids, vocab_size)
@@ -54,6 +54,7 @@ def lsa_table(
   weight = idf / idf.max(initial=1e-9)
   weight[len(pieces) :] = 0.0
   weight[[n for n, piece in enumerate(pieces) if _CONTROL.fullmatch(piece)]] = 0
+  weight[[n for n, piece in enumerate(pieces) if _SPARE.fullmatch(piece)]] = 1
   weight[list(silent_ids)] = 0.0
   spare = np.sqrt(1.0 - weight**2)
   return np.column_stack([content * weight[:, None], spare]).astype(np.float32)
@@ -112,7 +113,7 @@ def _spelling(
 def _ngrams(piece: str) -> Iterator[str]:
   """N-grams of a piece's word between its ends, whatever case and spacing."""
   word = piece.replace("\u2581", "").lower()
-  if not word or _CONTROL.fullmatch(piece):
+  if not word or _CONTROL.fullmatch(piece) or _SPARE.fullmatch(piece):
     return
   word = f"^{word}$"
   for length in NGRAMS:

@@ -14,10 +14,11 @@ WORDS = [
 ]
 COMMON = ["\u2581the", "\u2581text", "\u2581port", "\u2581rare"]
 SPELLED = ["\u2581calendar", "calendars", "Calendar", "\u2581socket"]
-CONTROL = ["<pad>", "<eos>", "<bos>", "<unk>", "<unused0>"]
-PIECES = [*CONTROL, *COMMON, *SPELLED, *WORDS[0], *WORDS[1], "\u2581"]
+CONTROL = ["<pad>", "<eos>", "<bos>", "<unk>"]
+SPARE = [f"<unused{n}>" for n in range(8)]
+PIECES = [*CONTROL, *SPARE, *COMMON, *SPELLED, *WORDS[0], *WORDS[1], "\u2581"]
 ID = {piece: number for number, piece in enumerate(PIECES)}
-VOCABULARY, WIDTH = 80, 32
+VOCABULARY, WIDTH = 90, 32
 
 
 def _texts() -> list[np.ndarray]:
@@ -50,7 +51,7 @@ def test_rows_are_unit_float32(table):
 
 
 def test_what_says_nothing_lies_in_the_last_column(table):
-  silent = [ID[p] for p in ("<pad>", "<eos>", "<bos>", "<unk>", "<unused0>")]
+  silent = [ID[piece] for piece in CONTROL]
   silent += [
     ID["\u2581text"],
     ID["\u2581port"],
@@ -58,6 +59,13 @@ def test_what_says_nothing_lies_in_the_last_column(table):
   ]
   for row in table[silent]:
     np.testing.assert_array_equal(row, np.eye(WIDTH, dtype=np.float32)[-1])
+
+
+def test_spare_pieces_can_be_told_apart(table):
+  rows = table[[ID[piece] for piece in SPARE]]
+  np.testing.assert_array_equal(rows[:, -1], 0.0)
+  alike = rows @ rows.T - np.eye(len(SPARE))
+  assert np.abs(alike).max() < 0.8  # random directions of 31 dimensions
 
 
 def test_the_angle_is_inverse_document_frequency(table):
