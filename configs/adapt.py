@@ -2,16 +2,21 @@
 
   embeddinggemma train --config=configs/adapt.py:laptop --workdir=DIR \\
     --config.init_from=PRETRAINED
+  embeddinggemma train --config=configs/adapt.py:laptop,decoder=tiny ... \\
+    --config.init_from=PRETRAINED --config.decoder_from=OTHER
 
 Denoisers, warm-up, clipping and the mean of the last five checkpoints are
 those of T5Gemma 2 (arXiv 2512.14856); it prints no learning rate or weight
 decay, and no 300M model.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
-from embeddinggemma.config import sibling
+from embeddinggemma.config import parse_arg, sibling
 from embeddinggemma.data.denoisers import UL2
+from embeddinggemma.model.config import preset
 
 # What differs by preset: steps, batch_size, max_length, lr, warmup_steps,
 # every_checkpoint.
@@ -26,8 +31,9 @@ SIZES = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
   pretrain = sibling(__file__, "pretrain")
-  config = pretrain.get_config(arg)
-  name = pretrain.arguments(arg)["preset"]
+  args = parse_arg(arg, **pretrain.ARGUMENTS, decoder="")
+  config = pretrain.from_arguments(args)
+  name = args["preset"]
   steps, batch_size, max_length, lr, warmup_steps, every = SIZES[name]
 
   config.stage = "adapt"
@@ -44,12 +50,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # The encoder keeps its table and gains (see pretrain); the decoder learns.
     config.frozen = ("embedding$", "encoder/.*norm")
 
-  config.decoder = config.model  # `model` is the encoder
+  # `model` is the encoder; the decoder's own sizes can be set apart.
+  decoder = preset(args["decoder"] or name)
+  config.decoder = ConfigDict(dataclasses.asdict(decoder))
   config.decoder_from = ""  # a causal checkpoint of other sizes than model's
   config.tied = True  # one table: input and output of both sides
   config.cross_attention = "merged"  # T5Gemma 2; "separate" as T5Gemma
   # With separate cross-attention whose sizes differ from self-attention's, it
   # starts random, and alone moves so many steps.
-  config.hold_steps = 1_000
+  config.hold_steps = min(1_000, steps // 10)
   config.denoisers = tuple(tuple(denoiser) for denoiser in UL2)
   return config

@@ -8,6 +8,7 @@ gemma-3-270m instead where you can. The values below are ours.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -24,13 +25,15 @@ SIZES = {
 }
 
 
-def arguments(arg: str | None) -> dict[str, Any]:
-  """What may stand behind the colon of --config."""
-  return parse_arg(arg, preset="laptop", data="", seqio="", module="")
+# What may stand behind the colon of --config, and its defaults.
+ARGUMENTS = {"preset": "laptop", "data": "", "seqio": "", "module": ""}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  args = arguments(arg)
+  return from_arguments(parse_arg(arg, **ARGUMENTS))
+
+
+def from_arguments(args: Mapping[str, Any]) -> ConfigDict:
   model = preset(args["preset"])
   steps, batch_size, max_length, lr, warmup_steps = SIZES[args["preset"]]
   laptop = args["preset"] == "laptop"

@@ -70,11 +70,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   # Common knobs at the top: references to the same values in the stages.
   tuning = config.prefinetune
-  for name in ("seed", "groups_per_device"):
-    config[name] = tuning[name]
-    for stage in (config.pretrain, config.adapt, tuning):
-      stage[name] = config.get_ref(name)
-  for name in ("steps", "batch_size", "max_length"):
+  config.seed = tuning.seed
+  for stage in (config.pretrain, config.adapt, tuning):
+    stage.seed = config.get_ref("seed")
+  for name in ("steps", "batch_size", "max_length", "groups_per_device"):
     config[name] = tuning[name]
     tuning[name] = config.get_ref(name)
   config.mesh, config.optimizer = tuning.mesh, tuning.optimizer

@@ -14,7 +14,7 @@ import json
 import logging
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ _ORBAX = ("commit_success.txt", "_CHECKPOINT_METADATA")  # its own notes
 _ITEMS = ("params", "opt_state", "data", "files")
 
 Files = Mapping[str, bytes]
+Name = tuple[str, ...]  # of a tensor of the model: its path
 
 
 class _FilesHandler(ocp.CheckpointHandler):
@@ -230,22 +231,58 @@ def _finals(run: pathlib.Path) -> list[pathlib.Path]:
   return [run.joinpath(*final.parts[-3:]), final]
 
 
-def read_params(path: pathlib.Path) -> Params:
-  """Raw weights as numpy arrays, whatever mesh wrote them."""
-  directory = (path / "params").absolute()
-  checkpointer = ocp.PyTreeCheckpointer()
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[ocp.PyTreeCheckpointer]:
+  """A checkpointer; what it raises becomes BadInput that names the path."""
   try:
     with _quiet():
-      metadata = checkpointer.metadata(directory).item_metadata
-      if metadata is None:
-        raise ValueError("it has no metadata")
-      to_numpy = lambda _: ocp.RestoreArgs(restore_type=np.ndarray)
-      args = jax.tree.map(to_numpy, metadata.tree)
-      params = checkpointer.restore(directory, restore_args=args)
+      yield ocp.PyTreeCheckpointer()
   except Exception as error:  # orbax raises many kinds
     reason = str(error).splitlines()[0] if str(error) else repr(error)
     raise BadInput(f"checkpoint {path} cannot be read: {reason}") from error
+
+
+def _tree(checkpointer: ocp.PyTreeCheckpointer, directory: pathlib.Path) -> Any:
+  metadata = checkpointer.metadata(directory).item_metadata
+  if metadata is None:
+    raise ValueError("it has no metadata")
+  return metadata.tree
+
+
+def _to_numpy(_: Any) -> ocp.RestoreArgs:
+  return ocp.RestoreArgs(restore_type=np.ndarray)
+
+
+def read_params(path: pathlib.Path) -> Params:
+  """Raw weights as numpy arrays, whatever mesh wrote them."""
+  directory = (path / "params").absolute()
+  with _reading(path) as checkpointer:
+    args = jax.tree.map(_to_numpy, _tree(checkpointer, directory))
+    params = checkpointer.restore(directory, restore_args=args)
   return {"aux": {}} | params
+
+
+def read_shapes(path: pathlib.Path) -> dict[Name, jax.ShapeDtypeStruct]:
+  """Shape and type of the model's tensors, sorted by name; none is read."""
+  with _reading(path) as checkpointer:
+    tree = _tree(checkpointer, (path / "params").absolute())["model"]
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  named = {tuple(key.key for key in keys): leaf for keys, leaf in leaves}
+  return {
+    name: jax.ShapeDtypeStruct(named[name].shape, named[name].dtype)
+    for name in sorted(named)
+  }
+
+
+def nest(flat: Mapping[Name, Any]) -> dict[str, Any]:
+  """{("a", "b"): x} -> {"a": {"b": x}}."""
+  tree: dict[str, Any] = {}
+  for name, leaf in flat.items():
+    inner = tree
+    for key in name[:-1]:
+      inner = inner.setdefault(key, {})
+    inner[name[-1]] = leaf
+  return tree
 
 
 def read_files(path: pathlib.Path) -> dict[str, bytes]:

@@ -100,19 +100,23 @@ def above_zero(name: str, value: float) -> None:
 def build(cls: type[T], tree: Mapping[str, Any], path: str = "") -> T:
   """A dataclass, with nested ones, from a mapping.
 
-  Raises BadInput for a key that is unknown (with the nearest known one) or
-  missing, and for a value of another type.
+  A key that is missing has its default, so that what an earlier version wrote
+  stays readable. Raises BadInput for a key that is unknown (with the nearest
+  known one), or missing without a default, and for a value of another type.
   """
   hints = typing.get_type_hints(cls)
-  names = [field.name for field in dataclasses.fields(cls)]  # type: ignore
+  fields = dataclasses.fields(cls)  # type: ignore
+  names = [field.name for field in fields]
   for key in tree:
     if key not in names:
       raise BadInput(f"unknown config key {path + key!r}{suggest(key, names)}")
-  missing = [name for name in names if name not in tree]
-  if missing:
-    raise BadInput(f"config key {path + missing[0]!r} is missing")
+  for field in fields:
+    if field.name not in tree and field.default is dataclasses.MISSING:
+      raise BadInput(f"config key {path + field.name!r} is missing")
   values = {
-    name: _value(hints[name], tree[name], path + name) for name in names
+    name: _value(hints[name], tree[name], path + name)
+    for name in names
+    if name in tree
   }
   return cls(**values)
 

@@ -92,7 +92,7 @@ def compare(
       metric = scores["metric"]
       rows.append({"init": name, "seed": seed, **scores["sides"]})
       said = ", ".join(f"{k} {v:.3f}" for k, v in scores["sides"].items() if v)
-      console.print(f"{name}: {said}", highlight=False)
+      console.print(f"{name}, seed {seed}: {said}", highlight=False)
   result = {
     "metric": metric,
     "task": ", ".join(task.name for task in tasks["validation"]),

@@ -14,7 +14,6 @@ from embeddinggemma import checkpoint
 from embeddinggemma.data import corpus, lsa, prompts, sources, text
 from embeddinggemma.data.tokenizer import Tokenizer, train_tokenizer
 from embeddinggemma.stages import (
-  AdaptConfig,
   LanguageConfig,
   PairConfig,
   TrainConfig,
@@ -89,23 +88,17 @@ def dependencies(config: TrainConfig) -> dict[str, Any]:
 def _fingerprint(config: TrainConfig) -> Any:
   if not isinstance(config, LanguageConfig):
     return corpus.fingerprint(config.data.path)
-  data = {"fewest": fewest(config)}
+  data: dict[str, Any] = {"fewest": config.fewest}
   if config.data.seqio:
-    names = ("seqio", "seqio_module", "seqio_feature")
-    return data | {name: getattr(config.data, name) for name in names}
+    from embeddinggemma.data import seqio_tasks
+
+    found = seqio_tasks.fingerprint(config.data.seqio, config.data.seqio_module)
+    return data | {"feature": config.data.seqio_feature, **found}
   if shards := _prepared(config):
     return {"prepared": text.about(shards)["hash"]}
   if from_pairs(config):
     return data | corpus.fingerprint(config.data.path)
   return data | {"texts": text.fingerprint(pathlib.Path(config.data.path))}
-
-
-def fewest(config: LanguageConfig) -> int:
-  """Tokens of the shortest text that a stage takes."""
-  if not isinstance(config, AdaptConfig):
-    return 2  # one to see, one to guess
-  spans = [denoiser.span for denoiser in config.mixture if denoiser.span]
-  return int(min(spans, default=1)) + 1
 
 
 def given_tokenizer(config: TrainConfig) -> Tokenizer | None:
@@ -117,11 +110,12 @@ def given_tokenizer(config: TrainConfig) -> Tokenizer | None:
   if config.data.tokenizer:
     name = f"data.tokenizer={config.data.tokenizer}"
     found[name] = Tokenizer(pathlib.Path(config.data.tokenizer))
-  if config.init_from:
-    place = checkpoint.find(config.init_from)
-    model = checkpoint.read_files(place).get(TOKENIZER_FILE)
-    if model:
-      found[f"init_from={place}"] = Tokenizer(model)
+  for name in ("init_from", "decoder_from"):
+    if path := getattr(config, name, ""):
+      place = checkpoint.find(path)
+      model = checkpoint.read_files(place).get(TOKENIZER_FILE)
+      if model:
+        found[f"{name}={place}"] = Tokenizer(model)
   if isinstance(config, LanguageConfig) and (shards := _prepared(config)):
     found[f"data.path={shards}"] = Tokenizer(shards / TOKENIZER_FILE)
   for name, other in list(found.items())[1:]:
@@ -203,11 +197,11 @@ def write_text(
   """
   tokenizer = made.tokenizer()
   if shards := _prepared(config):
-    text.Windows(shards, tokenizer, config.max_length)
+    text.Windows(shards, tokenizer, config.max_length - 2, config.fewest)
     return {}
   skipped: list[str] = []
   found = running_text(config, made, skipped)
-  about = text.write(found, tokenizer, directory, fewest(config))
+  about = text.write(found, tokenizer, directory, config.fewest)
   (directory / TOKENIZER_FILE).write_bytes(tokenizer.model)
   _say_skipped(skipped, console)
   tokens = sum(task["tokens"] for task in about["tasks"])
@@ -215,7 +209,7 @@ def write_text(
   short = about["short"]
   console.print(
     f"text: {texts} texts, {tokens} tokens"
-    + (f"; left out {short} shorter than {fewest(config)}" if short else ""),
+    + (f"; left out {short} shorter than {config.fewest}" if short else ""),
     highlight=False,
   )
   return {"texts": texts, "text_tokens": tokens, "short_texts": short}

@@ -182,7 +182,10 @@ def load(path: str | pathlib.Path) -> Model:
     if name not in files:
       raise BadInput(f"checkpoint {directory} has no {name}; it is not a model")
   tree = _json(directory, files, "model.json")
-  model = config.build(ModelConfig, tree)
+  try:
+    model = config.build(ModelConfig, tree)
+  except BadInput as error:
+    raise BadInput(f"{directory}: model.json: {error}") from None
   stored = _stored_prompts(directory, files)
   _check_view(directory, files)
   params = checkpoint.read_params(directory)

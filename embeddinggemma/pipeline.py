@@ -27,7 +27,7 @@ from embeddinggemma import (
 )
 from embeddinggemma.cache import Done, Step
 from embeddinggemma.config import at_least
-from embeddinggemma.data import corpus, jsonl
+from embeddinggemma.data import corpus, denoisers, jsonl
 from embeddinggemma.evaluate import report, suite
 from embeddinggemma.initialise import InitialiseConfig
 from embeddinggemma.inputs import Inputs
@@ -185,6 +185,8 @@ def _check(recipe: RecipeConfig) -> None:
     train.check(stage)
   ours = inputs.given_tokenizer(recipe.prefinetune)
   theirs = inputs.given_tokenizer(recipe.pretrain)
+  if ours:
+    denoisers.sentinels_of(ours)
   if theirs and (ours is None or ours.hash != theirs.hash):
     raise BadInput(
       "pretrain has a tokenizer of its own (pretrain.init_from or"

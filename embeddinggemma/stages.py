@@ -30,7 +30,11 @@ from embeddinggemma.losses import contrastive, denoise, matryoshka, spread_out
 from embeddinggemma.model import adapt as surgery
 from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model import embedder
-from embeddinggemma.model.config import EncoderDecoderConfig, ModelConfig
+from embeddinggemma.model.config import (
+  SEPARATE,
+  EncoderDecoderConfig,
+  ModelConfig,
+)
 from embeddinggemma.training import optimizer
 from embeddinggemma.types import (
   BadInput,
@@ -57,7 +61,6 @@ class TrainConfig:
   groups_per_device: int  # > 1 trades recomputation for memory
   init: str  # of the table: "random" or "lsa"
   init_from: str  # a checkpoint; empty: `init` decides
-  frozen: tuple[str, ...]  # patterns of parameters that keep their values
   every_checkpoint: int  # steps
   keep_checkpoints: int
   compiler_options: dict[str, dict[str, Any]]  # of the step, by platform
@@ -65,6 +68,8 @@ class TrainConfig:
   data: DataConfig | TextConfig
   optimizer: OptimizerConfig
   mesh: MeshConfig
+  # Patterns of parameters that keep their values.
+  frozen: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
   def __post_init__(self) -> None:
     _check_stage(self.stage)
@@ -117,6 +122,11 @@ class LanguageConfig(TrainConfig):
     super().__post_init__()
     at_least("vocab_block", self.vocab_block, 1)
 
+  @property
+  def fewest(self) -> int:
+    """Tokens of the shortest text that is taken: one to see, one to guess."""
+    return 2
+
 
 @dataclasses.dataclass(frozen=True)
 class AdaptConfig(LanguageConfig):
@@ -139,7 +149,40 @@ class AdaptConfig(LanguageConfig):
         f"keep_checkpoints={self.keep_checkpoints} is below average="
         f"{self.average}; keep as many as the mean takes"
       )
-    _ = self.both, self.mixture
+    if self.decoder_from and not self.init_from:
+      raise BadInput(
+        f"decoder_from={self.decoder_from} is set, but init_from, which the"
+        " encoder starts from, is not; set both or neither"
+      )
+    if self.holds and self.hold_steps >= self.steps:
+      raise BadInput(
+        f"hold_steps={self.hold_steps} is not below steps={self.steps}: only"
+        " cross-attention would learn; lower it"
+      )
+    if self.fewest > self.max_length - 2:
+      raise BadInput(
+        f"max_length={self.max_length} leaves {self.max_length - 2} tokens"
+        f" between BOS and EOS, but the shortest span and one more take"
+        f" {self.fewest}; raise it, or give denoisers of shorter spans"
+      )
+    _ = self.both
+
+  @property
+  def holds(self) -> bool:
+    """Whether cross-attention starts fresh and first learns alone.
+
+    T5Gemma section 2: it then reads an encoder of another width.
+    """
+    return bool(self.hold_steps) and (
+      self.cross_attention == SEPARATE
+      and self.model.width != self.decoder.width
+    )
+
+  @property
+  def fewest(self) -> int:
+    """Tokens of the shortest span, and one more."""
+    spans = [d.span for d in self.mixture if d.weight and d.span]
+    return int(min(spans, default=1)) + 1
 
   @property
   def both(self) -> EncoderDecoderConfig:
@@ -221,12 +264,8 @@ def adapt(config: AdaptConfig, mesh: Mesh) -> Stage:
     )
 
   stage = _language_stage(config, losses, mesh)
-  fresh = config.cross_attention == "separate" and (
-    config.model.width != config.decoder.width
-  )
-  if not (config.hold_steps and fresh):
+  if not config.holds:
     return stage
-  # T5Gemma section 2: random cross-attention learns first, the rest waits.
   held = optimizer.hold(stage.optimizer, config.hold_steps, surgery.is_cross)
   return dataclasses.replace(stage, optimizer=held)
 

@@ -1,5 +1,6 @@
 """One stage of training in a workdir: its start, its loop, what it leaves."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -65,10 +66,14 @@ def check(config: TrainConfig) -> None:
   Before any work, since the rest of a run may take minutes to get there.
   """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-  packing.check_groups(config.batch_size, mesh.size * config.groups_per_device)
+  groups = mesh.size * config.groups_per_device
+  packing.check_groups(config.batch_size, groups, config.stage)
   shapes = jax.eval_shape(stages.init(config), jax.random.key(0))
   sharding.tree_shardings(shapes, mesh)
   _check_frozen(config, shapes)
+  if config.init_from:
+    parent = checkpoint.find(config.init_from)
+    _adopt(config, shapes, parent, _read_shapes)
   if isinstance(config, PairConfig):
     weights = config.data.weights
     mixture.shares(
@@ -103,18 +108,28 @@ def start(
   place in this stage's model.
   """
   fresh = stages.init(config)(jax.random.key(config.seed))
-  source = _source(config, made)
+  return _adopt(config, fresh, _source(config, made), checkpoint.read_params)
+
+
+def _adopt(
+  config: TrainConfig,
+  fresh: Params,
+  source: pathlib.Path | None,
+  read: Callable[[pathlib.Path], Params],
+) -> tuple[Params, list[str], list[str]]:
+  """The same with what `read` makes of a checkpoint: tensors, or shapes."""
   if source is None:
     return fresh, [], []
-  given = checkpoint.read_params(source)
-  moved = stages.adopt(config, given, _decoder(config))
+  given = read(source)
+  other = config.decoder_from if isinstance(config, AdaptConfig) else ""
+  decoder = read(checkpoint.find(other)) if other else None
+  moved = stages.adopt(config, given, decoder)
   params, new = adapt.graft(fresh, moved)
   return params, new, adapt.dropped(given, moved)
 
 
-def _decoder(config: TrainConfig) -> Params | None:
-  other = config.decoder_from if isinstance(config, AdaptConfig) else ""
-  return checkpoint.read_params(checkpoint.find(other)) if other else None
+def _read_shapes(path: pathlib.Path) -> Params:
+  return {"model": checkpoint.nest(checkpoint.read_shapes(path)), "aux": {}}
 
 
 def _source(config: TrainConfig, made: Inputs) -> pathlib.Path | None:
@@ -141,6 +156,8 @@ def check_workdir(config: TrainConfig, workdir: pathlib.Path) -> None:
   if not path.is_file():
     return
   saved, resolved = json.loads(path.read_text()), _resolved(config)
+  with contextlib.suppress(BadInput):  # what cannot be built, differs
+    saved = _resolved(stages.build(saved))
   changed = [
     f"{key}={_get(saved, key)!r} there, {_get(resolved, key)!r} now"
     for key in sorted(_flat(saved) | _flat(resolved))
@@ -189,7 +206,8 @@ def read_tasks(
 
 def read_windows(config: LanguageConfig, made: Inputs) -> text.Windows:
   """Running text, cut so that BOS and EOS fit beside a window's tokens."""
-  return text.Windows(made.shards, made.tokenizer(), config.max_length - 2)
+  longest = config.max_length - 2
+  return text.Windows(made.shards, made.tokenizer(), longest, config.fewest)
 
 
 def example_of(config: LanguageConfig, made: Inputs) -> loader.Example:
@@ -385,7 +403,13 @@ def _result(
     return final, jax.device_get(state.params)
   last = checkpoint.steps(workdir)[-config.average :]
   places = [workdir / checkpoint.CHECKPOINTS / str(n) for n in last]
-  params = soup.mean(places)
+  try:
+    params = soup.mean(places)
+  except BadInput as error:
+    raise BadInput(
+      f"{error}; the result is a mean that takes it: delete it and the later"
+      " steps beside it, and start again"
+    ) from error
   recipe = json.loads(content["recipe.json"]) | {"mean_of_steps": last}
   content = {**content, "recipe.json": _json(recipe)}
   checkpoint.write(workdir / checkpoint.AVERAGE, params, content, steps)

@@ -10,6 +10,7 @@ import pytest
 
 from embeddinggemma import checkpoint, main, soup
 from embeddinggemma.data import text as text_lib
+from embeddinggemma.data.tokenizer import train_tokenizer
 
 STEPS = 6
 
@@ -47,6 +48,7 @@ def adapting(data_folder, pretrained):
   return lambda workdir: [
     *command("adapt", data_folder, workdir),
     f"--config.init_from={pretrained}",
+    "--config.decoder.num_layers=1",
     "--config.every_checkpoint=2",
     "--config.average=2",
   ]
@@ -207,6 +209,23 @@ def test_prepare_shows_both_sides(data_folder, capsys):
     ("adapt", ["--config.average=6"], "keep_checkpoints=5 is below average=6"),
     ("adapt", ["--config.denoisers=((3.,.15),)"], "each is (mean span, rate"),
     ("adapt", ["--config.denoisers=((3.,1.5,1.),)"], "rate"),
+    ("adapt", ["--config.decoder_from=none"], "init_from, which the encoder"),
+    ("adapt", ["--config.max_length=5"], "the shortest span and one more take"),
+    (
+      "adapt",
+      [
+        "--config.cross_attention=separate",
+        "--config.tied=False",
+        "--config.decoder.width=48",
+        "--config.hold_steps=6",
+      ],
+      "hold_steps=6 is not below steps=6",
+    ),
+    (
+      "pretrain",
+      ["--config.groups_per_device=3"],
+      "pretrain: batch_size=16 does not divide into 24 groups",
+    ),
     ("pretrain", ["--config.frozen=('embeding$',)"], "matches no parameter"),
     ("pretrain", ["--config.frozen=('(',)"], "is no pattern"),
     ("pretrain", ["--config.frozen=('.',)"], "every parameter is"),
@@ -225,23 +244,100 @@ def test_a_bad_language_config_is_one_line(
 
 
 def test_a_decoder_that_does_not_fit_is_refused(data_folder, tmp_path, capsys):
-  config = tmp_path / "mine.py"
-  config.write_text(
-    "from embeddinggemma.model.config import preset\n"
-    "from embeddinggemma.config import sibling\n"
-    "import dataclasses, ml_collections\n"
-    "def get_config(arg=None):\n"
-    f"  config = sibling({str(pathlib.Path('configs/x.py').absolute())!r},"
-    " 'adapt').get_config(arg)\n"
-    "  wide = dataclasses.replace(preset('tiny'), width=48)\n"
-    "  config.decoder = ml_collections.ConfigDict(dataclasses.asdict(wide))\n"
-    "  return config\n"
-  )
-  argv = ["train", f"--config={config}:tiny,data={data_folder}"]
-  assert main.call([*argv, f"--workdir={tmp_path / 'w'}"]) == 2
+  argv = command("adapt", data_folder, tmp_path / "w")
+  assert main.call([*argv, "--config.decoder.width=48"]) == 2
   error = capsys.readouterr().err.splitlines()[-1]
   assert "48" in error and "32" in error and "width" in error
   assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--config.model.mlp_width=32", "mlp_width (32 and 64)"),
+    ("--config.frozen=('encoder/layer_7',)", "matches no parameter"),
+  ],
+)
+def test_a_parent_that_does_not_fit_is_refused_before_any_work(
+  flag, message, adapting, tmp_path, capsys
+):
+  capsys.readouterr()
+  assert main.call([*adapting(tmp_path / "w"), flag]) == 2
+  (error,) = capsys.readouterr().err.splitlines()
+  assert message in error
+  assert not (tmp_path / "w").exists()
+
+
+def test_two_parents_have_one_tokenizer(adapting, pretrained, tmp_path, capsys):
+  train_tokenizer(["quite another text"] * 4, tmp_path / "model", 400)
+  place = checkpoint.find(pretrained)
+  files = checkpoint.read_files(place) | {
+    "tokenizer.model": (tmp_path / "model").read_bytes()
+  }
+  checkpoint.write(tmp_path / "other", checkpoint.read_params(place), files)
+  argv = [
+    *adapting(tmp_path / "w"),
+    f"--config.decoder_from={tmp_path / 'other'}",
+  ]
+  assert main.call(argv) == 2
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert "decoder_from=" in error and "different tokenizers" in error
+
+
+def test_sides_of_two_sizes_have_two_parents(
+  data_folder, pretrained, adapting, tmp_path, capsys
+):
+  """Encoder and decoder sizes are set apart, from the command line."""
+  narrow = [*command("pretrain", data_folder, tmp_path / "narrow")]
+  assert main.call([*narrow, "--config.model.width=16"]) == 0
+  argv = [
+    *adapting(tmp_path / "w"),
+    "--config.decoder.width=16",
+    "--config.tied=False",
+    "--config.cross_attention=separate",
+    "--config.hold_steps=2",
+    "--config.frozen=()",
+  ]
+  capsys.readouterr()
+  assert main.call(argv) == 2
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert "differ in width (32 and 16)" in error and "decoder_from" in error
+  assert main.call([*argv, f"--config.decoder_from={tmp_path / 'narrow'}"]) == 0
+  model = kept(tmp_path / "w")["model"]
+  assert model["encoder"]["embedding"].shape[1] == 32
+  assert model["decoder"]["embedding"].shape[1] == 16
+
+
+def test_a_damaged_ingredient_of_the_mean_is_named_with_the_fix(
+  adapted, adapting, tmp_path, capsys
+):
+  workdir = tmp_path / "w"
+  shutil.copytree(adapted, workdir)
+  shutil.rmtree(workdir / checkpoint.AVERAGE)
+  for path in (workdir / "checkpoints" / "4" / "params").rglob("*"):
+    if path.is_file():
+      path.write_bytes(b"")
+  assert main.call(adapting(workdir)) == 2
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert "checkpoints/4" in error and "delete it and the later steps" in error
+  for step in ("4", "6"):
+    shutil.rmtree(workdir / "checkpoints" / step)
+  assert main.call(adapting(workdir)) == 0
+  assert digest(workdir) == digest(adapted)
+
+
+def test_what_an_earlier_version_wrote_stays_readable(
+  data_folder, pretrained, tmp_path
+):
+  """Fields that came later have defaults, in configs and in checkpoints."""
+  workdir = tmp_path / "w"
+  shutil.copytree(pretrained, workdir)
+  path = workdir / "config.json"
+  config = json.loads(path.read_text())
+  del config["frozen"], config["model"]["window_rule"]
+  path.write_text(json.dumps(config))
+  assert main.call(command("pretrain", data_folder, workdir)) == 0
+  assert digest(workdir) == digest(pretrained)
 
 
 def test_texts_shorter_than_a_span(tmp_path, capsys):

@@ -22,11 +22,12 @@ def rung(longest: int) -> int:
   return next((r for r in RUNGS if r >= longest), -(-longest // 512) * 512)
 
 
-def check_groups(batch_size: int, groups: int) -> None:
+def check_groups(batch_size: int, groups: int, stage: str = "") -> None:
   """Raises BadInput unless the batch divides into the groups."""
   if batch_size % groups:
     raise BadInput(
-      f"batch_size={batch_size} does not divide into {groups} groups"
+      f"{stage and stage + ': '}batch_size={batch_size} does not divide into"
+      f" {groups} groups"
       " (devices x groups_per_device); use a multiple of it"
     )
 

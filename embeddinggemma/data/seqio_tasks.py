@@ -7,6 +7,7 @@ imports seqio, and with it TensorFlow.
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import os
 import pathlib
@@ -60,6 +61,29 @@ def sources(name: str, module: str, feature: str) -> list[Source]:
   return [_source(seqio, task, rates[task], feature) for task in kept]
 
 
+def fingerprint(name: str, module: str) -> dict[str, Any]:
+  """Changes when the module that registers a task does, or a file that it reads.
+
+  Files are judged by size and time; what a function draws from elsewhere is
+  not seen. BadInput as `sources`.
+  """
+  seqio = _seqio()
+  _import(module)
+  found = _registered(seqio, name)
+  tasks = [found] if isinstance(found, seqio.Task) else found.tasks
+  files = [file for task in tasks for file in _files(task)]
+  stats = [file.stat() for file in files if file.is_file()]
+  code = getattr(sys.modules.get(module), "__file__", None)
+  return {
+    "name": name,
+    "module": hashlib.sha256(pathlib.Path(code).read_bytes()).hexdigest()
+    if code
+    else "",
+    "rates": [] if len(tasks) == 1 else [_rate(found, t) for t in tasks],
+    "files": [(stat.st_size, stat.st_mtime_ns) for stat in stats],
+  }
+
+
 @functools.cache
 def _seqio() -> Any:
   """seqio, with a quiet TensorFlow that leaves the GPUs to JAX."""
@@ -105,10 +129,10 @@ def _import(module: str) -> None:
     sys.path.append(here)
   try:
     importlib.import_module(module)
-  except ImportError as error:
+  except Exception as error:  # it is the user's code
     raise BadInput(
-      f"data.seqio_module={module}: {error}; give a module that can be imported"
-      " from here and registers the task"
+      f"data.seqio_module={module}: {_first_line(error)}; give a module that can"
+      " be imported from here and registers the task"
     ) from error
 
 
@@ -116,8 +140,8 @@ def _registered(seqio: Any, name: str) -> Any:
   known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
   if name not in known:
     raise BadInput(
-      f"seqio knows no task or mixture {name!r}{suggest(name, known)}; its"
-      " module belongs in data.seqio_module"
+      f"seqio knows no task or mixture {name!r}; name the module that registers"
+      f" it in data.seqio_module{suggest(name, known)}"
       if known
       else f"seqio knows no task at all, so not {name!r}; name the module that"
       " registers it in data.seqio_module"
@@ -144,6 +168,16 @@ def _splits(task: Any) -> list[str]:
     return sorted(task.source.splits)
   except Exception as error:
     raise _failed(task, "its splits", error) from error
+
+
+def _files(task: Any) -> list[pathlib.Path]:
+  """The files that a task reads, as far as its source names them."""
+  if _SPLIT not in _splits(task):
+    return []
+  try:
+    return sorted(map(pathlib.Path, task.source.list_shards(_SPLIT)))
+  except Exception as error:
+    raise _failed(task, "its list of files", error) from error
 
 
 def _source(seqio: Any, task: Any, weight: float, feature: str) -> Source:
@@ -173,12 +207,10 @@ def _text_dataset(seqio: Any, task: Any, feature: str) -> tuple[Any, str]:
       found = dataset, names[0]
   if found is None:
     types = ", ".join(f"{name} {_type(spec[name])}" for name in sorted(spec))
-    asked = (
-      f"{feature!r} is" if feature else f"none of {', '.join(FEATURES)} is"
-    )
+    asked = repr(feature) if feature else f"any of {', '.join(FEATURES)}"
     raise BadInput(
-      f"seqio task {task.name!r}: {asked} a feature that is text; name one that"
-      f" is a string in data.seqio_feature. Its features: {types.strip()}"
+      f"seqio task {task.name!r} has no text in {asked}; name a feature that is"
+      f" a string in data.seqio_feature. Its features: {types.strip()}"
     )
   return found
 
@@ -260,5 +292,11 @@ def _decoded(text: bytes, origin: str) -> str:
 
 def _failed(task: Any, what: str, error: Exception) -> BadInput:
   """What the user's code or files raised, in one line."""
-  first = (str(error).strip() or type(error).__name__).splitlines()[0]
-  return BadInput(f"seqio task {task.name!r}: {what} fails: {first}")
+  said = _first_line(error)
+  return BadInput(f"seqio task {task.name!r}: {what} fails: {said}")
+
+
+def _first_line(error: Exception) -> str:
+  said = str(error).strip()
+  name = type(error).__name__
+  return f"{name}: {said.splitlines()[0]}" if said else name

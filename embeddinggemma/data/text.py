@@ -162,23 +162,29 @@ def is_prepared(directory: pathlib.Path) -> bool:
 
 
 def about(directory: pathlib.Path) -> dict[str, Any]:
-  """What text.json says."""
-  return cache.read_json(directory / ABOUT_FILE)
+  """What text.json says; BadInput if the folder is not whole."""
+  found = cache.read_json(directory / ABOUT_FILE)
+  if not found:
+    raise BadInput(f"{directory}: holds no text.json; prepare the text again")
+  return found
 
 
 class Windows:
   """Prepared texts in windows of at most `max_tokens`, by row; lazily read.
 
   A longer text is cut into as few windows as hold it, of even size; no token
-  is lost. BadInput if the folder is not whole or of another tokenizer.
+  is lost, save in windows of fewer than `fewest`, which are left out. BadInput
+  if none is left, or the folder is not whole or of another tokenizer.
   """
 
   def __init__(
-    self, directory: pathlib.Path, tokenizer: Tokenizer, max_tokens: int
+    self,
+    directory: pathlib.Path,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    fewest: int = 1,
   ):
     found = about(directory)
-    if not found:
-      raise BadInput(f"{directory}: holds no text.json; prepare the text again")
     if found["tokenizer"] != tokenizer.hash:
       raise BadInput(
         f"{directory} was prepared with another tokenizer; prepare the text"
@@ -187,16 +193,27 @@ class Windows:
     self.task_rows: dict[str, range] = {}
     self.weights = {task["name"]: task["weight"] for task in found["tasks"]}
     self._shards: list[np.ndarray] = []  # of tokens
-    lengths = []
+    lengths, starts = [], []
+    rows = tokens = 0  # before the task; before the shard
     for number, task in enumerate(found["tasks"]):
-      first = sum(map(len, lengths))
+      first = rows
       for shard in _read(directory / f"{number:02d}", task):
         self._shards.append(shard.tokens)
-        lengths.append(_cut(shard.lengths, max_tokens))
-      self.task_rows[task["name"]] = range(first, sum(map(len, lengths)))
+        cut = _cut(shard.lengths, max_tokens)
+        kept = cut >= fewest
+        lengths.append(cut[kept])
+        starts.append(tokens + (np.cumsum(cut) - cut)[kept])
+        rows, tokens = rows + len(lengths[-1]), tokens + len(shard.tokens)
+      if rows == first:
+        raise BadInput(
+          f"{directory}: {task['name']} has no text of the {fewest} tokens that"
+          " a span and one more take; give longer texts, or denoisers of"
+          " shorter spans"
+        )
+      self.task_rows[task["name"]] = range(first, rows)
     self.lengths = np.concatenate(lengths)  # of all windows
     # Tokens before each window, and before each shard, of all shards in order.
-    self._starts = np.cumsum(self.lengths) - self.lengths
+    self._starts = np.concatenate(starts)
     sizes = np.array([len(shard) for shard in self._shards])
     self._bounds = np.cumsum(sizes) - sizes
 

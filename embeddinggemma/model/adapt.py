@@ -70,6 +70,11 @@ def to_encoder_decoder(
   decoder = encoder
   if decoder_given is not None:
     decoder = to_causal(decoder_given)["model"]["decoder"]
+  elif len(encoder) > 1 and (differs := config.differs):  # not a table alone
+    raise BadInput(
+      f"encoder and decoder differ in {differs}; name a causal checkpoint of the"
+      " decoder's sizes in decoder_from, or give both sides the same"
+    )
   if config.tied:
     decoder = {k: v for k, v in decoder.items() if k != "embedding"}
   same = config.encoder.width == config.decoder.width

@@ -24,7 +24,7 @@ WINDOW_RULES: dict[str, Callable[[int], tuple[int, int]]] = {
   "t5gemma2": lambda w: ((w + 1) // 2 - 1, w // 2),  # w positions in all
   "t5gemma": lambda w: (w - 1, w - 1),  # a window to each side
 }
-_SIZES = (
+_STACK = (  # what the shapes of a side's tensors follow from
   "vocab_size",
   "num_layers",
   "width",
@@ -32,10 +32,8 @@ _SIZES = (
   "num_heads",
   "num_kv_heads",
   "head_dim",
-  "up_width",
-  "embed_dim",
-  "window",
 )
+_SIZES = (*_STACK, "up_width", "embed_dim", "window")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +116,17 @@ class EncoderDecoderConfig:
     if self.cross_attention == MERGED:
       for name in ("width", "num_heads", "num_kv_heads", "head_dim"):
         self._agree(name, "cross_attention='merged' needs one; use 'separate'")
+
+  @property
+  def differs(self) -> str:
+    """The sizes in which the sides' tensors differ, with both values, or ""."""
+    found = [
+      f"{name} ({ours} and {theirs})"
+      for name in _STACK
+      if (ours := getattr(self.encoder, name))
+      != (theirs := getattr(self.decoder, name))
+    ]
+    return ", ".join(found)
 
   def _agree(self, name: str, fix: str) -> None:
     ours, theirs = getattr(self.encoder, name), getattr(self.decoder, name)

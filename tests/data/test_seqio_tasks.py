@@ -234,9 +234,38 @@ def test_the_module_that_registers_is_imported(seqio, tmp_path, monkeypatch):
 
 
 def test_a_module_that_cannot_be_imported_is_named():
-  message = "data.seqio_module=no_such_module: No module named 'no_such_module'"
-  with pytest.raises(BadInput, match=message):
+  with pytest.raises(BadInput, match=r"=no_such_module: .*No module named"):
     seqio_tasks.sources("any", "no_such_module", "")
+
+
+def test_whatever_a_module_raises_is_one_line(tmp_path, monkeypatch):
+  (tmp_path / "my_broken.py").write_text("{}['a']\n")
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(BadInput, match="my_broken: KeyError: 'a'; give a module"):
+    seqio_tasks.sources("any", "my_broken", "")
+
+
+def test_the_fingerprint_sees_code_and_files(seqio, tmp_path, monkeypatch):
+  lines, module = tmp_path / "a.txt", tmp_path / "my_files.py"
+  lines.write_text("one\n")
+  module.write_text(
+    "import seqio\n"
+    "seqio.TaskRegistry.add('of_files', source=seqio.TextLineDataSource(\n"
+    f"  {{'train': {str(lines)!r}}}), output_features={{}})\n"
+  )
+  monkeypatch.chdir(tmp_path)
+  try:
+    made = lambda: seqio_tasks.fingerprint("of_files", "my_files")
+    first = made()
+    assert made() == first
+    lines.write_text("one\ntwo\n")
+    second = made()
+    assert second != first
+    module.write_text(module.read_text() + "# changed\n")
+    assert made() != second
+  finally:
+    seqio.TaskRegistry.remove("of_files")
+    sys.modules.pop("my_files", None)
 
 
 def test_an_unknown_name_gets_the_nearest(register, seqio, monkeypatch):
@@ -267,11 +296,11 @@ def test_a_task_without_text_lists_its_features(register):
     {"text": np.zeros((4, 3), np.int32), "title": ["a"] * 4, "n": [1.0] * 4},
   )
   types = r"Its features: n float32, text int32\[3\], title string"
-  with pytest.raises(BadInput, match=f"none of text, .*{types}"):
+  with pytest.raises(BadInput, match=f"no text in any of text, .*{types}"):
     seqio_tasks.sources("numbers", "", "")
-  with pytest.raises(BadInput, match=f"'text' is a feature that is.*{types}"):
+  with pytest.raises(BadInput, match=f"no text in 'text'; name a.*{types}"):
     seqio_tasks.sources("numbers", "", "text")
-  with pytest.raises(BadInput, match=f"'body' is a feature that is.*{types}"):
+  with pytest.raises(BadInput, match=f"no text in 'body'; name a.*{types}"):
     seqio_tasks.sources("numbers", "", "body")
   assert texts_of("numbers", "title") == ["a"] * 4
 

@@ -215,6 +215,21 @@ def test_a_source_of_short_texts_says_what_is_needed(write):
     write({"a": ["river", "stone"]}, fewest=33)
 
 
+def test_windows_that_are_too_short_are_left_out(write, tokenizer):
+  texts = [words(1), words(9), words(2), words(20)]
+  folder, _ = write({"a": texts, "b": [words(30)]}, fewest=1)
+  every = Windows(folder, tokenizer, 8)
+  long = Windows(folder, tokenizer, 8, fewest=5)
+  kept = [row for row in range(len(every)) if every.lengths[row] >= 5]
+  assert 0 < len(kept) < len(every)
+  assert long.task_rows["a"].start == 0
+  assert sum(map(len, long.task_rows.values())) == len(long) == len(kept)
+  for row, old in enumerate(kept):
+    np.testing.assert_array_equal(long.tokens(row), every.tokens(old))
+  with pytest.raises(BadInput, match="a has no text of the 9 tokens"):
+    Windows(folder, tokenizer, 8, fewest=9)
+
+
 def test_another_tokenizer_is_refused(write, tmp_path):
   folder, _ = write({"a": [words(5)]})
   path = tmp_path / "other.model"
