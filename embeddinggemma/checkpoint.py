@@ -14,7 +14,7 @@ import json
 import logging
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ CHECKPOINTS = "checkpoints"
 AVERAGE = "average"  # a workdir inside one: the mean of its last checkpoints
 _ORBAX = ("commit_success.txt", "_CHECKPOINT_METADATA")  # its own notes
 _ITEMS = ("params", "opt_state", "data", "files")
+_CHUNK, _FILE = 2**22, 2**26  # bytes of `write_arrays`: decoded, encoded
 
 Files = Mapping[str, bytes]
 Name = tuple[str, ...]  # of a tensor of the model: its path
@@ -102,7 +103,7 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     self._manager.wait_until_finished()
-    self._require_room(sum(x.nbytes for x in jax.tree.leaves(state)))
+    require_room(self._root, sum(x.nbytes for x in jax.tree.leaves(state)))
     items = {
       "params": ocp.args.StandardSave(dict(state.params)),
       "opt_state": ocp.args.StandardSave({"opt_state": state.opt_state}),
@@ -110,17 +111,6 @@ class Checkpoints:
       "files": _FilesSave(files),
     }
     self._manager.save(step, args=ocp.args.Composite(**items))
-
-  def _require_room(self, size: int) -> None:
-    # Orbax writes in threads, whose failure halfway is a page of tracebacks.
-    free = shutil.disk_usage(self._root).free
-    if free < size:
-      raise OSError(
-        errno.ENOSPC,
-        f"No space left on device: a checkpoint takes {size / 2**20:.0f} MiB,"
-        f" {free / 2**20:.0f} MiB are free",
-        str(self._root),
-      )
 
   def restore(
     self, like: TrainState
@@ -175,6 +165,21 @@ class Checkpoints:
       self._manager.close()
 
 
+def require_room(folder: pathlib.Path, size: int) -> None:
+  """Raises OSError (ENOSPC) where so many bytes do not fit.
+
+  Orbax writes in threads, whose failure halfway is a page of tracebacks.
+  """
+  free = shutil.disk_usage(folder).free
+  if free < size:
+    raise OSError(
+      errno.ENOSPC,
+      f"No space left on device: a checkpoint takes {size / 2**20:.0f} MiB,"
+      f" {free / 2**20:.0f} MiB are free",
+      str(folder),
+    )
+
+
 def write(
   workdir: pathlib.Path, params: Params, files: Files, step: int = 0
 ) -> pathlib.Path:
@@ -186,6 +191,45 @@ def write(
   finally:
     checkpoints.close()
   return workdir / CHECKPOINTS / str(step)
+
+
+def write_arrays(
+  workdir: pathlib.Path, params: Params, files: Files
+) -> pathlib.Path:
+  """What `write` does with numpy arrays, in little memory beside them.
+
+  Nothing is copied first, and small chunks leave for the disk as they are
+  encoded; `write` holds the weights three times.
+  """
+  root = (workdir / CHECKPOINTS).absolute()
+  root.mkdir(parents=True, exist_ok=True)
+  require_room(root, sum(x.nbytes for x in jax.tree.leaves(params)))
+  chunks = lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK)
+  items = {
+    "params": ocp.args.PyTreeSave(
+      dict(params),
+      save_args=jax.tree.map(chunks, dict(params)),
+      ocdbt_target_data_file_size=_FILE,
+    ),
+    "opt_state": ocp.args.StandardSave({"opt_state": {}}),
+    "data": ocp.args.JsonSave({}),
+    "files": _FilesSave(files),
+  }
+  as_it_is = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+  registry = ocp.type_handlers.create_type_handler_registry(
+    (np.ndarray, as_it_is)
+  )
+  options = ocp.CheckpointManagerOptions(
+    enable_async_checkpointing=False, cleanup_tmp_directories=True
+  )
+  with _quiet():
+    arrays = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    handlers = {"params": arrays, "files": _FilesHandler()}
+    with ocp.CheckpointManager(
+      root, options=options, item_names=_ITEMS, item_handlers=handlers
+    ) as manager:
+      manager.save(0, args=ocp.args.Composite(**items))
+  return workdir / CHECKPOINTS / "0"
 
 
 def steps(workdir: pathlib.Path) -> list[int]:
@@ -274,6 +318,20 @@ def read_shapes(path: pathlib.Path) -> dict[Name, jax.ShapeDtypeStruct]:
   }
 
 
+def read_tensors(
+  path: pathlib.Path, names: Iterable[Name]
+) -> dict[Name, np.ndarray]:
+  """Some of the model's tensors; the others are not touched."""
+  item = nest({("model", *name): 0 for name in names})
+  args = ocp.args.PyTreeRestore(
+    item, restore_args=jax.tree.map(_to_numpy, item), partial_restore=True
+  )
+  with _reading(path) as checkpointer:
+    tree = checkpointer.restore((path / "params").absolute(), args=args)
+  leaves = jax.tree_util.tree_leaves_with_path(tree["model"])
+  return {tuple(key.key for key in keys): leaf for keys, leaf in leaves}
+
+
 def nest(flat: Mapping[Name, Any]) -> dict[str, Any]:
   """{("a", "b"): x} -> {"a": {"b": x}}."""
   tree: dict[str, Any] = {}
@@ -291,17 +349,33 @@ def read_files(path: pathlib.Path) -> dict[str, bytes]:
   return {p.name: p.read_bytes() for p in found if p.name not in _ORBAX}
 
 
+class ContentHash:
+  """sha256 over names, types, shapes and bytes of tensors, added by name."""
+
+  def __init__(self) -> None:
+    self._digest = hashlib.sha256()
+
+  def add(self, name: str, leaf: Any) -> None:
+    """Names come as `jax.tree_util.keystr` writes them, in their order."""
+    array = np.ascontiguousarray(np.asarray(leaf))
+    self._digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+    # As bytes: a buffer cannot be of bfloat16.
+    self._digest.update(array.reshape(-1).view(np.uint8).data)
+
+  def hexdigest(self) -> str:
+    """Of what was added so far."""
+    return self._digest.hexdigest()
+
+
 def content_hash(params: Params) -> str:
   """sha256 over names, types, shapes and bytes of the weights, sorted by name.
 
   The same weights give the same hash wherever and however they are stored;
   `aux` is not part of the model and does not count.
   """
-  digest = hashlib.sha256()
+  digest = ContentHash()
   leaves = jax.tree_util.tree_leaves_with_path(params["model"])
   named = sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves)
   for name, leaf in named:
-    array = np.ascontiguousarray(np.asarray(leaf))
-    digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-    digest.update(array.data if array.size else b"")
+    digest.add(name, leaf)
   return digest.hexdigest()

@@ -37,7 +37,7 @@ class Verb(NamedTuple):
   """A job: what it does, the flags it takes, the function that does it."""
 
   help: str
-  run: Callable[[flags.FlagValues, Sequence[str]], None]
+  run: Callable[[flags.FlagValues, Sequence[str]], int | None]  # exit code
   required: Sequence[str] = ()
   optional: Sequence[str] = ()
 
@@ -59,15 +59,22 @@ TEXT_FLAGS = {
   "prompt": ("document", "the prompt's name: query, document, STS, ..."),
   "index": (None, "a folder that `index` made"),
   "show": (None, "FIRST:LAST, the batches to show"),
+  "inputs": (None, "A,B,...: checkpoints, or workdirs of runs"),
+  "weights": (None, "a share for each of them, such as 0.5,0.3,0.2"),
+  "sweep": (None, "product(seed=[0, 1], zip(...)); else the config's sweep()"),
+  "metric": (None, "what the plot shows, such as loss; else the first"),
 }
 NUMBER_FLAGS = {
   "dim": (None, "leading dimensions to keep, at unit norm again"),
   "k": (5, "how many answers"),
+  "path": (None, "points from the first of two inputs to the second"),
+  "jobs": (1, "runs at a time"),
 }
 SWITCHES = {
   "json": "print JSON",
   "dense": "search by meaning alone",
   "lexical": "search by words alone",
+  "print": "print a command for each run, run none",
   "skip_bad_rows": "count and list broken lines of the data, do not stop at one",
 }
 
@@ -208,6 +215,64 @@ def query(values: flags.FlagValues, rest: Sequence[str]) -> None:
     print("\n".join(f"    {line}" for line in hit.snippet.splitlines()[:6]))
 
 
+def soup(values: flags.FlagValues, rest: Sequence[str]) -> None:
+  """Averages checkpoints, or walks from one to another."""
+  _nothing_more(rest)
+  from embeddinggemma import soup as soups
+  from embeddinggemma import verbs
+  from embeddinggemma.types import BadInput
+
+  inputs = values.inputs.split(",")
+  workdir = pathlib.Path(values.workdir)
+  if values.path is None:
+    if values.data:
+      raise BadInput("soup: --data is for --path=N; `evaluate` scores a soup")
+    print(soups.soup(inputs, _weights(values.weights), workdir))
+    return
+  if values.weights is not None:
+    raise BadInput("soup: --path and --weights exclude each other")
+  if len(inputs) != 2:
+    raise BadInput(f"--path goes between two --inputs, not {len(inputs)}")
+  data = values.data.split(",") if values.data else []
+  base, domain = inputs
+  verbs.soup_path(base, domain, values.path, data, workdir, _console())
+
+
+def sweep(values: flags.FlagValues, rest: Sequence[str]) -> int:
+  """Runs a config at every point, or prints the commands that do."""
+  _nothing_more(rest)
+  from embeddinggemma import cache
+  from embeddinggemma.sweep import page, points
+  from embeddinggemma.sweep import run as runs
+
+  given: Any = values["config"]  # a flag of ml_collections
+  file = pathlib.Path(given.config_filename.partition(":")[0])
+  found = points.points(values.sweep) if values.sweep else None
+  found = points.read_config(file) if found is None else found
+  tree = _config(values)
+  verb = "run" if "prefinetune" in tree else "train"
+  config = f"--config={given.config_filename}"
+  fixed = dict(given.override_values)
+  _check_points(verb, config, found)
+  words = ["-m", "embeddinggemma", verb, config]
+  command = points.with_overrides([sys.executable, *words], fixed)
+  workdir = pathlib.Path(values.workdir)
+  if values.print:
+    command = points.with_overrides(["embeddinggemma", verb, config], fixed)
+    print("\n".join(points.commands(found, command, workdir)))
+    return 0
+  results = runs.run(
+    found,
+    command,
+    workdir,
+    values.jobs,
+    _console(),
+    values.metric or "",
+    cache.key_of(tree),
+  )
+  return page.exit_code(results)
+
+
 VERBS = {
   "run": Verb(
     "run a recipe: every stage, cached; continues where it was",
@@ -250,6 +315,18 @@ VERBS = {
     query,
     ("model", "index"),
     ("dense", "lexical", "json", "k"),
+  ),
+  "soup": Verb(
+    "average checkpoints; --path=N: the table of N points between two",
+    soup,
+    ("inputs", "workdir"),
+    ("weights", "path", "data"),
+  ),
+  "sweep": Verb(
+    "run a config at every point of a product or zip of overrides",
+    sweep,
+    ("config", "workdir"),
+    ("sweep", "print", "jobs", "metric"),
   ),
 }
 
@@ -450,6 +527,29 @@ def _train_config(values: flags.FlagValues) -> Any:
   return stages.build(tree)
 
 
+def _weights(text: str | None) -> list[float] | None:
+  from embeddinggemma.types import BadInput
+
+  try:
+    return None if text is None else [float(x) for x in text.split(",")]
+  except ValueError:
+    raise BadInput(
+      f"--weights={text}: give numbers, such as 0.5,0.3,0.2"
+    ) from None
+
+
+def _check_points(
+  verb: str, config: str, points: Sequence[dict[str, Any]]
+) -> None:
+  """Raises BadInput for a key that the config lacks, before any run."""
+  from embeddinggemma.sweep.points import with_overrides
+
+  one_each = {tuple(point): point for point in points}
+  for point in one_each.values():
+    argv = with_overrides([verb, config])(point, pathlib.Path("unused"))
+    _parse(verb, argv[1:])
+
+
 def _range(text: str) -> tuple[int, int]:
   from embeddinggemma.types import BadInput
 
@@ -488,7 +588,7 @@ def call(argv: Sequence[str]) -> int:
   from embeddinggemma.types import BadInput, Stopped
 
   try:
-    VERBS[name].run(*_parse(name, rest))
+    return VERBS[name].run(*_parse(name, rest)) or 0
   except BadInput as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -504,7 +604,6 @@ def call(argv: Sequence[str]) -> int:
       raise
     print(f"error: {reason}", file=sys.stderr)
     return 2
-  return 0
 
 
 def _cannot_write(error: BaseException | None) -> str | None:

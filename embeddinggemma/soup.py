@@ -1,24 +1,344 @@
-"""Means of checkpoints (paper section 3.4; T5Gemma 2 averages its last five)."""
+"""Means of checkpoints: the soup of section 3.4, and the last steps of a run.
 
+The paper's soup is the unweighted mean of the finetunings with each mixture;
+T5Gemma 2 (arXiv 2512.14856) averages the last five checkpoints of a run.
+Weights are read tensor by tensor: of the ingredients, one tensor is in memory
+at a time, or a few small ones.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import math
 import pathlib
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from embeddinggemma import checkpoint
-from embeddinggemma.types import Params
+from embeddinggemma import cache, checkpoint
+from embeddinggemma.checkpoint import Name
+from embeddinggemma.types import BadInput, Params
+
+# What ingredients must agree on besides names, shapes and types of tensors.
+_ALIKE = ("model.json", "tokenizer.model", "prompts.json")
+_TOGETHER = 2**24  # bytes of the tensors that are read at once
+_SPILL = 2**26  # bytes of a sum that is kept in a file from there on
+_BLOCK = 2**17  # elements that are added at once: they stay in the cache
+_NONE = "missing"
+
+Shapes = Mapping[Name, jax.ShapeDtypeStruct]
 
 
-def mean(checkpoints: Sequence[pathlib.Path]) -> Params:
-  """The unweighted mean of checkpoints' parameters, summed in float32.
+def mean(paths: Sequence[pathlib.Path]) -> Params:
+  """The unweighted mean of checkpoints' parameters; `aux` is left out.
 
-  One checkpoint is held beside the sum at a time.
+  Raises BadInput where names, shapes or types of tensors differ.
   """
-  total = None
-  for path in checkpoints:
-    params = checkpoint.read_params(path)
-    add = lambda a, b: np.add(a, b, dtype=np.float32)
-    total = params if total is None else jax.tree.map(add, total, params)
-  count = np.float32(len(checkpoints))
-  return jax.tree.map(lambda x: (x / count).astype(np.float32), total)
+  shapes = _agreed_shapes(paths)
+  return _average(paths, shapes, [1.0] * len(paths), None)[0]
+
+
+def soup(
+  paths: Sequence[str | pathlib.Path],
+  weights: Sequence[float] | None,
+  workdir: pathlib.Path,
+  least: int = 2,
+) -> pathlib.Path:
+  """The mean of checkpoints as a checkpoint in a workdir; returns its folder.
+
+  Summed in float64 and stored in the ingredients' type, so that a soup of
+  equals is what went in, bit for bit. What was made before of the same weights
+  is not made again.
+
+  Raises BadInput where there are fewer ingredients than `least`, they differ in
+  model, tokenizer, prompts, view or tensors, the weights do not fit, or the
+  workdir holds something else.
+  """
+  if len(paths) < least:
+    raise BadInput(
+      f"a soup of {len(paths)} checkpoints, where at least {least} were asked"
+      " for; give more of them"
+    )
+  shares = _shares(weights, len(paths))
+  found = [checkpoint.find(path) for path in paths]
+  files = _agreed_files(found)
+  shapes = _agreed_shapes(found)
+  with cache.locked(workdir):
+    if checkpoint.steps(workdir):
+      return _made_before(workdir, files, found, shares)
+    checkpoint.require_room(workdir, _room(shapes))
+    even = [1.0] * len(found)  # so that nothing is rounded before the sum
+    factors = even if weights is None else shares
+    params, hashes = _average(found, shapes, factors, workdir)
+    recipe = json.dumps(_recipe(files, hashes, shares), indent=1) + "\n"
+    content = {**files, "recipe.json": recipe.encode()}
+    return checkpoint.write_arrays(workdir, params, content)
+
+
+def path(
+  base: str | pathlib.Path,
+  domain: str | pathlib.Path,
+  count: int,
+  workdir: pathlib.Path,
+) -> Iterator[tuple[float, pathlib.Path]]:
+  """(share of `domain`, checkpoint) at even steps from `base` to `domain`.
+
+  Each point is a soup in a folder of its own, made when it is asked for.
+  """
+  if count < 2:
+    raise BadInput(f"a path of {count} points; it needs at least its two ends")
+  for number in range(count):
+    share = number / (count - 1)
+    place = workdir / f"{number}-{share:.4f}"
+    yield share, soup([base, domain], [1 - share, share], place)
+
+
+def last(workdir: pathlib.Path, count: int) -> list[pathlib.Path]:
+  """The last checkpoints of one run, to be averaged; BadInput: too few."""
+  found = checkpoint.steps(workdir)
+  if len(found) < count:
+    raise BadInput(
+      f"{workdir} holds {len(found)} checkpoints, {count} were asked for; keep"
+      " more (keep_checkpoints) or ask for fewer"
+    )
+  places = [str(step) for step in found[len(found) - count :]]
+  return [workdir / checkpoint.CHECKPOINTS / name for name in places]
+
+
+def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
+  if weights is None:
+    return [1 / count] * count
+  if len(weights) != count:
+    raise BadInput(
+      f"{len(weights)} weights for {count} checkpoints; give one to each"
+    )
+  for weight in weights:
+    if not 0 <= weight <= 1:
+      raise BadInput(f"weight {weight} of a soup must lie in 0 to 1")
+  total = math.fsum(weights)
+  if abs(total - 1) > 1e-6:
+    parts = [f"{weight / total:.4g}" for weight in weights] if total else []
+    fix = f"; in these proportions: {','.join(parts)}" if parts else ""
+    raise BadInput(
+      f"weights {','.join(map(str, weights))} sum to {total:.6g}, not to 1{fix}"
+    )
+  return [weight / total for weight in weights]
+
+
+def _agreed_files(paths: Sequence[pathlib.Path]) -> dict[str, bytes]:
+  """The first one's files; BadInput where another's say something else."""
+  files = [checkpoint.read_files(place) for place in paths]
+  for place, content in zip(paths, files):
+    for name in _ALIKE:
+      if name not in content:
+        raise BadInput(f"{place} has no {name}; it is not a model")
+    differs = _difference(files[0], content)
+    if differs:
+      raise BadInput(
+        f"{paths[0]} and {place} cannot be averaged: {differs}; average models"
+        " of one start and one tokenizer"
+      )
+  return files[0]
+
+
+def _difference(a: checkpoint.Files, b: checkpoint.Files) -> str:
+  """The first key that differs with both values, or ""."""
+  for name in _ALIKE:
+    if a[name] == b[name]:
+      continue
+    if not name.endswith(".json"):
+      ours, theirs = (hashlib.sha256(f[name]).hexdigest()[:12] for f in (a, b))
+      return f"{name} is {ours} in one, {theirs} in the other"
+    ours, theirs = _flat(json.loads(a[name])), _flat(json.loads(b[name]))
+    for key in [*ours, *theirs]:
+      if ours.get(key, _NONE) != theirs.get(key, _NONE):
+        one, other = (
+          repr(x[key]) if key in x else _NONE for x in (ours, theirs)
+        )
+        return f"{name}: {key} is {one} in one, {other} in the other"
+  if _view(a) != _view(b):
+    return f"view is {_view(a)!r} in one, {_view(b)!r} in the other"
+  return ""
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+  if not isinstance(tree, dict):
+    return {prefix[:-1]: tree}
+  return {
+    k: v for key in tree for k, v in _flat(tree[key], f"{prefix}{key}.").items()
+  }
+
+
+def _view(files: checkpoint.Files) -> Any:
+  """How the stored weights are to be seen; it is kept."""
+  return json.loads(files.get("recipe.json", b"{}")).get("view", "identity")
+
+
+def _agreed_shapes(paths: Sequence[pathlib.Path]) -> Shapes:
+  """The tensors' shapes and types; BadInput names the first that differs."""
+  first = checkpoint.read_shapes(paths[0])
+  for place in paths[1:]:
+    other = checkpoint.read_shapes(place)
+    for name in sorted({*first, *other}):
+      ours, theirs = first.get(name), other.get(name)
+      if ours != theirs:
+        raise BadInput(
+          f"{paths[0]} and {place} cannot be averaged: tensor"
+          f" {'/'.join(name)!r} is {_said(ours)} in one, {_said(theirs)} in the"
+          " other"
+        )
+  return first
+
+
+def _said(shape: jax.ShapeDtypeStruct | None) -> str:
+  return _NONE if shape is None else f"{shape.dtype} {shape.shape}"
+
+
+def _recipe(
+  files: checkpoint.Files, hashes: Sequence[str], shares: Sequence[float]
+) -> dict[str, Any]:
+  names = ("embeddinggemma", "numpy", "orbax-checkpoint")
+  return {
+    "stage": "soup",
+    "parents": {f"ingredient_{n}": hash for n, hash in enumerate(hashes, 1)},
+    "weights": list(shares),
+    "view": _view(files),
+    "versions": {name: importlib.metadata.version(name) for name in names},
+    "command": sys.argv,
+  }
+
+
+def _made_before(
+  workdir: pathlib.Path,
+  files: checkpoint.Files,
+  paths: Sequence[pathlib.Path],
+  shares: Sequence[float],
+) -> pathlib.Path:
+  """The soup that a workdir holds, if it is this one; else BadInput."""
+  place = checkpoint.find(workdir / checkpoint.CHECKPOINTS)
+  there = checkpoint.read_files(place)
+  recipe = json.loads(there.get("recipe.json", b"{}"))
+  if recipe.get("stage") == "soup" and not _difference(files, there):
+    made = sorted(zip(recipe["parents"].values(), recipe["weights"]))
+    if made == sorted(zip(map(_hash, paths), shares)):
+      return place
+  raise BadInput(
+    f"{workdir} holds a checkpoint of other weights; use another --workdir"
+  )
+
+
+def _hash(path: pathlib.Path) -> str:
+  """The content hash of a checkpoint, read as a soup reads it."""
+  content = checkpoint.ContentHash()
+  for names in _groups(checkpoint.read_shapes(path)):
+    tensors = checkpoint.read_tensors(path, names)
+    for name in names:
+      content.add(_keystr(name), tensors.pop(name))
+  return content.hexdigest()
+
+
+def _keystr(name: Name) -> str:
+  return "".join(f"[{key!r}]" for key in name)
+
+
+def _groups(shapes: Shapes) -> Iterator[list[Name]]:
+  """Names in their order, so many together as are worth one reading."""
+  group: list[Name] = []
+  size = 0
+  for name, shape in shapes.items():
+    if group and size + _nbytes(shape) > _TOGETHER:
+      yield group
+      group, size = [], 0
+    group.append(name)
+    size += _nbytes(shape)
+  if group:
+    yield group
+
+
+def _nbytes(shape: jax.ShapeDtypeStruct) -> int:
+  return shape.size * shape.dtype.itemsize
+
+
+def _room(shapes: Shapes) -> int:
+  """Bytes on disk: the result, and before it the file of the largest sum."""
+  largest = 8 * max(shape.size for shape in shapes.values())
+  return max(sum(map(_nbytes, shapes.values())), largest)
+
+
+def _average(
+  paths: Sequence[pathlib.Path],
+  shapes: Shapes,
+  weights: Sequence[float],
+  scratch: pathlib.Path | None,
+) -> tuple[Params, list[str]]:
+  """sum(weight * checkpoint) / sum(weight), and each one's content hash.
+
+  Large sums are kept in nameless files in `scratch`; None: in memory.
+  """
+  hashes = [checkpoint.ContentHash() for _ in paths]
+  count, total = sum(weight > 0 for weight in weights), math.fsum(weights)
+  made: dict[Name, np.ndarray] = {}
+  for names in _groups(shapes):
+    means = {name: _Mean(shapes[name], count, total, scratch) for name in names}
+    for place, weight, content in zip(paths, weights, hashes):
+      tensors = checkpoint.read_tensors(place, names)
+      for name in names:
+        tensor = tensors.pop(name)
+        content.add(_keystr(name), tensor)
+        if weight and not means[name].add(tensor, weight):
+          raise BadInput(
+            f"{place}: tensor {'/'.join(name)!r} holds NaN or infinity; leave"
+            " this checkpoint out"
+          )
+        del tensor  # before the next one is read
+    made |= {name: means.pop(name).value for name in names}
+  params = {"model": checkpoint.nest(made), "aux": {}}
+  return params, [content.hexdigest() for content in hashes]
+
+
+class _Mean:
+  """A weighted mean of so many arrays: summed in float64, block by block.
+
+  A large sum is kept in a file: while a tensor is read, it is in memory twice,
+  encoded and decoded, and with the largest that is what a soup can afford.
+  """
+
+  def __init__(
+    self,
+    shape: jax.ShapeDtypeStruct,
+    count: int,
+    total: float,
+    scratch: pathlib.Path | None,
+  ) -> None:
+    self._count, self._total, self._added = count, total, 0
+    self.value = np.empty(shape.shape, shape.dtype)  # filled by the last array
+    place = str(scratch) if scratch else None
+    most = _SPILL if scratch else 0  # 0: never a file
+    self._sum = tempfile.SpooledTemporaryFile(max_size=most, dir=place)
+
+  def add(self, array: np.ndarray, weight: float) -> bool:
+    """Whether the sum is finite, with this array.
+
+    The first is not added to zeros, which would turn -0 into 0.
+    """
+    flat, value = array.reshape(-1), self.value.reshape(-1)
+    self._added += 1
+    finite = True
+    for start in range(0, flat.size, _BLOCK):
+      place = slice(start, start + _BLOCK)
+      term = flat[place].astype(np.float64)
+      term *= weight
+      self._sum.seek(8 * start)
+      if self._added > 1:
+        term += np.frombuffer(self._sum.read(term.nbytes), np.float64)
+      finite &= bool(np.isfinite(term.sum()))
+      if self._added == self._count:
+        value[place] = term / self._total
+      else:
+        self._sum.seek(8 * start)
+        self._sum.write(term.data)
+    return finite

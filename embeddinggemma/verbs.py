@@ -9,8 +9,10 @@ from typing import Any, cast
 
 import numpy as np
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from embeddinggemma import cache, checkpoint, inputs, train
+from embeddinggemma import cache, checkpoint, inputs, soup, train
 from embeddinggemma.cache import Step
 from embeddinggemma.data import jsonl, loader
 from embeddinggemma.evaluate import report, suite
@@ -165,6 +167,60 @@ def _own_test(workdir: pathlib.Path) -> pathlib.Path:
       if (place / made / "corpus" / "test").is_dir():
         return place / made / "corpus" / "test"
   raise BadInput(f"{workdir} has no held-out texts of its own; give --data=DIR")
+
+
+def soup_path(
+  base: str,
+  domain: str,
+  count: int,
+  data: Sequence[str],
+  workdir: pathlib.Path,
+  console: Console,
+) -> list[dict[str, Any]]:
+  """The verb `soup --path`: a row a point, in WORKDIR/path.json and a table.
+
+  {"share", "checkpoint", "hash", "scores": {folder: mean over task types}} at
+  the full dimension. Without data, on the held-out texts of both.
+  """
+  own = lambda: [str(_own_test(pathlib.Path(path))) for path in (base, domain)]
+  suites = {
+    folder: suite.read_suite(pathlib.Path(folder))
+    for folder in dict.fromkeys(data or own())
+  }
+  rows = []
+  for share, place in soup.path(base, domain, count, workdir):
+    model = load(str(place))
+    dims = [model.config.embed_dim]
+    scores = {
+      folder: suite.evaluate(model, tasks, dims)["mean_type"][str(dims[0])]
+      for folder, tasks in suites.items()
+    }
+    name = str(place.relative_to(workdir))
+    row = {"share": share, "checkpoint": name, "hash": model.hash}
+    rows.append({**row, "scores": scores})
+    cache.write_json(workdir / "path.json", {"points": rows})
+  console.print(_path_table(rows))
+  return rows
+
+
+def _path_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+  """A row a point, a column a suite; the best of each column is bold."""
+  folders = list(rows[0]["scores"])
+  best = {f: max(row["scores"][f] for row in rows) for f in folders}
+  table = Table(title="mean over task types", title_justify="left")
+  table.add_column("weights", no_wrap=True)
+  for folder in folders:
+    table.add_column(Text(folder), justify="right", overflow="fold")
+  for row in rows:
+    share, scores = row["share"], row["scores"]
+    table.add_row(
+      f"{1 - share:.3f} {share:.3f}",
+      *(
+        Text(f"{scores[f]:.4f}", "bold" if scores[f] == best[f] else "")
+        for f in folders
+      ),
+    )
+  return table
 
 
 def embed(

@@ -20,7 +20,7 @@ LAYERS = (
   {"stages", "retrieval"},
   {"evaluate", "load", "inputs"},
   {"train"},
-  {"initialise", "verbs"},
+  {"initialise", "verbs", "sweep"},
   {"pipeline"},
   {"main"},
   {"__init__", "__main__"},

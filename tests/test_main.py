@@ -3,11 +3,12 @@
 import json
 import pathlib
 import re
+import shlex
 
 import numpy as np
 import pytest
 
-from embeddinggemma import cache, main
+from embeddinggemma import cache, checkpoint, main
 
 TINY = "--config=configs/prefinetune.py:tiny"
 RECIPE = "--config=configs/recipe.py:tiny"
@@ -350,3 +351,99 @@ def test_an_interrupt_asks_to_start_again(monkeypatch, capsys):
   monkeypatch.setitem(main.VERBS, "evaluate", verb)
   assert main.call(["evaluate", "--model=a", "--output=b"]) == 42
   assert "the same command continues" in capsys.readouterr().err
+
+
+def test_a_soup_is_a_model(trained, tmp_path, capsys):
+  flags = [f"--inputs={trained},{trained}", f"--workdir={tmp_path / 's'}"]
+  assert main.call(["soup", *flags, "--weights=0.75,0.25"]) == 0
+  place = pathlib.Path(capsys.readouterr().out.strip())
+  assert place == checkpoint.find(tmp_path / "s")
+  digest = lambda path: checkpoint.content_hash(
+    checkpoint.read_params(checkpoint.find(path))
+  )
+  assert digest(place) == digest(trained)
+
+
+@pytest.mark.parametrize(
+  ("inputs", "flags", "message"),
+  [
+    (1, [], "a soup of 1 checkpoints, where at least 2 were asked for"),
+    (2, ["--weights=1,x"], "--weights=1,x: give numbers, such as"),
+    (2, ["--weights=0.5,0.4"], "weights 0.5,0.4 sum to 0.9, not to 1"),
+    (2, ["--data=d"], "soup: --data is for --path=N"),
+    (2, ["--path=3", "--weights=1,0"], "soup: --path and --weights exclude"),
+    (3, ["--path=3"], "--path goes between two --inputs, not 3"),
+    (2, ["--path=1"], "a path of 1 points; it needs at least its two ends"),
+  ],
+)
+def test_a_bad_soup_is_refused(
+  fails, trained, tmp_path, inputs, flags, message
+):
+  given = [f"--inputs={','.join([str(trained)] * inputs)}", *flags]
+  said = fails("soup", *given, f"--workdir={tmp_path / 's'}")
+  assert said.startswith(message)
+  assert not (tmp_path / "s").exists()
+
+
+def test_a_path_is_scored_on_its_own_test(trained, tmp_path, capsys):
+  flags = [f"--inputs={trained},{trained}", f"--workdir={tmp_path / 's'}"]
+  assert main.call(["soup", *flags, "--path=2"]) == 0
+  assert "0.000 1.000" in capsys.readouterr().err
+  rows = json.loads((tmp_path / "s" / "path.json").read_text())["points"]
+  assert [row["share"] for row in rows] == [0, 1]
+  assert rows[0]["hash"] == rows[1]["hash"]
+  (score,) = rows[0]["scores"].values()
+  assert 0 <= score <= 1
+
+
+SWEEP = ["sweep", TINY, "--config.steps=1"]
+
+
+def test_sweep_prints_commands(tmp_path, capsys):
+  flags = [f"--workdir={tmp_path / 's'}", "--print"]
+  expression = "product(seed=[0, 1], optimizer.lr=[1e-3])"
+  assert main.call([*SWEEP, *flags, f"--sweep={expression}"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 2
+  program, verb, *argv = shlex.split(lines[1])
+  assert (program, verb) == ("embeddinggemma", "train")
+  values, _ = main._parse(verb, argv)
+  assert values.config.seed == 1 and values.config.steps == 1
+  assert values.config.optimizer.lr == 1e-3
+  assert values.workdir == f"{tmp_path}/s/seed=1,optimizer.lr=0.001"
+  argv = [word.replace("prefinetune", "recipe") for word in SWEEP[:2]]
+  assert main.call([*argv, *flags, "--sweep=product(seed=[0])"]) == 0
+  assert capsys.readouterr().out.startswith("embeddinggemma run ")
+  assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    ([], "configs/prefinetune.py has no sweep(); add one, or give --sweep="),
+    (["--sweep=product(sed=[0])"], "unknown config key 'sed'; did you mean 's"),
+    (["--sweep=product(seed=['a'])"], "train: flag --config.seed=a: invalid"),
+    (["--sweep=product(seed=[0])", "--jobs=0"], "--jobs=0 must be at least 1"),
+  ],
+)
+def test_a_bad_sweep_is_refused(fails, tmp_path, flags, message):
+  said = fails(*SWEEP, *flags, f"--workdir={tmp_path / 's'}")
+  assert said.startswith(message)
+  assert not (tmp_path / "s").exists()
+
+
+def test_a_sweep_that_does_not_parse_has_a_caret(tmp_path, capsys):
+  flags = [f"--workdir={tmp_path / 's'}", "--sweep=product(seed=3)"]
+  assert main.call([*SWEEP, *flags]) == 2
+  first, *place = capsys.readouterr().err.splitlines()
+  assert first == "error: sweep: seed needs a list, such as [0, 1]"
+  assert place == ["product(seed=3)", "             ^"]
+
+
+def test_a_sweep_with_a_failure_exits_with_1(tmp_path, data_folder, capsys):
+  flags = [f"--workdir={tmp_path / 's'}", f"--config.data.path={data_folder}"]
+  expression = "--sweep=product(batch_size=[12])"  # not of 8 groups
+  assert main.call([*SWEEP, *flags, expression, "--config.steps=0"]) == 1
+  assert "batch_size=12" in capsys.readouterr().err
+  saved = json.loads((tmp_path / "s" / "sweep.json").read_text())
+  assert [run["exit"] for run in saved["runs"]] == [2]

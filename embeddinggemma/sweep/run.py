@@ -1,0 +1,197 @@
+"""Runs one process for every point of a sweep.
+
+Each has a folder of its own, so that one that fails is a row of the table and
+not the end. A sweep that was stopped continues with the same command: what is
+done is not done again.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING
+
+from embeddinggemma import cache
+from embeddinggemma.config import at_least, suggest
+from embeddinggemma.sweep import page
+from embeddinggemma.sweep.page import Result
+from embeddinggemma.sweep.points import Command, Point, name_of
+from embeddinggemma.types import BadInput
+
+if TYPE_CHECKING:
+  from rich.console import Console
+
+POINT_FILE = "point.json"  # in a run's folder, once it has ended
+LOG_FILE = "log.txt"
+SWEEP_FILE, PAGE_FILE = "sweep.json", "sweep.html"
+
+
+def run(
+  points: Sequence[Point],
+  command: Command,
+  workdir: pathlib.Path,
+  jobs: int,
+  console: "Console",
+  metric: str = "",
+  key: str = "",
+) -> list[Result]:
+  """Runs every point in WORKDIR/NAME, `jobs` at a time; a table, a plot.
+
+  A point that is done, with the same command and key, is not run again. `metric` is
+  what the plot shows; empty: the first that there is.
+  """
+  at_least("--jobs", jobs, 1)
+  places = [(point, workdir / name_of(point)) for point in points]
+  children = [_Child(p, place, command(p, place), key) for p, place in places]
+  with cache.locked(workdir):
+    results = _run_all(children, jobs, console)
+    names = list(dict.fromkeys(key for r in results for key in r.metrics))
+    shown = metric if metric in names else next(iter(names), "")
+    rows = [dataclasses.asdict(result) for result in results]
+    cache.write_json(workdir / SWEEP_FILE, {"metric": shown, "runs": rows})
+    (workdir / PAGE_FILE).write_text(
+      page.document(results, shown), encoding="utf-8"
+    )
+  console.print(page.table(results, shown))
+  console.print(f"{workdir / PAGE_FILE}", highlight=False, soft_wrap=True)
+  if metric and names and metric != shown:
+    raise BadInput(f"--metric={metric}: no run has it{suggest(metric, names)}")
+  return results
+
+
+def _run_all(
+  children: Sequence["_Child"], jobs: int, console: "Console"
+) -> list[Result]:
+  """Results in the order of the points, each said when it is there."""
+  done: dict[str, Result] = {}
+
+  def end(result: Result, note: str) -> None:
+    done[result.name] = result
+    console.print(
+      f"{len(done)}/{len(children)}  {result.name}  {note}"
+      f"  {result.error or page.figures(result)}",
+      style="red" if result.exit else None,
+      highlight=False,
+      markup=False,
+      soft_wrap=True,
+    )
+
+  for child in children:
+    if saved := child.saved():
+      end(saved, "done before")
+  waiting = [child for child in children if child.name not in done]
+  with contextlib.closing(_results(waiting, jobs)) as results:
+    for result in results:
+      end(result, f"{result.seconds:.0f} s")
+  return [done[child.name] for child in children]
+
+
+def _results(
+  waiting: list["_Child"], jobs: int
+) -> Generator[Result, None, None]:
+  """Results as runs end, with `jobs` of them under way."""
+  running: list[_Child] = []
+  try:
+    while waiting or running:
+      while waiting and len(running) < jobs:
+        running.append(waiting.pop(0))
+        running[-1].start()
+      for child in [c for c in running if c.process.poll() is not None]:
+        running.remove(child)
+        yield child.result()
+      time.sleep(0.05)
+  finally:
+    _stop([child.process for child in running])
+
+
+# Ends the run with its sweep, however that ends (Linux), and lets it hear
+# Ctrl-C, which a shell turns off in what it starts in the background.
+_BOUND = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+  ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+  if os.getppid() != int(sys.argv[1]):
+    sys.exit("its sweep has ended")
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+@dataclasses.dataclass
+class _Child:
+  """A run of one point."""
+
+  point: Point
+  folder: pathlib.Path
+  command: list[str]
+  key: str
+
+  @property
+  def name(self) -> str:
+    return self.folder.name
+
+  def saved(self) -> Result | None:
+    """Its result, if the same is done."""
+    saved = cache.read_json(self.folder / POINT_FILE)
+    same = {"command": self.command, "key": self.key, "exit": 0}
+    return Result(**saved) if same.items() <= saved.items() else None
+
+  def start(self) -> None:
+    """Its output goes to a log in its folder."""
+    self.folder.mkdir(parents=True, exist_ok=True)
+    self._began = time.perf_counter()
+    bound = [sys.executable, "-ISc", _BOUND, str(os.getpid())]
+    with (self.folder / LOG_FILE).open("a", encoding="utf-8") as log:
+      log.write(f"$ {shlex.join(self.command)}\n")
+      log.flush()
+      self.process = subprocess.Popen(
+        [*bound, *self.command],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+      )
+
+  def result(self) -> Result:
+    """After its end; noted in its folder."""
+    code = self.process.returncode
+    result = Result(
+      self.name,
+      self.point,
+      self.command,
+      self.key,
+      code,
+      round(time.perf_counter() - self._began, 2),
+      _error(self.folder / LOG_FILE, code) if code else "",
+      {} if code else page.read_metrics(self.folder),
+    )
+    cache.write_json(self.folder / POINT_FILE, dataclasses.asdict(result))
+    return result
+
+
+def _error(log: pathlib.Path, code: int) -> str:
+  text = log.read_text(encoding="utf-8", errors="replace")
+  lines = [line.strip() for line in text.splitlines() if line.strip()]
+  said = "" if lines[-1].startswith("$ ") else f": {lines[-1]}"
+  how = f"exit {code}" if code > 0 else f"killed by signal {-code}"
+  return f"{how}{said}"
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+  """Asks, then insists; a run continues from its last checkpoint."""
+  for number, patience in ((signal.SIGINT, 10), (signal.SIGKILL, 10)):
+    for process in processes:
+      if process.poll() is None:
+        os.killpg(process.pid, number)
+    deadline = time.monotonic() + patience
+    for process in processes:
+      try:
+        process.wait(max(0, deadline - time.monotonic()))
+      except subprocess.TimeoutExpired:
+        continue
