@@ -49,11 +49,17 @@ class LossConfig:
   keep_positive: bool  # j = i stays in the denominator of equation 2
   spread_out: float  # weight of equation 4
   matryoshka: tuple[int, ...]  # () is the paper's, up to the model's width
+  hardness: float = 5.0  # alpha of equation 2's weight of a hard negative
+  distill: float = 0.0  # weight of embedding matching with a teacher
+  distance: str = "l2"  # of it: "l2" or "cosine"
+  # Of a teacher that the student reaches through a projection that is learned
+  # beside it; 0: the teacher's vectors are as wide as the student's.
+  teacher_width: int = 0
 
   def __post_init__(self) -> None:
     above_zero("loss.temperature", self.temperature)
-    if not self.spread_out >= 0:
-      raise BadInput(f"loss.spread_out={self.spread_out} must be >= 0")
+    for name in ("spread_out", "hardness", "distill", "teacher_width"):
+      at_least(f"loss.{name}", getattr(self, name), 0)
 
 
 @dataclasses.dataclass(frozen=True)

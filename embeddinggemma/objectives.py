@@ -4,12 +4,14 @@ They are written for the global batch; sums are divided once, by what is valid
 in all of it, so devices and groups change nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from embeddinggemma import sharding
 from embeddinggemma.losses import contrastive
@@ -25,7 +27,8 @@ from embeddinggemma.types import (
   Text,
 )
 
-EncodePair = Callable[[Params, Text, Text], tuple[jax.Array, jax.Array]]
+# (params, texts of each side) -> their vectors.
+EncodeSides = Callable[[Params, Sequence[Text]], list[jax.Array]]
 # (params, batch) -> of each text: summed loss, tokens that count, right ones.
 TokenLosses = Callable[[Params, Any], tuple[jax.Array, jax.Array, jax.Array]]
 
@@ -43,51 +46,49 @@ def language_objective(losses: TokenLosses) -> Objective:
   return objective
 
 
-def separate(encode: Encode) -> EncodePair:
-  """Two calls: on TPU, at 300M, the faster form."""
-  return lambda params, query, positive: (
-    encode(params, query),
-    encode(params, positive),
-  )
+def separate(encode: Encode) -> EncodeSides:
+  """A call each: on TPU, at 300M, the faster form."""
+  return lambda params, sides: [encode(params, side) for side in sides]
 
 
-def joint(encode: Encode) -> EncodePair:
+def joint(encode: Encode) -> EncodeSides:
   """One call, so that half as much program is compiled.
 
-  Falls back to two where the rows of the sides differ in length.
+  Falls back to one each where the rows of the sides differ in length.
   """
 
-  def encode_pair(
-    params: Params, query: Text, positive: Text
-  ) -> tuple[jax.Array, jax.Array]:
-    if query.ids.shape[2] != positive.ids.shape[2]:
-      return separate(encode)(params, query, positive)
-    groups, places = query.valid.shape
-    both = encode(params, _beside(query, positive))
-    both = both.reshape(groups, 2, places, -1)
-    side = lambda n: both[:, n].reshape(groups * places, -1)
-    return side(0), side(1)
+  def encode_sides(params: Params, sides: Sequence[Text]) -> list[jax.Array]:
+    if len({side.ids.shape[2] for side in sides}) > 1:
+      return separate(encode)(params, sides)
+    groups = sides[0].valid.shape[0]
+    ends = np.cumsum([side.valid.shape[1] for side in sides])
+    vectors = encode(params, _beside(sides, ends))
+    vectors = vectors.reshape(groups, int(ends[-1]), -1)
+    return [
+      part.reshape(-1, part.shape[2])
+      for part in jnp.split(vectors, ends[:-1].tolist(), axis=1)
+    ]
 
-  return encode_pair
-
-
-def _beside(first: Text, second: Text) -> Text:
-  """The texts of two batches in the same groups, the second's places after."""
-  places = first.valid.shape[1]
-  along_rows = lambda a, b: jnp.concatenate((a, b), axis=1)
-  slot = jnp.where(first.slot == places, 2 * places, first.slot)
-  return Text(
-    along_rows(first.ids, second.ids),
-    along_rows(slot, second.slot + places),
-    along_rows(first.valid, second.valid),
-  )
+  return encode_sides
 
 
-ENCODE_PAIR = {"separate": separate, "joint": joint}
+def _beside(sides: Sequence[Text], ends: Int[np.ndarray, "_"]) -> Text:
+  """The texts of several batches in the same groups, one's places after
+  another's, which end at `ends`."""
+  slots = []
+  for side, end in zip(sides, ends.tolist()):
+    places = side.valid.shape[1]
+    nowhere, first = int(ends[-1]), end - places
+    slots.append(jnp.where(side.slot == places, nowhere, side.slot + first))
+  ids, valid = ([getattr(side, x) for side in sides] for x in ("ids", "valid"))
+  return Text(*(jnp.concatenate(x, axis=1) for x in (ids, slots, valid)))
+
+
+ENCODE_SIDES = {"separate": separate, "joint": joint}
 
 
 def pair_objective(
-  encode: EncodePair, terms: dict[str, tuple[float, LossTerm]], mesh: Mesh
+  encode: EncodeSides, terms: dict[str, tuple[float, LossTerm]], mesh: Mesh
 ) -> Objective:
   """Embeds a batch of pairs and averages weighted terms over valid ones."""
 
@@ -95,15 +96,19 @@ def pair_objective(
     params: Params, batch: PairBatch, key: Key
   ) -> tuple[jax.Array, Metrics]:
     del key
+    sides = [batch.query, batch.positive]
+    sides += [] if batch.negative is None else [batch.negative]
     # All texts are encoded before anything is gathered: the TPU compiler would
     # else run the gather of the positives inside the queries' loop of groups.
-    query, positive = jax.lax.optimization_barrier(
-      encode(params, batch.query, batch.positive)
-    )
+    vectors = jax.lax.optimization_barrier(encode(params, sides))
+    query, positive, *negative = vectors
+    apart = lambda x: x.reshape(query.shape[0], -1, x.shape[1])  # (B, N, M)
     embeddings = Embeddings(
       query=query,
       positive=positive,
-      negative=None,
+      negative=sharding.split_batch(apart(*negative), mesh)
+      if negative
+      else None,
       # Logits stay row-sharded: each device compares its queries to all.
       candidates=sharding.replicate(positive, mesh),
     )

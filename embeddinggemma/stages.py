@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -26,7 +27,13 @@ from embeddinggemma.config import (
 )
 from embeddinggemma.data import denoisers
 from embeddinggemma.data.denoisers import Denoiser
-from embeddinggemma.losses import contrastive, denoise, matryoshka, spread_out
+from embeddinggemma.losses import (
+  contrastive,
+  denoise,
+  distill,
+  matryoshka,
+  spread_out,
+)
 from embeddinggemma.model import adapt as surgery
 from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model import embedder
@@ -99,10 +106,16 @@ class PairConfig(TrainConfig):
   calls: str  # queries and positives in "separate" calls, or "joint" in one
   data: DataConfig
   loss: LossConfig
+  # Hard negatives of a query, at most.
+  negatives: int = dataclasses.field(default=0, kw_only=True)
+  # A folder of vectors that `teach` wrote; "": no teacher.
+  teacher: str = dataclasses.field(default="", kw_only=True)
 
   def __post_init__(self) -> None:
     super().__post_init__()
     _one_of("calls", self.calls, CALLS)
+    _one_of("loss.distance", self.loss.distance, tuple(distill.DISTANCES))
+    at_least("negatives", self.negatives, 0)
     for dim in self.loss.matryoshka:
       if not 0 < dim <= self.model.embed_dim:
         raise BadInput(
@@ -277,10 +290,41 @@ def _language_stage(
   return _stage(config, objectives.language_objective(whole))
 
 
-def prefinetune(config: PairConfig, mesh: Mesh) -> Stage:
-  """Contrastive training on pairs, no hard negatives (paper section 2.3)."""
-  encode = objectives.ENCODE_PAIR[config.calls](encoder(config.model, mesh))
+def finetune(config: PairConfig, mesh: Mesh) -> Stage:
+  """Contrastive training on pairs (paper sections 2.2 and 2.3).
+
+  Pre-finetuning has larger batches and no hard negatives; the rest is alike.
+  """
+  encode = objectives.ENCODE_SIDES[config.calls](encoder(config.model, mesh))
   return _stage(config, objectives.pair_objective(encode, terms(config), mesh))
+
+
+def _init_pairs(config: PairConfig) -> Callable[[Key], Params]:
+  """An embedder, and in aux the projection to a teacher of another width."""
+  width, target = config.model.embed_dim, config.loss.teacher_width
+  embedder_of = embedder.init(config.model)
+  if not (config.loss.distill and target):
+    return embedder_of
+
+  def init(key: Key) -> Params:
+    own = jax.random.fold_in(key, 1)
+    projection = distill.init_projection(own, width, target)
+    return {**embedder_of(key), "aux": {distill.PROJECTION: projection}}
+
+  return init
+
+
+def _adopt_pairs(
+  config: PairConfig, given: Params, other: Params | None
+) -> Mapping[str, Any]:
+  """An embedder; where both project to a teacher, the projection too."""
+  del other
+  moved = surgery.to_embedder(given)
+  known = given.get("aux", {}).get(distill.PROJECTION)
+  wanted = (config.model.embed_dim, config.loss.teacher_width)
+  if not config.loss.distill or known is None or known.shape != wanted:
+    return moved
+  return {**moved, "aux": {distill.PROJECTION: known}}
 
 
 def _stage(config: TrainConfig, objective: objectives.Objective) -> Stage:
@@ -298,13 +342,16 @@ def terms(config: PairConfig) -> dict[str, tuple[float, LossTerm]]:
   """Name -> (weight, term); contrastive and spread-out are Matryoshka'd."""
   loss = config.loss
   dims = loss.matryoshka or matryoshka.dims_of(config.model.embed_dim)
-  nce = contrastive.info_nce(loss.temperature, loss.keep_positive)
+  nce = contrastive.info_nce(
+    loss.temperature, loss.keep_positive, loss.hardness
+  )
   return {
     "contrastive": (1.0, matryoshka.matryoshka(nce, dims)),
     "spread_out": (
       loss.spread_out,
       matryoshka.matryoshka(spread_out.spread_out, dims),
     ),
+    "distill": (loss.distill, distill.embedding_matching(loss.distance)),
   }
 
 
@@ -334,12 +381,8 @@ STAGES: dict[str, StageKind] = {
       given, config.both, other
     ),
   ),
-  "prefinetune": StageKind(
-    PairConfig,
-    prefinetune,
-    lambda config: embedder.init(config.model),
-    lambda config, given, _: surgery.to_embedder(given),
-  ),
+  "prefinetune": StageKind(PairConfig, finetune, _init_pairs, _adopt_pairs),
+  "finetune": StageKind(PairConfig, finetune, _init_pairs, _adopt_pairs),
 }
 
 

@@ -102,6 +102,7 @@ class Pair(NamedTuple):
   task: str
   lang: str
   origin: str
+  negative_titles: tuple[str, ...] = ()  # one a negative; or nothing: no titles
 
 
 Encode = Callable[[Params, Text], Array]  # -> (B, M), unit norm, float32

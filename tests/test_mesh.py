@@ -17,12 +17,13 @@ from embeddinggemma.config import (
   OptimizerConfig,
   TextConfig,
 )
-from embeddinggemma.data import denoisers, packing
+from embeddinggemma.data import denoisers, loader, mixture, packing
 from embeddinggemma.model.config import preset
 from embeddinggemma.training import step
 from embeddinggemma.types import BadInput, DenoiseBatch, PairBatch, Text
 
 BATCH, STEPS = 32, 5
+NEGATIVES, TAUGHT = 2, 48  # hard negatives a pair; width of the teacher
 MESHES = {"1": (1, 1), "8": (8, 1), "4x2": (4, 2)}
 
 
@@ -44,9 +45,12 @@ def config(calls: str) -> stages.PairConfig:
     compiler_options={},
     model=preset("tiny"),
     data=DataConfig("", False, {}, 0.5, ""),
-    loss=LossConfig(0.05, True, 1.0, (32, 8)),
+    loss=LossConfig(
+      0.05, True, 1.0, (32, 8), distill=1.0, teacher_width=TAUGHT
+    ),
     optimizer=OptimizerConfig(1e-2, 1, 0.1, 0.01, 0.9, 0.99, 1e-8, 1.0),
     mesh=MeshConfig(-1, 1),
+    negatives=NEGATIVES,
   )
 
 
@@ -57,28 +61,35 @@ def capture() -> optax.GradientTransformation:
 
 
 def batch(number: int, groups: int) -> PairBatch:
-  """Random pairs, some sharing a text; the first batch has empty places."""
+  """Random pairs with hard negatives and a teacher, some sharing a text.
+
+  The first batch has empty places; some pairs lack negatives.
+  """
   rng = np.random.default_rng(number)
   size = BATCH - 5 if number == 0 else BATCH
-  empty = [np.zeros(0, np.int32)] * (BATCH - size)
   text = lambda low, high: rng.integers(
     4, 500, rng.integers(low, high), dtype=np.int32
   )
-  query = [text(3, 12) for _ in range(size)] + empty
-  positive = [text(3, 33) for _ in range(size)] + empty
-  keys = rng.integers(0, 40, (BATCH, 2)).astype(np.uint32)
-  cost = np.array([len(q) + len(p) for q, p in zip(query, positive)])
-  dealt = packing.deal(cost, groups)
-  pack = lambda texts, rows: packing.pack(texts, dealt, 32, rows)
-  rows = BATCH // groups  # enough for any text a row
-  return PairBatch(
-    pack(query, rows),
-    pack(positive, rows),
-    None,
-    None,
-    keys[dealt.reshape(-1)],
-    np.asarray(0, np.int32),
+  none = np.zeros(0, np.int32)
+  negative = lambda: text(3, 33) if rng.random() < 0.7 else none
+  negatives = [[negative() for _ in range(NEGATIVES)] for _ in range(size)]
+  taught = rng.permutation(size * (2 + NEGATIVES)).reshape(size, -1)
+  taught[:, 2:][[[len(t) == 0 for t in row] for row in negatives]] = -1
+  vectors = rng.standard_normal((taught.size, TAUGHT), np.float32)
+  rows = mixture.Rows(
+    "qa",
+    [text(3, 12) for _ in range(size)],
+    [text(3, 33) for _ in range(size)],
+    rng.integers(0, 40, (size, 2)).astype(np.uint32),
+    [""] * size,
+    negatives,
+    taught,
   )
+  packer = loader.Packer({"qa": rows}, BATCH, groups, 0, vectors)
+  # All batches in one shape: one program for five steps.
+  side = loader.Side(BATCH // groups, 64)
+  packer._shapes = {"qa": (side, side, loader.Side(2 * side.rows, 64))}
+  return packer(mixture.Draw("qa", np.arange(size))).batch
 
 
 def language_config(name: str) -> stages.LanguageConfig:

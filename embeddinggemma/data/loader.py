@@ -6,13 +6,19 @@ from typing import Any, NamedTuple, Protocol
 import grain
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from embeddinggemma import sharding
 from embeddinggemma.data import mixture, packing
 from embeddinggemma.data.mixture import Draw, Rows
 from embeddinggemma.data.text import Windows
-from embeddinggemma.types import DenoiseBatch, PairBatch, Text, Weights
+from embeddinggemma.types import (
+  DenoiseBatch,
+  PairBatch,
+  Teacher,
+  Text,
+  Weights,
+)
 
 _EMPTY = np.zeros(0, np.int32)
 # Batches of a task that are packed in advance to size its rows: an epoch or
@@ -46,19 +52,27 @@ class Example(Protocol):
   ) -> tuple[Int[np.ndarray, "_"], ...]: ...
 
 
-class Shape(NamedTuple):
-  """Rows and row lengths of a task's packed queries and positives."""
+class Side(NamedTuple):
+  """The shape of a group's packed queries, positives or negatives."""
 
-  query_rows: int
-  query_length: int
-  positive_rows: int
-  positive_length: int
+  rows: int
+  length: int
 
-  @property
-  def positions(self) -> int:
-    """Positions of one group, both sides."""
-    query = self.query_rows * self.query_length
-    return query + self.positive_rows * self.positive_length
+
+Shape = tuple[Side, ...]  # of all sides that a task has
+
+
+def _positions(shape: Shape) -> int:
+  return sum(side.rows * side.length for side in shape)
+
+
+def _union(a: Shape, b: Shape) -> Shape:
+  """Of row lengths that agree."""
+  return tuple(Side(max(x.rows, y.rows), x.length) for x, y in zip(a, b))
+
+
+def _row_lengths_of(shape: Shape) -> tuple[int, ...]:
+  return tuple(side.length for side in shape)
 
 
 def share_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -69,14 +83,15 @@ def share_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
   """
   shared: dict[Shape, list[str]] = {}
   for task, own in sorted(
-    shapes.items(), key=lambda x: (-x[1].positions, x[0])
+    shapes.items(), key=lambda x: (-_positions(x[1]), x[0])
   ):
     joined, members = own, [task]
     for other, names in shared.items():
-      union = Shape(*map(max, own, other))
-      least = min(shapes[name].positions for name in (*names, task))
-      same = own[1::2] == other[1::2]
-      if same and union.positions <= least * (1 + _SHARING):
+      if _row_lengths_of(own) != _row_lengths_of(other):
+        continue
+      union = _union(own, other)
+      least = min(_positions(shapes[name]) for name in (*names, task))
+      if _positions(union) <= least * (1 + _SHARING):
         members += shared.pop(other)
         joined = union
         break
@@ -85,12 +100,21 @@ def share_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
 
 
 class Packer:
-  """Draw -> Loaded: few shapes a task, computed from stored lengths alone."""
+  """Draw -> Loaded: few shapes a task, computed from stored lengths alone.
+
+  `vectors` are a teacher's, which the tasks' `taught` points into.
+  """
 
   def __init__(
-    self, tasks: Mapping[str, Rows], batch_size: int, groups: int, seed: int
+    self,
+    tasks: Mapping[str, Rows],
+    batch_size: int,
+    groups: int,
+    seed: int,
+    vectors: Shaped[np.ndarray, "n T"] | None = None,
   ):
     packing.check_groups(batch_size, groups)
+    self._vectors = vectors
     self._tasks, self._names = tasks, sorted(tasks)
     self._batch_size, self._groups = batch_size, groups
     longest = max(int(rows.lengths.max()) for rows in tasks.values())
@@ -105,67 +129,110 @@ class Packer:
       }
     )
 
-  def _lengths(self, draw: Draw) -> Int[np.ndarray, "B 2"]:
+  def _lengths(self, draw: Draw) -> Int[np.ndarray, "B texts"]:
     lengths = self._tasks[draw.task].lengths[draw.rows]
     return np.pad(lengths, ((0, self._batch_size - len(lengths)), (0, 0)))
 
-  def _deal(self, lengths: Int[np.ndarray, "B 2"]) -> Int[np.ndarray, "G b"]:
+  def _deal(
+    self, lengths: Int[np.ndarray, "B texts"]
+  ) -> Int[np.ndarray, "G b"]:
     return packing.deal(lengths.sum(axis=1), self._groups)
 
   def _shape_of(self, rows: Rows, epochs: mixture.Epochs, probes: int) -> Shape:
     """Row lengths hold the task's longest text, rows its first batches."""
     lengths = [
-      max(packing.rung(int(longest)), self._shortest_row)
-      for longest in rows.lengths.max(axis=0)
+      max(packing.rung(int(side.max())), self._shortest_row)
+      for side in _sides(rows.lengths)
     ]
     needed = [
       self._rows_needed(self._lengths(epochs[i]), lengths)
       for i in range(min(probes, 2 * epochs.batches))
     ]
     most = np.max(needed, axis=0)
-    return Shape(int(most[0]), lengths[0], int(most[1]), lengths[1])
+    return tuple(Side(int(n), length) for n, length in zip(most, lengths))
 
   def _rows_needed(
-    self, tokens: Int[np.ndarray, "B 2"], lengths: Sequence[int]
+    self, tokens: Int[np.ndarray, "B texts"], lengths: Sequence[int]
   ) -> list[int]:
     groups = self._deal(tokens)
     return [
-      packing.rows_needed(tokens[:, side], groups, lengths[side])
-      for side in range(2)
+      packing.rows_needed(side.reshape(-1), _members(groups, side), length)
+      for side, length in zip(_sides(tokens), lengths)
     ]
-
-  def _pack(
-    self, texts: Any, lengths: Any, groups: Any, rows: int, length: int
-  ) -> Text:
-    needed = packing.rows_needed(lengths, groups, length)
-    return packing.pack(texts, groups, length, _enough(rows, needed))
 
   def __call__(self, draw: Draw) -> Loaded:
     rows, shape = self._tasks[draw.task], self._shapes[draw.task]
     lengths = self._lengths(draw)
     groups = self._deal(lengths)
-    pad = [_EMPTY] * (self._batch_size - len(draw.rows))
-    query, positive = (
-      self._pack(
-        [texts[i] for i in draw.rows] + pad, lengths[:, side], groups, *sizes
-      )
-      for side, texts, sizes in (
-        (0, rows.query, shape[:2]),
-        (1, rows.positive, shape[2:]),
-      )
-    )
+    drawn = draw.rows.tolist()
+    texts = [[rows.query[i] for i in drawn], [rows.positive[i] for i in drawn]]
+    if rows.negatives:
+      texts.append([text for i in drawn for text in rows.negative[i]])
+    packed = [
+      self._pack(side, sizes, groups, *of_side)
+      for side, sizes, of_side in zip(texts, _sides(lengths), shape)
+    ]
     keys = np.zeros((self._batch_size, 2), np.uint32)
     keys[: len(draw.rows)] = rows.keys[draw.rows]
     batch = PairBatch(
-      query=query,
-      positive=positive,
-      negative=None,
-      teacher=None,
+      query=packed[0],
+      positive=packed[1],
+      negative=packed[2] if rows.negatives else None,
+      teacher=self._teacher(rows, draw.rows, groups),
       keys=keys[groups.reshape(-1)],
       task=np.asarray(self._names.index(draw.task), np.int32),
     )
-    capacity = query.ids.size + positive.ids.size
+    capacity = sum(text.ids.size for text in packed)
     return Loaded(batch, draw.task, draw.rows, int(lengths.sum()), capacity)
+
+  def _pack(
+    self,
+    texts: Sequence[Int[np.ndarray, "_"]],
+    lengths: Int[np.ndarray, "B k"],
+    groups: Int[np.ndarray, "G b"],
+    rows: int,
+    length: int,
+  ) -> Text:
+    """A side of k texts a pair: text i * k + n of a group is pair i's."""
+    members = _members(groups, lengths)
+    needed = packing.rows_needed(lengths.reshape(-1), members, length)
+    pad = [_EMPTY] * (lengths.size - len(texts))
+    enough = _enough(rows, needed)
+    return packing.pack([*texts, *pad], members, length, enough)
+
+  def _teacher(
+    self,
+    rows: Rows,
+    drawn: Int[np.ndarray, "n"],
+    groups: Int[np.ndarray, "G b"],
+  ) -> Teacher | None:
+    """The teacher's vectors, float32; zeros where there is no text."""
+    if rows.taught is None or self._vectors is None:
+      return None
+    places = np.full((self._batch_size, rows.taught.shape[1]), -1)
+    places[: len(drawn)] = rows.taught[drawn]
+    places = places[groups.reshape(-1)]
+    found = self._vectors[np.maximum(places, 0)].astype(np.float32)
+    found = np.where(places[..., None] >= 0, found, np.float32(0))
+    negative = found[:, 2:] if rows.negatives else None
+    return Teacher(found[:, 0], found[:, 1], negative)
+
+
+def _sides(
+  lengths: Int[np.ndarray, "n texts"],
+) -> list[Int[np.ndarray, "n _k"]]:
+  """Of queries, positives and, if there are any, all negatives."""
+  sides = [lengths[:, :1], lengths[:, 1:2], lengths[:, 2:]]
+  return sides if lengths.shape[1] > 2 else sides[:2]
+
+
+def _members(
+  groups: Int[np.ndarray, "G b"], lengths: Int[np.ndarray, "B k"]
+) -> Int[np.ndarray, "G _bk"]:
+  """Indices of a side's texts by group, of indices of pairs."""
+  k = lengths.shape[1]
+  texts = groups[..., None] * k + np.arange(k)
+  return texts.reshape(len(groups), -1)
 
 
 def _enough(rows: int, needed: int) -> int:
@@ -178,13 +245,11 @@ def load(
   tasks: Mapping[str, Rows],
   weights: Weights,
   batch_size: int,
-  groups: int,
   seed: int,
+  packer: Packer,
 ) -> grain.MapDataset:
-  """Step -> Loaded, on the host."""
-  kept = {task: tasks[task] for task in weights}
-  packer = Packer(kept, batch_size, groups, seed)
-  return mixture.draws(kept, weights, batch_size, seed).map(packer)
+  """Step -> Loaded, on the host; streams of other weights share a packer."""
+  return mixture.draws(tasks, weights, batch_size, seed).map(packer)
 
 
 class TextPacker:

@@ -35,12 +35,24 @@ class Rows:
   positive: Sequence[Int[np.ndarray, "_"]]
   keys: UInt32[np.ndarray, "n 2"]  # hashes of query and positive
   origin: Sequence[str]  # FILE:LINE
+  # Of each pair its hard negatives, as many places in each; one without tokens
+  # is empty.
+  negative: Sequence[Sequence[Int[np.ndarray, "_"]]] = ()
+  # A teacher's row for the query, the positive and each negative; -1: none.
+  taught: Int[np.ndarray, "n texts"] | None = None
+
+  @property
+  def negatives(self) -> int:
+    """N, the places for hard negatives of each pair."""
+    return len(self.negative[0]) if self.negative else 0
 
   @functools.cached_property
-  def lengths(self) -> Int[np.ndarray, "n 2"]:
-    """Tokens of query and positive."""
-    pairs = zip(self.query, self.positive, strict=True)
-    return np.array([(len(q), len(p)) for q, p in pairs]).reshape(-1, 2)
+  def lengths(self) -> Int[np.ndarray, "n texts"]:
+    """Tokens of query, positive and each negative."""
+    negative = self.negative or [()] * len(self)
+    texts = zip(self.query, self.positive, negative, strict=True)
+    sizes = [[len(q), len(p), *map(len, ns)] for q, p, ns in texts]
+    return np.array(sizes).reshape(-1, 2 + self.negatives)
 
   def __len__(self) -> int:
     return len(self.query)
@@ -59,9 +71,12 @@ def text_key(text: str) -> int:
 
 
 def tokenise(
-  pairs: Sequence[Pair], tokenizer, max_length: int
+  pairs: Sequence[Pair], tokenizer, max_length: int, negatives: int = 0
 ) -> tuple[dict[str, Rows], int]:
-  """Prompts and tokenises pairs by task; also counts the truncated texts."""
+  """Prompts and tokenises pairs by task; also counts the truncated texts.
+
+  Of each pair, the first `negatives` of its hard negatives.
+  """
   tasks: dict[str, list[Pair]] = {}
   for pair in pairs:
     tasks.setdefault(pair.task, []).append(pair)
@@ -74,7 +89,8 @@ def tokenise(
       [prompts.document_text(task, p.positive, p.title) for p in members],
       max_length,
     )
-    truncated += cut_q + cut_p
+    negative, cut_n = _negatives(members, tokenizer, max_length, negatives)
+    truncated += cut_q + cut_p + cut_n
     keys = [(text_key(p.query), text_key(p.positive)) for p in members]
     rows[task] = Rows(
       task,
@@ -82,8 +98,39 @@ def tokenise(
       positive,
       np.array(keys, np.uint32).reshape(-1, 2),
       [p.origin for p in members],
+      negative,
     )
   return rows, truncated
+
+
+def _negatives(
+  pairs: Sequence[Pair], tokenizer, max_length: int, count: int
+) -> tuple[list[list[Int[np.ndarray, "_"]]], int]:
+  """The tokens of each pair's first `count` negatives, and the truncated.
+
+  No more places than the pair with the most of them has.
+  """
+  count = min(count, max(len(pair.negatives) for pair in pairs))
+  if not count:
+    return [], 0
+  texts = [
+    prompts.document_text(pair.task, text, title)
+    for pair in pairs
+    for text, title in titled_negatives(pair, count)
+  ]
+  found, cut = tokenizer.encode_batch(texts, max_length)
+  tokens = iter(found)
+  empty = np.zeros(0, np.int32)
+  return [
+    [next(tokens) if n < len(pair.negatives) else empty for n in range(count)]
+    for pair in pairs
+  ], cut
+
+
+def titled_negatives(pair: Pair, count: int) -> list[tuple[str, str]]:
+  """(text, title) of a pair's first `count` negatives."""
+  titles = pair.negative_titles or ("",) * len(pair.negatives)
+  return list(zip(pair.negatives, titles, strict=True))[:count]
 
 
 def shares(

@@ -1,0 +1,139 @@
+"""Embedding matching with a teacher (paper section 2.2; EmbedDistill 2023).
+
+L_D = L_Q + L_P + L_N: the distance of a student's vector to the teacher's, of
+query, positive and hard negatives alike. Kim et al. (arXiv 2301.12005) match
+the Euclidean distance; jina-embeddings-v5 (arXiv 2602.15547) one less the
+cosine. Both put a learned linear map, where widths differ, on the student's
+side: one on the teacher's could map everything to a point.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from embeddinggemma.losses import contrastive
+from embeddinggemma.types import (
+  Aux,
+  BadInput,
+  Embeddings,
+  Key,
+  LossTerm,
+  PairBatch,
+)
+
+PROJECTION = "projection"  # its name in aux
+
+Distance = Callable[
+  [Float[Array, "*B T"], Float[Array, "*B T"]], Float[Array, "*B"]
+]
+
+
+def init_projection(key: Key, width: int, target: int) -> Float[Array, "M T"]:
+  """A map from student to teacher that keeps lengths and angles on average."""
+  return jax.random.normal(key, (width, target)) / jnp.sqrt(target)
+
+
+def euclidean(
+  student: Float[Array, "*B T"], teacher: Float[Array, "*B T"]
+) -> Float[Array, "*B"]:
+  """Not squared, and of vectors as they are: a projection's length counts.
+
+  The gradient where both are equal is 0.
+  """
+  power = jnp.sum((student - teacher) ** 2, axis=-1)
+  return jnp.where(power > 0, jnp.sqrt(jnp.where(power > 0, power, 1.0)), 0.0)
+
+
+def one_less_cosine(
+  student: Float[Array, "*B T"], teacher: Float[Array, "*B T"]
+) -> Float[Array, "*B"]:
+  """1 - cosine, whatever the lengths; 1 for a vector of zeros."""
+  scale = lambda x: jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1), 1e-24))
+  dots = jnp.sum(student * teacher, axis=-1)
+  return 1.0 - dots * scale(student) * scale(teacher)
+
+
+DISTANCES: Mapping[str, Distance] = {
+  "l2": euclidean,
+  "cosine": one_less_cosine,
+}
+
+
+def embedding_matching(distance: str) -> LossTerm:
+  """The sum of distances to the teacher, of the parts that it has.
+
+  Args:
+    distance: one of DISTANCES.
+
+  Returns:
+    A term with values (B,), 0 at empty places. Hard negatives count by the
+    mean over those that a query has. Where aux holds a projection (M, T), the
+    student goes through it. Raises BadInput, when traced, if the batch has no
+    teacher or widths differ.
+  """
+  if distance not in DISTANCES:
+    known = " or ".join(DISTANCES)
+    raise BadInput(f"unknown distance {distance!r}; use {known}")
+
+  def term(
+    aux: Aux, embeddings: Embeddings, batch: PairBatch
+  ) -> Float[Array, "B"]:
+    teacher = batch.teacher
+    if teacher is None:
+      raise BadInput(
+        "distillation has a weight, but batches carry no teacher's vectors;"
+        " write them with `teach` or set the weight to 0"
+      )
+    match = lambda x, y, valid: _match(DISTANCES[distance], aux, x, y, valid)
+    total = jnp.zeros(batch.keys.shape[0], jnp.float32)
+    if teacher.query is not None:
+      valid = batch.query.valid.reshape(-1)
+      total += match(embeddings.query, teacher.query, valid)
+    if teacher.positive is not None:
+      valid = batch.positive.valid.reshape(-1)
+      total += match(embeddings.positive, teacher.positive, valid)
+    if teacher.negative is not None:
+      valid = contrastive.negatives_valid(batch)
+      apart = match(embeddings.negative, teacher.negative, valid)
+      total += jnp.sum(apart, axis=1) / jnp.maximum(jnp.sum(valid, axis=1), 1)
+    return total
+
+  return term
+
+
+def _match(
+  distance: Distance,
+  aux: Aux,
+  student: Float[Array, "*B M"],
+  teacher: Float[Array, "*B T"],
+  valid: Bool[Array, "*B"],
+) -> Float[Array, "*B"]:
+  """Distances to the teacher; 0, and no gradient, where there is no text."""
+  real = lambda x: jnp.where(valid[..., None], x, 0.0)
+  projection = aux.get(PROJECTION)
+  _check_widths(student.shape[-1], teacher.shape[-1], projection)
+  student = real(student)
+  if projection is not None:
+    student = jnp.einsum(
+      "...m,mt->...t", student, projection, preferred_element_type=jnp.float32
+    )
+  return jnp.where(valid, distance(student, real(teacher)), 0.0)
+
+
+def _check_widths(
+  student: int, teacher: int, projection: Float[Array, "_M _T"] | None
+) -> None:
+  if projection is None:
+    if student != teacher:
+      raise BadInput(
+        f"the teacher's vectors have width {teacher}, the student's {student},"
+        " and no projection is trained; use a teacher of that width or add one"
+      )
+  elif projection.shape != (student, teacher):
+    raise BadInput(
+      f"the projection has shape {projection.shape}, but the student's vectors"
+      f" have width {student} and the teacher's {teacher}; use the teacher that"
+      " it was made for"
+    )
