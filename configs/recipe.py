@@ -50,11 +50,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # A table of latent semantic vectors is for small vocabularies.
   small = args["preset"] in ("laptop", "tiny")
   config.prefinetune.init = "lsa" if small else "random"
+  _distil(config.prefinetune, small)
   config.initialise = ConfigDict()
   config.initialise.inits = tuple(x for x in INITS if small or x != "lsa")
   config.initialise.seeds = (0,)  # of contrastive training
   config.initialise.steps = max(config.prefinetune.steps // 5, 1)
   config.initialise.tasks = ("code",)  # what decides; where none is: all
+  _teach_and_mine(config)
+  mixture = sibling(__file__, "mixture")
+  config.mixture = mixture.get_config(args["preset"]).search
+  config.finetune = sibling(__file__, "finetune").get_config(args["preset"])
+  _distil(config.finetune, small)
   config.index = ConfigDict()
   config.index.input = ""  # a folder or a JSONL
   config.index.dim = min(256, config.prefinetune.model.embed_dim)
@@ -68,13 +74,45 @@ def get_config(arg: str | None = None) -> ConfigDict:
     stage.data = config.pretrain.data
   config.adapt.decoder = config.prefinetune.model
 
-  # Common knobs at the top: references to the same values in the stages.
+  # Finetuning reads the same pairs, in the same lengths, as pre-finetuning.
   tuning = config.prefinetune
+  for name in ("model", "mesh", "data", "init"):
+    config.finetune[name] = tuning[name]
+
+  # Common knobs at the top: references to the same values in the stages.
   config.seed = tuning.seed
-  for stage in (config.pretrain, config.adapt, tuning):
+  for stage in (config.pretrain, config.adapt, tuning, config.finetune):
     stage.seed = config.get_ref("seed")
   for name in ("steps", "batch_size", "max_length", "groups_per_device"):
     config[name] = tuning[name]
     tuning[name] = config.get_ref(name)
+  config.finetune.max_length = config.get_ref("max_length")
   config.mesh, config.optimizer = tuning.mesh, tuning.optimizer
   return config
+
+
+def _distil(stage: ConfigDict, small: bool) -> None:
+  """The weight of distillation is ours; the paper publishes none."""
+  stage.loss.distill = 1.0
+  stage.loss.teacher_width = 256 if small else 768
+
+
+def _teach_and_mine(config: ConfigDict) -> None:
+  config.teach = ConfigDict()
+  # TF-IDF needs no download. Or a checkpoint, or a sentence-transformers model:
+  # then set loss.teacher_width of both stages to its width.
+  config.teach.teacher = "tfidf"
+  config.teach.width = config.prefinetune.loss.get_ref("teacher_width")
+  config.teach.dtype = "float16"
+  config.teach.seed = 0
+
+  config.mine = ConfigDict()
+  config.mine.search = "dense"  # or BM25 over "plain" or "stemmed" words
+  config.mine.negatives = 1  # of a query, at most
+  config.mine.top_k = 20
+  config.mine.choose = "lowest"  # of those left, as in Gecko; or "random"
+  config.mine.margin = None
+  config.mine.ratio = 0.95  # of the positive's score, as in NV-Retriever
+  config.mine.near_cosine = 0.95
+  config.mine.near_words = 0.8
+  config.mine.seed = 0

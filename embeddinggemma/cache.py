@@ -13,9 +13,11 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from embeddinggemma.types import BadInput
+
+T = TypeVar("T")
 
 STAGE_FILE = "stage.json"
 KEY_FILE = "key.json"
@@ -156,6 +158,18 @@ def _stopped(step: Step, target: pathlib.Path, spent: float) -> None:
 def _take_name(target: pathlib.Path, directory: pathlib.Path) -> None:
   _remove(directory)
   target.rename(directory)
+
+
+_shared: dict[str, tuple[str, Any]] = {}
+
+
+def share(kind: str, key: Mapping[str, Any], make: Callable[[], T]) -> T:
+  """What the last caller of this kind in this process made, if the key is the
+  same: data and programs that runs share."""
+  name = key_of(key)
+  if _shared.get(kind, ("", None))[0] != name:
+    _shared[kind] = name, make()
+  return _shared[kind][1]
 
 
 @contextlib.contextmanager

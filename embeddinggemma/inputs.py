@@ -13,6 +13,7 @@ from rich.console import Console
 from embeddinggemma import checkpoint
 from embeddinggemma.data import corpus, lsa, prompts, sources, text
 from embeddinggemma.data.tokenizer import Tokenizer, train_tokenizer
+from embeddinggemma.retrieval import negatives, teacher
 from embeddinggemma.stages import (
   LanguageConfig,
   PairConfig,
@@ -29,6 +30,7 @@ class Inputs:
 
   directory: pathlib.Path
   shards: pathlib.Path  # of running text; made by language-model stages
+  mined: pathlib.Path | None = None  # hard negatives of its training pairs
 
   @property
   def corpus(self) -> pathlib.Path:
@@ -55,7 +57,18 @@ def about(config: TrainConfig, made: Inputs) -> dict[str, Any]:
   """What a stage's data says of itself, its content hash among it."""
   if isinstance(config, LanguageConfig):
     return text.about(made.shards)
-  return corpus.about(made.corpus)
+  found = corpus.about(made.corpus)
+  if made.mined:
+    found["mined"] = negatives.opened(made.mined)["hash"]
+  if isinstance(config, PairConfig) and config.teacher:
+    found["teacher"] = _teacher(config)
+  return found
+
+
+def _teacher(config: TrainConfig) -> str:
+  """The content hash of the teacher's vectors, or ""."""
+  path = getattr(config, "teacher", "")
+  return teacher.open_vectors(pathlib.Path(path)).about["hash"] if path else ""
 
 
 def parent(path: str) -> str:
@@ -78,6 +91,7 @@ def dependencies(config: TrainConfig) -> dict[str, Any]:
     "tokenizer": tokenizer.hash if tokenizer else "",
     "init_from": parent(config.init_from),
     "decoder_from": parent(getattr(config, "decoder_from", "")),
+    "teacher": _teacher(config),
     "init": config.init,
     "table": [config.model.vocab_size, config.model.width if table else 0],
     "max_length": config.model.max_length if table else 0,

@@ -92,7 +92,7 @@ def _say(value: Any) -> None:
 def run(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Runs or continues a recipe."""
   _nothing_more(rest)
-  from embeddinggemma import pipeline
+  from embeddinggemma import pipeline, recipe
   from embeddinggemma.types import BadInput
 
   tree = _config(values)
@@ -102,11 +102,11 @@ def run(values: flags.FlagValues, rest: Sequence[str]) -> None:
       " `train` for one stage"
     )
   if values.skip_bad_rows:
-    for name in ("pretrain", "adapt", "prefinetune"):
+    for name in ("pretrain", "adapt", "prefinetune", "finetune"):
       tree[name]["data"]["skip_bad_rows"] = True
 
   workdir = pathlib.Path(values.workdir)
-  pipeline.run(pipeline.build(tree), workdir, _console())
+  pipeline.run(recipe.build(tree), workdir, _console())
 
 
 def train(values: flags.FlagValues, rest: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ summary.json, report.html and the command that asks the model something.
 """
 
 import dataclasses
+import functools
 import pathlib
 import shlex
 import shutil
@@ -17,28 +18,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from embeddinggemma import (
-  cache,
-  config,
-  initialise,
-  inputs,
-  train,
-  verbs,
-)
+from embeddinggemma import cache, finetuning, initialise, inputs, train, verbs
 from embeddinggemma.cache import Done, Step
-from embeddinggemma.config import at_least
-from embeddinggemma.data import corpus, denoisers, jsonl
+from embeddinggemma.data import corpus, jsonl
 from embeddinggemma.evaluate import report, suite
-from embeddinggemma.initialise import InitialiseConfig
-from embeddinggemma.inputs import Inputs
 from embeddinggemma.load import assemble, load
-from embeddinggemma.model.config import ModelConfig
-from embeddinggemma.stages import (
-  AdaptConfig,
-  LanguageConfig,
-  PairConfig,
-  TrainConfig,
-)
+from embeddinggemma.recipe import RecipeConfig, Run, check, uses_teacher
+from embeddinggemma.stages import TrainConfig
 from embeddinggemma.training import hooks
 from embeddinggemma.types import BadInput
 
@@ -46,117 +32,12 @@ DOCUMENTS = "documents.jsonl"  # of the user's pairs, that the recipe indexes
 TRAINED = ("pretrain", "adapt", "prefinetune")
 
 
-@dataclasses.dataclass(frozen=True)
-class IndexConfig:
-  """What the recipe indexes. Empty input: the standard library's modules, or
-  the positives of the user's pairs."""
-
-  input: str
-  dim: int
-
-
-@dataclasses.dataclass(frozen=True)
-class RecipeConfig:
-  """A whole run, by stage."""
-
-  pretrain: LanguageConfig
-  adapt: AdaptConfig
-  initialise: InitialiseConfig
-  prefinetune: PairConfig
-  index: IndexConfig
-  seconds: dict[str, float]  # measured on two cores, for the plan
-  gflops: float  # of the machine that these were measured on
-
-  def __post_init__(self) -> None:
-    at_least("index.dim", self.index.dim, 1)
-    if self.index.dim > self.prefinetune.model.embed_dim:
-      raise BadInput(
-        f"index.dim={self.index.dim} exceeds model.embed_dim="
-        f"{self.prefinetune.model.embed_dim}"
-      )
-    for name in ("pretrain.model", "adapt.model", "adapt.decoder"):
-      stage, field = name.split(".")
-      fits(name, getattr(getattr(self, stage), field), self.prefinetune.model)
-    lsa = {self.pretrain.init, self.adapt.init, *self.initialise.inits}
-    if "lsa" in lsa and self.prefinetune.init != "lsa":
-      raise BadInput(
-        "a stage starts from the lsa table, which only prefinetune.init=lsa"
-        " makes; set it, or take lsa out of pretrain.init, adapt.init and"
-        " initialise.inits"
-      )
-    for name in ("adapt", "prefinetune"):
-      if getattr(self, name).init_from:
-        raise BadInput(
-          f"{name}.init_from is set, but in a recipe {name} starts from the"
-          " stages before it; set pretrain.init_from, or use `train`"
-        )
-    if self.adapt.data != self.pretrain.data:
-      raise BadInput(
-        "pretrain.data and adapt.data differ; a recipe prepares one text"
-      )
-
-
-def fits(name: str, model: ModelConfig, other: ModelConfig) -> None:
-  """Raises BadInput where a stage's sizes are not those of the next one."""
-  for field in dataclasses.fields(model):
-    ours, theirs = getattr(model, field.name), getattr(other, field.name)
-    if ours != theirs:
-      raise BadInput(
-        f"{name}.{field.name}={ours} is not prefinetune.model.{field.name}="
-        f"{theirs}; the stages of a recipe hand their weights on"
-      )
-
-
-def build(tree: Mapping[str, Any]) -> RecipeConfig:
-  """RecipeConfig from a tree whose top level also names common knobs.
-
-  configs/recipe.py puts seed, steps, ... at the top; they are references to
-  the same values inside the stages.
-  """
-  knobs = {f.name for f in dataclasses.fields(TrainConfig)}
-  own = {f.name for f in dataclasses.fields(RecipeConfig)}
-  kept = {k: v for k, v in tree.items() if k in own or k not in knobs}
-  return config.build(RecipeConfig, kept)
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """A recipe in its workdir."""
-
-  recipe: RecipeConfig
-  workdir: pathlib.Path
-  console: Console
-
-  @property
-  def made(self) -> Inputs:
-    """What the stages `tokenizer` and `text` leave."""
-    made = inputs.of(self.recipe.adapt, self.workdir)  # its shards: "text"
-    return Inputs(self.workdir / "tokenizer", made.shards)
-
-  @property
-  def parents(self) -> dict[str, pathlib.Path]:
-    """Where the starts that a stage trains are."""
-    return {
-      "decoder-only": self.workdir / "pretrain",
-      "encoder-decoder": self.workdir / "adapt",
-    }
-
-  def adapt(self) -> AdaptConfig:
-    """Adaptation starts from what pretraining left."""
-    start = str(self.workdir / "pretrain")
-    return dataclasses.replace(self.recipe.adapt, init_from=start)
-
-  def prefinetune(self, chosen: str) -> PairConfig:
-    """Pre-finetuning from the start that was chosen."""
-    return initialise.start_from(self.recipe.prefinetune, chosen, self.parents)
-
-
 def run(
   recipe: RecipeConfig, workdir: pathlib.Path, console: Console
 ) -> dict[str, Any]:
   """Runs or continues the recipe; returns what summary.json holds."""
   began = time.perf_counter()
-  _check(recipe)
+  check(recipe)
   inputs.check_place(recipe.adapt, workdir)
   steps = _steps(Run(recipe, workdir, console))
   with cache.locked(workdir):
@@ -179,32 +60,13 @@ def run(
   return summary
 
 
-def _check(recipe: RecipeConfig) -> None:
-  """Fails on what no data can mend, in any stage, before the first."""
-  for stage in (recipe.pretrain, recipe.adapt, recipe.prefinetune):
-    train.check(stage)
-  ours = inputs.given_tokenizer(recipe.prefinetune)
-  theirs = inputs.given_tokenizer(recipe.pretrain)
-  if ours:
-    denoisers.sentinels_of(ours)
-  if theirs and (ours is None or ours.hash != theirs.hash):
-    raise BadInput(
-      "pretrain has a tokenizer of its own (pretrain.init_from or"
-      " pretrain.data); give the same as prefinetune.data.tokenizer"
-    )
-  if recipe.adapt.data.path and inputs.from_pairs(recipe.adapt):
-    raise BadInput(
-      f"adapt.data.path={recipe.adapt.data.path} holds pairs; leave it empty:"
-      " a recipe takes the texts of prefinetune's training pairs"
-    )
-
-
 def _steps(run: Run) -> dict[str, Callable[[Mapping[str, Done]], Step]]:
   """Each stage as a function of those before it, which it depends on.
 
   Bad paths end it here.
   """
   recipe, console = run.recipe, run.console
+  taught = lambda done: done["teach"].metrics.get("of_vectors", "")
   pairs = inputs.dependencies(recipe.prefinetune)
   text = inputs.dependencies(recipe.adapt)
   start = inputs.parent(recipe.pretrain.init_from)
@@ -224,17 +86,46 @@ def _steps(run: Run) -> dict[str, Callable[[Mapping[str, Done]], Step]]:
       resumable=True,
     )
 
+  def teach(done: Mapping[str, Done]) -> Step:
+    used = uses_teacher(recipe)
+    pairs = lambda: corpus.read_train(run.made.corpus)
+    return Step(
+      "teach",
+      {
+        "config": dataclasses.asdict(recipe.teach) if used else {},
+        "teacher": finetuning.key_of_teacher(recipe.teach) if used else "",
+        "inputs": done["tokenizer"].key,
+      },
+      lambda d: (
+        finetuning.teach(pairs(), recipe.teach, d, console)
+        if used
+        else {"texts": 0}
+      ),
+      resumable=True,
+    )
+
   def prefinetune(done: Mapping[str, Done]) -> Step:
     chosen = done["initialise"].metrics["chosen"]
     parent = {"decoder-only": "pretrain", "encoder-decoder": "adapt"}
     hash = done[parent[chosen]].hash if chosen in parent else ""
     step = trained("prefinetune", run.prefinetune(chosen), done, hash)
     return dataclasses.replace(
-      step, work=lambda d: _prefinetune(run, chosen, d)
+      step,
+      inputs={**step.inputs, "teacher": taught(done)},
+      work=lambda d: _prefinetune(run, chosen, d),
     )
 
+  def finetune_inputs(done: Mapping[str, Done]) -> dict[str, Any]:
+    return {
+      "config": train.relevant(recipe.finetune),
+      "base": done["prefinetune"].hash,
+      "data": done["tokenizer"].key,
+      "teacher": taught(done),
+      "mined": done["mine"].metrics["hash_of_negatives"],
+    }
+
   return {
-    "tokenizer": lambda _: Step(
+    "tokenizer": lambda _: Step(  # and the corpus
       "tokenizer",
       pairs,
       lambda d: inputs.make(recipe.prefinetune, d, console),
@@ -248,30 +139,87 @@ def _steps(run: Run) -> dict[str, Callable[[Mapping[str, Done]], Step]]:
     "adapt": lambda done: trained(
       "adapt", run.adapt(), done, done["pretrain"].hash
     ),
+    "teach": teach,
     "initialise": lambda done: Step(
       "initialise",
       {
         "config": train.relevant(recipe.prefinetune),
         "choice": dataclasses.asdict(recipe.initialise),
-        "inputs": done["tokenizer"].key,
+        "inputs": [done["tokenizer"].key, taught(done)],
         "parents": [done["pretrain"].hash, done["adapt"].hash],
       },
       lambda d: initialise.compare(
-        recipe.prefinetune, recipe.initialise, run.parents, run.made, d, console
+        run.first, recipe.initialise, run.parents, run.made, d, console
       ),
       resumable=True,
     ),
     "prefinetune": prefinetune,
+    "mine": lambda done: Step(
+      "mine",
+      {
+        "config": dataclasses.asdict(recipe.mine),
+        "inputs": done["tokenizer"].key,
+        "model": done["prefinetune"].hash,
+      },
+      lambda d: finetuning.mine(
+        corpus.read_train(run.made.corpus),
+        load(run.workdir / "prefinetune"),
+        recipe.mine,
+        d,
+        console,
+      ),
+      resumable=True,
+    ),
+    "mixture": lambda done: Step(
+      "mixture",
+      {
+        **finetune_inputs(done),
+        "choice": dataclasses.asdict(recipe.mixture),
+      },
+      lambda d: {
+        "picked": finetuning.search(
+          run.finetune(),
+          recipe.mixture,
+          run.mined,
+          finetune_inputs(done),
+          d,
+          console,
+        )
+      },
+      resumable=True,
+    ),
+    "finetune": lambda done: Step(
+      "finetune",
+      {**finetune_inputs(done), "mixtures": _mixtures(done)},
+      lambda d: finetuning.finetune(
+        run.finetune(), _mixtures(done), run.mined, d, console
+      ),
+      resumable=True,
+    ),
+    "soup": lambda done: Step(
+      "soup",
+      {"ingredients": done["finetune"].metrics["ingredients"]},
+      lambda d: finetuning.soup(
+        [
+          run.workdir / "finetune" / str(number)
+          for number in range(1, 1 + len(_mixtures(done)))
+        ],
+        d,
+      ),
+    ),
     "evaluate": lambda done: Step(
       "evaluate",
-      {"weights": done["prefinetune"].hash, "trained": done["prefinetune"].key},
-      lambda d: _evaluate(run, done["initialise"].metrics["chosen"], d),
+      {
+        "weights": done["soup"].hash,
+        "trained": [done["prefinetune"].hash, done["finetune"].key],
+      },
+      lambda d: _evaluate(run, done, d),
     ),
     "index": lambda done: Step(
       "index",
       {
-        "weights": done["prefinetune"].hash,
-        "trained": done["prefinetune"].key,
+        "weights": done["soup"].hash,
+        "trained": done["soup"].key,
         "config": dataclasses.asdict(recipe.index),
         "input": searched,
       },
@@ -290,9 +238,16 @@ def _prefinetune(
   return train.train(config, run.made, directory, run.console)
 
 
-def _evaluate(run: Run, chosen: str, directory: pathlib.Path) -> dict[str, Any]:
+def _mixtures(done: Mapping[str, Done]) -> list[dict[str, float]]:
+  return [item["weights"] for item in done["mixture"].metrics["picked"]]
+
+
+def _evaluate(
+  run: Run, done: Mapping[str, Done], directory: pathlib.Path
+) -> dict[str, Any]:
   """Scores the model on validation and test, beside what it must beat."""
-  tuned = load(run.workdir / "prefinetune")
+  chosen = done["initialise"].metrics["chosen"]
+  tuned = load(run.workdir / "soup")
   fresh = assemble(
     tuned.config,
     train.start(run.prefinetune(chosen), run.made)[0],
@@ -311,6 +266,14 @@ def _evaluate(run: Run, chosen: str, directory: pathlib.Path) -> dict[str, Any]:
     tasks = suite.read_suite(folder)
     result[side] = verbs.quality(tuned, fresh, tasks, run.console, side)
   cache.write_json(directory / "quality.json", result)
+  places = {"prefinetune": run.workdir / "prefinetune"}
+  for number in range(1, 1 + len(_mixtures(done))):
+    name = f"finetune {number}"
+    places[name] = run.workdir / "finetune" / str(number)
+  places["soup"] = run.workdir / "soup"
+  models = {n: functools.partial(load, p) for n, p in places.items()}
+  compared = finetuning.compare(models, run.made.corpus)
+  cache.write_json(directory / "souped.json", compared)
   best = result.get("test", {}).get(verbs.MODEL, {})
   return {"test": {name: _first(dims) for name, dims in best.items()}}
 
@@ -321,7 +284,7 @@ def _first(dims: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def _index(run: Run, directory: pathlib.Path) -> dict[str, Any]:
   """Indexes the configured input with the final model."""
-  model = load(run.workdir / "prefinetune")
+  model = load(run.workdir / "soup")
   source, excluded = _index_source(run)
   about = verbs.build_index(
     model,
@@ -437,6 +400,9 @@ def _summary(
     "seconds": round(seconds, 2),
     "quality": quality,
     "initialisation": cache.read_json(compared),
+    "mixtures": cache.read_json(workdir / "mixture" / finetuning.TRIALS_FILE)
+    | {"picked": done["mixture"].metrics["picked"]},
+    "souped": cache.read_json(workdir / "evaluate" / "souped.json"),
     "data_hash": done["tokenizer"].metrics["data_hash"],
     "command": query_command(workdir),
     "versions": train.versions(),

@@ -8,22 +8,27 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import grain
 import jax
 import numpy as np
 from rich.console import Console
 
-from embeddinggemma import cache, checkpoint, inputs, sharding, soup, stages
+from embeddinggemma import (
+  cache,
+  checkpoint,
+  inputs,
+  sharding,
+  soup,
+  stages,
+  streams,
+)
 from embeddinggemma.data import (
-  corpus,
   denoisers,
   loader,
   mixture,
   packing,
   prompts,
-  text,
 )
 from embeddinggemma.inputs import TOKENIZER_FILE, Inputs
 from embeddinggemma.model import adapt
@@ -37,8 +42,6 @@ from embeddinggemma.training import fit as fit_lib
 from embeddinggemma.training import hooks, step
 from embeddinggemma.types import BadInput, Params, Stage, TrainState
 
-T = TypeVar("T")
-
 CONFIG_FILE = "config.json"
 # What may differ when a workdir's training goes on: the same weights come out.
 # Parents count by their weights, which `inputs.dependencies` holds.
@@ -50,10 +53,11 @@ _FREE = (
   "compiler_options",
   "init_from",
   "decoder_from",
+  "teacher",
 )
 _STARTS = ("init", "init_from", "decoder_from")
 # What the compiled step does not depend on.
-_NOT_COMPILED = (*_STARTS, "data", "average")
+_NOT_COMPILED = (*_STARTS, "data", "teacher", "average")
 _LICENSE = (
   "These weights derive from the data and parents that recipe.json names;\n"
   "their licences apply. embeddinggemma, which made them, is Apache-2.0.\n"
@@ -187,65 +191,6 @@ def _get(tree: Any, path: str) -> Any:
   return tree
 
 
-def read_tasks(
-  config: PairConfig, made: Inputs
-) -> tuple[dict[str, mixture.Rows], dict[str, float], int]:
-  """Tokenised rows by task, shares of the tasks, number of truncated texts."""
-  pairs = corpus.read_train(made.corpus)
-  tasks, truncated = mixture.tokenise(
-    pairs, made.tokenizer(), config.max_length
-  )
-  sizes = {task: len(rows) for task, rows in tasks.items()}
-  data = config.data
-  return (
-    tasks,
-    mixture.shares(sizes, data.weights, data.size_exponent),
-    truncated,
-  )
-
-
-def read_windows(config: LanguageConfig, made: Inputs) -> text.Windows:
-  """Running text, cut so that BOS and EOS fit beside a window's tokens."""
-  longest = config.max_length - 2
-  return text.Windows(made.shards, made.tokenizer(), longest, config.fewest)
-
-
-def example_of(config: LanguageConfig, made: Inputs) -> loader.Example:
-  """(tokens, row id) -> what the model reads of a window: one side or two."""
-  if not isinstance(config, AdaptConfig):
-    return denoisers.causal
-  sentinels = denoisers.sentinels_of(made.tokenizer())
-  return lambda tokens, row: denoisers.denoise(
-    tokens, row, config.seed, config.mixture, sentinels
-  )
-
-
-def dataset(
-  config: TrainConfig, made: Inputs, devices: int
-) -> tuple[grain.MapDataset, int]:
-  """Step -> Loaded for a mesh of so many devices, and the truncated texts.
-
-  Runs that differ in their start alone share it.
-  """
-  key = {k: v for k, v in _resolved(config).items() if k not in _STARTS}
-  content = inputs.about(config, made)["hash"]
-  key |= {"inputs": [content, made.tokenizer().hash], "devices": devices}
-  return _share("data", key, lambda: _dataset(config, made, devices))
-
-
-def _dataset(
-  config: TrainConfig, made: Inputs, devices: int
-) -> tuple[grain.MapDataset, int]:
-  groups = devices * config.groups_per_device
-  size, seed = config.batch_size, config.seed
-  if isinstance(config, LanguageConfig):
-    windows, example = read_windows(config, made), example_of(config, made)
-    return loader.load_text(windows, example, size, groups, seed), 0
-  assert isinstance(config, PairConfig)
-  tasks, weights, truncated = read_tasks(config, made)
-  return loader.load(tasks, weights, size, groups, seed), truncated
-
-
 def train(
   config: TrainConfig,
   made: Inputs,
@@ -262,7 +207,7 @@ def train(
   steps = config.steps if until is None else min(until, config.steps)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   stage = stages.make(config, mesh)
-  data, truncated = dataset(config, made, mesh.size)
+  data, truncated = streams.dataset(config, made, mesh.size)
   if truncated:
     console.print(
       f"{truncated} texts are longer than max_length={config.max_length}"
@@ -343,17 +288,6 @@ def _some(names: list[str]) -> str:
   return (", ".join(names[:3]) or "nothing") + more
 
 
-_shared: dict[str, tuple[str, Any]] = {}
-
-
-def _share(kind: str, key: dict[str, Any], make: Callable[[], T]) -> T:
-  """What the last run of this process made, if it was from the same key."""
-  name = cache.key_of(key)
-  if _shared.get(kind, ("", None))[0] != name:
-    _shared[kind] = name, make()
-  return _shared[kind][1]
-
-
 def _program(
   config: TrainConfig, stage: Stage, mesh: jax.sharding.Mesh
 ) -> step.Program:
@@ -361,7 +295,7 @@ def _program(
   tree = _resolved(config)
   key = {k: v for k, v in tree.items() if k not in _NOT_COMPILED}
   options = config.compiler_options.get(jax.default_backend())
-  return _share(
+  return cache.share(
     "program",
     key,
     lambda: step.compile_step(stage, config.seed, mesh, options),

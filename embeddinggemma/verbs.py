@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from embeddinggemma import cache, checkpoint, inputs, soup, train
+from embeddinggemma import cache, checkpoint, inputs, soup, streams, train
 from embeddinggemma.cache import Step
 from embeddinggemma.data import jsonl, loader
 from embeddinggemma.evaluate import report, suite
@@ -101,7 +101,7 @@ def batches(
       place = workdir
     made = _made(config, inputs.dependencies(config), place, console)
     show = _shown(config, made)
-    data, _ = train.dataset(config, made, 1)
+    data, _ = streams.dataset(config, made, 1)
     for step in range(first, last):
       loaded = cast(loader.Loaded, data[step])
       yield {
@@ -118,15 +118,15 @@ def _shown(
   """(task, row) -> where it is from, and its sides as text."""
   decode = made.tokenizer().decode
   if isinstance(config, LanguageConfig):
-    windows = train.read_windows(config, made)
-    example = train.example_of(config, made)
+    windows = streams.read_windows(config, made)
+    example = streams.example_of(config, made)
     tokens = lambda row: windows.tokens(row % len(windows))
     return lambda _, row: (
       f"row {row}",
       *map(decode, example(tokens(row), row)),
     )
   assert isinstance(config, PairConfig)
-  tasks, _, _ = train.read_tasks(config, made)
+  tasks, _ = streams.read_tasks(config, made)
   origin = lambda rows, i: str(
     pathlib.Path(rows.origin[i]).relative_to(made.corpus)
   )

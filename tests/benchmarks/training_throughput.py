@@ -24,9 +24,8 @@ from sentence_transformers.base import modules
 from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from embeddinggemma import sharding, stages, train
+from embeddinggemma import sharding, stages, streams
 from embeddinggemma.checkpoint import find, read_files
-from embeddinggemma.data import loader
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.training import step
 
@@ -85,8 +84,8 @@ def read(
 
 def batches(config: stages.PairConfig, made: Inputs) -> list:
   """A packed batch, and its two sides padded to their longest text, a task."""
-  tasks, weights, _ = train.read_tasks(config, made)
-  packed = loader.load(tasks, weights, config.batch_size, 1, config.seed)
+  tasks, _ = streams.read_tasks(config, made)
+  packed, _ = streams.dataset(config, made, 1)
   found = {}
   for i in range(40):
     loaded = packed[i]

@@ -1,6 +1,7 @@
 """The stream: every row once an epoch, a function of (seed, step) alone."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -208,12 +209,64 @@ def test_loader_moves_pairs_and_keys_together(rows):
   assert loaded.capacity == batch.query.ids.size + batch.positive.ids.size
 
 
+def test_negatives_and_teacher_move_with_their_pair(rows):
+  """Slot i * N + n of the negatives is pair i's; row i of the teacher too."""
+  data, rng = rows("code", 40), np.random.default_rng(0)
+  text = lambda: rng.integers(4, 500, rng.integers(3, 30), dtype=np.int32)
+  none = np.zeros(0, np.int32)
+  negative = [[text(), none if n % 3 else text()] for n in range(40)]
+  taught = np.arange(160).reshape(40, 4)
+  taught[:, 3][[n % 3 != 0 for n in range(40)]] = -1
+  data = dataclasses.replace(data, negative=negative, taught=taught)
+  vectors = np.arange(160, dtype=np.float16)[:, None] + np.ones(3, np.float16)
+  packer = loader.Packer({"code": data}, 16, 4, 0, vectors)
+  loaded = packer(mixture.Draw("code", np.arange(13)))
+  batch, taught_by = loaded.batch, loaded.batch.teacher
+  assert loaded.tokens == data.lengths[:13].sum()
+  for g in range(4):
+    for s in range(4):
+      if not batch.query.valid[g, s]:
+        assert not batch.negative.valid[g, 2 * s : 2 * s + 2].any()
+        continue
+      row = int(batch.keys[g * 4 + s][0]) // 2
+      assert taught_by.query[g * 4 + s][0] == 4 * row + 1
+      assert taught_by.positive[g * 4 + s][0] == 4 * row + 2
+      for n in range(2):
+        there = len(negative[row][n]) > 0
+        slot = batch.negative.slot[g] == 2 * s + n
+        assert batch.negative.valid[g, 2 * s + n] == there
+        np.testing.assert_array_equal(
+          batch.negative.ids[g][slot], negative[row][n]
+        )
+        expected = 4 * row + 3 + n if there else 0
+        assert taught_by.negative[g * 4 + s, n][0] == expected
+
+
+def test_negatives_are_prompted_with_their_titles():
+  pairs = [
+    pair("q", "p")._replace(negatives=("a", "b"), negative_titles=("", "T")),
+    pair("r", "s"),
+  ]
+  found, _ = mixture.tokenise(pairs, Letters(), 64, 3)
+  (data,) = found.values()
+  assert data.negatives == 2  # no more than any pair has
+  assert data.lengths.shape == (2, 4)
+  said = ["title: none | text: a", "title: T | text: b"]
+  for text, expected in zip(
+    data.negative[0], Letters().encode_batch(said, 64)[0]
+  ):
+    np.testing.assert_array_equal(text, expected)
+  assert [len(text) for text in data.negative[1]] == [0, 0]
+  assert mixture.tokenise(pairs, Letters(), 64)[0][data.task].negatives == 0
+
+
 def test_few_shapes_and_little_padding(rows):
   tasks = {
     "code": rows("code", 1600, longest=120),
     "qa": rows("qa", 1600, 1, 120),
   }
-  dataset = loader.load(tasks, {"code": 0.5, "qa": 0.5}, 256, 1, seed=0)
+  packer = loader.Packer(tasks, 256, 1, seed=0)
+  dataset = loader.load(tasks, {"code": 0.5, "qa": 0.5}, 256, 0, packer)
   loaded = [dataset[i] for i in range(60)]
   shapes = {
     (x.batch.query.ids.shape, x.batch.positive.ids.shape) for x in loaded
@@ -223,7 +276,7 @@ def test_few_shapes_and_little_padding(rows):
 
 
 def test_tasks_of_alike_sizes_share_a_shape():
-  shape = loader.Shape
+  shape = lambda *sizes: tuple(map(loader.Side, sizes[::2], sizes[1::2]))
   shared = loader.share_shapes(
     {
       "a": shape(10, 64, 40, 64),

@@ -45,7 +45,8 @@ def parts(rows, chosen, mesh_shape=(1, 1)):
   size = mesh_shape[0] * mesh_shape[1]
   mesh = sharding.make_mesh(*mesh_shape, devices=jax.devices()[:size])
   tasks = {"code": rows("code", 40), "qa": rows("qa", 24)}
-  data = loader.load(tasks, {"code": 0.6, "qa": 0.4}, 8, size, seed=0)
+  packer = loader.Packer(tasks, 8, size, seed=0)
+  data = loader.load(tasks, {"code": 0.6, "qa": 0.4}, 8, 0, packer)
   state = step.init_state(chosen, 0, mesh)
   return step.compile_step(chosen, 0, mesh), state, loader.Stream(data, mesh)
 

@@ -1,0 +1,306 @@
+"""The finetuning half of the recipe (paper sections 2.2, 2.3, 3.3 and 3.4).
+
+A teacher's vectors, hard negatives, mixtures of tasks, a finetuning with each
+mixture that is picked, and what their soup is worth: functions of plain
+arguments, each of which continues in its folder.
+"""
+
+import dataclasses
+import pathlib
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from embeddinggemma import cache, inputs, train
+from embeddinggemma import soup as soup_lib
+from embeddinggemma.config import at_least
+from embeddinggemma.data import corpus, mixture
+from embeddinggemma.evaluate import suite
+from embeddinggemma.inputs import Inputs
+from embeddinggemma.load import Model, load
+from embeddinggemma.mixture import search as search_lib
+from embeddinggemma.mixture.optimizer import OptimizerConfig
+from embeddinggemma.retrieval import negatives, teacher, tfidf
+from embeddinggemma.retrieval.candidates import MiningConfig
+from embeddinggemma.stages import PairConfig
+from embeddinggemma.training import hooks
+from embeddinggemma.types import Pair, Weights
+
+PICKED_FILE = "picked.json"
+TRIALS_FILE = "trials.json"
+SCORES_FILE = "scores.json"
+TFIDF = "tfidf"
+
+
+@dataclasses.dataclass(frozen=True)
+class TeachConfig:
+  """Whose vectors the student matches."""
+
+  teacher: str  # "tfidf", a checkpoint, or a sentence-transformers model
+  width: int  # of tfidf's vectors
+  dtype: str  # that they are stored in
+  seed: int  # of tfidf's decomposition
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+  """Which mixtures are tried, and which of them are picked."""
+
+  steps: int  # of a trial
+  given: tuple[dict[str, float], ...]  # tried first, after the config's own
+  dirichlet: int
+  proposed: int
+  pick: int
+  diversity: float
+  seed: int
+  optimizer: OptimizerConfig
+
+  def __post_init__(self) -> None:
+    at_least("search.steps", self.steps, 1)
+    for name in ("dirichlet", "proposed", "diversity", "seed"):
+      at_least(f"search.{name}", getattr(self, name), 0)
+    at_least("search.pick", self.pick, 1)
+
+
+def teacher_of(config: TeachConfig) -> teacher.TeacherModel:
+  """The teacher that a config names; BadInput if there is none."""
+  if config.teacher == TFIDF:
+    return tfidf.tfidf(config.width, config.seed)
+  if _is_here(config.teacher) and not _is_foreign(config.teacher):
+    return _ours(load(config.teacher))
+  return teacher.sentence_transformer(config.teacher)
+
+
+def key_of_teacher(config: TeachConfig) -> str:
+  """The content hash of a checkpoint that teaches; "" where the name says all.
+
+  What sentence-transformers loads is hashed when it is read.
+  """
+  if config.teacher == TFIDF or _is_foreign(config.teacher):
+    return ""
+  return inputs.parent(config.teacher) if _is_here(config.teacher) else ""
+
+
+def _is_here(path: str) -> bool:
+  return pathlib.Path(path).is_dir()
+
+
+def _is_foreign(path: str) -> bool:
+  """Whether a folder is in sentence-transformers' layout."""
+  return (pathlib.Path(path) / "modules.json").is_file()
+
+
+def _ours(model: Model) -> teacher.TeacherModel:
+  return teacher.from_encoder(model, model.hash, model.config.embed_dim)
+
+
+def teach(
+  pairs: Sequence[Pair],
+  config: TeachConfig,
+  directory: pathlib.Path,
+  console: Console,
+) -> dict[str, Any]:
+  """Writes a teacher's vectors of all texts of the pairs."""
+  items, model = teacher.items_of(pairs), teacher_of(config)
+  with hooks.Progress(console, "teach", len(items)) as progress:
+    about = teacher.teach(
+      items, model, directory, dtype=config.dtype, progress=progress.show_of
+    )
+  return {
+    "texts": about["count"],
+    "width": about["width"],
+    "of_vectors": about["hash"],
+  }
+
+
+def mine(
+  pairs: Sequence[Pair],
+  model: Model | None,
+  config: MiningConfig,
+  directory: pathlib.Path,
+  console: Console,
+) -> dict[str, Any]:
+  """Finds hard negatives of the pairs; `model` is needed by dense search."""
+  vectors = None
+  if model is not None and config.search == "dense":
+    items = teacher.items_of(pairs)
+    own = directory / "vectors"
+    with hooks.Progress(console, "vectors", len(items)) as progress:
+      teacher.teach(
+        items, _ours(model), own, dtype="float32", progress=progress.show_of
+      )
+    vectors = teacher.open_vectors(own)
+  with hooks.Progress(console, "mine", len(pairs)) as progress:
+    about = negatives.mine_all(
+      pairs, vectors, config, directory, progress.show_of
+    )
+  for line in negatives.summary(about):
+    console.print(line, highlight=False, markup=False)
+  without = sum(about["without"].values())
+  return {
+    "pairs": about["pairs"],
+    "negatives": about["negatives"],
+    "without": without,
+    "hash_of_negatives": about["hash"],
+  }
+
+
+def own_mixture(config: PairConfig, made: Inputs) -> Weights:
+  """The shares that a config's weights give the tasks of its data."""
+  sizes = corpus.about(made.corpus)["tasks"]
+  return mixture.shares(sizes, config.data.weights, config.data.size_exponent)
+
+
+def with_mixture(config: PairConfig, weights: Weights) -> PairConfig:
+  """The same finetuning with these shares of the batches."""
+  data = dataclasses.replace(
+    config.data, weights=dict(weights), size_exponent=0.0
+  )
+  return dataclasses.replace(config, data=data)
+
+
+def search(
+  config: PairConfig,
+  choice: SearchConfig,
+  made: Inputs,
+  key: Mapping[str, Any],
+  directory: pathlib.Path,
+  console: Console,
+) -> list[dict[str, Any]]:
+  """Tries mixtures and picks some: [{"weights", "reason", ...}].
+
+  A trial is a short finetuning, scored on the held-out validation tasks. With
+  one task, or without validation, the config's own mixture is all there is.
+  """
+  own = own_mixture(config, made)
+  tasks = _read_suite(made.corpus / "validation")
+  if len(own) < 2 or not tasks:
+    why = "there is one task" if len(own) < 2 else "no task is held out"
+    reason = f"the config's own mixture: {why}"
+    console.print(f"mixture: {reason}", highlight=False)
+    return [{"weights": dict(own), "reason": reason}]
+  short = dataclasses.replace(
+    config,
+    steps=choice.steps,
+    every_checkpoint=choice.steps,
+    keep_checkpoints=1,
+  )
+
+  def evaluate(weights: Weights, folder: pathlib.Path) -> dict[str, float]:
+    train.train(with_mixture(short, weights), made, folder, console)
+    return score(load(folder), tasks)
+
+  trials = search_lib.search(
+    evaluate,
+    list(own),
+    [own, *choice.given],
+    choice.dirichlet,
+    choice.proposed,
+    choice.optimizer,
+    choice.seed,
+    {**key, "config": _without_mixture(short)},
+    directory,
+    console,
+  )
+  cache.write_json(
+    directory / TRIALS_FILE,
+    {
+      "trials": [_row(trial) for trial in trials],
+      "suggestion_s": search_lib.median_suggestion(trials),
+    },
+  )
+  scored = sum(trial.feasible for trial in trials)
+  picked = search_lib.pick(trials, min(choice.pick, scored), choice.diversity)
+  for item in picked:
+    console.print(f"picked {item.reason}", highlight=False, soft_wrap=True)
+  return [
+    {
+      "weights": dict(item.trial.weights),
+      "reason": item.reason,
+      "trial": item.trial.number,
+    }
+    for item in picked
+  ]
+
+
+def _without_mixture(config: PairConfig) -> dict[str, Any]:
+  """What a trial's score depends on besides its weights."""
+  return train.relevant(with_mixture(config, {}))
+
+
+def _row(trial: search_lib.Trial) -> dict[str, Any]:
+  return {
+    "number": trial.number,
+    "source": trial.source,
+    "weights": dict(trial.weights),
+    "scores": dict(trial.scores or {}),
+    "score": trial.score if trial.feasible else None,
+    "infeasible": trial.infeasible,
+    "seconds": trial.seconds,
+    "suggest_seconds": trial.suggest_seconds,
+  }
+
+
+def finetune(
+  config: PairConfig,
+  mixtures: Sequence[Weights],
+  made: Inputs,
+  directory: pathlib.Path,
+  console: Console,
+) -> dict[str, Any]:
+  """One finetuning with each mixture, in DIRECTORY/1, 2, ...; their results."""
+  results = []
+  for number, weights in enumerate(mixtures, 1):
+    console.print(f"finetune {number} of {len(mixtures)}", highlight=False)
+    result = train.train(
+      with_mixture(config, weights), made, directory / str(number), console
+    )
+    results.append(result)
+  return {
+    "ingredients": [
+      {key: result[key] for key in ("hash", "loss") if key in result}
+      for result in results
+    ]
+  }
+
+
+def soup(
+  paths: Sequence[pathlib.Path], workdir: pathlib.Path
+) -> dict[str, Any]:
+  """The unweighted mean of the finetunings, as section 3.4 has it."""
+  place = soup_lib.soup(paths, None, workdir, least=1)
+  return {
+    "checkpoint": str(place.relative_to(workdir)),
+    "hash": inputs.hash_of(place),
+  }
+
+
+def compare(
+  models: Mapping[str, Callable[[], Model]], corpus_folder: pathlib.Path
+) -> dict[str, Any]:
+  """{side: {model: {type or "mean": score}}} at full dimension."""
+  sides = {
+    side: _read_suite(corpus_folder / side) for side in ("validation", "test")
+  }
+  found: dict[str, Any] = {side: {} for side in sides}
+  for name, open_model in models.items():
+    model = open_model()
+    for side, tasks in sides.items():
+      if tasks:
+        by_type = score(model, tasks)
+        mean = statistics.fmean(by_type.values())
+        found[side][name] = {**by_type, "mean": mean}
+  return found
+
+
+def score(model: Model, tasks: Sequence[suite.EvalTask]) -> dict[str, float]:
+  """Task type -> the mean of its tasks' main metrics, at full dimension."""
+  dim = model.config.embed_dim
+  types = suite.evaluate(model, tasks, [dim])["types"]
+  return {name: values[str(dim)] for name, values in types.items()}
+
+
+def _read_suite(folder: pathlib.Path) -> Sequence[suite.EvalTask]:
+  return suite.read_suite(folder) if any(folder.iterdir()) else []

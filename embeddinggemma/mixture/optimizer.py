@@ -1,0 +1,300 @@
+"""Which mixture to try next: Vizier's GP bandit, or random search.
+
+An optimizer holds nothing but what it observed, and what it suggests depends
+on (config, seed, observations) alone: a search goes on by observing again.
+
+Vizier runs in a process of its own, which
+- leaves this one as it is: Vizier is made for 64-bit JAX (its service turns
+  that on globally), and its GP belongs on a CPU, while training may hold TPUs;
+- costs training no import, memory or threads, and no line on the screen: what
+  it prints is kept, and replayed if it fails;
+- ends with its standard input, so none is left behind when we are killed.
+
+It gets all observations with every request, and drives the designer behind
+Vizier's GAUSSIAN_PROCESS_BANDIT (a GP over the cube of `mixture.space`, upper
+confidence bound, a trust region around what was tried). Vizier's service would
+do the same with a random seed, and keep a second study in its own database.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from embeddinggemma.config import above_zero, at_least, suggest
+from embeddinggemma.mixture import space
+from embeddinggemma.types import BadInput, Weights
+
+_PACKAGE = pathlib.Path(__file__).parents[2]
+# A GP of this size is compiled much longer than it runs, and compiled anew
+# with every request: the cache holds its programs, and they need not be fast.
+_ENVIRONMENT = {
+  "JAX_PLATFORMS": "cpu",
+  "JAX_ENABLE_X64": "1",
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  "XLA_FLAGS": "--xla_backend_optimization_level=0"
+  " --xla_llvm_disable_expensive_passes=true",
+}
+
+
+class MixtureOptimizer(Protocol):
+  """What a search asks; higher scores are better, NaN is infeasible."""
+
+  def suggest(self) -> Weights:
+    """The mixture to try next; all tasks, summing to 1."""
+
+  def observe(self, weights: Weights, score: float) -> None:
+    """Adds a finished trial to the evidence."""
+
+  def close(self) -> None:
+    """Frees what suggesting took."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """How mixtures are proposed."""
+
+  name: str  # vizier or random
+  alpha: float  # of the symmetric Dirichlet: 1 is uniform on the simplex
+  evaluations: int  # of Vizier's acquisition function, a suggestion
+
+  def __post_init__(self) -> None:
+    if self.name not in OPTIMIZERS:
+      raise BadInput(
+        f"optimizer.name={self.name!r} is unknown"
+        f"{suggest(self.name, list(OPTIMIZERS))}"
+      )
+    above_zero("optimizer.alpha", self.alpha)
+    at_least("optimizer.evaluations", self.evaluations, 100)
+
+
+def make(
+  config: OptimizerConfig,
+  tasks: Sequence[str],
+  seed: int,
+  directory: pathlib.Path,
+) -> MixtureOptimizer:
+  """The optimizer of a config; `directory` may hold its compiled programs."""
+  return OPTIMIZERS[config.name](config, tuple(tasks), seed, directory)
+
+
+@dataclasses.dataclass
+class Random:
+  """Independent samples of the Dirichlet."""
+
+  config: OptimizerConfig
+  tasks: tuple[str, ...]
+  seed: int
+  directory: pathlib.Path
+  observed: int = 0
+
+  def suggest(self) -> Weights:
+    """The sample of this number of observations."""
+    rng = np.random.default_rng([self.seed, self.observed, 1])
+    sample = rng.dirichlet(np.full(len(self.tasks), self.config.alpha))
+    return space.named(sample, self.tasks)
+
+  def observe(self, weights: Weights, score: float) -> None:
+    """Counts."""
+    del weights, score
+    self.observed += 1
+
+  def close(self) -> None:
+    """Nothing is held."""
+
+
+@dataclasses.dataclass
+class Vizier:
+  """The Gaussian process bandit of Vizier, in a process of its own."""
+
+  config: OptimizerConfig
+  tasks: tuple[str, ...]
+  seed: int
+  directory: pathlib.Path
+  points: list[list[float]] = dataclasses.field(default_factory=list)
+  scores: list[float | None] = dataclasses.field(default_factory=list)
+  _server: "_Server | None" = None
+
+  @property
+  def _alpha(self) -> Float[np.ndarray, "n"]:
+    return np.full(len(self.tasks), self.config.alpha)
+
+  def suggest(self) -> Weights:
+    """The GP's proposal; the first one starts Vizier.
+
+    Raises RuntimeError with what Vizier printed, if it fails.
+    """
+    if self._server is None:
+      self._server = _Server(self.directory)
+    point = self._server.ask(
+      {
+        "points": self.points,
+        "scores": self.scores,
+        "dimensions": len(self.tasks) - 1,
+        "evaluations": self.config.evaluations,
+        "seed": self.seed,
+      }
+    )
+    weights = space.to_weights(np.array(point), self._alpha)
+    return space.named(weights, self.tasks)
+
+  def observe(self, weights: Weights, score: float) -> None:
+    """Adds a point of the cube and its score."""
+    point = space.to_point(space.vector(weights, self.tasks), self._alpha)
+    self.points.append([float(u) for u in point])
+    self.scores.append(float(score) if math.isfinite(score) else None)
+
+  def close(self) -> None:
+    """Ends Vizier's process."""
+    if self._server is not None:
+      self._server.close()
+      self._server = None
+
+
+OPTIMIZERS: Mapping[str, Callable[..., MixtureOptimizer]] = {
+  "random": Random,
+  "vizier": Vizier,
+}
+
+
+class _Server:
+  """This module as a child process: a line of JSON in, a line out."""
+
+  def __init__(self, directory: pathlib.Path):
+    self._log = tempfile.TemporaryFile()
+    paths = [str(_PACKAGE), os.environ.get("PYTHONPATH")]
+    self._process = subprocess.Popen(
+      [sys.executable, "-P", "-m", "embeddinggemma.mixture.optimizer"],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=self._log,
+      text=True,
+      start_new_session=True,  # Ctrl-C is for us: it may mean to save first
+      env=os.environ
+      | _ENVIRONMENT
+      | {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "JAX_COMPILATION_CACHE_DIR": str(directory),
+      },
+    )
+
+  def ask(self, request: Mapping[str, Any]) -> list[float]:
+    """Waits for the answer."""
+    process = self._process
+    assert process.stdin and process.stdout
+    answer = ""
+    try:
+      process.stdin.write(json.dumps(request) + "\n")
+      process.stdin.flush()
+      answer = process.stdout.readline()
+    except BrokenPipeError:
+      pass  # it ended: the log says why
+    if not answer:
+      status = process.wait()
+      self._log.seek(0)
+      printed = self._log.read().decode(errors="replace")
+      raise RuntimeError(
+        f"Vizier ended with status {status}; it printed:\n{printed}"
+      )
+    return json.loads(answer)
+
+  def close(self) -> None:
+    """Ends the process, at once."""
+    self._process.kill()
+    # A request that it did not read, if it ended before.
+    with contextlib.suppress(BrokenPipeError), self._process:
+      pass
+    self._process.wait()
+    self._log.close()
+
+
+def _serve() -> None:
+  """Answers the requests of standard input, and ends when that ends."""
+  # Answers go where they are awaited; all else that is printed, to the log.
+  answers = os.fdopen(os.dup(1), "w")
+  os.dup2(2, 1)
+  # TensorFlow Probability imports these for docstrings alone, which is most of
+  # the time and memory of the start; None makes their import fail.
+  for name in ("tensorflow", "tf_keras", "keras"):
+    sys.modules[name] = None  # type: ignore
+  requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+  threading.Thread(target=_read, args=(requests,), daemon=True).start()
+  while True:
+    point = propose(**json.loads(requests.get()))
+    answers.write(json.dumps(point.tolist()) + "\n")
+    answers.flush()
+
+
+def _read(requests: "queue.SimpleQueue[str]") -> None:
+  """Passes requests on; ends the process with them, whatever it is at."""
+  for line in sys.stdin:
+    requests.put(line)
+  os._exit(0)
+
+
+def propose(
+  points: Sequence[Sequence[float]],
+  scores: Sequence[float | None],
+  dimensions: int,
+  evaluations: int,
+  seed: int,
+) -> Float[np.ndarray, "_"]:
+  """The point that the GP bandit proposes after these trials."""
+  import jax
+  from vizier import algorithms, pyvizier
+  from vizier._src.algorithms.designers import gp_bandit
+  from vizier._src.algorithms.optimizers import (
+    eagle_strategy,
+    vectorized_base,
+  )
+  from vizier.pyvizier.converters import padding
+
+  names = [f"x{i:03d}" for i in range(dimensions)]
+  problem = pyvizier.ProblemStatement()
+  for name in names:
+    problem.search_space.root.add_float_param(name, 0.0, 1.0)
+  problem.metric_information.append(
+    pyvizier.MetricInformation(
+      "score", goal=pyvizier.ObjectiveMetricGoal.MAXIMIZE
+    )
+  )
+  trials = [
+    pyvizier.Trial(id=i + 1, parameters=dict(zip(names, point))).complete(
+      pyvizier.Measurement({} if score is None else {"score": score}),
+      infeasibility_reason="not finite" if score is None else None,
+    )
+    for i, (point, score) in enumerate(zip(points, scores, strict=True))
+  ]
+  designer = gp_bandit.VizierGPBandit(
+    problem,
+    acquisition_optimizer_factory=vectorized_base.VectorizedOptimizerFactory(
+      strategy_factory=eagle_strategy.VectorizedEagleStrategyFactory(),
+      max_evaluations=evaluations,
+      suggestion_batch_size=25,
+    ),
+    # One program serves ten trials.
+    padding_schedule=padding.PaddingSchedule(
+      num_trials=padding.PaddingType.MULTIPLES_OF_10
+    ),
+    rng=jax.random.fold_in(jax.random.PRNGKey(seed), len(trials)),
+  )
+  designer.update(algorithms.CompletedTrials(trials), algorithms.ActiveTrials())
+  values = designer.suggest(1)[0].parameters
+  return np.clip([float(values[name].value) for name in names], 0.0, 1.0)
+
+
+if __name__ == "__main__":
+  _serve()

@@ -1,0 +1,127 @@
+"""Arrays of a folder that are filled from the first row on, across kills.
+
+They stand under other names until every row is written, and the JSON file that
+says what they are comes last: a folder that holds it is whole.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embeddinggemma import cache
+
+_PROGRESS = "progress.json"
+
+Layout = Mapping[str, tuple[tuple[int, ...], Any]]  # name -> shape, dtype
+
+
+class Filling:
+  """NAME.npy files and the JSON file `about_name` of a folder.
+
+  `inputs` is all that the rows depend on; arrays of other inputs are replaced.
+  `about` is what the JSON file holds if there is nothing to do, else {}.
+  `done` counts the rows that are written, which a kill does not lose. `key` is
+  the hash of the inputs.
+  """
+
+  def __init__(
+    self,
+    directory: Path,
+    about_name: str,
+    inputs: Mapping[str, Any],
+    layout: Layout,
+  ):
+    self._directory, self._about_name = directory, about_name
+    self._inputs, self.key = inputs, cache.key_of(inputs)
+    self.arrays: dict[str, np.ndarray] = {}
+    self.done = 0
+    self.about = cache.read_json(directory / about_name)
+    finals = [directory / f"{name}.npy" for name in layout]
+    if self.about.get("key") == self.key and all(map(Path.is_file, finals)):
+      (directory / _PROGRESS).unlink(missing_ok=True)
+      return
+    self.about = {}
+    directory.mkdir(parents=True, exist_ok=True)
+    started = self._started(layout)
+    if not started:
+      self._clear(layout)
+    for name, (shape, dtype) in layout.items():
+      place, mode = self._place(name), "r+" if started else "w+"
+      self.arrays[name] = np.lib.format.open_memmap(place, mode, dtype, shape)
+      _reserve(place)
+    self._note()
+
+  def add(self, rows: Mapping[str, np.ndarray]) -> None:
+    """Writes the next rows of each array that is given."""
+    stop = self.done + len(next(iter(rows.values())))
+    for name, values in rows.items():
+      self.arrays[name][self.done : stop] = values
+    self._flush()
+    self.done = stop
+    self._note()
+
+  def finish(self, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Gives the arrays their names; returns what the JSON file holds.
+
+    That is the inputs, their hash `key`, the content's `hash`, and `about`.
+    """
+    names = sorted(self.arrays)
+    self._flush()
+    self.arrays = {}
+    digest = hashlib.sha256()
+    for name in names:
+      final = self._directory / f"{name}.npy"
+      self._place(name).replace(final)
+      with final.open("rb") as file:
+        while block := file.read(2**20):
+          digest.update(block)
+    self.about = {
+      **self._inputs,
+      "key": self.key,
+      "hash": digest.hexdigest(),
+      **about,
+    }
+    cache.write_json(self._directory / self._about_name, self.about)
+    (self._directory / _PROGRESS).unlink(missing_ok=True)
+    return self.about
+
+  def _started(self, layout: Layout) -> bool:
+    progress = cache.read_json(self._directory / _PROGRESS)
+    if progress.get("key") != self.key:
+      return False
+    self.done = progress["done"]
+    return all(self._place(name).is_file() for name in layout)
+
+  def _clear(self, layout: Layout) -> None:
+    """What says that rows are there goes before the rows."""
+    self.done = 0
+    (self._directory / self._about_name).unlink(missing_ok=True)
+    (self._directory / _PROGRESS).unlink(missing_ok=True)
+    for name in layout:
+      (self._directory / f"{name}.npy").unlink(missing_ok=True)
+
+  def _place(self, name: str) -> Path:
+    """A kill among the last renames leaves some arrays with their names."""
+    final = self._directory / f"{name}.npy"
+    partial = self._directory / f"{name}.npy.partial"
+    return final if final.is_file() else partial
+
+  def _flush(self) -> None:
+    for array in self.arrays.values():
+      if isinstance(array, np.memmap):
+        array.flush()
+
+  def _note(self) -> None:
+    progress = {"key": self.key, "done": self.done}
+    cache.write_json(self._directory / _PROGRESS, progress)
+
+
+def _reserve(path: Path) -> None:
+  """Takes the disk's space now: a write to a map that finds none kills."""
+  if hasattr(os, "posix_fallocate"):
+    with path.open("r+b") as file:
+      os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
