@@ -50,6 +50,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.calls = "joint" if small else "separate"
   config.init = "lsa" if args["preset"] == "laptop" else "random"
   config.init_from = ""  # a checkpoint; wins over init
+  config.negatives = 0  # hard ones of a query, at most
+  config.teacher = ""  # a folder of vectors that `teach` wrote
   config.frozen = ()  # patterns of parameters that keep their values
   config.every_checkpoint = min(max(steps // 4, 1), 500)
   config.keep_checkpoints = 2
@@ -73,6 +75,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.loss.keep_positive = True
   config.loss.spread_out = 1.0
   config.loss.matryoshka = ()  # the paper's dimensions, up to the model's
+  config.loss.hardness = 5.0  # alpha, of a hard negative's weight
+  config.loss.distill = 0.0  # weight of embedding matching with a teacher
+  config.loss.distance = "l2"  # or "cosine"
+  config.loss.teacher_width = 0  # of a projection to it; 0: as wide as ours
 
   config.optimizer = ConfigDict()
   config.optimizer.lr = lr

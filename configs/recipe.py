@@ -56,7 +56,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.initialise.seeds = (0,)  # of contrastive training
   config.initialise.steps = max(config.prefinetune.steps // 5, 1)
   config.initialise.tasks = ("code",)  # what decides; where none is: all
-  _teach_and_mine(config)
+  config.teach = sibling(__file__, "teach").get_config()
+  config.teach.width = config.prefinetune.loss.get_ref("teacher_width")
+  config.mine = sibling(__file__, "mine").get_config()
   mixture = sibling(__file__, "mixture")
   config.mixture = mixture.get_config(args["preset"]).search
   config.finetune = sibling(__file__, "finetune").get_config(args["preset"])
@@ -95,24 +97,3 @@ def _distil(stage: ConfigDict, small: bool) -> None:
   """The weight of distillation is ours; the paper publishes none."""
   stage.loss.distill = 1.0
   stage.loss.teacher_width = 256 if small else 768
-
-
-def _teach_and_mine(config: ConfigDict) -> None:
-  config.teach = ConfigDict()
-  # TF-IDF needs no download. Or a checkpoint, or a sentence-transformers model:
-  # then set loss.teacher_width of both stages to its width.
-  config.teach.teacher = "tfidf"
-  config.teach.width = config.prefinetune.loss.get_ref("teacher_width")
-  config.teach.dtype = "float16"
-  config.teach.seed = 0
-
-  config.mine = ConfigDict()
-  config.mine.search = "dense"  # or BM25 over "plain" or "stemmed" words
-  config.mine.negatives = 1  # of a query, at most
-  config.mine.top_k = 20
-  config.mine.choose = "lowest"  # of those left, as in Gecko; or "random"
-  config.mine.margin = None
-  config.mine.ratio = 0.95  # of the positive's score, as in NV-Retriever
-  config.mine.near_cosine = 0.95
-  config.mine.near_words = 0.8
-  config.mine.seed = 0

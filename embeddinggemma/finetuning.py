@@ -13,10 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from embeddinggemma import cache, inputs, train
+from embeddinggemma import cache, initialise, inputs, train
 from embeddinggemma import soup as soup_lib
 from embeddinggemma.config import at_least
-from embeddinggemma.data import corpus, mixture
+from embeddinggemma.data import corpus, mixture, sources
 from embeddinggemma.evaluate import suite
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.load import Model, load
@@ -26,11 +26,10 @@ from embeddinggemma.retrieval import negatives, teacher, tfidf
 from embeddinggemma.retrieval.candidates import MiningConfig
 from embeddinggemma.stages import PairConfig
 from embeddinggemma.training import hooks
-from embeddinggemma.types import Pair, Weights
+from embeddinggemma.types import BadInput, Pair, Stopped, Weights
 
-PICKED_FILE = "picked.json"
 TRIALS_FILE = "trials.json"
-SCORES_FILE = "scores.json"
+LEDGER = "ledger"
 TFIDF = "tfidf"
 
 
@@ -147,6 +146,52 @@ def mine(
   }
 
 
+def mine_alone(
+  data: pathlib.Path,
+  model: Model | None,
+  config: MiningConfig,
+  output: pathlib.Path,
+  console: Console,
+) -> None:
+  """The verb `mine`: OUTPUT/TASK/pairs.jsonl with negatives, and the ledger."""
+  if config.search == "dense" and model is None:
+    raise BadInput(
+      "mine: dense search needs --model=DIR; or set --config.search=stemmed"
+    )
+  if output.resolve() == data.resolve():
+    raise BadInput(f"--output={output} is --data; name another folder")
+  pairs, _ = sources.read_pairs(data)
+  with cache.locked(output):
+    mine(pairs, model, config, output / LEDGER, console)
+    count = max([config.negatives, *(len(pair.negatives) for pair in pairs)])
+    with_them = negatives.with_negatives(pairs, output / LEDGER, count)
+    sources.write_pairs(output, with_them)
+  console.print(f"{output}", highlight=False, soft_wrap=True)
+
+
+def explain_alone(data: pathlib.Path, output: pathlib.Path, row: int) -> str:
+  """The verb `mine --explain=ROW`: what became of a query's candidates."""
+  pairs, _ = sources.read_pairs(data)
+  return "\n".join(negatives.explain_row(pairs, output / LEDGER, row))
+
+
+def teach_alone(
+  data: pathlib.Path,
+  config: TeachConfig,
+  output: pathlib.Path,
+  console: Console,
+) -> None:
+  """The verb `teach`."""
+  pairs, _ = sources.read_pairs(data)
+  with cache.locked(output):
+    about = teach(pairs, config, output, console)
+  console.print(
+    f"{output}: {about['texts']} vectors of width {about['width']}",
+    highlight=False,
+    soft_wrap=True,
+  )
+
+
 def own_mixture(config: PairConfig, made: Inputs) -> Weights:
   """The shares that a config's weights give the tasks of its data."""
   sizes = corpus.about(made.corpus)["tasks"]
@@ -171,9 +216,17 @@ def search(
 ) -> list[dict[str, Any]]:
   """Tries mixtures and picks some: [{"weights", "reason", ...}].
 
-  A trial is a short finetuning, scored on the held-out validation tasks. With
-  one task, or without validation, the config's own mixture is all there is.
+  A trial is the first `choice.steps` of a finetuning, scored on the held-out
+  validation tasks. All share the compiled step, since weights live in the
+  stream. With one task, or without validation, the config's own mixture is all
+  there is.
   """
+  count = 1 + len(choice.given) + choice.dirichlet + choice.proposed
+  if count < choice.pick:
+    raise BadInput(
+      f"search.pick={choice.pick} of {count} trials; pick fewer, or raise"
+      " search.dirichlet or search.proposed"
+    )
   own = own_mixture(config, made)
   tasks = _read_suite(made.corpus / "validation")
   if len(own) < 2 or not tasks:
@@ -181,15 +234,10 @@ def search(
     reason = f"the config's own mixture: {why}"
     console.print(f"mixture: {reason}", highlight=False)
     return [{"weights": dict(own), "reason": reason}]
-  short = dataclasses.replace(
-    config,
-    steps=choice.steps,
-    every_checkpoint=choice.steps,
-    keep_checkpoints=1,
-  )
 
   def evaluate(weights: Weights, folder: pathlib.Path) -> dict[str, float]:
-    train.train(with_mixture(short, weights), made, folder, console)
+    whole = with_mixture(config, weights)
+    train.train(whole, made, folder, console, until=choice.steps)
     return score(load(folder), tasks)
 
   trials = search_lib.search(
@@ -200,7 +248,7 @@ def search(
     choice.proposed,
     choice.optimizer,
     choice.seed,
-    {**key, "config": _without_mixture(short)},
+    {**key, "config": _without_mixture(config), "steps": choice.steps},
     directory,
     console,
   )
@@ -212,6 +260,8 @@ def search(
     },
   )
   scored = sum(trial.feasible for trial in trials)
+  if not scored:
+    raise Stopped(f"no trial has a score; the first: {trials[0].infeasible}")
   picked = search_lib.pick(trials, min(choice.pick, scored), choice.diversity)
   for item in picked:
     console.print(f"picked {item.reason}", highlight=False, soft_wrap=True)
@@ -219,7 +269,7 @@ def search(
     {
       "weights": dict(item.trial.weights),
       "reason": item.reason,
-      "trial": item.trial.number,
+      "trial": str(item.trial.folder.relative_to(directory)),
     }
     for item in picked
   ]
@@ -245,19 +295,25 @@ def _row(trial: search_lib.Trial) -> dict[str, Any]:
 
 def finetune(
   config: PairConfig,
-  mixtures: Sequence[Weights],
+  picked: Sequence[Mapping[str, Any]],
   made: Inputs,
+  searched: pathlib.Path,
   directory: pathlib.Path,
   console: Console,
 ) -> dict[str, Any]:
-  """One finetuning with each mixture, in DIRECTORY/1, 2, ...; their results."""
+  """One finetuning with each picked mixture, in DIRECTORY/1, 2, ...
+
+  Each goes on from its trial, which is its first steps.
+  """
   results = []
-  for number, weights in enumerate(mixtures, 1):
-    console.print(f"finetune {number} of {len(mixtures)}", highlight=False)
-    result = train.train(
-      with_mixture(config, weights), made, directory / str(number), console
-    )
-    results.append(result)
+  for number, item in enumerate(picked, 1):
+    console.print(f"finetune {number} of {len(picked)}", highlight=False)
+    workdir = directory / str(number)
+    workdir.mkdir(exist_ok=True)
+    if "trial" in item:
+      initialise.go_on(searched / item["trial"], workdir)
+    own = with_mixture(config, item["weights"])
+    results.append(train.train(own, made, workdir, console))
   return {
     "ingredients": [
       {key: result[key] for key in ("hash", "loss") if key in result}

@@ -5,6 +5,7 @@ libraries. Heavy imports happen inside the verbs, so that --help answers at
 once.
 """
 
+import dataclasses
 import difflib
 import errno
 import json
@@ -69,6 +70,8 @@ NUMBER_FLAGS = {
   "k": (5, "how many answers"),
   "path": (None, "points from the first of two inputs to the second"),
   "jobs": (1, "runs at a time"),
+  "explain": (None, "a row of the pairs, from 0"),
+  "pick": (None, "mixtures to pick; else search.pick of the config"),
 }
 SWITCHES = {
   "json": "print JSON",
@@ -215,6 +218,56 @@ def query(values: flags.FlagValues, rest: Sequence[str]) -> None:
     print("\n".join(f"    {line}" for line in hit.snippet.splitlines()[:6]))
 
 
+def teach(values: flags.FlagValues, rest: Sequence[str]) -> None:
+  """Writes a teacher's vectors of all texts of a folder of pairs."""
+  _nothing_more(rest)
+  from embeddinggemma import config, finetuning
+
+  finetuning.teach_alone(
+    pathlib.Path(values.data),
+    config.build(finetuning.TeachConfig, _config(values)),
+    pathlib.Path(values.output),
+    _console(),
+  )
+
+
+def mine(values: flags.FlagValues, rest: Sequence[str]) -> None:
+  """Finds hard negatives, or says what became of a query's candidates."""
+  _nothing_more(rest)
+  from embeddinggemma import config, finetuning
+  from embeddinggemma.load import load
+  from embeddinggemma.retrieval.candidates import MiningConfig
+
+  choice = config.build(MiningConfig, _config(values))
+  data, output = pathlib.Path(values.data), pathlib.Path(values.output)
+  if values.explain is not None:
+    print(finetuning.explain_alone(data, output, values.explain))
+    return
+  model = load(values.model) if values.model else None
+  finetuning.mine_alone(data, model, choice, output, _console())
+
+
+def mixture(values: flags.FlagValues, rest: Sequence[str]) -> None:
+  """Searches mixtures of tasks to finetune on."""
+  _nothing_more(rest)
+  from embeddinggemma import config, finetuning, stages, verbs
+  from embeddinggemma.types import BadInput
+
+  tree = _config(values)
+  if "search" not in tree or "finetune" not in tree:
+    raise BadInput("mixture: give --config=configs/mixture.py, or one like it")
+  choice = config.build(finetuning.SearchConfig, tree["search"])
+  if values.pick is not None:
+    choice = dataclasses.replace(choice, pick=values.pick)
+  workdir = pathlib.Path(values.workdir)
+  base = stages.build(tree["finetune"])
+  if not isinstance(base, stages.PairConfig):
+    raise BadInput(f"mixture: {base.stage!r} is no training on pairs")
+  picked = verbs.search_mixtures(base, choice, workdir, _console())
+  if values.json:
+    _say(picked)
+
+
 def soup(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Averages checkpoints, or walks from one to another."""
   _nothing_more(rest)
@@ -315,6 +368,23 @@ VERBS = {
     query,
     ("model", "index"),
     ("dense", "lexical", "json", "k"),
+  ),
+  "teach": Verb(
+    "write a teacher's vectors of pairs, for distillation",
+    teach,
+    ("config", "data", "output"),
+  ),
+  "mine": Verb(
+    "find hard negatives of pairs; --explain=ROW: why which were taken",
+    mine,
+    ("config", "data", "output"),
+    ("model", "explain"),
+  ),
+  "mixture": Verb(
+    "search mixtures of tasks: short finetunings, Vizier, a pick of the best",
+    mixture,
+    ("config", "workdir"),
+    ("pick", "json"),
   ),
   "soup": Verb(
     "average checkpoints; --path=N: the table of N points between two",

@@ -192,7 +192,12 @@ def _steps(run: Run) -> dict[str, Callable[[Mapping[str, Done]], Step]]:
       "finetune",
       {**finetune_inputs(done), "mixtures": _mixtures(done)},
       lambda d: finetuning.finetune(
-        run.finetune(), _mixtures(done), run.mined, d, console
+        run.finetune(),
+        done["mixture"].metrics["picked"],
+        run.mined,
+        run.workdir / "mixture",
+        d,
+        console,
       ),
       resumable=True,
     ),
@@ -430,9 +435,10 @@ def query_command(workdir: pathlib.Path) -> str:
 def _print_end(
   summary: Mapping[str, Any], workdir: pathlib.Path, console: Console
 ) -> None:
-  curves = {
-    name: hooks.read_metrics(workdir / name / hooks.METRICS) for name in TRAINED
-  }
+  finetunes = sorted((workdir / "finetune").glob(f"*/{hooks.METRICS}"))
+  places = {name: workdir / name / hooks.METRICS for name in TRAINED}
+  places |= {f"finetune {path.parent.name}": path for path in finetunes}
+  curves = {name: hooks.read_metrics(path) for name, path in places.items()}
   quality = summary["quality"].get("test", {})
   shown = {**summary, "quality": quality, "curves": curves}
   report.write_report(workdir / "report.html", shown)

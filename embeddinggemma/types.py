@@ -104,6 +104,15 @@ class Pair(NamedTuple):
   origin: str
   negative_titles: tuple[str, ...] = ()  # one a negative; or nothing: no titles
 
+  def keep_negatives(self, keep: Callable[[str], bool]) -> "Pair":
+    """The pair with the negatives whose text passes."""
+    kept = [n for n, text in enumerate(self.negatives) if keep(text)]
+    pick = lambda values: tuple(values[n] for n in kept) if values else ()
+    return self._replace(
+      negatives=pick(self.negatives),
+      negative_titles=pick(self.negative_titles),
+    )
+
 
 Encode = Callable[[Params, Text], Array]  # -> (B, M), unit norm, float32
 LossTerm = Callable[[Aux, Embeddings, PairBatch], Array]  # per example (B,)

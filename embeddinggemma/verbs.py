@@ -12,10 +12,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from embeddinggemma import cache, checkpoint, inputs, soup, streams, train
+from embeddinggemma import (
+  cache,
+  checkpoint,
+  finetuning,
+  inputs,
+  soup,
+  streams,
+  train,
+)
 from embeddinggemma.cache import Step
 from embeddinggemma.data import jsonl, loader
 from embeddinggemma.evaluate import report, suite
+from embeddinggemma.finetuning import SearchConfig
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.load import Model, load
 from embeddinggemma.losses import matryoshka
@@ -32,7 +41,7 @@ def train_alone(
   config: TrainConfig, workdir: pathlib.Path, console: Console
 ) -> dict[str, Any]:
   """The verb `train`: inputs once, then the stage in the workdir itself."""
-  train.check(config)
+  check(config)
   dependencies = inputs.dependencies(config)
   with cache.locked(workdir):
     train.check_workdir(config, workdir)
@@ -51,6 +60,28 @@ def train_alone(
     soft_wrap=True,
   )
   return result
+
+
+def search_mixtures(
+  config: PairConfig,
+  choice: SearchConfig,
+  workdir: pathlib.Path,
+  console: Console,
+) -> list[dict[str, Any]]:
+  """The verb `mixture`: tries mixtures of the data's tasks, picks some."""
+  check(config)
+  dependencies = inputs.dependencies(config)
+  with cache.locked(workdir):
+    made = _made(config, dependencies, workdir, console)
+    key = {"data": dependencies, "base": inputs.parent(config.init_from)}
+    directory = workdir / "mixture"
+    return finetuning.search(config, choice, made, key, directory, console)
+
+
+def check(config: TrainConfig) -> None:
+  """Fails on what no data can mend, before any work."""
+  train.check(config)
+  streams.check_teacher(config)
 
 
 def prepare(

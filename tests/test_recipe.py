@@ -20,8 +20,13 @@ STAGES = (
   "text",
   "pretrain",
   "adapt",
+  "teach",
   "initialise",
   "prefinetune",
+  "mine",
+  "mixture",
+  "finetune",
+  "soup",
   "evaluate",
   "index",
 )
@@ -38,6 +43,9 @@ def command(data_folder):
       "--config.prefinetune.every_checkpoint=8",
       "--config.prefinetune.model.num_layers=1",
       "--config.initialise.steps=5",
+      "--config.mixture.dirichlet=1",
+      "--config.mixture.proposed=1",
+      "--config.mixture.pick=2",
     ]
 
   return make
@@ -89,9 +97,15 @@ def test_killed_anywhere_it_ends_with_the_same_weights(
   assert not (tmp_path / "tokenizer").exists()
   kill_when(command(tmp_path), seen("pretrain", 5))
   kill_when(command(tmp_path), seen("adapt", 7))
+  kill_when(command(tmp_path), (tmp_path / "teach" / "progress.json").exists)
   kill_when(command(tmp_path), seen("initialise/decoder-only-0", 3))
   kill_when(command(tmp_path), seen("prefinetune", 19))
+  kill_when(command(tmp_path), (tmp_path / "mine" / "vectors").exists)
+  trials = lambda: sorted((tmp_path / "mixture").glob("*/trial-*"))
+  kill_when(command(tmp_path), lambda: len(trials()) == 2)
+  kill_when(command(tmp_path), seen("finetune/2", 2))
   assert main.call(command(tmp_path)) == 0
+  assert len(trials()) == 3
   _, whole = finished
   assert summary(tmp_path)["final"]["hash"] == whole["final"]["hash"]
   rows = [json.loads(line) for line in metrics.read_text().splitlines()]
@@ -138,8 +152,15 @@ def test_the_summary_says_what_was_done(finished):
     "prompts.json",
     "LICENSE",
   } <= set(files)
-  recipe = json.loads(files["recipe.json"])
-  assert recipe["data"]["hash"] == whole["data_hash"]
+  soup = json.loads(files["recipe.json"])
+  assert soup["weights"] == [0.5, 0.5]
+  for number, parent in enumerate(soup["parents"].values(), 1):
+    place = checkpoint.find(workdir / "finetune" / str(number))
+    params = checkpoint.read_params(place)
+    assert checkpoint.content_hash(params) == parent
+    recipe = json.loads(checkpoint.read_files(place)["recipe.json"])
+    assert recipe["data"]["hash"] == whole["data_hash"]
+    assert {"mined", "teacher"} <= set(recipe["data"])
   assert "<html" in (workdir / "report.html").read_text().lower()
   assert list((workdir / "prefinetune" / "tensorboard").iterdir())
 

@@ -97,9 +97,7 @@ def write_corpus(
   for name in "train", "validation", "test":
     shutil.rmtree(directory / name, ignore_errors=True)
     (directory / name).mkdir(parents=True)
-  for task, pairs in _by_task(train).items():
-    rows = [_pair_row(pair) for pair in pairs]
-    jsonl.write_jsonl(directory / "train" / task / "pairs.jsonl", rows)
+  write_pairs(directory / "train", train)
   for name, part in ("validation", validation), ("test", test):
     for task, pairs in _by_task(part).items():
       retrieval = beir.as_retrieval(pairs, MAX_QUERIES[name])
@@ -107,6 +105,13 @@ def write_corpus(
         logging.warning("%s/%s: too few documents to rank", name, task)
         continue
       beir.write_retrieval(directory / name / task, task, retrieval)
+
+
+def write_pairs(directory: Path, pairs: Sequence[Pair]) -> None:
+  """Writes DIRECTORY/TASK/pairs.jsonl."""
+  for task, members in _by_task(pairs).items():
+    rows = [_pair_row(pair) for pair in members]
+    jsonl.write_jsonl(directory / task / "pairs.jsonl", rows)
 
 
 def content_hash(directory: Path) -> str:
@@ -150,22 +155,32 @@ def has_pairs(directory: Path) -> bool:
 
 def _parse_pair(line: bytes, origin: str) -> Pair:
   row = jsonl.parse_row(line, ("query", "positive"), ("title", "task", "lang"))
-  negatives = row.get("negative") or ()
-  if isinstance(negatives, str):
-    negatives = (negatives,)
-  if not isinstance(negatives, list | tuple):
+  given = row.get("negative") or ()
+  given = (given,) if isinstance(given, str | dict) else given
+  if not isinstance(given, list | tuple):
     raise ValueError("'negative' is neither text nor a list of texts")
+  negatives = [_parse_negative(item) for item in given]
+  titles = tuple(title for _, title in negatives)
   task = row["task"] or "retrieval"
   prompts.task_named(task)
   return Pair(
     query=row["query"],
     positive=row["positive"],
-    negatives=tuple(jsonl.checked("negative", text) for text in negatives),
+    negatives=tuple(text for text, _ in negatives),
+    negative_titles=titles if any(titles) else (),
     title=row["title"],
     task=task,
     lang=row["lang"],
     origin=origin,
   )
+
+
+def _parse_negative(item: Any) -> tuple[str, str]:
+  """(text, title) of a text, or of {"text", "title"?}."""
+  if not isinstance(item, dict):
+    return jsonl.checked("negative", item), ""
+  text = jsonl.checked("negative.text", item.get("text"))
+  return text, jsonl.optional_text("negative.title", item.get("title"))
 
 
 def _components(pairs: Sequence[Pair]) -> list[str]:
@@ -202,11 +217,7 @@ def _without_texts_of(
     for text in (pair.query, pair.positive)
   }
   return [
-    pair._replace(
-      negatives=tuple(
-        n for n in pair.negatives if beir.normalised(n) not in texts
-      )
-    )
+    pair.keep_negatives(lambda n: beir.normalised(n) not in texts)
     for pair in train
   ]
 
@@ -219,10 +230,12 @@ def _by_task(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
 
 
 def _pair_row(pair: Pair) -> dict[str, Any]:
+  titled = zip(pair.negatives, pair.negative_titles)
   row = {
     "query": pair.query,
     "positive": pair.positive,
-    "negative": list(pair.negatives),
+    "negative": [{"text": text, "title": title} for text, title in titled]
+    or list(pair.negatives),
     "title": pair.title,
     "task": pair.task,
     "lang": pair.lang,

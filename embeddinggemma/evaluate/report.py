@@ -8,7 +8,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embeddinggemma.evaluate import curves, metrics, page, plots, starts
+from embeddinggemma.evaluate import (
+  curves,
+  metrics,
+  mixtures,
+  page,
+  plots,
+  starts,
+)
 
 if TYPE_CHECKING:
   from rich.table import Table
@@ -33,7 +40,8 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
 
   summary: {"stages": [{"name", "seconds", "cached", "checkpoint", "hash",
   "metrics"}], "final", "seconds", "curves": {stage: [metrics rows]},
-  "initialisation": see starts.section, "quality": {system: {task: {dim or "":
+  "initialisation": see starts.section, "mixtures", "souped": see mixtures,
+  "quality": {system: {task: {dim or "":
   {metric: value}}}}, "command", "data_hash", "versions": {package: version}};
   every part may be missing or empty.
   """
@@ -42,6 +50,8 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
     *_run(summary),
     *_command(summary),
     *_quality(summary.get("quality") or {}),
+    *mixtures.soup_section(summary.get("souped") or {}),
+    *mixtures.section(summary.get("mixtures") or {}),
     *starts.section(summary.get("initialisation") or {}),
     *curves.section(summary.get("curves") or {}),
     *_origin(summary),

@@ -137,7 +137,8 @@ class Bags:
     longest = int(self._sizes.max(initial=1))
     for part in _blocks(len(rows), longest):
       a, b = rows[part], others[part]
-      shared = self._bags[a].multiply(self._bags[b]).sum(axis=1)
+      shared: Any = self._bags[a]
+      shared = shared.multiply(self._bags[b]).sum(axis=1)
       union = self._sizes[a] + self._sizes[b] - shared
       out[part] = shared / np.maximum(union, 1)
     return out
