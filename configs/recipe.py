@@ -20,9 +20,14 @@ SECONDS = {
     "text": 5.0,
     "pretrain": 45.0,
     "adapt": 50.0,
+    "teach": 25.0,
     "initialise": 110.0,
     "prefinetune": 75.0,
-    "evaluate": 34.0,
+    "mine": 20.0,
+    "mixture": 110.0,
+    "finetune": 40.0,
+    "soup": 1.0,
+    "evaluate": 70.0,
     "index": 25.0,
   },
   "tiny": {
@@ -30,8 +35,13 @@ SECONDS = {
     "text": 1.0,
     "pretrain": 5.0,
     "adapt": 10.0,
+    "teach": 2.0,
     "initialise": 30.0,
     "prefinetune": 25.0,
+    "mine": 2.0,
+    "mixture": 30.0,
+    "finetune": 5.0,
+    "soup": 1.0,
     "evaluate": 10.0,
     "index": 5.0,
   },
@@ -59,6 +69,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.teach = sibling(__file__, "teach").get_config()
   config.teach.width = config.prefinetune.loss.get_ref("teacher_width")
   config.mine = sibling(__file__, "mine").get_config()
+  if small:
+    # To embed every training text takes as long as all of pre-finetuning.
+    config.mine.search = "stemmed"
   mixture = sibling(__file__, "mixture")
   config.mixture = mixture.get_config(args["preset"]).search
   config.finetune = sibling(__file__, "finetune").get_config(args["preset"])

@@ -71,6 +71,7 @@ def _steps(run: Run) -> dict[str, Callable[[Mapping[str, Done]], Step]]:
   text = inputs.dependencies(recipe.adapt)
   start = inputs.parent(recipe.pretrain.init_from)
   searched = _fingerprint(recipe.index.input)
+  dense = recipe.mine.search == "dense"
 
   def trained(
     name: str, config: TrainConfig, done: Mapping[str, Done], parent: str = ""
@@ -159,11 +160,11 @@ def _steps(run: Run) -> dict[str, Callable[[Mapping[str, Done]], Step]]:
       {
         "config": dataclasses.asdict(recipe.mine),
         "inputs": done["tokenizer"].key,
-        "model": done["prefinetune"].hash,
+        "model": done["prefinetune"].hash if dense else "",
       },
       lambda d: finetuning.mine(
         corpus.read_train(run.made.corpus),
-        load(run.workdir / "prefinetune"),
+        load(run.workdir / "prefinetune") if dense else None,
         recipe.mine,
         d,
         console,

@@ -39,6 +39,7 @@ ONLY_IN = {
   "orbax": lambda name: name == "checkpoint.py",
   "ml_collections": lambda name: name == "main.py",
   "seqio": lambda name: name == "data/seqio_tasks.py",
+  "vizier": lambda name: name == "mixture/optimizer.py",
 }
 DEFERRED = {"seqio", "vizier", "tensorflow", "torch"}
 

@@ -3,11 +3,12 @@
 An optimizer holds nothing but what it observed, and what it suggests depends
 on (config, seed, observations) alone: a search goes on by observing again.
 
-Vizier runs in a process of its own, which
+Vizier runs in a process of its own, from the first proposal to the end of the
+search (some 0.9 GB; most of a proposal's time would be its start), which
 - leaves this one as it is: Vizier is made for 64-bit JAX (its service turns
   that on globally), and its GP belongs on a CPU, while training may hold TPUs;
-- costs training no import, memory or threads, and no line on the screen: what
-  it prints is kept, and replayed if it fails;
+- costs training no import, and no line on the screen: what it prints is kept,
+  and shown if it fails;
 - ends with its standard input, so none is left behind when we are killed.
 
 It gets all observations with every request, and drives the designer behind
@@ -128,10 +129,6 @@ class Vizier:
   scores: list[float | None] = dataclasses.field(default_factory=list)
   _server: "_Server | None" = None
 
-  @property
-  def _alpha(self) -> Float[np.ndarray, "n"]:
-    return np.full(len(self.tasks), self.config.alpha)
-
   def suggest(self) -> Weights:
     """The GP's proposal; the first one starts Vizier.
 
@@ -148,12 +145,13 @@ class Vizier:
         "seed": self.seed,
       }
     )
-    weights = space.to_weights(np.array(point), self._alpha)
-    return space.named(weights, self.tasks)
+    alpha = np.full(len(self.tasks), self.config.alpha)
+    return space.named(space.to_weights(np.array(point), alpha), self.tasks)
 
   def observe(self, weights: Weights, score: float) -> None:
     """Adds a point of the cube and its score."""
-    point = space.to_point(space.vector(weights, self.tasks), self._alpha)
+    alpha = np.full(len(self.tasks), self.config.alpha)
+    point = space.to_point(space.vector(weights, self.tasks), alpha)
     self.points.append([float(u) for u in point])
     self.scores.append(float(score) if math.isfinite(score) else None)
 
@@ -202,7 +200,7 @@ class _Server:
       answer = process.stdout.readline()
     except BrokenPipeError:
       pass  # it ended: the log says why
-    if not answer:
+    if not answer.endswith("\n"):
       status = process.wait()
       self._log.seek(0)
       printed = self._log.read().decode(errors="replace")
