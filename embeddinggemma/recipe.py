@@ -1,16 +1,22 @@
 """What a recipe is: the configs of its stages, and how they fit together."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 
-from embeddinggemma import config, initialise, inputs, train
+from embeddinggemma import cache, config, initialise, inputs, train
 from embeddinggemma.config import at_least
 from embeddinggemma.data import denoisers
-from embeddinggemma.finetuning import SearchConfig, TeachConfig, teacher_of
+from embeddinggemma.finetuning import (
+  SearchConfig,
+  TeachConfig,
+  key_of_teacher,
+  teacher_of,
+)
 from embeddinggemma.initialise import InitialiseConfig
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.model.config import ModelConfig
@@ -128,6 +134,19 @@ class Run:
   workdir: pathlib.Path
   console: Console
 
+  @functools.cached_property
+  def outside(self) -> dict[str, Any]:
+    """What the stages depend on that none of them makes; fails on bad paths."""
+    recipe = self.recipe
+    used = uses_teacher(recipe)
+    return {
+      "pairs": inputs.dependencies(recipe.prefinetune),
+      "text": inputs.dependencies(recipe.adapt),
+      "start": inputs.parent(recipe.pretrain.init_from),
+      "teacher": key_of_teacher(recipe.teach) if used else "",
+      "searched": _fingerprint(recipe.index.input),
+    }
+
   @property
   def made(self) -> Inputs:
     """What the stages `tokenizer` and `text` leave."""
@@ -203,3 +222,15 @@ def check(recipe: RecipeConfig) -> None:
       f"adapt.data.path={recipe.adapt.data.path} holds pairs; leave it empty:"
       " a recipe takes the texts of prefinetune's training pairs"
     )
+
+
+def _fingerprint(source: str) -> str:
+  """Changes when a file of the index's input does; "" for the default input."""
+  if not source:
+    return ""
+  root = pathlib.Path(source)
+  if not root.exists():
+    raise BadInput(f"index.input={source} does not exist")
+  files = sorted(p for p in (root, *root.rglob("*")) if p.is_file())
+  stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+  return cache.key_of({"files": stats})

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import grain
 import numpy as np
@@ -28,12 +28,15 @@ from embeddinggemma.types import BadInput, Pair
 
 
 def dataset(
-  config: TrainConfig, made: Inputs, devices: int
+  config: TrainConfig,
+  made: Inputs,
+  devices: int,
+  say: Callable[[str], None] = lambda line: None,
 ) -> tuple[grain.MapDataset, int]:
   """Step -> Loaded for a mesh of so many devices, and the truncated texts.
 
   Runs share what their weights do not change: tokenised texts, and how they
-  are packed.
+  are packed. What is noticed while they are made is said once.
   """
   key = {
     "inputs": inputs.about(config, made),
@@ -48,7 +51,7 @@ def dataset(
   assert isinstance(config, PairConfig)
   key |= {"negatives": config.negatives, "weights": _used(config)}
   tasks, packer, truncated = cache.share(
-    "pairs", key, lambda: _pairs(config, made, devices)
+    "pairs", key, lambda: _pairs(config, made, devices, say)
   )
   weights = shares(config, tasks)
   size, seed = config.batch_size, config.seed
@@ -70,9 +73,19 @@ def _used(config: PairConfig) -> list[str]:
 
 
 def _pairs(
-  config: PairConfig, made: Inputs, devices: int
+  config: PairConfig,
+  made: Inputs,
+  devices: int,
+  say: Callable[[str], None],
 ) -> tuple[dict[str, mixture.Rows], loader.Packer, int]:
   tasks, truncated = read_tasks(config, made)
+  if truncated:
+    say(
+      f"{truncated} texts are longer than max_length={config.max_length}"
+      " tokens and were cut"
+    )
+  if config.negatives:
+    say(_about_negatives(tasks))
   kept = {task: tasks[task] for task in shares(config, tasks)}
   vectors = None
   if config.teacher:
@@ -86,6 +99,13 @@ def _pairs(
     None if vectors is None else vectors.vectors,
   )
   return kept, packer, truncated
+
+
+def _about_negatives(tasks: Mapping[str, mixture.Rows]) -> str:
+  """How many pairs have hard negatives; the others are kept without."""
+  having = sum(int((r.lengths[:, 2:] > 0).any(1).sum()) for r in tasks.values())
+  whole = sum(map(len, tasks.values()))
+  return f"{having} of {whole} pairs have hard negatives"
 
 
 def shares(

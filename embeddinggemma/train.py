@@ -207,13 +207,8 @@ def train(
   steps = config.steps if until is None else min(until, config.steps)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   stage = stages.make(config, mesh)
-  data, truncated = streams.dataset(config, made, mesh.size)
-  if truncated:
-    console.print(
-      f"{truncated} texts are longer than max_length={config.max_length}"
-      " tokens and were cut",
-      highlight=False,
-    )
+  say = lambda line: console.print(line, highlight=False)
+  data, truncated = streams.dataset(config, made, mesh.size, say)
   stream = loader.Stream(data, mesh)
   content = files(config, made)
   store = checkpoint.Checkpoints(workdir, config.keep_checkpoints)

@@ -25,6 +25,7 @@ LAYERS = (
   {"finetuning"},
   {"verbs"},
   {"recipe"},
+  {"steps"},
   {"pipeline"},
   {"main"},
   {"__init__", "__main__"},

@@ -194,6 +194,7 @@ def _by_task(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
 
 
 def opened(directory: Path) -> dict[str, Any]:
+  """What negatives.json holds; BadInput if the folder was not mined."""
   about = cache.read_json(directory / _ABOUT)
   if not about:
     raise BadInput(f"{directory}: holds no {_ABOUT}; run `mine` first")

@@ -6,7 +6,7 @@ pair: the answer is the same for every chunk size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int

@@ -100,6 +100,107 @@ def test_info_nce_gradient_is_right():
   )
 
 
+def with_negatives(e, batch, number=3, groups=2, there=None):
+  """Random hard negatives, of which query i has those that i's bits choose."""
+  size, width = e.query.shape
+  rng = np.random.default_rng(1)
+  negative = unit(rng.normal(size=(size, number, width))).astype(np.float32)
+  if there is None:
+    there = np.arange(size)[:, None] >> np.arange(number) & 1 > 0
+  empty = jnp.zeros((groups, 1, 1), jnp.int32)
+  # Place i * N + n of a group.
+  shape = (groups, -1)
+  text = lambda valid: Text(empty, empty, jnp.asarray(valid).reshape(shape))
+  query = text(batch.query.valid)
+  batch = batch._replace(query=query, positive=query, negative=text(there))
+  return e._replace(negative=jnp.asarray(negative)), batch, there
+
+
+@pytest.mark.parametrize("keep_positive", [True, False])
+@pytest.mark.parametrize("alpha", [0.0, 5.0])
+def test_hard_negatives_are_equation_2(keep_positive, alpha):
+  e, batch, there = with_negatives(*example(empty=(6,)))
+  got = contrastive.info_nce(TAU, keep_positive, alpha)({}, e, batch)
+  valid = np.asarray(batch.query.valid.reshape(-1))
+  for i in np.flatnonzero(valid):
+    s = np.float64(e.query[i] @ e.positive[i])
+    total = np.exp(nce_numpy(e, batch, TAU, keep_positive)[i] + s / TAU)
+    for n in np.flatnonzero(there[i]):
+      hard = np.float64(e.query[i] @ e.negative[i, n])
+      total += np.exp(alpha * hard) * np.exp(hard / TAU)
+    np.testing.assert_allclose(got[i], np.log(total) - s / TAU, rtol=1e-5)
+
+
+@pytest.mark.parametrize("keep_positive", [True, False])
+def test_an_absent_negative_changes_no_bit(keep_positive):
+  e, batch = example(empty=(5,))
+  hard, padded, there = with_negatives(e, batch)
+  junk = jnp.where(there[:, :, None], hard.negative, jnp.nan)
+  got = contrastive.info_nce(TAU, keep_positive, 5.0)(
+    {}, e._replace(negative=junk), padded
+  )
+  want = contrastive.info_nce(TAU, keep_positive)({}, e, batch)
+  none = ~there.any(axis=1)
+  np.testing.assert_array_equal(got[none], want[none])
+  assert np.isfinite(got).all()
+
+
+def test_absent_negatives_change_no_bit_of_the_gradient():
+  e, batch = example(empty=(5,))
+  _, padded, _ = with_negatives(e, batch, there=np.zeros((8, 3), bool))
+  nan = jnp.full((8, 3, 16), jnp.nan)
+
+  def gradients(e, batch):
+    term = contrastive.info_nce(TAU, True, 5.0)
+    loss = lambda q, p: term(
+      {}, e._replace(query=q, positive=p, candidates=p), batch
+    ).sum()
+    return jax.grad(loss, (0, 1))(e.query, e.positive)
+
+  for got, want in zip(
+    gradients(e._replace(negative=nan), padded), gradients(e, batch)
+  ):
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_single_pair_with_a_negative_has_a_loss():
+  there = np.ones((1, 1), bool)
+  e, batch, _ = with_negatives(*example(1, duplicates=False), 1, 1, there)
+  got = contrastive.info_nce(TAU, False, 0.0)({}, e, batch)
+  want = (e.query[0] @ e.negative[0, 0] - e.query[0] @ e.positive[0]) / TAU
+  np.testing.assert_allclose(got, [want], rtol=1e-5)
+
+
+def test_the_weight_of_hardness_has_no_gradient():
+  """d log(rest + w exp(s/tau)) / ds = p / tau, with p's share by w."""
+  e, batch, there = with_negatives(*example(duplicates=False), 1)
+  alpha, tau = 5.0, 0.5
+  term = contrastive.info_nce(tau, True, alpha)
+  scores = lambda n: term({}, e._replace(negative=n), batch).sum()
+  got = jax.grad(scores)(e.negative)
+  for i in range(8):
+    s = np.float64(e.query[i] @ e.negative[i, 0])
+    rest = np.exp(np.asarray(e.query[i] @ e.candidates.T) / tau).sum()
+    hard = np.exp(alpha * s + s / tau) * there[i, 0]
+    want = hard / (hard + rest) / tau * e.query[i]
+    np.testing.assert_allclose(got[i, 0], want, rtol=1e-4, atol=1e-6)
+
+
+def test_negatives_are_in_group_order():
+  _, batch, there = with_negatives(*example(), number=3, groups=4)
+  assert batch.negative.valid.shape == (4, 6)
+  np.testing.assert_array_equal(contrastive.negatives_valid(batch), there)
+
+
+def test_matryoshka_cuts_negatives_too():
+  e, batch, _ = with_negatives(*example())
+  term = contrastive.info_nce(TAU, True, 5.0)
+  got = matryoshka.matryoshka(term, (16, 4))({}, e, batch)
+  cut = Embeddings(*(jnp.asarray(unit(x[..., :4])) for x in e))
+  want = term({}, e, batch) + term({}, cut, batch)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
 @pytest.mark.parametrize("empty", [(), (2, 7)])
 def test_spread_out_is_equation_4(empty):
   e, batch = example(empty=empty)

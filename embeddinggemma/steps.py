@@ -1,0 +1,331 @@
+"""The stages of a recipe: each says what it depends on, and does its work.
+
+A stage is a function of the run and of those before it, which it depends on;
+STAGES is their order.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import sysconfig
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from embeddinggemma import cache, finetuning, initialise, inputs, train, verbs
+from embeddinggemma.cache import Done, Step
+from embeddinggemma.data import corpus, jsonl
+from embeddinggemma.evaluate import suite
+from embeddinggemma.load import assemble, load
+from embeddinggemma.recipe import Run, uses_teacher
+from embeddinggemma.stages import TrainConfig
+
+DOCUMENTS = "documents.jsonl"  # of the user's pairs, that the recipe indexes
+
+AllDone = Mapping[str, Done]
+
+
+def steps(run: Run) -> dict[str, Callable[[AllDone], Step]]:
+  """Each stage as a function of those before it. Bad paths end it here."""
+  _ = run.outside
+  return {name: functools.partial(make, run) for name, make in STAGES.items()}
+
+
+def _tokenizer(run: Run, done: AllDone) -> Step:
+  """The corpus too, and the LSA table."""
+  del done
+  work = lambda d: inputs.make(run.recipe.prefinetune, d, run.console)
+  return Step("tokenizer", run.outside["pairs"], work)
+
+
+def _text(run: Run, done: AllDone) -> Step:
+  return Step(
+    "text",
+    {"text": run.outside["text"], "tokenizer": done["tokenizer"].key},
+    lambda d: inputs.write_text(run.recipe.adapt, run.made, d, run.console),
+  )
+
+
+def _trained(
+  run: Run, name: str, config: TrainConfig, done: AllDone, parent: str
+) -> Step:
+  return Step(
+    name,
+    {
+      "config": train.relevant(config),
+      "inputs": [done["tokenizer"].key, done["text"].key],
+      "parent": parent,
+    },
+    lambda d: train.train(config, run.made, d, run.console),
+    resumable=True,
+  )
+
+
+def _pretrain(run: Run, done: AllDone) -> Step:
+  start = run.outside["start"]
+  return _trained(run, "pretrain", run.recipe.pretrain, done, start)
+
+
+def _adapt(run: Run, done: AllDone) -> Step:
+  return _trained(run, "adapt", run.adapt(), done, done["pretrain"].hash)
+
+
+def _teach(run: Run, done: AllDone) -> Step:
+  used, config = uses_teacher(run.recipe), run.recipe.teach
+
+  def work(directory: pathlib.Path) -> dict[str, Any]:
+    if not used:
+      return {"of_vectors": ""}
+    pairs = corpus.read_train(run.made.corpus)
+    return finetuning.teach(pairs, config, directory, run.console)
+
+  return Step(
+    "teach",
+    {
+      "config": dataclasses.asdict(config) if used else {},
+      "teacher": run.outside["teacher"],
+      "inputs": done["tokenizer"].key,
+    },
+    work,
+    resumable=True,
+  )
+
+
+def _taught(done: AllDone) -> str:
+  """The content hash of the teacher's vectors."""
+  return done["teach"].metrics["of_vectors"]
+
+
+def _initialise(run: Run, done: AllDone) -> Step:
+  recipe = run.recipe
+  return Step(
+    "initialise",
+    {
+      "config": train.relevant(recipe.prefinetune),
+      "choice": dataclasses.asdict(recipe.initialise),
+      "inputs": [done["tokenizer"].key, _taught(done)],
+      "parents": [done["pretrain"].hash, done["adapt"].hash],
+    },
+    lambda d: initialise.compare(
+      run.first, recipe.initialise, run.parents, run.made, d, run.console
+    ),
+    resumable=True,
+  )
+
+
+def _prefinetune(run: Run, done: AllDone) -> Step:
+  """Goes on from the chosen candidate's first steps, if they are of its seed."""
+  chosen = done["initialise"].metrics["chosen"]
+  parent = {"decoder-only": "pretrain", "encoder-decoder": "adapt"}
+  hash = done[parent[chosen]].hash if chosen in parent else ""
+  config = run.prefinetune(chosen)
+  step = _trained(run, "prefinetune", config, done, hash)
+
+  def work(directory: pathlib.Path) -> dict[str, Any]:
+    candidates = run.workdir / "initialise"
+    candidate = initialise.trial(candidates, chosen, config.seed)
+    initialise.go_on(candidate, directory)
+    return step.work(directory)
+
+  depends = {**step.inputs, "teacher": _taught(done)}
+  return dataclasses.replace(step, inputs=depends, work=work)
+
+
+def _mine(run: Run, done: AllDone) -> Step:
+  config = run.recipe.mine
+  dense = config.search == "dense"
+
+  def work(directory: pathlib.Path) -> dict[str, Any]:
+    pairs = corpus.read_train(run.made.corpus)
+    model = load(run.workdir / "prefinetune") if dense else None
+    return finetuning.mine(pairs, model, config, directory, run.console)
+
+  return Step(
+    "mine",
+    {
+      "config": dataclasses.asdict(config),
+      "inputs": done["tokenizer"].key,
+      "model": done["prefinetune"].hash if dense else "",
+    },
+    work,
+    resumable=True,
+  )
+
+
+def _of_finetuning(run: Run, done: AllDone) -> dict[str, Any]:
+  """What a finetuning depends on besides its mixture."""
+  return {
+    "config": train.relevant(run.recipe.finetune),
+    "base": done["prefinetune"].hash,
+    "data": done["tokenizer"].key,
+    "teacher": _taught(done),
+    "mined": done["mine"].metrics["hash_of_negatives"],
+  }
+
+
+def _mixture(run: Run, done: AllDone) -> Step:
+  choice, key = run.recipe.mixture, _of_finetuning(run, done)
+
+  def work(directory: pathlib.Path) -> dict[str, Any]:
+    picked = finetuning.search(
+      run.finetune(), choice, run.mined, key, directory, run.console
+    )
+    return {"picked": picked}
+
+  depends = {**key, "choice": dataclasses.asdict(choice)}
+  return Step("mixture", depends, work, resumable=True)
+
+
+def _picked(done: AllDone) -> list[dict[str, Any]]:
+  return done["mixture"].metrics["picked"]
+
+
+def _finetune(run: Run, done: AllDone) -> Step:
+  return Step(
+    "finetune",
+    {
+      **_of_finetuning(run, done),
+      "mixtures": [item["weights"] for item in _picked(done)],
+    },
+    lambda d: finetuning.finetune(
+      run.finetune(),
+      _picked(done),
+      run.mined,
+      run.workdir / "mixture",
+      d,
+      run.console,
+    ),
+    resumable=True,
+  )
+
+
+def _ingredients(run: Run, done: AllDone) -> dict[str, pathlib.Path]:
+  """The finetunings, by name."""
+  return {
+    f"finetune {number}": run.workdir / "finetune" / str(number)
+    for number in range(1, 1 + len(_picked(done)))
+  }
+
+
+def _soup(run: Run, done: AllDone) -> Step:
+  return Step(
+    "soup",
+    {"ingredients": done["finetune"].metrics["ingredients"]},
+    lambda d: finetuning.soup([*_ingredients(run, done).values()], d),
+  )
+
+
+def _evaluate(run: Run, done: AllDone) -> Step:
+  return Step(
+    "evaluate",
+    {
+      "weights": done["soup"].hash,
+      "trained": [done["prefinetune"].hash, done["finetune"].key],
+    },
+    lambda d: _scores(run, done, d),
+  )
+
+
+def _index(run: Run, done: AllDone) -> Step:
+  return Step(
+    "index",
+    {
+      "weights": done["soup"].hash,
+      "trained": done["soup"].key,
+      "config": dataclasses.asdict(run.recipe.index),
+      "input": run.outside["searched"],
+    },
+    lambda d: _build_index(run, d),
+  )
+
+
+STAGES: Mapping[str, Callable[[Run, AllDone], Step]] = {
+  "tokenizer": _tokenizer,
+  "text": _text,
+  "pretrain": _pretrain,
+  "adapt": _adapt,
+  "teach": _teach,
+  "initialise": _initialise,
+  "prefinetune": _prefinetune,
+  "mine": _mine,
+  "mixture": _mixture,
+  "finetune": _finetune,
+  "soup": _soup,
+  "evaluate": _evaluate,
+  "index": _index,
+}
+
+
+def _scores(run: Run, done: AllDone, directory: pathlib.Path) -> dict[str, Any]:
+  """Scores the model on validation and test, beside what it must beat."""
+  chosen = done["initialise"].metrics["chosen"]
+  tuned = load(run.workdir / "soup")
+  fresh = assemble(
+    tuned.config,
+    train.start(run.prefinetune(chosen), run.made)[0],
+    run.made.tokenizer(),
+    verbs.UNTRAINED,
+    dict(tuned.prompts),
+  )
+  result = {}
+  for side in initialise.SIDES:
+    folder = run.made.corpus / side
+    if not any(folder.iterdir()):
+      run.console.print(
+        f"{side}: too few pairs to hold any out", highlight=False
+      )
+      continue
+    tasks = suite.read_suite(folder)
+    result[side] = verbs.quality(tuned, fresh, tasks, run.console, side)
+  cache.write_json(directory / "quality.json", result)
+  places = {
+    "prefinetune": run.workdir / "prefinetune",
+    **_ingredients(run, done),
+    "soup": run.workdir / "soup",
+  }
+  models = {n: functools.partial(load, p) for n, p in places.items()}
+  compared = finetuning.compare(models, run.made.corpus)
+  cache.write_json(directory / "souped.json", compared)
+  best = result.get("test", {}).get(verbs.MODEL, {})
+  return {"test": {name: _first(dims) for name, dims in best.items()}}
+
+
+def _first(dims: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+  return dict(next(iter(dims.values())))
+
+
+def _build_index(run: Run, directory: pathlib.Path) -> dict[str, Any]:
+  """Indexes the configured input with the final model."""
+  model = load(run.workdir / "soup")
+  source, excluded = _index_source(run)
+  about = verbs.build_index(
+    model,
+    source,
+    directory / "index",
+    run.recipe.index.dim,
+    run.console,
+    excluded,
+  )
+  for path in (directory / "index").iterdir():
+    path.rename(directory / path.name)
+  (directory / "index").rmdir()
+  return {"chunks": about["chunks"], "source": about["source"]}
+
+
+def _index_source(run: Run) -> tuple[pathlib.Path, Sequence[pathlib.Path]]:
+  recipe = run.recipe
+  if recipe.index.input:
+    return pathlib.Path(recipe.index.input), ()
+  if not recipe.prefinetune.data.path:
+    # The public top-level modules: enough to ask about, in half a minute.
+    library = pathlib.Path(sysconfig.get_path("stdlib"))
+    public = lambda p: p.is_file() and not p.name.startswith("_")
+    return library, [p for p in library.iterdir() if not public(p)]
+  rows = {
+    (pair.title, pair.positive) for pair in corpus.read_train(run.made.corpus)
+  }
+  # In the workdir: answers name this file and a line of it.
+  path = run.workdir / DOCUMENTS
+  jsonl.write_jsonl(
+    path, [{"text": text, "title": title} for title, text in sorted(rows)]
+  )
+  return path, ()
