@@ -21,7 +21,7 @@ from embeddinggemma.model.config import preset
 # What differs by preset: steps, batch_size, max_length, lr, warmup_steps,
 # every_checkpoint.
 SIZES = {
-  "laptop": (100, 16, 128, 1e-2, 10, 10),
+  "laptop": (80, 16, 128, 1e-2, 8, 8),
   "tiny": (10, 16, 32, 1e-2, 2, 2),
   # 4.2 million tokens a batch, 1.77 trillion in all.
   "embeddinggemma_300m": (420_000, 2_048, 2_048, 3e-4, 100, 10_000),

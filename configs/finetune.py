@@ -14,7 +14,7 @@ from embeddinggemma.config import parse_arg, sibling
 
 # What differs by preset: steps, batch_size, lr, warmup_steps.
 SIZES = {
-  "laptop": (12, 128, 1e-4, 2),
+  "laptop": (12, 64, 1e-4, 2),
   "tiny": (6, 16, 1e-3, 1),
   "embeddinggemma_300m": (5_000, 2_048, 1e-4, 250),
   "gemma3_270m": (5_000, 2_048, 1e-4, 250),

@@ -18,7 +18,7 @@ from embeddinggemma.model.config import preset
 
 # What differs by preset: steps, batch_size, max_length, lr, warmup_steps.
 SIZES = {
-  "laptop": (160, 8, 128, 3e-3, 16),
+  "laptop": (120, 8, 128, 3e-3, 12),
   "tiny": (10, 16, 32, 1e-2, 2),
   "embeddinggemma_300m": (100_000, 2_048, 2_048, 3e-4, 1_000),
   "gemma3_270m": (100_000, 2_048, 2_048, 3e-4, 1_000),

@@ -64,7 +64,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.initialise = ConfigDict()
   config.initialise.inits = tuple(x for x in INITS if small or x != "lsa")
   config.initialise.seeds = (0,)  # of contrastive training
-  config.initialise.steps = max(config.prefinetune.steps // 5, 1)
+  config.initialise.steps = max(3 * config.prefinetune.steps // 20, 1)
   config.initialise.tasks = ("code",)  # what decides; where none is: all
   config.teach = sibling(__file__, "teach").get_config()
   config.teach.width = config.prefinetune.loss.get_ref("teacher_width")

@@ -8,7 +8,7 @@ arguments, each of which continues in its folder.
 import dataclasses
 import pathlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -334,20 +334,16 @@ def soup(
 
 
 def compare(
-  models: Mapping[str, Callable[[], Model]], corpus_folder: pathlib.Path
+  models: Mapping[str, pathlib.Path],
+  suite_folder: pathlib.Path,
 ) -> dict[str, Any]:
-  """{side: {model: {type or "mean": score}}} at full dimension."""
-  sides = {
-    side: _read_suite(corpus_folder / side) for side in ("validation", "test")
-  }
-  found: dict[str, Any] = {side: {} for side in sides}
-  for name, open_model in models.items():
-    model = open_model()
-    for side, tasks in sides.items():
-      if tasks:
-        by_type = score(model, tasks)
-        mean = statistics.fmean(by_type.values())
-        found[side][name] = {**by_type, "mean": mean}
+  """{model: {task type or "mean": score}} at full dimension, on one suite."""
+  tasks = _read_suite(suite_folder)
+  found = {}
+  for name, place in models.items() if tasks else ():
+    by_type = score(load(place), tasks)
+    mean = statistics.fmean(by_type.values())
+    found[name] = {**by_type, "mean": mean}
   return found
 
 

@@ -93,8 +93,9 @@ def verdict(scores: Mapping[str, Mapping[str, float]]) -> str:
   """The soup against the mean of its ingredients and what it started from."""
   means = {model: by["mean"] for model, by in scores.items()}
   parts = [x for name, x in means.items() if name.startswith("finetune")]
-  others = {"the mean of its ingredients": sum(parts) / max(len(parts), 1)}
-  others["pre-finetuning"] = means.get("prefinetune", means[SOUP])
+  others = {"pre-finetuning": means.get("prefinetune", means[SOUP])}
+  if parts:
+    others["the mean of its ingredients"] = sum(parts) / len(parts)
   said = []
   for name, value in others.items():
     # Compared as they are shown, so that text and figures agree.

@@ -17,7 +17,7 @@ from embeddinggemma.types import BadInput
 
 FEATURES = 2**16  # hashed words, and as many hashed n-grams
 NGRAMS = (4, 4)
-MAX_CHARS = 2000  # of a text, that it reads: more than a student does
+MAX_CHARS = 1000  # of a text, that it reads: more than a student does
 FIT_TEXTS = 10_000  # spread over all, that the decomposition sees
 WEAKEST = 1e-3  # singular value to keep, as a part of the largest
 SPARE = 1e-3  # what every vector has in its last column

@@ -44,8 +44,8 @@ def test_nothing_tried_is_nothing_said():
   ("soup", "said"),
   [
     (0.510, "+0.010 against the mean of its ingredients, within noise"),
-    (0.560, "+0.060 against the mean of its ingredients;"),
-    (0.440, "-0.060 against the mean of its ingredients;"),
+    (0.560, "+0.060 against the mean of its ingredients."),
+    (0.440, "-0.060 against the mean of its ingredients."),
   ],
 )
 def test_the_soup_is_judged_against_noise(soup, said):
