@@ -125,4 +125,9 @@ def test_input_widths_of_the_laptop_fit_every_export_format():
 
 
 def test_stages_are_known():
-  assert set(stages.STAGES) == {"pretrain", "adapt", "prefinetune"}
+  assert set(stages.STAGES) == {
+    "pretrain",
+    "adapt",
+    "prefinetune",
+    "finetune",
+  }

@@ -61,7 +61,8 @@ def test_an_unknown_verb_is_named(capsys):
     (
       ["--config=configs/none.py"],
       "config 'configs/none.py' does not exist; shipped in configs/:"
-      " adapt.py, prefinetune.py, pretrain.py, recipe.py",
+      " adapt.py, finetune.py, mine.py, mixture.py, prefinetune.py, pretrain.py,"
+      " recipe.py, teach.py",
     ),
     (
       ["--config=configs/recipe.py:huge"],
@@ -209,7 +210,10 @@ def test_prepare_takes_a_recipe_and_a_range(fails, data_folder, capsys):
     assert said == f"--show={wrong}: give FIRST:LAST, such as 0:20"
 
 
-def test_training_says_once_what_it_cut(trained, train_command, capsys):
+def test_training_says_once_what_it_cut(
+  trained, train_command, capsys, monkeypatch
+):
+  monkeypatch.setattr(cache, "_shared", {})  # as in another process
   assert main.call(train_command(trained)) == 0
   said = capsys.readouterr().err
   assert len(re.findall(r"\d+ texts are longer than max_length=32", said)) == 1

@@ -43,6 +43,7 @@ def command(data_folder):
       "--config.prefinetune.every_checkpoint=8",
       "--config.prefinetune.model.num_layers=1",
       "--config.initialise.steps=5",
+      "--config.mine.search=dense",
       "--config.mixture.dirichlet=1",
       "--config.mixture.proposed=1",
       "--config.mixture.pick=2",

@@ -179,7 +179,9 @@ def _parse_negative(item: Any) -> tuple[str, str]:
   """(text, title) of a text, or of {"text", "title"?}."""
   if not isinstance(item, dict):
     return jsonl.checked("negative", item), ""
-  text = jsonl.checked("negative.text", item.get("text"))
+  if "text" not in item:
+    raise ValueError("'negative' is neither text nor a list of texts")
+  text = jsonl.checked("negative.text", item["text"])
   return text, jsonl.optional_text("negative.title", item.get("title"))
 
 

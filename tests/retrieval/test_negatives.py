@@ -207,7 +207,7 @@ def test_explain_finds_the_row(mined):
 
 def test_other_pairs_are_refused(mined, tmp_path):
   pairs, directory, _ = mined
-  with pytest.raises(BadInput, match="qa: was mined from other pairs; run"):
+  with pytest.raises(BadInput, match="was mined from other pairs; run"):
     negatives.with_negatives(pairs[:-40], directory, 1)
   sts = [pair._replace(task="sts") for pair in pairs]
   with pytest.raises(BadInput, match="was mined without sts; run `mine` again"):

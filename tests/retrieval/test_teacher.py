@@ -1,6 +1,7 @@
 """Teacher vectors: written once, found by text, whole across kills."""
 
 import json
+import pathlib
 import re
 import sys
 import types
@@ -43,7 +44,7 @@ def teach(items, model, directory, **options):
 
 
 def vectors_of(items, model):
-  found = model.start(items, None)(items)
+  found = model.start(items, pathlib.Path())(items)
   return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
@@ -181,7 +182,11 @@ def test_a_kill_at_the_end_is_no_loss(tmp_path, monkeypatch):
   with pytest.raises(BadInput, match="holds no teacher's vectors"):
     teacher.open_vectors(tmp_path / "x")
   monkeypatch.undo()
-  idle = model.__class__(model.about, model.width, None)  # is not started
+
+  def start(items, own):
+    raise AssertionError("there is nothing left to encode")
+
+  idle = model.__class__(model.about, model.width, start)
   assert teach(ITEMS, idle, tmp_path / "x") == whole
   assert len(calls) == 2
 
