@@ -38,7 +38,7 @@ def section(found: Mapping[str, Any]) -> Iterable[str]:
   rows = [
     [
       f"{trial['number']} ({trial['source']})",
-      *(f"{100 * trial['weights'][task]:.0f}%" for task in tasks),
+      *(f"{100 * trial['weights'][task]:.0f}" for task in tasks),
       *(page.figure(trial["scores"].get(name)) for name in types),
       page.figure(trial["score"]) if trial["scores"] else trial["infeasible"],
     ]
@@ -47,7 +47,8 @@ def section(found: Mapping[str, Any]) -> Iterable[str]:
   scores = [[None, trial["score"]] for trial in trials]
   last = 1 + len(tasks) + len(types)
   marked = {(row, last) for row, _ in page.best(scores)}
-  yield page.table(("trial", *tasks, *types, "mean"), rows, marked)
+  header = ("trial", *(f"% {task}" for task in tasks), *types, "mean")
+  yield page.table(header, rows, marked)
   for item in found.get("picked") or []:
     yield f"<p>Picked {page.escape(item['reason'])}.</p>"
   yield from _best_so_far(trials)

@@ -27,7 +27,8 @@ def test_trials_are_rows_and_the_best_stands_out():
     "suggestion_s": 1.5,
   }
   html = "".join(mixtures.section(found))
-  assert "25%" in html and "75%" in html
+  assert "<th>% code</th><th>% qa</th>" in html
+  assert "<td>25</td><td>75</td>" in html
   assert "<td class=best>0.470" in html
   assert "step 3: loss is nan" in html
   assert "trial 2 &lt;vizier&gt;" in html
