@@ -156,6 +156,8 @@ class _Child:
         stdout=log,
         stderr=log,
         start_new_session=True,
+        # Else what is printed comes after the error that ended the run.
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
       )
 
   def result(self) -> Result:
