@@ -49,7 +49,7 @@ def dataset(
     key |= {"stage": config.stage, "denoisers": mixed}
     return cache.share("text", key, lambda: _text(config, made, devices)), 0
   assert isinstance(config, PairConfig)
-  key |= {"negatives": config.negatives, "weights": _used(config)}
+  key |= {"negatives": config.negatives}
   tasks, packer, truncated = cache.share(
     "pairs", key, lambda: _pairs(config, made, devices, say)
   )
@@ -68,10 +68,6 @@ def _text(
   )
 
 
-def _used(config: PairConfig) -> list[str]:
-  return sorted(task for task, x in config.data.weights.items() if x)
-
-
 def _pairs(
   config: PairConfig,
   made: Inputs,
@@ -86,19 +82,18 @@ def _pairs(
     )
   if config.negatives:
     say(_about_negatives(tasks))
-  kept = {task: tasks[task] for task in shares(config, tasks)}
   vectors = None
   if config.teacher:
     vectors = teacher.open_vectors(pathlib.Path(config.teacher))
-    kept = {task: _taught(config, made, r, vectors) for task, r in kept.items()}
+    tasks = {t: _taught(config, made, r, vectors) for t, r in tasks.items()}
   packer = loader.Packer(
-    kept,
+    tasks,
     config.batch_size,
     devices * config.groups_per_device,
     config.seed,
     None if vectors is None else vectors.vectors,
   )
-  return kept, packer, truncated
+  return tasks, packer, truncated
 
 
 def _about_negatives(tasks: Mapping[str, mixture.Rows]) -> str:
