@@ -67,28 +67,11 @@ def teacher_of(config: TeachConfig) -> teacher.TeacherModel:
   """The teacher that a config names; BadInput if there is none."""
   if config.teacher == TFIDF:
     return tfidf.tfidf(config.width, config.seed)
-  if _is_here(config.teacher) and not _is_foreign(config.teacher):
+  folder = pathlib.Path(config.teacher)
+  # One with modules.json is in sentence-transformers' layout.
+  if folder.is_dir() and not (folder / "modules.json").is_file():
     return _ours(load(config.teacher))
   return teacher.sentence_transformer(config.teacher)
-
-
-def key_of_teacher(config: TeachConfig) -> str:
-  """The content hash of a checkpoint that teaches; "" where the name says all.
-
-  What sentence-transformers loads is hashed when it is read.
-  """
-  if config.teacher == TFIDF or _is_foreign(config.teacher):
-    return ""
-  return inputs.parent(config.teacher) if _is_here(config.teacher) else ""
-
-
-def _is_here(path: str) -> bool:
-  return pathlib.Path(path).is_dir()
-
-
-def _is_foreign(path: str) -> bool:
-  """Whether a folder is in sentence-transformers' layout."""
-  return (pathlib.Path(path) / "modules.json").is_file()
 
 
 def _ours(model: Model) -> teacher.TeacherModel:
@@ -97,15 +80,16 @@ def _ours(model: Model) -> teacher.TeacherModel:
 
 def teach(
   pairs: Sequence[Pair],
-  config: TeachConfig,
+  model: teacher.TeacherModel,
+  dtype: str,
   directory: pathlib.Path,
   console: Console,
 ) -> dict[str, Any]:
   """Writes a teacher's vectors of all texts of the pairs."""
-  items, model = teacher.items_of(pairs), teacher_of(config)
+  items = teacher.items_of(pairs)
   with hooks.Progress(console, "teach", len(items)) as progress:
     about = teacher.teach(
-      items, model, directory, dtype=config.dtype, progress=progress.show_of
+      items, model, directory, dtype=dtype, progress=progress.show_of
     )
   return {
     "texts": about["count"],
@@ -184,7 +168,8 @@ def teach_alone(
   """The verb `teach`."""
   pairs, _ = sources.read_pairs(data)
   with cache.locked(output):
-    about = teach(pairs, config, output, console)
+    model = teacher_of(config)
+    about = teach(pairs, model, config.dtype, output, console)
   console.print(
     f"{output}: {about['texts']} vectors of width {about['width']}",
     highlight=False,
@@ -228,7 +213,7 @@ def search(
       " search.dirichlet or search.proposed"
     )
   own = own_mixture(config, made)
-  tasks = _read_suite(made.corpus / "validation")
+  tasks = suite.held_out(made.corpus, "validation")
   if len(own) < 2 or not tasks:
     why = "there is one task" if len(own) < 2 else "no task is held out"
     reason = f"the config's own mixture: {why}"
@@ -334,11 +319,9 @@ def soup(
 
 
 def compare(
-  models: Mapping[str, pathlib.Path],
-  suite_folder: pathlib.Path,
+  models: Mapping[str, pathlib.Path], tasks: Sequence[suite.EvalTask]
 ) -> dict[str, Any]:
-  """{model: {task type or "mean": score}} at full dimension, on one suite."""
-  tasks = _read_suite(suite_folder)
+  """{model: {task type or "mean": score}} at full dimension; {}: no task."""
   found = {}
   for name, place in models.items() if tasks else ():
     by_type = score(load(place), tasks)
@@ -352,7 +335,3 @@ def score(model: Model, tasks: Sequence[suite.EvalTask]) -> dict[str, float]:
   dim = model.config.embed_dim
   types = suite.evaluate(model, tasks, [dim])["types"]
   return {name: values[str(dim)] for name, values in types.items()}
-
-
-def _read_suite(folder: pathlib.Path) -> Sequence[suite.EvalTask]:
-  return suite.read_suite(folder) if any(folder.iterdir()) else []

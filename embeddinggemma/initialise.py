@@ -76,7 +76,7 @@ def compare(
   {"metric", "task", "steps", "of", "chosen", "rows": [{"init", "seed",
   "validation", "test"}]}; a side without texts is None.
   """
-  tasks = {side: _tasks(made.corpus / side, choice.tasks) for side in SIDES}
+  tasks = {side: _tasks(made.corpus, side, choice.tasks) for side in SIDES}
   rows, metric = [], ""
   for seed in choice.seeds:
     for name in choice.inits:
@@ -142,11 +142,9 @@ def go_on(candidate: pathlib.Path, workdir: pathlib.Path) -> None:
 
 
 def _tasks(
-  folder: pathlib.Path, names: Sequence[str]
+  corpus: pathlib.Path, side: str, names: Sequence[str]
 ) -> Sequence[suite.EvalTask]:
-  if not any(folder.iterdir()):
-    return []
-  tasks = suite.read_suite(folder)
+  tasks = suite.held_out(corpus, side)
   return [task for task in tasks if task.name in names] or tasks
 
 

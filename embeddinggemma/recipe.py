@@ -14,13 +14,13 @@ from embeddinggemma.data import denoisers
 from embeddinggemma.finetuning import (
   SearchConfig,
   TeachConfig,
-  key_of_teacher,
   teacher_of,
 )
 from embeddinggemma.initialise import InitialiseConfig
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.retrieval.candidates import MiningConfig
+from embeddinggemma.retrieval.teacher import TeacherModel
 from embeddinggemma.stages import (
   AdaptConfig,
   LanguageConfig,
@@ -135,15 +135,21 @@ class Run:
   console: Console
 
   @functools.cached_property
+  def teacher(self) -> TeacherModel | None:
+    """Whose vectors are matched; BadInput for one that is not there."""
+    stages = self.recipe.prefinetune, self.recipe.finetune
+    used = any(stage.loss.distill for stage in stages)
+    return teacher_of(self.recipe.teach) if used else None
+
+  @functools.cached_property
   def outside(self) -> dict[str, Any]:
     """What the stages depend on that none of them makes; fails on bad paths."""
-    recipe = self.recipe
-    used = uses_teacher(recipe)
+    recipe, model = self.recipe, self.teacher
     return {
       "pairs": inputs.dependencies(recipe.prefinetune),
       "text": inputs.dependencies(recipe.adapt),
       "start": inputs.parent(recipe.pretrain.init_from),
-      "teacher": key_of_teacher(recipe.teach) if used else "",
+      "teacher": {**model.about, "width": model.width} if model else {},
       "searched": _fingerprint(recipe.index.input),
     }
 
@@ -192,11 +198,6 @@ class Run:
     return dataclasses.replace(stage, teacher=str(self.workdir / "teach"))
 
 
-def uses_teacher(recipe: RecipeConfig) -> bool:
-  """Whether any stage matches a teacher's vectors."""
-  return any(x.loss.distill for x in (recipe.prefinetune, recipe.finetune))
-
-
 def check(recipe: RecipeConfig) -> None:
   """Fails on what no data can mend, in any stage, before the first."""
   for stage in (
@@ -206,8 +207,6 @@ def check(recipe: RecipeConfig) -> None:
     recipe.finetune,
   ):
     train.check(stage)
-  if uses_teacher(recipe):
-    teacher_of(recipe.teach)  # an unknown one fails here
   ours = inputs.given_tokenizer(recipe.prefinetune)
   theirs = inputs.given_tokenizer(recipe.pretrain)
   if ours:

@@ -16,7 +16,7 @@ from embeddinggemma.cache import Done, Step
 from embeddinggemma.data import corpus, jsonl
 from embeddinggemma.evaluate import suite
 from embeddinggemma.load import assemble, load
-from embeddinggemma.recipe import Run, uses_teacher
+from embeddinggemma.recipe import Run
 from embeddinggemma.stages import TrainConfig
 
 DOCUMENTS = "documents.jsonl"  # of the user's pairs, that the recipe indexes
@@ -70,19 +70,19 @@ def _adapt(run: Run, done: AllDone) -> Step:
 
 
 def _teach(run: Run, done: AllDone) -> Step:
-  used, config = uses_teacher(run.recipe), run.recipe.teach
+  model, dtype = run.teacher, run.recipe.teach.dtype
 
   def work(directory: pathlib.Path) -> dict[str, Any]:
-    if not used:
+    if model is None:
       return {"of_vectors": ""}
     pairs = corpus.read_train(run.made.corpus)
-    return finetuning.teach(pairs, config, directory, run.console)
+    return finetuning.teach(pairs, model, dtype, directory, run.console)
 
   return Step(
     "teach",
     {
-      "config": dataclasses.asdict(config) if used else {},
       "teacher": run.outside["teacher"],
+      "dtype": dtype,
       "inputs": done["tokenizer"].key,
     },
     work,
@@ -267,14 +267,15 @@ def _scores(run: Run, done: AllDone, directory: pathlib.Path) -> dict[str, Any]:
     dict(tuned.prompts),
   )
   result = {}
-  for side in initialise.SIDES:
-    folder = run.made.corpus / side
-    if not any(folder.iterdir()):
+  held_out = {
+    side: suite.held_out(run.made.corpus, side) for side in initialise.SIDES
+  }
+  for side, tasks in held_out.items():
+    if not tasks:
       run.console.print(
         f"{side}: too few pairs to hold any out", highlight=False
       )
       continue
-    tasks = suite.read_suite(folder)
     result[side] = verbs.quality(tuned, fresh, tasks, run.console, side)
   cache.write_json(directory / "quality.json", result)
   # To score every ingredient on the test takes as long as all of the above.
@@ -282,7 +283,7 @@ def _scores(run: Run, done: AllDone, directory: pathlib.Path) -> dict[str, Any]:
   ends, every = first | last, first | _ingredients(run, done) | last
   sides = {"validation": every, "test": ends}
   souped = {
-    side: finetuning.compare(places, run.made.corpus / side)
+    side: finetuning.compare(places, held_out[side])
     for side, places in sides.items()
   }
   cache.write_json(directory / "souped.json", souped)

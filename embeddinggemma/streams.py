@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import grain
 import numpy as np
@@ -14,6 +14,7 @@ from embeddinggemma.data import (
   loader,
   mixture,
   prompts,
+  sources,
   text,
 )
 from embeddinggemma.inputs import Inputs
@@ -74,7 +75,8 @@ def _pairs(
   devices: int,
   say: Callable[[str], None],
 ) -> tuple[dict[str, mixture.Rows], loader.Packer, int]:
-  tasks, truncated = read_tasks(config, made)
+  pairs = read_pairs(config, made)
+  tasks, truncated = _tokenised(config, made, pairs)
   if truncated:
     say(
       f"{truncated} texts are longer than max_length={config.max_length}"
@@ -85,7 +87,8 @@ def _pairs(
   vectors = None
   if config.teacher:
     vectors = teacher.open_vectors(pathlib.Path(config.teacher))
-    tasks = {t: _taught(config, made, r, vectors) for t, r in tasks.items()}
+    members = sources.by_task(pairs)
+    tasks = {t: _taught(r, members[t], vectors) for t, r in tasks.items()}
   packer = loader.Packer(
     tasks,
     config.batch_size,
@@ -116,11 +119,14 @@ def read_tasks(
   config: PairConfig, made: Inputs
 ) -> tuple[dict[str, mixture.Rows], int]:
   """Tokenised rows by task, and the number of truncated texts."""
+  return _tokenised(config, made, read_pairs(config, made))
+
+
+def _tokenised(
+  config: PairConfig, made: Inputs, pairs: Sequence[Pair]
+) -> tuple[dict[str, mixture.Rows], int]:
   return mixture.tokenise(
-    read_pairs(config, made),
-    made.tokenizer(),
-    config.max_length,
-    config.negatives,
+    pairs, made.tokenizer(), config.max_length, config.negatives
   )
 
 
@@ -133,13 +139,9 @@ def read_pairs(config: PairConfig, made: Inputs) -> list[Pair]:
 
 
 def _taught(
-  config: PairConfig,
-  made: Inputs,
-  rows: mixture.Rows,
-  vectors: teacher.Vectors,
+  rows: mixture.Rows, pairs: Sequence[Pair], vectors: teacher.Vectors
 ) -> mixture.Rows:
-  """The rows with a teacher's row for each of their texts."""
-  pairs = [p for p in read_pairs(config, made) if p.task == rows.task]
+  """A task's rows with a teacher's row for each text of its pairs."""
   document = prompts.document_prompt(rows.task)
   places = np.full((len(rows), 2 + rows.negatives), -1)
   items: list[teacher.Item] = []

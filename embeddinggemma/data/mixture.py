@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from jaxtyping import Int, UInt32
 
-from embeddinggemma.data import prompts
+from embeddinggemma.data import prompts, sources
 from embeddinggemma.types import BadInput, Pair, Weights
 
 # Batches whose rows are dealt together, so that their lengths balance.
@@ -77,11 +77,8 @@ def tokenise(
 
   Of each pair, the first `negatives` of its hard negatives.
   """
-  tasks: dict[str, list[Pair]] = {}
-  for pair in pairs:
-    tasks.setdefault(pair.task, []).append(pair)
   rows, truncated = {}, 0
-  for task, members in sorted(tasks.items()):
+  for task, members in sorted(sources.by_task(pairs).items()):
     query, cut_q = tokenizer.encode_batch(
       [prompts.query_text(task, p.query) for p in members], max_length
     )

@@ -99,7 +99,7 @@ def write_corpus(
     (directory / name).mkdir(parents=True)
   write_pairs(directory / "train", train)
   for name, part in ("validation", validation), ("test", test):
-    for task, pairs in _by_task(part).items():
+    for task, pairs in by_task(part).items():
       retrieval = beir.as_retrieval(pairs, MAX_QUERIES[name])
       if len(retrieval.corpus) < MIN_DOCUMENTS:
         logging.warning("%s/%s: too few documents to rank", name, task)
@@ -109,7 +109,7 @@ def write_corpus(
 
 def write_pairs(directory: Path, pairs: Sequence[Pair]) -> None:
   """Writes DIRECTORY/TASK/pairs.jsonl."""
-  for task, members in _by_task(pairs).items():
+  for task, members in by_task(pairs).items():
     rows = [_pair_row(pair) for pair in members]
     jsonl.write_jsonl(directory / task / "pairs.jsonl", rows)
 
@@ -224,7 +224,8 @@ def _without_texts_of(
   ]
 
 
-def _by_task(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+def by_task(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+  """Task -> its pairs in their order; tasks in that of their first pair."""
   groups: dict[str, list[Pair]] = collections.defaultdict(list)
   for pair in pairs:
     groups[pair.task].append(pair)

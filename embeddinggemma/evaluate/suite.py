@@ -6,6 +6,7 @@ The paper's tables give the mean over tasks and the mean over task types
 
 import collections
 import hashlib
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,12 @@ read_suite = tasks.read_suite
 
 TaskScores = dict[str, dict[str, dict[str, float]]]  # task, dim, metric
 Vectors = tuple[Float[np.ndarray, "Q M"], Float[np.ndarray, "C M"]]
+
+
+def held_out(corpus: pathlib.Path, side: str) -> Sequence[EvalTask]:
+  """The tasks of a corpus's side; none where too few pairs left it empty."""
+  folder = corpus / side
+  return read_suite(folder) if any(folder.iterdir()) else []
 
 
 def evaluate(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from embeddinggemma import cache
-from embeddinggemma.data import beir, prompts
+from embeddinggemma.data import beir, prompts, sources
 from embeddinggemma.retrieval import mining, teacher
 from embeddinggemma.retrieval.candidates import MiningConfig, Sides
 from embeddinggemma.types import BadInput, Pair
@@ -45,7 +45,7 @@ def mine_all(
   (pairs by reason) of the mined tasks; `tasks`, what each mining.json holds;
   `skipped`, why a task is not mined.
   """
-  tasks = _by_task(pairs)
+  tasks = dict(sorted(sources.by_task(pairs).items()))
   skipped = {task: why_not(members) for task, members in tasks.items()}
   skipped = {task: reason for task, reason in skipped.items() if reason}
   mined = {task: tasks[task] for task in tasks if task not in skipped}
@@ -106,7 +106,7 @@ def with_negatives(
   for pair in pairs:
     answers[beir.normalised(pair.query)].add(beir.normalised(pair.positive))
   out: dict[str, Iterator[Pair]] = {}
-  for task, members in _by_task(pairs).items():
+  for task, members in sources.by_task(pairs).items():
     mined = np.full((len(members), 0), -1)
     if task not in about["skipped"]:
       mined = _mined(directory, about, task, members).negatives
@@ -184,13 +184,6 @@ def _with(
   texts, titles = zip(*kept) if kept else ((), ())
   titles = titles if any(titles) else ()
   return pair._replace(negatives=texts, negative_titles=titles)
-
-
-def _by_task(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-  tasks: dict[str, list[Pair]] = collections.defaultdict(list)
-  for pair in pairs:
-    tasks[pair.task].append(pair)
-  return dict(sorted(tasks.items()))
 
 
 def opened(directory: Path) -> dict[str, Any]:

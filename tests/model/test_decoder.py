@@ -330,4 +330,5 @@ def test_sides_that_do_not_fit_are_refused(change, tied, cross, message):
 
 def test_sides_may_differ_in_depth_and_mlp():
   other = dataclasses.replace(TINY, num_layers=1, mlp_width=32)
-  EncoderDecoderConfig(TINY, other, True, "merged")
+  both = EncoderDecoderConfig(TINY, other, True, "merged")
+  assert (both.encoder, both.decoder) == (TINY, other)
