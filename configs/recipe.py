@@ -79,6 +79,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.index = ConfigDict()
   config.index.input = ""  # a folder or a JSONL
   config.index.dim = min(256, config.prefinetune.model.embed_dim)
+  # The finetuning half again with each of these seeds, and without teacher or
+  # hard negatives: what each is worth. None: left out.
+  config.ablation = ConfigDict()
+  config.ablation.seeds = ()
+  config.ablation.suite = ""  # tasks to score on besides the held-out ones
   config.seconds = ConfigDict(SECONDS.get(args["preset"], {}))
   config.gflops = GFLOPS
 

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from embeddinggemma import cache, finetuning, initialise, inputs, train
+from embeddinggemma import (
+  ablation,
+  cache,
+  finetuning,
+  initialise,
+  inputs,
+  train,
+)
 from embeddinggemma.cache import Done, Step
 from embeddinggemma.evaluate import report
 from embeddinggemma.recipe import RecipeConfig, Run, check
@@ -125,6 +132,9 @@ def _summary(
     "mixtures": cache.read_json(workdir / "mixture" / finetuning.TRIALS_FILE)
     | {"picked": done["mixture"].metrics["picked"]},
     "souped": cache.read_json(workdir / "evaluate" / "souped.json"),
+    "ablation": cache.read_json(workdir / "ablation" / ablation.RESULT_FILE)
+    if "ablation" in done
+    else {},
     "data_hash": done["tokenizer"].metrics["data_hash"],
     "command": query_command(workdir),
     "versions": train.versions(),

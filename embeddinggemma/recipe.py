@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from embeddinggemma import cache, config, initialise, inputs, train
+from embeddinggemma.ablation import AblationConfig
 from embeddinggemma.config import at_least
 from embeddinggemma.data import denoisers
 from embeddinggemma.finetuning import (
@@ -52,6 +53,7 @@ class RecipeConfig:
   mixture: SearchConfig
   finetune: PairConfig
   index: IndexConfig
+  ablation: AblationConfig
   seconds: dict[str, float]  # measured on two cores, for the plan
   gflops: float  # of the machine that these were measured on
 
@@ -150,7 +152,8 @@ class Run:
       "text": inputs.dependencies(recipe.adapt),
       "start": inputs.parent(recipe.pretrain.init_from),
       "teacher": {**model.about, "width": model.width} if model else {},
-      "searched": _fingerprint(recipe.index.input),
+      "searched": _fingerprint("index.input", recipe.index.input),
+      "suite": _fingerprint("ablation.suite", recipe.ablation.suite),
     }
 
   @property
@@ -223,13 +226,13 @@ def check(recipe: RecipeConfig) -> None:
     )
 
 
-def _fingerprint(source: str) -> str:
-  """Changes when a file of the index's input does; "" for the default input."""
+def _fingerprint(key: str, source: str) -> str:
+  """Changes when a file of a config's path does; "" where it names none."""
   if not source:
     return ""
   root = pathlib.Path(source)
   if not root.exists():
-    raise BadInput(f"index.input={source} does not exist")
+    raise BadInput(f"{key}={source} does not exist")
   files = sorted(p for p in (root, *root.rglob("*")) if p.is_file())
   stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
   return cache.key_of({"files": stats})

@@ -11,7 +11,15 @@ import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from embeddinggemma import cache, finetuning, initialise, inputs, train, verbs
+from embeddinggemma import (
+  ablation,
+  cache,
+  finetuning,
+  initialise,
+  inputs,
+  train,
+  verbs,
+)
 from embeddinggemma.cache import Done, Step
 from embeddinggemma.data import corpus, jsonl
 from embeddinggemma.evaluate import suite
@@ -27,7 +35,12 @@ AllDone = Mapping[str, Done]
 def steps(run: Run) -> dict[str, Callable[[AllDone], Step]]:
   """Each stage as a function of those before it. Bad paths end it here."""
   _ = run.outside
-  return {name: functools.partial(make, run) for name, make in STAGES.items()}
+  left_out = set() if run.recipe.ablation.seeds else {"ablation"}
+  return {
+    name: functools.partial(make, run)
+    for name, make in STAGES.items()
+    if name not in left_out
+  }
 
 
 def _tokenizer(run: Run, done: AllDone) -> Step:
@@ -238,6 +251,38 @@ def _index(run: Run, done: AllDone) -> Step:
   )
 
 
+def _ablation(run: Run, done: AllDone) -> Step:
+  chosen = done["initialise"].metrics["chosen"]
+  config = run.recipe.ablation
+
+  def work(directory: pathlib.Path) -> dict[str, Any]:
+    stages = ablation.Stages(
+      run.prefinetune(chosen),
+      run.finetune(),
+      [item["weights"] for item in _picked(done)],
+      run.mined,
+      run.workdir,
+    )
+    tasks = {"test": suite.held_out(run.made.corpus, "test")}
+    if config.suite:
+      tasks[pathlib.Path(config.suite).name] = suite.read_suite(
+        pathlib.Path(config.suite)
+      )
+    return ablation.ablate(stages, config.seeds, tasks, directory, run.console)
+
+  return Step(
+    "ablation",
+    {
+      "seeds": config.seeds,
+      "suite": run.outside["suite"],
+      "prefinetune": done["prefinetune"].key,
+      "finetune": done["finetune"].key,
+    },
+    work,
+    resumable=True,
+  )
+
+
 STAGES: Mapping[str, Callable[[Run, AllDone], Step]] = {
   "tokenizer": _tokenizer,
   "text": _text,
@@ -252,6 +297,7 @@ STAGES: Mapping[str, Callable[[Run, AllDone], Step]] = {
   "soup": _soup,
   "evaluate": _evaluate,
   "index": _index,
+  "ablation": _ablation,
 }
 
 

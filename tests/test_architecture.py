@@ -23,7 +23,7 @@ LAYERS = (
   {"train"},
   {"initialise", "sweep", "mixture"},
   {"finetuning"},
-  {"verbs"},
+  {"verbs", "ablation"},
   {"recipe"},
   {"steps"},
   {"pipeline"},

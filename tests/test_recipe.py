@@ -126,6 +126,34 @@ def test_a_second_run_trains_nothing(command, finished):
   assert newest.stat().st_mtime_ns == before
 
 
+def test_parts_are_taken_out_one_by_one(command, finished):
+  workdir, whole = finished
+  argv = [*command(workdir), "--config.ablation.seeds=(0,)"]
+  assert main.call(argv) == 0
+  (scores,) = summary(workdir)["ablation"]["scores"].values()
+  models = ("prefinetune", "finetune 1", "finetune 2", "soup")
+  assert list(scores) == [
+    *models,
+    *(f"{model} without distillation" for model in models),
+    *(f"{model} without hard negatives" for model in models[1:]),
+  ]
+  # The recipe's own seed is not trained again.
+  place = workdir / "ablation" / "seed-0"
+  own = checkpoint.find(place / "whole" / "soup")
+  params = checkpoint.read_params(own)
+  assert checkpoint.content_hash(params) == whole["final"]["hash"]
+  lines = (place / "whole/prefinetune/metrics.jsonl").read_text()
+  before = (workdir / "prefinetune" / "metrics.jsonl").read_text()
+  assert lines == before
+  for name in ("without-distillation", "without-hard-negatives"):
+    tuned = checkpoint.find(place / name / "finetune" / "1")
+    config = json.loads(checkpoint.read_files(tuned)["recipe.json"])["config"]
+    lacks = {"teacher": ""} if "distil" in name else {"negatives": 0}
+    assert lacks.items() <= config.items()
+  assert "What each part is worth" in (workdir / "report.html").read_text()
+  assert main.call(command(workdir)) == 0
+
+
 def test_a_changed_stage_is_redone_and_what_follows_it(command, finished):
   workdir, whole = finished
   assert main.call([*command(workdir), "--config.index.dim=16"]) == 0

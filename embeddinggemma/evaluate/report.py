@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embeddinggemma.evaluate import (
+  ablations,
   curves,
   metrics,
   mixtures,
@@ -40,7 +41,7 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
 
   summary: {"stages": [{"name", "seconds", "cached", "checkpoint", "hash",
   "metrics"}], "final", "seconds", "curves": {stage: [metrics rows]},
-  "initialisation": see starts.section, "mixtures", "souped": see mixtures,
+  "initialisation": see starts.section, "mixtures", "souped": see mixtures, "ablation": see ablations,
   "quality": {system: {task: {dim or "":
   {metric: value}}}}, "command", "data_hash", "versions": {package: version}};
   every part may be missing or empty.
@@ -51,6 +52,7 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
     *_command(summary),
     *_quality(summary.get("quality") or {}),
     *mixtures.soup_section(summary.get("souped") or {}),
+    *ablations.section(summary.get("ablation") or {}),
     *mixtures.section(summary.get("mixtures") or {}),
     *starts.section(summary.get("initialisation") or {}),
     *curves.section(summary.get("curves") or {}),

@@ -1,0 +1,157 @@
+"""What the parts of finetuning are worth: the recipe again, without each.
+
+The paper compares its soup with the ingredients (table 4) and gives no figure
+for distillation or hard negatives alone. Every arm trains with several seeds
+over one decoder, one teacher, one set of mined negatives and the mixtures that
+were picked; arms of a seed see the same pairs in the same order.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from embeddinggemma import cache, finetuning, initialise, train
+from embeddinggemma.evaluate import suite
+from embeddinggemma.inputs import Inputs
+from embeddinggemma.stages import PairConfig
+from embeddinggemma.types import Weights
+
+RESULT_FILE = "ablation.json"
+SCORES_FILE = "scores.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class AblationConfig:
+  """With which seeds; none: the stage is left out."""
+
+  seeds: tuple[int, ...]
+  suite: str  # a folder of tasks to score on besides the recipe's own test
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+  """The two stages that are trained again, and what they read."""
+
+  prefinetune: PairConfig
+  finetune: PairConfig  # where it starts is not said yet
+  mixtures: Sequence[Weights]  # a finetuning with each
+  inputs: Inputs  # with the mined negatives
+  workdir: pathlib.Path  # of the recipe, whose own seed is done
+
+
+def _whole(config: PairConfig) -> PairConfig:
+  return config
+
+
+def _without_teacher(config: PairConfig) -> PairConfig:
+  loss = dataclasses.replace(config.loss, distill=0.0)
+  return dataclasses.replace(config, loss=loss, teacher="")
+
+
+def _without_negatives(config: PairConfig) -> PairConfig:
+  return dataclasses.replace(config, negatives=0)
+
+
+# What is said behind the name of an arm's model -> the arm.
+ARMS: Mapping[str, Callable[[PairConfig], PairConfig]] = {
+  "": _whole,
+  "without distillation": _without_teacher,
+  "without hard negatives": _without_negatives,
+}
+
+
+def ablate(
+  stages: Stages,
+  seeds: Sequence[int],
+  tasks: Mapping[str, Sequence[suite.EvalTask]],
+  directory: pathlib.Path,
+  console: Console,
+) -> dict[str, Any]:
+  """Trains and scores every arm with every seed; continues in its folder.
+
+  Returns, and writes, {"seeds", "scores": {side: {model: [{task type or
+  "mean": score} of each seed]}}}.
+  """
+  scores: dict[str, dict[str, list[Any]]] = {side: {} for side in tasks}
+  for seed in seeds:
+    place = directory / f"seed-{seed}"
+    for name, arm in ARMS.items():
+      for model, workdir in _train(arm, name, stages, seed, place, console):
+        said = f"{model} {name}".rstrip()
+        found = _scores(workdir, tasks)
+        means = [f"{side} {by['mean']:.3f}" for side, by in found.items()]
+        console.print(
+          f"seed {seed}: {said}: {', '.join(means)}", highlight=False
+        )
+        for side, by_type in found.items():
+          scores[side].setdefault(said, []).append(by_type)
+  result = {"seeds": list(seeds), "scores": scores}
+  cache.write_json(directory / RESULT_FILE, result)
+  return {"seeds": len(seeds)}
+
+
+def _train(
+  arm: Callable[[PairConfig], PairConfig],
+  name: str,
+  stages: Stages,
+  seed: int,
+  directory: pathlib.Path,
+  console: Console,
+) -> list[tuple[str, pathlib.Path]]:
+  """(name, workdir) of an arm's models, trained.
+
+  What an arm does not change is trained once, with the whole recipe.
+  """
+  first = dataclasses.replace(stages.prefinetune, seed=seed)
+  tuned = dataclasses.replace(arm(stages.finetune), seed=seed)
+  own = directory / (name.replace(" ", "-") or "whole")
+  changed = arm(first) != first or not name
+  base = own if changed else directory / "whole"
+  base = base / "prefinetune"
+  done = stages.workdir if not name and seed == stages.prefinetune.seed else own
+  models = []
+  if changed:
+    models.append(("prefinetune", base))
+    initialise.go_on(done / "prefinetune", base)
+    _train_once(arm(first), stages.inputs, base, console)
+  tuned = dataclasses.replace(tuned, init_from=str(base))
+  for number, weights in enumerate(stages.mixtures, 1):
+    workdir = own / "finetune" / str(number)
+    initialise.go_on(done / "finetune" / str(number), workdir)
+    config = finetuning.with_mixture(tuned, weights)
+    _train_once(config, stages.inputs, workdir, console)
+    models.append((f"finetune {number}", workdir))
+  souped = own / "soup"
+  finetuning.soup([place for _, place in models if place != base], souped)
+  return [*models, ("soup", souped)]
+
+
+def _train_once(
+  config: PairConfig,
+  made: Inputs,
+  workdir: pathlib.Path,
+  console: Console,
+) -> None:
+  """Nothing, where it was trained and scored before."""
+  if (workdir / SCORES_FILE).is_file():
+    return
+  config = dataclasses.replace(config, keep_checkpoints=1)
+  train.train(config, made, workdir, console)
+
+
+def _scores(
+  workdir: pathlib.Path, tasks: Mapping[str, Sequence[suite.EvalTask]]
+) -> dict[str, dict[str, float]]:
+  """{side: {task type or "mean": score}}, computed once."""
+  path = workdir / SCORES_FILE
+  found = cache.read_json(path)
+  if not found:
+    found = {
+      side: finetuning.compare({"": workdir}, of_side)[""]
+      for side, of_side in tasks.items()
+    }
+    cache.write_json(path, found)
+  return found
