@@ -114,4 +114,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def _distil(stage: ConfigDict, small: bool) -> None:
   """The weight of distillation is ours; the paper publishes none."""
   stage.loss.distill = 1.0
-  stage.loss.teacher_width = 256 if small else 768
+  stage.loss.teacher_width = 512 if small else 768

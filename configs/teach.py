@@ -2,7 +2,7 @@
 
   embeddinggemma teach --config=configs/teach.py --data=PAIRS --output=DIR
   embeddinggemma train --config=configs/finetune.py:laptop,data=PAIRS ... \
-    --config.teacher=DIR --config.loss.distill=1 --config.loss.teacher_width=256
+    --config.teacher=DIR --config.loss.distill=1 --config.loss.teacher_width=512
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # tfidf needs no download. Or a checkpoint, or a sentence-transformers model
   # that is on this machine; those have a width of their own.
   config.teacher = "tfidf"
-  config.width = 256
+  config.width = 512
   config.dtype = "float16"  # or "float32"
   config.seed = 0
   return config

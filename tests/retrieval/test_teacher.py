@@ -386,6 +386,44 @@ def test_a_sentence_transformers_model_uses_its_own_prompts(
   }
 
 
+def test_a_real_sentence_transformers_model_teaches(tmp_path):
+  """The package itself, where it is installed, under the model's prompts."""
+  package = pytest.importorskip("sentence_transformers")
+  transformers = pytest.importorskip("transformers")
+  vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "and", *NUMBERS]
+  (tmp_path / "vocab.txt").write_text("\n".join(vocab))
+  bert = tmp_path / "bert"
+  transformers.BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(
+    bert
+  )
+  config = transformers.BertConfig(
+    vocab_size=len(vocab),
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=32,
+    max_position_embeddings=32,
+  )
+  transformers.BertModel(config).save_pretrained(bert)
+  prompts_of = {"query": "one ", "document": "two "}
+  model = package.SentenceTransformer(str(bert), prompts=prompts_of)
+  model.save_pretrained(str(tmp_path / "model"))
+  items = [Item("qa", "three and four", ""), Item("document", "five", "six")]
+  given = teacher.sentence_transformer(str(tmp_path / "model"))
+  assert given.width == 16
+  teach(items, given, tmp_path / "taught")
+  want = [
+    model.encode("three and four", prompt="one "),
+    model.encode("six\nfive", prompt="two "),
+  ]
+  want = np.stack(want) / np.linalg.norm(want, axis=1, keepdims=True)
+  np.testing.assert_allclose(
+    rows(tmp_path / "taught", items), want, atol=1e-5
+  )
+  with pytest.raises(BadInput, match="no sentence-transformers model"):
+    teacher.sentence_transformer(str(tmp_path / "none"))
+
+
 def test_without_the_package_it_says_so(monkeypatch):
   monkeypatch.setitem(sys.modules, "sentence_transformers", None)
   with pytest.raises(BadInput, match="pip install it, or use the tfidf"):
