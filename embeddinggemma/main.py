@@ -69,6 +69,7 @@ NUMBER_FLAGS = {
   "dim": (None, "leading dimensions to keep, at unit norm again"),
   "k": (5, "how many answers"),
   "path": (None, "points from the first of two inputs to the second"),
+  "last": (None, "checkpoints of one input, the newest ones"),
   "jobs": (1, "runs at a time"),
   "explain": (None, "a row of the pairs, from 0"),
   "pick": (None, "mixtures to pick; else search.pick of the config"),
@@ -277,6 +278,13 @@ def soup(values: flags.FlagValues, rest: Sequence[str]) -> None:
 
   inputs = values.inputs.split(",")
   workdir = pathlib.Path(values.workdir)
+  if values.last is not None:
+    if len(inputs) != 1 or values.path is not None:
+      raise BadInput(
+        "soup: --last=N takes the checkpoints of one of --inputs, without"
+        " --path"
+      )
+    inputs = soups.last(pathlib.Path(inputs[0]), values.last)
   if values.path is None:
     if values.data:
       raise BadInput("soup: --data is for --path=N; `evaluate` scores a soup")
@@ -387,10 +395,11 @@ VERBS = {
     ("pick", "json"),
   ),
   "soup": Verb(
-    "average checkpoints; --path=N: the table of N points between two",
+    "average checkpoints; --path=N: the table of N points between two;"
+    " --last=N: the newest of one run",
     soup,
     ("inputs", "workdir"),
-    ("weights", "path", "data"),
+    ("weights", "path", "last", "data"),
   ),
   "sweep": Verb(
     "run a config at every point of a product or zip of overrides",

@@ -378,6 +378,8 @@ def test_a_soup_is_a_model(trained, tmp_path, capsys):
     (2, ["--path=3", "--weights=1,0"], "soup: --path and --weights exclude"),
     (3, ["--path=3"], "--path goes between two --inputs, not 3"),
     (2, ["--path=1"], "a path of 1 points; it needs at least its two ends"),
+    (2, ["--last=2"], "soup: --last=N takes the checkpoints of one"),
+    (1, ["--last=1"], "a soup of 1 checkpoints, where at least 2"),
   ],
 )
 def test_a_bad_soup_is_refused(
@@ -387,6 +389,20 @@ def test_a_bad_soup_is_refused(
   said = fails("soup", *given, f"--workdir={tmp_path / 's'}")
   assert said.startswith(message)
   assert not (tmp_path / "s").exists()
+
+
+def test_a_soup_of_the_last_of_a_run(fails, train_command, tmp_path):
+  run = tmp_path / "run"
+  assert main.call([*train_command(run), "--config.every_checkpoint=1"]) == 0
+  flags = [f"--inputs={run}", f"--workdir={tmp_path / 's'}"]
+  said = fails("soup", *flags, "--last=3")
+  assert said.startswith(f"{run} holds 2 checkpoints, 3 were asked for")
+  assert main.call(["soup", *flags, "--last=2"]) == 0
+  places = [run / "checkpoints" / step for step in ("1", "2")]
+  down = lambda path: checkpoint.read_params(path)["model"]["down"]
+  want = np.mean([down(place) for place in places], axis=0)
+  got = down(checkpoint.find(tmp_path / "s"))
+  np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 def test_a_path_is_scored_on_its_own_test(trained, tmp_path, capsys):

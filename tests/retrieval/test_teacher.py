@@ -417,9 +417,7 @@ def test_a_real_sentence_transformers_model_teaches(tmp_path):
     model.encode("six\nfive", prompt="two "),
   ]
   want = np.stack(want) / np.linalg.norm(want, axis=1, keepdims=True)
-  np.testing.assert_allclose(
-    rows(tmp_path / "taught", items), want, atol=1e-5
-  )
+  np.testing.assert_allclose(rows(tmp_path / "taught", items), want, atol=1e-5)
   with pytest.raises(BadInput, match="no sentence-transformers model"):
     teacher.sentence_transformer(str(tmp_path / "none"))
 
