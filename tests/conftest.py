@@ -3,6 +3,7 @@
 # ruff: noqa: E402  (the environment and the hook come before what they change)
 
 import os
+import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tests compile much and compute little: the optimiser would cost most of it.
@@ -10,6 +11,11 @@ os.environ["XLA_FLAGS"] = (
   "--xla_force_host_platform_device_count=8"
   " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+# A program that several tests train, or the processes that they start and kill,
+# is compiled once.
+ROOT = pathlib.Path(__file__).parent.parent
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".pytest_cache" / "jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jaxtyping
 
@@ -17,19 +23,12 @@ import jaxtyping
 jaxtyping.install_import_hook("embeddinggemma", "typeguard.typechecked")
 
 import json
-import pathlib
 from collections.abc import Callable
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# A program that several tests train is compiled once.
-jax.config.update(
-  "jax_compilation_cache_dir",
-  str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"),
-)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 WORDS = (
   "river stone copper lantern garden winter harbour signal meadow engine"
