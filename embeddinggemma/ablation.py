@@ -21,6 +21,7 @@ from embeddinggemma.types import Weights
 
 RESULT_FILE = "ablation.json"
 SCORES_FILE = "scores.json"
+DONE_FILE = "trained.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,8 @@ def ablate(
   for seed in seeds:
     place = directory / f"seed-{seed}"
     for name, arm in ARMS.items():
-      for model, workdir in _train(arm, name, stages, seed, place, console):
+      models = _train(arm, name, stages, seed, place, console)
+      for model, workdir in models.items():
         said = f"{model} {name}".rstrip()
         found = _scores(workdir, tasks)
         means = [f"{side} {by['mean']:.3f}" for side, by in found.items()]
@@ -100,33 +102,33 @@ def _train(
   seed: int,
   directory: pathlib.Path,
   console: Console,
-) -> list[tuple[str, pathlib.Path]]:
-  """(name, workdir) of an arm's models, trained.
+) -> dict[str, pathlib.Path]:
+  """Trains an arm; the models of it that are compared, and their workdirs.
 
   What an arm does not change is trained once, with the whole recipe.
   """
   first = dataclasses.replace(stages.prefinetune, seed=seed)
-  tuned = dataclasses.replace(arm(stages.finetune), seed=seed)
   own = directory / (name.replace(" ", "-") or "whole")
-  changed = arm(first) != first or not name
-  base = own if changed else directory / "whole"
-  base = base / "prefinetune"
+  changed = not name or arm(first) != first
+  base = (own if changed else directory / "whole") / "prefinetune"
   done = stages.workdir if not name and seed == stages.prefinetune.seed else own
-  models = []
   if changed:
-    models.append(("prefinetune", base))
     initialise.go_on(done / "prefinetune", base)
     _train_once(arm(first), stages.inputs, base, console)
-  tuned = dataclasses.replace(tuned, init_from=str(base))
+  tuned = dataclasses.replace(
+    arm(stages.finetune), seed=seed, init_from=str(base)
+  )
+  ingredients = {}
   for number, weights in enumerate(stages.mixtures, 1):
     workdir = own / "finetune" / str(number)
     initialise.go_on(done / "finetune" / str(number), workdir)
     config = finetuning.with_mixture(tuned, weights)
     _train_once(config, stages.inputs, workdir, console)
-    models.append((f"finetune {number}", workdir))
-  souped = own / "soup"
-  finetuning.soup([place for _, place in models if place != base], souped)
-  return [*models, ("soup", souped)]
+    ingredients[f"finetune {number}"] = workdir
+  finetuning.soup([*ingredients.values()], own / "soup")
+  before = {"prefinetune": base} if changed else {}
+  scored = {} if name else ingredients
+  return before | scored | {"soup": own / "soup"}
 
 
 def _train_once(
@@ -135,11 +137,12 @@ def _train_once(
   workdir: pathlib.Path,
   console: Console,
 ) -> None:
-  """Nothing, where it was trained and scored before."""
-  if (workdir / SCORES_FILE).is_file():
+  """Nothing, where it was done before: a recipe may be killed while it scores."""
+  if (workdir / DONE_FILE).is_file():
     return
   config = dataclasses.replace(config, keep_checkpoints=1)
-  train.train(config, made, workdir, console)
+  result = train.train(config, made, workdir, console)
+  cache.write_json(workdir / DONE_FILE, result)
 
 
 def _scores(
