@@ -20,12 +20,16 @@ _MIN_TOKENS = 4  # of a text, at least: bounds the texts of a group
 
 
 def chunks(
-  lengths: Int[np.ndarray, "n"], groups: int, max_length: int
+  lengths: Int[np.ndarray, "n"],
+  groups: int,
+  max_length: int,
+  most: int | None = None,
 ) -> list[tuple[Int[np.ndarray, "_"], int, int]]:
   """Splits texts into (indices, row length, rows of a group), long ones first.
 
   Sorted by length, so that a chunk's row length fits its texts. Each chunk is
-  one call; its shape depends on row length and budget only.
+  one call, of at most `most` texts; its shape depends on row length, budget
+  and `most` only.
   """
   order = np.argsort(-lengths, kind="stable")
   out = []
@@ -40,6 +44,9 @@ def chunks(
     )
     rows = max(1, budget // length)
     limit = groups * texts_per_group(rows, length)
+    if most is not None:
+      # A text fits a row, so more rows than texts would only cost memory.
+      rows, limit = min(rows, -(-most // groups)), min(limit, most)
     take = int(np.searchsorted(tokens, groups * rows * length, "right"))
     take = max(1, min(take, limit, len(left)))
     while not _fits(lengths[left[:take]], groups, rows, length):
@@ -107,11 +114,12 @@ def make_encode_ids(
     texts: Sequence[Int[np.ndarray, "_"]],
     max_length: int,
     on_progress: Callable[[int], Any] = lambda done: None,
+    most: int | None = None,
   ) -> Float[np.ndarray, "n M"]:
     lengths = np.array([len(t) for t in texts], np.int64)
     out = np.zeros((len(texts), width), np.float32)
     done, waiting = 0, []
-    for members, length, rows in chunks(lengths, size, max_length):
+    for members, length, rows in chunks(lengths, size, max_length, most):
       groups = _groups(lengths[members], size, rows, length)
       batch = [texts[i] for i in members]
       batch += [np.zeros(0, np.int32)] * (groups.size - len(batch))
