@@ -1,10 +1,10 @@
-"""Texts -> vectors: sorted by length, packed, in few compiled shapes.
+"""Texts -> vectors: packed into full rows, in few compiled shapes.
 
 And vectors to fewer dimensions, which Matryoshka training allows.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,39 +14,83 @@ from embeddinggemma import sharding
 from embeddinggemma.data import packing
 from embeddinggemma.types import BadInput, Encode, Params, Stopped, Text
 
-# Positions of a packed group: the small one answers a single query quickly.
-BUDGETS = (512, 8192)
-_MIN_TOKENS = 4  # of a text, at least: bounds the texts of a group
+# Positions of a group: small ones answer a single query quickly. On a CPU, a
+# call of 8192 costs twice the time a token of one of 2048, whose intermediate
+# arrays stay in the cache.
+BUDGETS = {"cpu": (128, 512, 2048)}
+_OTHER_BUDGETS = (128, 1024, 8192)
+# Rows shorter than this waste more positions than they save of attention.
+_SHORTEST_ROW = 128
+# Tokens of a text, at the least in the mean of a group. Pooling costs a product
+# with all places of a group, so most calls have few and the others many.
+_MEANS = (32, 8)
 
 
-def chunks(
-  lengths: Int[np.ndarray, "n"], groups: int, max_length: int
-) -> list[tuple[Int[np.ndarray, "_"], int, int]]:
-  """Splits texts into (indices, row length, rows of a group), long ones first.
+class Call(NamedTuple):
+  """Texts that go to the devices together, dealt to groups by rows."""
 
-  Sorted by length, so that a chunk's row length fits its texts. Each chunk is
-  one call; its shape depends on row length and budget only.
+  rows: list[list[int]]  # texts of each row; row i is of group i % groups
+  length: int  # positions of a row
+  size: int  # rows of a group, empty ones included
+  places: int  # texts of a group, empty places included
+
+
+def plan(
+  lengths: Int[np.ndarray, "n"],
+  groups: int,
+  max_length: int,
+  budgets: Sequence[int] = BUDGETS["cpu"],
+  most: int | None = None,
+) -> list[Call]:
+  """Splits texts into calls of few shapes, each of at most `most` texts.
+
+  A row is as long as the longest text that it was opened for needs, by a short
+  ladder; its gaps are filled with shorter texts of all lengths.
   """
-  order = np.argsort(-lengths, kind="stable")
-  out = []
-  done = 0
-  while done < len(order):
-    length = min(packing.rung(int(lengths[order[done]])), max(max_length, 1))
-    length = max(length, int(lengths[order[done]]))
-    left = order[done:]
-    tokens = np.cumsum(lengths[left])
-    budget = next(
-      (b for b in BUDGETS if tokens[-1] <= 0.8 * b * groups), BUDGETS[-1]
-    )
-    rows = max(1, budget // length)
-    limit = groups * texts_per_group(rows, length)
-    take = int(np.searchsorted(tokens, groups * rows * length, "right"))
-    take = max(1, min(take, limit, len(left)))
-    while not _fits(lengths[left[:take]], groups, rows, length):
-      take -= max(1, take // 64)
-    out.append((left[:take], length, rows))
-    done += take
-  return out
+  calls = []
+  for length, rows in sorted(_rows(lengths, max_length, most).items()):
+    sizes = sorted({max(1, budget // length) for budget in budgets})
+    while rows:
+      take = min(len(rows), groups * sizes[-1])
+      if most is not None:
+        texts = np.cumsum([len(row) for row in rows[:take]])
+        take = max(1, int(np.searchsorted(texts, most, "right")))
+      size = next(size for size in sizes if groups * size >= take)
+      now, rows = rows[:take], rows[take:]
+      fullest = max(sum(map(len, now[g::groups])) for g in range(groups))
+      places = (-(-size * length // mean) for mean in _MEANS)
+      calls.append(
+        Call(now, length, size, next(p for p in places if p >= fullest))
+      )
+  return calls
+
+
+def _rows(
+  lengths: Int[np.ndarray, "n"], max_length: int, most: int | None
+) -> dict[int, list[list[int]]]:
+  """Texts of each row, by length of the row: best-fit, long texts first."""
+  rows: dict[int, list[list[int]]] = {}
+  # Rows with so much room, and a bit set for each room that some row has.
+  having: dict[int, list[tuple[list[int], int]]] = {}
+  rooms = 0
+  for i in np.argsort(-lengths, kind="stable"):
+    needed = int(lengths[i])
+    if fitting := rooms >> needed:
+      room = needed + (fitting & -fitting).bit_length() - 1
+      row, limit = having[room].pop()
+      if not having[room]:
+        rooms ^= 1 << room
+    else:
+      room = max(_SHORTEST_ROW, packing.rung(needed))
+      room = max(needed, min(room, max_length))
+      row, limit = [], min(-(-room // _MEANS[-1]), most or room)
+      rows.setdefault(room, []).append(row)
+    row.append(int(i))
+    room -= needed
+    if room and len(row) < limit:
+      having.setdefault(room, []).append((row, limit))
+      rooms |= 1 << room
+  return rows
 
 
 def truncate(
@@ -73,24 +117,26 @@ def truncate(
   return prefix / norms
 
 
-def texts_per_group(rows: int, length: int) -> int:
-  """Places of a group: texts of a chunk are alike, a third of a row at least."""
-  return max(1, rows * length // max(length // 3, _MIN_TOKENS))
-
-
-def _groups(
-  lengths: Int[np.ndarray, "n"], groups: int, rows: int, length: int
-) -> Int[np.ndarray, "G b"]:
-  places = groups * texts_per_group(rows, length)
-  return packing.deal(np.pad(lengths, (0, places - len(lengths))), groups)
-
-
-def _fits(
-  lengths: Int[np.ndarray, "n"], groups: int, rows: int, length: int
-) -> bool:
-  dealt = _groups(lengths, groups, rows, length)
-  places = np.pad(lengths, (0, dealt.size - len(lengths)))
-  return packing.rows_needed(places, dealt, length) <= rows
+def pack(
+  texts: Sequence[Int[np.ndarray, "_"]], call: Call, groups: int
+) -> tuple[Text, Int[np.ndarray, "t"], Int[np.ndarray, "t"]]:
+  """The batch of a call, its texts, and which place of the batch each has."""
+  shape = groups, call.size, call.length
+  ids, slot = np.zeros(shape, np.int32), np.full(shape, call.places, np.int32)
+  taken = [0] * groups
+  members, places = [], []
+  for n, row in enumerate(call.rows):
+    r, g = divmod(n, groups)
+    start = 0
+    for i in row:
+      end = start + len(texts[i])
+      ids[g, r, start:end] = texts[i]
+      slot[g, r, start:end] = taken[g]
+      members.append(i)
+      places.append(g * call.places + taken[g])
+      taken[g], start = taken[g] + 1, end
+  valid = np.arange(call.places)[None] < np.array(taken)[:, None]
+  return Text(ids, slot, valid), np.array(members), np.array(places)
 
 
 def make_encode_ids(
@@ -99,26 +145,25 @@ def make_encode_ids(
   """A function from token ids of texts to vectors in the texts' order.
 
   `program` is a jitted Encode; models of one config share it, and so what it
-  has compiled.
+  has compiled. The function's `most` bounds the texts of one call.
   """
   size = mesh.size
+  budgets = BUDGETS.get(mesh.devices.flat[0].platform, _OTHER_BUDGETS)
 
   def encode_ids(
     texts: Sequence[Int[np.ndarray, "_"]],
     max_length: int,
     on_progress: Callable[[int], Any] = lambda done: None,
+    most: int | None = None,
   ) -> Float[np.ndarray, "n M"]:
     lengths = np.array([len(t) for t in texts], np.int64)
     out = np.zeros((len(texts), width), np.float32)
     done, waiting = 0, []
-    for members, length, rows in chunks(lengths, size, max_length):
-      groups = _groups(lengths[members], size, rows, length)
-      batch = [texts[i] for i in members]
-      batch += [np.zeros(0, np.int32)] * (groups.size - len(batch))
-      packed: Text = packing.pack(batch, groups, length, rows)
+    for call in plan(lengths, size, max_length, budgets, most):
+      packed, members, places = pack(texts, call, size)
       vectors = program(params, sharding.to_devices(packed, mesh))
-      waiting.append((members, groups.reshape(-1), vectors))
-      # Read a chunk while the device computes the next one.
+      waiting.append((members, places, vectors))
+      # Read a call's vectors while the device computes the next one's.
       if len(waiting) > 1:
         done += _collect(out, *waiting.pop(0))
         on_progress(done)
@@ -131,6 +176,5 @@ def make_encode_ids(
 
 
 def _collect(out: Any, members: Any, places: Any, vectors: jax.Array) -> int:
-  real = places < len(members)
-  out[members[places[real]]] = np.asarray(vectors)[real]
+  out[members] = np.asarray(vectors)[places]
   return len(members)

@@ -37,35 +37,44 @@ class Model:
   hash: str  # of its weights
 
   def encode_query(
-    self, sentences: str | Sequence[str], truncate_dim: int | None = None
+    self,
+    sentences: str | Sequence[str],
+    prompt_name: str = "query",
+    **options: Any,
   ) -> Float[np.ndarray, "*n M"]:
-    """Vectors of questions, under the prompt `query`."""
-    return self.encode(sentences, "query", truncate_dim)
+    """Vectors of questions; `options` are those of `encode`."""
+    return self.encode(sentences, prompt_name, **options)
 
   def encode_document(
     self,
     sentences: str | Sequence[str],
-    truncate_dim: int | None = None,
-    titles: Sequence[str] = (),
+    prompt_name: str = "document",
+    **options: Any,
   ) -> Float[np.ndarray, "*n M"]:
-    """Vectors of passages, under the prompt `document`."""
-    return self.encode(sentences, "document", truncate_dim, titles)
+    """Vectors of passages; `options` are those of `encode`."""
+    return self.encode(sentences, prompt_name, **options)
 
   def encode(
     self,
     sentences: str | Sequence[str],
     prompt_name: str | None = None,
-    truncate_dim: int | None = None,
+    *,
+    prompt: str | None = None,
     titles: Sequence[str] = (),
+    batch_size: int | None = None,
+    truncate_dim: int | None = None,
     show_progress_bar: bool = False,
   ) -> Float[np.ndarray, "*n M"]:
     """Unit float32 vectors in the order of the texts; one text gives one.
 
     Args:
-      sentences: a text or several.
+      sentences: a text or several; none give (0, M).
       prompt_name: one of `prompts`, or None for the bare text.
-      truncate_dim: keep so many leading coordinates, at unit norm again.
+      prompt: words to put before each text, instead of a named prompt.
       titles: of documents, one a text; none for no titles.
+      batch_size: at most so many texts in one call of the device, to save
+        memory. By default as many as make a few thousand tokens.
+      truncate_dim: keep so many leading coordinates, at unit norm again.
       show_progress_bar: draws one on the terminal.
 
     Raises:
@@ -75,20 +84,23 @@ class Model:
     texts = [sentences] if isinstance(sentences, str) else list(sentences)
     if titles and len(titles) != len(texts):
       raise BadInput(f"{len(titles)} titles for {len(texts)} texts")
+    if batch_size is not None:
+      config.at_least("batch_size", batch_size, 1)
     dim = self.config.embed_dim if truncate_dim is None else truncate_dim
     if not 0 < dim <= self.config.embed_dim:
       raise BadInput(
         f"truncate_dim={dim}: the model has dimensions 1 to"
         f" {self.config.embed_dim}"
       )
-    if prompt_name is not None:
+    if prompt is None and prompt_name is not None:
       prompt = self.prompt(prompt_name)
+    if prompt is not None:
       padded = titles or [""] * len(texts)
       texts = [
         prompts.with_prompt(prompt, *item)
         for item in zip(texts, padded, strict=True)
       ]
-    vectors = self._encode_texts(texts, show_progress_bar)
+    vectors = self._encode_texts(texts, batch_size, show_progress_bar)
     _check_finite(vectors, texts)
     if dim < self.config.embed_dim:
       vectors = encode.truncate(vectors, dim)
@@ -96,18 +108,23 @@ class Model:
 
   def prompt(self, name: str) -> str:
     """The checkpoint's prompt of a name, or that of one of our tasks."""
-    if name in self.prompts:
-      return self.prompts[name]
-    return prompts.prompt_named(name)
+    return prompts.prompt_named(name, self.prompts)
+
+  def get_sentence_embedding_dimension(self) -> int:
+    """M, the most that `truncate_dim` may be."""
+    return self.config.embed_dim
 
   def similarity(
-    self, a: Float[np.ndarray, "n M"], b: Float[np.ndarray, "m M"]
-  ) -> Float[np.ndarray, "n m"]:
+    self, a: Float[np.ndarray, "*n M"], b: Float[np.ndarray, "*m M"]
+  ) -> Float[np.ndarray, "_ _"]:
     """Cosines of all pairs."""
-    unit = lambda x: (
-      np.atleast_2d(x) / np.linalg.norm(x, axis=-1, keepdims=True)
-    )
-    return unit(a) @ unit(b).T
+    return _unit(a) @ _unit(b).T
+
+  def similarity_pairwise(
+    self, a: Float[np.ndarray, "*n M"], b: Float[np.ndarray, "*n M"]
+  ) -> Float[np.ndarray, "_"]:
+    """Cosines of each row of `a` and the same row of `b`."""
+    return np.sum(_unit(a) * _unit(b), axis=-1)
 
   def __call__(
     self, texts: Sequence[str], prompt_name: str, titles: Sequence[str] = ()
@@ -116,7 +133,7 @@ class Model:
     return self.encode(list(texts), prompt_name, titles=titles)
 
   def _encode_texts(
-    self, texts: Sequence[str], bar: bool
+    self, texts: Sequence[str], batch_size: int | None, bar: bool
   ) -> Float[np.ndarray, "n M"]:
     ids, cut = self.tokenizer.encode_batch(texts, self.config.max_length)
     if cut:
@@ -124,7 +141,7 @@ class Model:
     console = Console(stderr=True, quiet=not bar)
     with Progress(console, "encode", len(texts)) as progress:
       show = lambda done: progress.show(done, "")
-      return self._program(ids, self.config.max_length, show)
+      return self._program(ids, self.config.max_length, show, batch_size)
 
   def _say_cut(self, count: int) -> None:
     """Once a model: a later call would only repeat it."""
@@ -159,6 +176,11 @@ def _program(config: ModelConfig, mesh: jax.sharding.Mesh) -> Encode:
   return jax.jit(stages.encoder(config, mesh))
 
 
+def _unit(vectors: Float[np.ndarray, "*n M"]) -> Float[np.ndarray, "_ M"]:
+  norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+  return np.atleast_2d(vectors / norms)
+
+
 def _check_finite(vectors: np.ndarray, texts: Sequence[str]) -> None:
   """A NaN score would rank first in many libraries, so it never leaves."""
   bad = ~np.isfinite(vectors).all(axis=1)
@@ -169,8 +191,13 @@ def _check_finite(vectors: np.ndarray, texts: Sequence[str]) -> None:
     )
 
 
-def load(path: str | pathlib.Path) -> Model:
+def load(path: str | pathlib.Path, dtype: str | None = None) -> Model:
   """The model of a checkpoint directory or of a workdir (its final one).
+
+  Args:
+    path: the directory.
+    dtype: what activations are computed in, "float32" or "bfloat16"; None: as
+      the model was trained. Vectors are float32 either way.
 
   Raises:
     BadInput: there is none, its weights, config and tokenizer disagree, or
@@ -186,6 +213,7 @@ def load(path: str | pathlib.Path) -> Model:
     model = config.build(ModelConfig, tree)
   except BadInput as error:
     raise BadInput(f"{directory}: model.json: {error}") from None
+  model = dataclasses.replace(model, dtype=dtype or model.dtype)
   stored = _stored_prompts(directory, files)
   _check_view(directory, files)
   params = checkpoint.read_params(directory)

@@ -267,7 +267,11 @@ def embed(
   model = load(model_path)
   model.prompt(prompt)  # an unknown name fails before any work
   vectors = model.encode(
-    texts, prompt, dim, titles=titles, show_progress_bar=console.is_terminal
+    texts,
+    prompt,
+    titles=titles,
+    truncate_dim=dim,
+    show_progress_bar=console.is_terminal,
   )
   output.parent.mkdir(parents=True, exist_ok=True)
   partial = output.with_name(f"{output.name}.partial")

@@ -44,25 +44,33 @@ def test_every_text_gets_its_own_vector(params, devices):
   assert run([], 64).shape == (0, 32)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
-  st.lists(st.integers(2, 512), min_size=1, max_size=400),
+  st.lists(st.integers(2, 600), min_size=1, max_size=400),
   st.sampled_from([1, 8]),
+  st.sampled_from([None, 1, 7, 100]),
 )
-def test_chunks_hold_every_text_once(lengths, groups):
+def test_a_plan_holds_every_text_once(lengths, groups, most):
   lengths = np.array(lengths)
-  found = encode.chunks(lengths, groups, 512)
-  members = np.concatenate([c[0] for c in found])
+  calls = encode.plan(lengths, groups, 512, most=most)
+  members = [i for call in calls for row in call.rows for i in row]
   assert sorted(members) == list(range(len(lengths)))
-  for indices, length, rows in found:
-    assert lengths[indices].max() <= length
-    assert rows * length <= max(encode.BUDGETS[-1], length)
+  for call in calls:
+    assert all(lengths[row].sum() <= call.length for row in call.rows)
+    assert call.size * call.length <= max(2048, call.length)
+    assert len(call.rows) <= call.size * groups
+    assert sum(map(len, call.rows)) <= (most or len(lengths))
+    for g in range(groups):
+      assert sum(map(len, call.rows[g::groups])) <= call.places
 
 
-def test_shapes_are_few():
-  lengths = np.random.default_rng(0).integers(2, 512, 5000)
-  shapes = {c[1:] for c in encode.chunks(lengths, 1, 512)}
-  assert len(shapes) <= 12
+def test_shapes_are_few_and_rows_full():
+  lengths = np.random.default_rng(0).integers(8, 512, 5000)
+  calls = encode.plan(lengths, 1, 512)
+  assert len({call[1:] for call in calls}) <= 6
+  assert lengths.sum() > 0.98 * sum(call.size * call.length for call in calls)
+  (query,) = encode.plan(lengths[:1] * 0 + 20, 1, 2048)
+  assert query[1:] == (128, 1, 4)
 
 
 def test_a_prefix_has_unit_norm_again():

@@ -35,8 +35,12 @@ def test_the_stored_prompts_are_used(copied):
   same(model.encode_query("x"), model.encode("Q: x"))
   titled = model.encode_document(["x"], titles=["T"])
   same(titled[0], model.encode("title: T | text: x"))
-  with pytest.raises(BadInput, match="unknown prompt name 'nobody'"):
+  same(model.encode("x", prompt="Q: "), model.encode_query("x"))
+  same(model.encode("x", "document", prompt="Q: "), model.encode_query("x"))
+  with pytest.raises(BadInput, match=r"'nobody'; known: .*document.*query"):
     model.encode("x", "nobody")
+  with pytest.raises(BadInput, match=r"'qury'; did you mean 'query'\?"):
+    model.encode_query("x", "qury")
 
 
 @pytest.mark.parametrize(
@@ -62,3 +66,48 @@ def test_cut_texts_are_counted_once(trained, capsys):
   assert said == "1 text is longer than max_length=64 tokens and was cut\n"
   model.encode(["word " * 200])
   assert capsys.readouterr().err == ""
+
+
+TEXTS = ["stone", "the river garden by the harbour " * 4, "", "a", "stone"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 50])
+def test_the_order_and_the_batch_size_change_nothing(trained, batch_size):
+  model = load(trained)
+  want = model.encode(TEXTS)
+  got = model.encode(TEXTS, batch_size=batch_size)
+  np.testing.assert_allclose(got, want, atol=1e-5)
+  alone = [model.encode(text) for text in TEXTS]
+  np.testing.assert_allclose(np.stack(alone), want, atol=1e-5)
+  assert model.get_sentence_embedding_dimension() == want.shape[1] == 32
+  with pytest.raises(BadInput, match="batch_size=0 must be at least 1"):
+    model.encode(TEXTS, batch_size=0)
+
+
+def test_none_and_one(trained):
+  model = load(trained)
+  assert model.encode([]).shape == (0, 32)
+  assert model.encode_document([], titles=[], truncate_dim=8).shape == (0, 8)
+  assert model.encode_query("x", truncate_dim=8).shape == (8,)
+
+
+def test_similarities(trained):
+  model = load(trained)
+  a, b = np.array([[3.0, 4.0], [0.0, 2.0]]), np.array([[4.0, 3.0], [1.0, 0.0]])
+  cosines = model.similarity(a, b)
+  np.testing.assert_allclose(cosines, [[0.96, 0.6], [0.6, 0.0]], atol=1e-12)
+  pairs = model.similarity_pairwise(a, b)
+  np.testing.assert_allclose(pairs, [0.96, 0.0], atol=1e-12)
+  np.testing.assert_allclose(model.similarity(a[0], b), cosines[:1])
+
+
+def test_bfloat16_gives_unit_float32(trained):
+  exact, short = load(trained), load(trained, dtype="bfloat16")
+  assert (exact.config.dtype, short.config.dtype) == ("float32", "bfloat16")
+  got, want = short.encode(TEXTS), exact.encode(TEXTS)
+  assert got.dtype == np.float32 and np.isfinite(got).all()
+  np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-6)
+  cosines = exact.similarity_pairwise(got, want)
+  assert (cosines > 0.999).all() and (cosines < 1 - 1e-9).any()
+  with pytest.raises(BadInput, match=r"model\.dtype='float16' is unknown"):
+    load(trained, dtype="float16")

@@ -222,11 +222,15 @@ def test_vectors_of_the_verb_are_those_of_python(finished, tmp_path):
   got = np.load(output)
   model = eg.load(workdir)
   want = model.encode_document(
-    [row["text"] for row in rows], 16, [row.get("title", "") for row in rows]
+    [row["text"] for row in rows],
+    titles=[row.get("title", "") for row in rows],
+    truncate_dim=16,
   )
   np.testing.assert_allclose(got, want, atol=1e-6)
   np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, atol=1e-5)
-  alone = model.encode(rows[1]["text"], "document", 16, ["river"])
+  alone = model.encode(
+    rows[1]["text"], "document", titles=["river"], truncate_dim=16
+  )
   np.testing.assert_allclose(alone, got[1], atol=1e-5)
   assert abs(model.encode_query("stone") - model.encode("stone")).max() > 1e-4
 

@@ -8,6 +8,7 @@ code retrieval). The paper trains with prompts per task (section 2.1).
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from embeddinggemma.config import suggest
 from embeddinggemma.types import BadInput
 
 DOCUMENT = "title: none | text: "
@@ -101,17 +102,17 @@ def document_prompt(task: str) -> str:
   return task if symmetric else "document"
 
 
-def prompt_named(name: str) -> str:
+def prompt_named(name: str, own: Mapping[str, str] = PROMPTS) -> str:
   """The prompt of a name as sentence-transformers users know it.
 
-  A task's name means its query prompt. BadInput lists the known names.
+  A model's own prompts come first. A task's name means its query prompt.
+  BadInput names the nearest name, or the known ones.
   """
-  if name in PROMPTS:
-    return PROMPTS[name]
-  if name in TASKS:
-    return TASKS[name].query
-  known = ", ".join([*PROMPTS, *TASKS])
-  raise BadInput(f"unknown prompt name {name!r}; known: {known}")
+  tasks = {task: prompts.query for task, prompts in TASKS.items()}
+  known = {**tasks, **PROMPTS, **own}
+  if name not in known:
+    raise BadInput(f"unknown prompt name {name!r}{suggest(name, list(known))}")
+  return known[name]
 
 
 def prompted(prompt_name: str, text: str, title: str = "") -> str:

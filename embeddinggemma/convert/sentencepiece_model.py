@@ -1,0 +1,99 @@
+"""What a SentencePiece model file says: its pieces, and how it treats text.
+
+The processor tells neither which pieces are user-defined nor how the model was
+made. The package's protobuf module does, but transformers has one of the same
+name, and protobuf refuses the second of the two in a process. So the few fields
+that count are read here (protobuf's wire format; sentencepiece_model.proto).
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.types import BadInput
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+KINDS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
+
+
+class Piece(NamedTuple):
+  """One entry of the vocabulary; its id is its place."""
+
+  text: str
+  score: float  # of two merges, the one that makes the higher comes first
+  type: int
+
+
+class SentencePieceModel(NamedTuple):
+  """The fields of a model that decide which ids a text gets."""
+
+  pieces: list[Piece]
+  kind: str  # of KINDS
+  identity: bool  # the normaliser changes no character
+  dummy_prefix: bool  # a space before each text
+  remove_extra_spaces: bool
+  escape_spaces: bool  # a space is written U+2581
+
+
+def parse(model: bytes) -> SentencePieceModel:
+  """Reads a model file; BadInput if it is none, or not of Gemma's ids."""
+  Tokenizer(model)
+  pieces: list[Piece] = []
+  trainer: dict[int, Any] = {}
+  normaliser: dict[int, Any] = {}
+  for number, value in _fields(model):
+    if number == 1:
+      pieces.append(_piece(value, len(pieces)))
+    elif number == 2:
+      trainer |= dict(_fields(value))
+    elif number == 3:
+      normaliser |= dict(_fields(value))
+  return SentencePieceModel(
+    pieces,
+    KINDS.get(trainer.get(3, 1), "unknown"),
+    not normaliser.get(2),
+    bool(normaliser.get(3, 1)),
+    bool(normaliser.get(4, 1)),
+    bool(normaliser.get(5, 1)),
+  )
+
+
+def _piece(data: bytes, number: int) -> Piece:
+  fields = dict(_fields(data))
+  try:
+    text = fields.get(1, b"").decode()
+  except UnicodeDecodeError:
+    raise BadInput(f"piece {number} of the tokenizer is not UTF-8") from None
+  return Piece(text, fields.get(2, 0.0), fields.get(3, NORMAL))
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+  """(field number, value): an int, a float or bytes, as it is encoded."""
+  at = 0
+  while at < len(data):
+    tag, at = _varint(data, at)
+    number, wire = tag >> 3, tag & 7
+    if wire == 0:
+      value, at = _varint(data, at)
+    elif wire == 2:
+      size, at = _varint(data, at)
+      value, at = data[at : at + size], at + size
+    elif wire == 5:
+      value, at = struct.unpack_from("<f", data, at)[0], at + 4
+    elif wire == 1:
+      value, at = struct.unpack_from("<d", data, at)[0], at + 8
+    else:
+      raise BadInput(f"the tokenizer has a field of wire type {wire}")
+    yield number, value
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+  """A number in groups of seven bits, low ones first, and what follows it."""
+  value = shift = 0
+  while True:
+    byte = data[at]
+    value |= (byte & 127) << shift
+    at, shift = at + 1, shift + 7
+    if byte < 128:
+      return value, at

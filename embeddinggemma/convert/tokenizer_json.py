@@ -1,0 +1,173 @@
+"""A SentencePiece model as tokenizer.json, the format of other libraries.
+
+`tokenizers`, and so transformers, sentence-transformers and many servers, read
+it. A text without outer white space gets the ids of our `Tokenizer`: BOS, its
+pieces, EOS. Two things differ by the design of those libraries:
+
+- Outer white space. Our `Tokenizer` strips it, as sentence-transformers did
+  until version 5.1; there it counts. The format has a normaliser that strips,
+  but it would also empty the added tokens of line breaks and tabs.
+- The words <pad>, <eos>, <bos> and <unk> typed in a text. For our `Tokenizer`
+  they are text like any other, so that nobody ends a text from within it. To
+  `tokenizers` they are control tokens; transformers is told by
+  `split_special_tokens` of the config to take them for text as well.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, processors
+
+from embeddinggemma.convert import sentencepiece_model
+from embeddinggemma.convert.sentencepiece_model import (
+  CONTROL,
+  NORMAL,
+  UNKNOWN,
+  UNUSED,
+  USER_DEFINED,
+  Piece,
+)
+from embeddinggemma.data.tokenizer import BOS, EOS, PAD, UNK
+from embeddinggemma.types import BadInput
+
+_SPACE = "\u2581"
+_ADDED = {UNKNOWN: True, CONTROL: True, USER_DEFINED: False}  # type -> special
+
+
+def tokenizer_json(model: bytes) -> bytes:
+  """The tokenizer.json of a SentencePiece BPE model of Gemma's kind.
+
+  Raises:
+    BadInput: the model is of another kind, or the format cannot hold it.
+  """
+  pieces = _pieces(model)
+  bpe = models.BPE(
+    vocab={piece.text: n for n, piece in enumerate(pieces)},
+    merges=_merges(pieces),
+    unk_token=pieces[UNK].text,
+    fuse_unk=True,
+    byte_fallback=True,
+  )
+  made = tokenizers.Tokenizer(bpe)
+  made.normalizer = normalizers.Replace(" ", _SPACE)
+  made.decoder = decoders.Sequence(
+    [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+  )
+  added = _added_tokens(pieces).values()
+  made.add_special_tokens([token for token in added if token.special])
+  made.add_tokens([token for token in added if not token.special])
+  bos, eos = pieces[BOS].text, pieces[EOS].text
+  made.post_processor = processors.TemplateProcessing(
+    single=f"{bos} $A {eos}",
+    pair=f"{bos} $A {eos} {bos} $B {eos}",
+    special_tokens=[(bos, BOS), (eos, EOS)],
+  )
+  return made.to_str(pretty=True).encode()
+
+
+def tokenizer_config(model: bytes, max_length: int) -> dict[str, Any]:
+  """The tokenizer_config.json beside it: what transformers reads on top.
+
+  Without `add_eos_token` transformers 4 drops EOS; without `padding_side`
+  version 5 pads on the left. The mask is a piece like any other: named here, it
+  would count as a control token.
+
+  Args:
+    model: the SentencePiece model.
+    max_length: tokens of a text, BOS and EOS included.
+  """
+  pieces = _pieces(model)
+  flags = (
+    "content",
+    "lstrip",
+    "normalized",
+    "rstrip",
+    "single_word",
+    "special",
+  )
+  names = {"bos": BOS, "eos": EOS, "pad": PAD, "unk": UNK}
+  return {
+    "tokenizer_class": "GemmaTokenizer",
+    **{f"{name}_token": pieces[n].text for name, n in names.items()},
+    "mask_token": None,
+    "add_bos_token": True,
+    "add_eos_token": True,
+    "padding_side": "right",
+    "model_max_length": max_length,
+    "clean_up_tokenization_spaces": False,
+    "split_special_tokens": True,
+    "added_tokens_decoder": {
+      str(n): {flag: getattr(token, flag) for flag in flags}
+      for n, token in _added_tokens(pieces).items()
+    },
+  }
+
+
+def _pieces(model: bytes) -> list[Piece]:
+  """Those of a model that the format can hold; else BadInput says why."""
+  given = sentencepiece_model.parse(model)
+  faults = {
+    f"it is a {given.kind} model, not bpe": given.kind != "bpe",
+    "its normaliser changes characters": not given.identity,
+    "it puts a space before each text": given.dummy_prefix,
+    "it removes spaces": given.remove_extra_spaces,
+    "it does not write spaces as U+2581": not given.escape_spaces,
+  }
+  fault = next((words for words, is_so in faults.items() if is_so), "")
+  if fault := fault or _fault(given.pieces):
+    raise BadInput(
+      f"tokenizer.json cannot hold this tokenizer: {fault}; train one with"
+      " this package, or use a Gemma tokenizer"
+    )
+  return given.pieces
+
+
+def _fault(pieces: Sequence[Piece]) -> str:
+  """What merges of pairs by rank cannot express of the pieces, or ""."""
+  known = {p.text for p in pieces if p.type in (NORMAL, USER_DEFINED)}
+  scores: dict[float, str] = {}
+  for piece in pieces:
+    if piece.type == UNUSED:
+      return f"the piece {piece.text!r} is unused"
+    if piece.type != NORMAL or len(piece.text) == 1:
+      continue
+    if lacking := set(piece.text) - known:
+      return f"{piece.text!r} is a piece and its {min(lacking)!r} is none"
+    other = scores.setdefault(piece.score, piece.text)
+    if other != piece.text:
+      return f"the pieces {other!r} and {piece.text!r} have one score"
+  return ""
+
+
+def _merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
+  """Every pair of pieces that makes a piece, in the order of merging.
+
+  SentencePiece merges any two neighbours whose text is a normal piece, the
+  highest score first; the format lists the pairs instead.
+  """
+  ids = {p.text: n for n, p in enumerate(pieces) if p.type == NORMAL}
+
+  def pairs() -> Iterator[tuple[float, int, int]]:
+    for text, n in ids.items():
+      for cut in range(1, len(text)):
+        left, right = ids.get(text[:cut]), ids.get(text[cut:])
+        if left is not None and right is not None:
+          yield -pieces[n].score, left, right
+
+  return [(pieces[a].text, pieces[b].text) for _, a, b in sorted(pairs())]
+
+
+def _added_tokens(pieces: Sequence[Piece]) -> dict[int, tokenizers.AddedToken]:
+  """By id: control tokens, and the pieces that no merge crosses.
+
+  The latter are searched for after spaces became U+2581 (`normalized`): else
+  runs of spaces would be missed, which are among them.
+  """
+  return {
+    n: tokenizers.AddedToken(
+      p.text, special=_ADDED[p.type], normalized=not _ADDED[p.type]
+    )
+    for n, p in enumerate(pieces)
+    if p.type in _ADDED
+  }
