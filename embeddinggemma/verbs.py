@@ -59,13 +59,13 @@ def train_alone(
     result = train.train(
       config, _made(config, dependencies, workdir, console), workdir, console
     )
-  if isinstance(config, PairConfig):
-    doctor.check_or_stop(workdir / result["checkpoint"], console)
   console.print(
     f"{workdir / result['checkpoint']}  weights {result['hash'][:12]}",
     highlight=False,
     soft_wrap=True,
   )
+  if isinstance(config, PairConfig):
+    doctor.check_or_stop(workdir / result["checkpoint"], console)
   return result
 
 

@@ -1,6 +1,7 @@
 """Checks of attention: who changes when a token does."""
 
 import dataclasses
+
 import numpy as np
 from jaxtyping import Bool
 

@@ -77,7 +77,8 @@ class Opened:
     for place, row in zip(ids, rows):
       place[: len(row)] = row
     run = trace.tracer(self._model("float32").config)
-    return States(ids, lengths, jax.device_get(run(self._params, ids, lengths)))
+    made = run(self._params, ids, lengths)
+    return States(ids, lengths, jax.tree.map(np.asarray, made))
 
   @functools.cached_property
   def _params(self) -> dict:

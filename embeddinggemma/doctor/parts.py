@@ -99,15 +99,17 @@ def check_dense(opened: Opened) -> Finding:
     if reason := _wrong(name, wanted, found):
       return Finding("dense", False, f"Dense: {reason}", fix)
   up, down = (np.asarray(found[name], np.float32) for name in HEAD)
-  whole = up @ down
-  same = config.width == config.embed_dim and np.allclose(
-    whole, whole[0, 0] * np.eye(config.width), atol=1e-6
-  )
-  if same:
+  if config.width == config.embed_dim and _is_identity(up @ down):
     said = "both Dense layers together are the identity: they do nothing"
     return Finding("dense", False, said, fix)
   said = f"{config.width} to {config.up_width} to {config.embed_dim}"
   return Finding("dense", True, said)
+
+
+def _is_identity(x: np.ndarray) -> bool:
+  """Up to a scale, which the norm takes out."""
+  scale = x[0, 0]
+  return bool(scale > 0 and np.allclose(x / scale, np.eye(len(x)), atol=1e-6))
 
 
 def check_window(opened: Opened) -> Finding:

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from embeddinggemma.model import layers
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.model.embedder import Embedder
-from embeddinggemma.types import Params
+from embeddinggemma.types import Array, Params
 
 
 class Trace(NamedTuple):
