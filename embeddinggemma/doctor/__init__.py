@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from embeddinggemma.doctor import attention, head, parts, texts, vectors
+from embeddinggemma.doctor import attention, folder, head, parts, texts, vectors
 from embeddinggemma.doctor.opened import Finding, Opened
 from embeddinggemma.load import Model, load
 from embeddinggemma.types import BadInput, Stopped
@@ -53,17 +53,18 @@ CHECKS = {
 def examine(path: str | pathlib.Path) -> list[Finding]:
   """Every check, in order, of what is at a path.
 
-  What `load` refuses is a finding as well. A path that does not exist is
-  BadInput.
+  A sentence-transformers folder has one of its files as well. What `load`
+  refuses is a finding too. A path that does not exist is BadInput.
   """
   path = pathlib.Path(path)
   if not path.exists():
     raise BadInput(f"{path} does not exist; give a checkpoint or a workdir")
+  files = [folder.check_folder(path)] if folder.is_folder(path) else []
   try:
     model = load(path)
   except BadInput as error:
-    return [_refused(error)]
-  return [Finding("opens", True, model.name), *diagnose(model)]
+    return [*files, _refused(error)]
+  return [*files, Finding("opens", True, model.name), *diagnose(model)]
 
 
 def diagnose(model: Model) -> list[Finding]:

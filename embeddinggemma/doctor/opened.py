@@ -40,7 +40,10 @@ class States(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-  """A loaded model and the texts to try it on: `texts.BRIEF`, then others."""
+  """A loaded model and the texts to try it on.
+
+  They begin with `texts.BRIEF`; the sides of the pairs are next, or nothing.
+  """
 
   model: Model
   texts: tuple[str, ...]

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -73,7 +74,8 @@ def check_packing(opened: Opened) -> Finding:
   """A text alone and the same among others, in one row, have one vector."""
   # Without the last, which may be so long that it fills a row by itself.
   some = opened.texts[-2 :: -max(1, len(opened.texts) // 4)]
-  together = opened.encode(some)
+  # So often that they share rows on every device.
+  together = opened.encode(list(some) * jax.device_count())[: len(some)]
   alone = np.concatenate([opened.encode([text]) for text in some])
   worst = float(np.abs(together - alone).max())
   said = f"a text alone and among {len(some) - 1} others differ by {worst:.0e}"
@@ -161,7 +163,8 @@ def check_meaning(opened: Opened) -> Finding:
   So it is for random weights too, which see a few equal tokens: only a model
   that tells them apart the wrong way round fails.
   """
-  first, second = map(opened.encode, texts.sides())
+  pairs = opened.vectors[len(texts.BRIEF) :][: 2 * len(texts.PAIRS)]
+  first, second = np.split(pairs, 2)
   cosine = first @ second.T
   same = float(np.trace(cosine)) / len(cosine)
   other = float(cosine[~np.eye(len(cosine), dtype=bool)].mean())
