@@ -300,7 +300,7 @@ def doctor(values: flags.FlagValues, rest: Sequence[str]) -> int:
 
   if len(rest) != 1:
     raise BadInput("doctor: give one path: doctor PATH [--json]")
-  findings = doctors.examine(rest[0])
+  findings = doctors.examine(rest[0], _console())
   if values.json:
     _say(doctors.as_json(rest[0], findings))
   else:

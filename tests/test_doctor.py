@@ -495,7 +495,7 @@ def test_a_folder_is_checked_even_if_it_does_not_load(tmp_path, capsys):
 
 def test_bad_input(tmp_path, capsys):
   with pytest.raises(BadInput, match="none does not exist"):
-    doctor.examine(tmp_path / "none")
+    doctor.examine(tmp_path / "none", Console(quiet=True))
   assert main.call(["doctor", str(tmp_path / "none")]) == 2
   assert main.call(["doctor"]) == 2
   assert "give one path: doctor PATH" in capsys.readouterr().err

@@ -17,7 +17,11 @@ from rich.text import Text
 from embeddinggemma.doctor import attention, folder, head, parts, texts, vectors
 from embeddinggemma.doctor.opened import Finding, Opened
 from embeddinggemma.load import Model, load
+from embeddinggemma.training.hooks import Progress
 from embeddinggemma.types import BadInput, Stopped
+
+Findings = list[Finding]
+Show = Callable[[int, str], Any]  # (checks done, name of the next one)
 
 
 class Check(NamedTuple):
@@ -50,8 +54,8 @@ CHECKS = {
 }
 
 
-def examine(path: str | pathlib.Path) -> list[Finding]:
-  """Every check, in order, of what is at a path.
+def examine(path: str | pathlib.Path, console: Console) -> Findings:
+  """Every check, in order, of what is at a path, with a bar on the console.
 
   A sentence-transformers folder has one of its files as well. What `load`
   refuses is a finding too. A path that does not exist is BadInput.
@@ -64,15 +68,17 @@ def examine(path: str | pathlib.Path) -> list[Finding]:
     model = load(path)
   except BadInput as error:
     return [*files, _refused(error)]
-  return [*files, Finding("opens", True, model.name), *diagnose(model)]
+  with Progress(console, "doctor", len(CHECKS)) as progress:
+    findings = diagnose(model, progress.show)
+  return [*files, Finding("opens", True, model.name), *findings]
 
 
-def diagnose(model: Model) -> list[Finding]:
-  """Every check, in order, of a loaded model."""
-  return _run(Opened(model, _texts(model)), CHECKS)
+def diagnose(model: Model, show: Show = lambda done, name: None) -> Findings:
+  """Every check, in order, of a loaded model; `show` is told before each."""
+  return _run(Opened(model, _texts(model)), CHECKS, show)
 
 
-def quick(model: Model) -> list[Finding]:
+def quick(model: Model) -> Findings:
   """What the cheap checks have against a model; nothing is good."""
   return _failed(_quick(model))
 
@@ -145,16 +151,21 @@ def _texts(model: Model) -> tuple[str, ...]:
   return (*texts.BRIEF, *first, *second, *texts.EXTREMES, *long)
 
 
-def _quick(model: Model) -> list[Finding]:
+def _quick(model: Model) -> Findings:
   cheap = {name: check for name, check in CHECKS.items() if check.cheap}
   return _run(Opened(model, texts.BRIEF), cheap)
 
 
-def _run(opened: Opened, checks: dict[str, Check]) -> list[Finding]:
+def _run(
+  opened: Opened,
+  checks: dict[str, Check],
+  show: Show = lambda done, name: None,
+) -> Findings:
   """In order; a check whose needs did not pass is not run."""
   findings: dict[str, Finding] = {}
   with jax.default_matmul_precision("highest"):  # else TPUs round to bfloat16
-    for name, check in checks.items():
+    for done, (name, check) in enumerate(checks.items()):
+      show(done, name)
       lacking = [need for need in check.needs if not findings[need].passed]
       if lacking:
         said = f"needs {' and '.join(lacking)}"
@@ -164,5 +175,5 @@ def _run(opened: Opened, checks: dict[str, Check]) -> list[Finding]:
   return list(findings.values())
 
 
-def _failed(findings: Iterable[Finding]) -> list[Finding]:
+def _failed(findings: Iterable[Finding]) -> Findings:
   return [finding for finding in findings if finding.passed is False]
