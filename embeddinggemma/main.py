@@ -299,6 +299,23 @@ def soup(values: flags.FlagValues, rest: Sequence[str]) -> None:
   verbs.soup_path(base, domain, values.path, data, workdir, _console())
 
 
+def doctor(values: flags.FlagValues, rest: Sequence[str]) -> int:
+  """Looks for what is silently wrong with a model."""
+  from rich.console import Console
+
+  from embeddinggemma import doctor as doctors
+  from embeddinggemma.types import BadInput
+
+  if len(rest) != 1:
+    raise BadInput("doctor: give one path: doctor PATH [--json]")
+  findings = doctors.examine(rest[0], _console())
+  if values.json:
+    _say(doctors.as_json(rest[0], findings))
+  else:
+    Console().print(doctors.as_table(findings))
+  return 0 if doctors.passed(findings) else 1
+
+
 def sweep(values: flags.FlagValues, rest: Sequence[str]) -> int:
   """Runs a config at every point, or prints the commands that do."""
   _nothing_more(rest)
@@ -400,6 +417,12 @@ VERBS = {
     soup,
     ("inputs", "workdir"),
     ("weights", "path", "last", "data"),
+  ),
+  "doctor": Verb(
+    "look for silent wrongness: doctor PATH; a row a check, exit 1 on a fault",
+    doctor,
+    (),
+    ("json",),
   ),
   "sweep": Verb(
     "run a config at every point of a product or zip of overrides",

@@ -14,6 +14,7 @@ from typing import Any
 from embeddinggemma import (
   ablation,
   cache,
+  doctor,
   finetuning,
   initialise,
   inputs,
@@ -305,6 +306,7 @@ def _scores(run: Run, done: AllDone, directory: pathlib.Path) -> dict[str, Any]:
   """Scores the model on validation and test, beside what it must beat."""
   chosen = done["initialise"].metrics["chosen"]
   tuned = load(run.workdir / "soup")
+  doctor.check_or_stop(tuned, run.console)  # before minutes of scoring
   fresh = assemble(
     tuned.config,
     train.start(run.prefinetune(chosen), run.made)[0],

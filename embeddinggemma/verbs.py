@@ -15,6 +15,7 @@ from rich.text import Text
 from embeddinggemma import (
   cache,
   checkpoint,
+  doctor,
   finetuning,
   inputs,
   soup,
@@ -40,7 +41,11 @@ UNTRAINED, MODEL, HYBRID = "untrained", "model", "model + BM25"
 def train_alone(
   config: TrainConfig, workdir: pathlib.Path, console: Console
 ) -> dict[str, Any]:
-  """The verb `train`: inputs once, then the stage in the workdir itself."""
+  """The verb `train`: inputs once, then the stage in the workdir itself.
+
+  An embedder is Stopped at its end if the doctor's cheap checks find a fault;
+  its weights stay.
+  """
   check(config)
   dependencies = inputs.dependencies(config)
   with cache.locked(workdir):
@@ -59,6 +64,8 @@ def train_alone(
     highlight=False,
     soft_wrap=True,
   )
+  if isinstance(config, PairConfig):
+    doctor.check_or_stop(workdir / result["checkpoint"], console)
   return result
 
 

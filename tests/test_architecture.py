@@ -19,7 +19,7 @@ LAYERS = (
   {"training", "encode", "soup", "objectives"},
   {"stages", "retrieval", "convert"},
   {"evaluate", "load", "inputs"},
-  {"streams"},
+  {"streams", "doctor"},
   {"train"},
   {"initialise", "sweep", "mixture"},
   {"finetuning"},

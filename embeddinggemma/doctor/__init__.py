@@ -1,0 +1,179 @@
+"""Doctor: looks for the ways in which an embedding model is silently wrong.
+
+CHECKS is the table: each is a function of an opened model. `examine` runs all
+of them on texts in many languages, `quick` the cheap ones on a few words.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from embeddinggemma.doctor import attention, folder, head, parts, texts, vectors
+from embeddinggemma.doctor.opened import Finding, Opened
+from embeddinggemma.load import Model, load
+from embeddinggemma.training.hooks import Progress
+from embeddinggemma.types import BadInput, Stopped
+
+Findings = list[Finding]
+Show = Callable[[int, str], Any]  # (checks done, name of the next one)
+
+
+class Check(NamedTuple):
+  """A check, those that must have passed before it, and whether it is cheap."""
+
+  run: Callable[[Opened], Finding]
+  needs: tuple[str, ...] = ()
+  cheap: bool = True
+
+
+_RUNS = ("weights", "dense")
+CHECKS = {
+  "prompts": Check(parts.check_prompts),
+  "tokenizer": Check(parts.check_tokenizer),
+  "weights": Check(parts.check_weights),
+  "dense": Check(parts.check_dense),
+  "window": Check(parts.check_window),
+  "finite": Check(vectors.check_finite, _RUNS),
+  "unit": Check(vectors.check_unit, ("finite",)),
+  "collapse": Check(vectors.check_collapse, ("unit",)),
+  "bidirectional": Check(attention.check_bidirectional, ("finite",)),
+  "reach": Check(attention.check_reach, ("bidirectional",), cheap=False),
+  "packing": Check(vectors.check_packing, ("finite",)),
+  "pooled": Check(head.check_pooled, ("unit", "packing")),
+  "applied": Check(head.check_applied, ("collapse", "packing")),
+  "bfloat16": Check(vectors.check_bfloat16, ("unit",), cheap=False),
+  "float16": Check(vectors.check_float16, ("finite",), cheap=False),
+  "matryoshka": Check(vectors.check_matryoshka, ("collapse",), cheap=False),
+  "meaning": Check(vectors.check_meaning, ("collapse",), cheap=False),
+}
+
+
+def examine(path: str | pathlib.Path, console: Console) -> Findings:
+  """Every check, in order, of what is at a path, with a bar on the console.
+
+  A sentence-transformers folder has one of its files as well. What `load`
+  refuses is a finding too. A path that does not exist is BadInput.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise BadInput(f"{path} does not exist; give a checkpoint or a workdir")
+  files = [folder.check_folder(path)] if folder.is_folder(path) else []
+  try:
+    model = load(path)
+  except BadInput as error:
+    return [*files, _refused(error)]
+  with Progress(console, "doctor", len(CHECKS)) as progress:
+    findings = diagnose(model, progress.show)
+  return [*files, Finding("opens", True, model.name), *findings]
+
+
+def diagnose(model: Model, show: Show = lambda done, name: None) -> Findings:
+  """Every check, in order, of a loaded model; `show` is told before each."""
+  return _run(Opened(model, _texts(model)), CHECKS, show)
+
+
+def quick(model: Model) -> Findings:
+  """What the cheap checks have against a model; nothing is good."""
+  return _failed(_quick(model))
+
+
+def check_or_stop(model: Model | str | pathlib.Path, console: Console) -> None:
+  """The cheap checks of a model, or of what is at a path; says so in a line.
+
+  Raises Stopped with the first fault and its fix.
+  """
+  if not isinstance(model, Model):
+    try:
+      model = load(model)
+    except BadInput as error:
+      raise Stopped(f"doctor: {error}") from None
+  findings = _quick(model)
+  for fault in _failed(findings):
+    raise Stopped(f"doctor: {fault.check}: {fault.reason}; {fault.fix}")
+  console.print(f"doctor: {len(findings)} checks passed", highlight=False)
+
+
+def passed(findings: Iterable[Finding]) -> bool:
+  """Whether nothing failed."""
+  return not _failed(findings)
+
+
+def as_json(
+  path: str | pathlib.Path, findings: Sequence[Finding]
+) -> dict[str, Any]:
+  """What `--json` prints."""
+  return {
+    "path": str(path),
+    "passed": passed(findings),
+    "checks": [finding._asdict() for finding in findings],
+  }
+
+
+_VERDICTS = {
+  True: Text("pass", "green"),
+  False: Text("FAIL", "bold red"),
+  None: Text("not run", "dim"),
+}
+
+
+def as_table(findings: Sequence[Finding]) -> Table:
+  """A row a check, for 80 columns: the fix stands under the reason."""
+  table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+  table.add_column("check", no_wrap=True)
+  table.add_column("", no_wrap=True)
+  table.add_column("reason and fix", overflow="fold")
+  for finding in findings:
+    said = Text(finding.reason)
+    if finding.fix:
+      said.append(f"\nfix: {finding.fix}", "bold")
+    table.add_row(finding.check, _VERDICTS[finding.passed], said)
+  return table
+
+
+def _refused(error: BadInput) -> Finding:
+  """Errors are worded 'what; fix', but for those that no user can mend."""
+  reason, _, fix = str(error).rpartition("; ")
+  fix = fix if reason else "import, export or train it again"
+  return Finding("opens", False, reason or str(error), fix)
+
+
+def _texts(model: Model) -> tuple[str, ...]:
+  """Short ones first; the last are longer than the window and than max_length."""
+  first, second = texts.sides()
+  half = min(model.config.window, model.config.max_length) // 2
+  long = texts.of_words(half + 4), texts.of_words(model.config.max_length)
+  return (*texts.BRIEF, *first, *second, *texts.EXTREMES, *long)
+
+
+def _quick(model: Model) -> Findings:
+  cheap = {name: check for name, check in CHECKS.items() if check.cheap}
+  return _run(Opened(model, texts.BRIEF), cheap)
+
+
+def _run(
+  opened: Opened,
+  checks: dict[str, Check],
+  show: Show = lambda done, name: None,
+) -> Findings:
+  """In order; a check whose needs did not pass is not run."""
+  findings: dict[str, Finding] = {}
+  with jax.default_matmul_precision("highest"):  # else TPUs round to bfloat16
+    for done, (name, check) in enumerate(checks.items()):
+      show(done, name)
+      lacking = [need for need in check.needs if not findings[need].passed]
+      if lacking:
+        said = f"needs {' and '.join(lacking)}"
+        findings[name] = Finding(name, None, said)
+      else:
+        findings[name] = check.run(opened)
+  return list(findings.values())
+
+
+def _failed(findings: Iterable[Finding]) -> Findings:
+  return [finding for finding in findings if finding.passed is False]

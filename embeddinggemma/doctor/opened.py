@@ -1,0 +1,100 @@
+"""A model on the table: what several checks look at is made once."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from embeddinggemma.data import packing
+from embeddinggemma.doctor import texts
+from embeddinggemma.load import Model
+from embeddinggemma.model import trace
+
+
+class Finding(NamedTuple):
+  """What a check found; `fix` is empty unless it failed."""
+
+  check: str
+  passed: bool | None  # None: not run, since another fault is in its way
+  reason: str
+  fix: str = ""
+
+
+class States(NamedTuple):
+  """Of texts, one a row: ids, their number, and states of the tokens."""
+
+  ids: Int[np.ndarray, "R L"]
+  lengths: Int[np.ndarray, "R"]
+  trace: trace.Trace  # as numpy arrays
+
+  def tokens(self, row: int) -> Float[np.ndarray, "_ D"]:
+    """The states of one text."""
+    return np.asarray(self.trace.tokens)[row, : self.lengths[row]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+  """A loaded model and the texts to try it on.
+
+  They begin with `texts.BRIEF`; the sides of the pairs are next, or nothing.
+  """
+
+  model: Model
+  texts: tuple[str, ...]
+
+  def encode(
+    self, texts: Sequence[str], dtype: str = "float32"
+  ) -> Float[np.ndarray, "n M"]:
+    """By the function that users call, without its note on cut texts.
+
+    Raises Stopped where a vector is not finite.
+    """
+    with contextlib.redirect_stderr(io.StringIO()):
+      return self._model(dtype).encode(list(texts))
+
+  @functools.cached_property
+  def vectors(self) -> Float[np.ndarray, "n M"]:
+    """Of `texts`, in float32."""
+    return self.encode(self.texts)
+
+  @functools.cached_property
+  def brief(self) -> States:
+    """Of the first texts."""
+    return self.states(self.ids(texts.BRIEF))
+
+  def ids(self, texts: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
+    """As encode makes them."""
+    length = self.model.config.max_length
+    return self.model.tokenizer.encode_batch(list(texts), length)[0]
+
+  def states(self, rows: Sequence[Int[np.ndarray, "_"]]) -> States:
+    """What the model makes of ids on the way to a vector, in float32."""
+    lengths = np.array([len(row) for row in rows])
+    ids = np.zeros((len(rows), packing.rung(int(lengths.max()))), np.int32)
+    for place, row in zip(ids, rows):
+      place[: len(row)] = row
+    run = trace.tracer(self._model("float32").config)
+    made = run(self._params, ids, lengths)
+    return States(ids, lengths, jax.tree.map(np.asarray, made))
+
+  @functools.cached_property
+  def _params(self) -> dict:
+    return jax.device_put({"model": self.model.params["model"]})
+
+  def _model(self, dtype: str) -> Model:
+    return self._exact if dtype == "float32" else _in(self.model, dtype)
+
+  @functools.cached_property
+  def _exact(self) -> Model:
+    return _in(self.model, "float32")
+
+
+def _in(model: Model, dtype: str) -> Model:
+  config = dataclasses.replace(model.config, dtype=dtype)
+  return dataclasses.replace(model, config=config)

@@ -1,0 +1,518 @@
+"""The doctor: a healthy model passes, and each planted fault has its name."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from embeddinggemma import checkpoint, doctor, main
+from embeddinggemma.data import prompts
+from embeddinggemma.data.tokenizer import EOS, Tokenizer
+from embeddinggemma.doctor import folder, parts, texts
+from embeddinggemma.doctor.opened import Opened
+from embeddinggemma.load import Model, _program, assemble, load
+from embeddinggemma.model import embedder, encoder, layers, pooling, trace
+from embeddinggemma.model.config import PRESETS, preset
+from embeddinggemma.types import BadInput, Stopped
+
+
+def random_model(trained, **changes):
+  """A random tiny model with the trained one's tokenizer."""
+  config = dataclasses.replace(preset("tiny"), **changes)
+  params = jax.device_get(embedder.init(config)(jax.random.key(0)))
+  tokenizer = load(trained).tokenizer
+  return assemble(config, params, tokenizer, "random")
+
+
+@pytest.fixture(scope="session")
+def healthy(trained):
+  """Random weights; a layer of each kind."""
+  return random_model(trained)
+
+
+@pytest.fixture(scope="session")
+def wide(trained):
+  """The same with several Matryoshka dimensions."""
+  return random_model(trained, embed_dim=512)
+
+
+@pytest.fixture
+def fresh_programs():
+  """A function that forgets what was compiled; it runs at the end as well."""
+
+  def forget():
+    _program.cache_clear()
+    trace.tracer.cache_clear()
+
+  yield forget
+  forget()
+
+
+def changed(model, change, *path):
+  """The model with one tensor replaced by `change` of it; None deletes it."""
+
+  def replace(tree, path):
+    name, *rest = path
+    new = replace(tree[name], rest) if rest else change(np.asarray(tree[name]))
+    kept = {key: leaf for key, leaf in tree.items() if key != name}
+    return kept if new is None else {**kept, name: new}
+
+  params = {**model.params, "model": replace(model.params["model"], path)}
+  return dataclasses.replace(model, params=params)
+
+
+def faults(model):
+  """The names of the checks that fail, of all."""
+  found = doctor.diagnose(model)
+  assert [f.check for f in found] == list(doctor.CHECKS)
+  assert all(bool(f.fix) == (f.passed is False) for f in found)
+  return [f.check for f in found if f.passed is False]
+
+
+def cheap_faults(model):
+  return [finding.check for finding in doctor.quick(model)]
+
+
+def only(check, model):
+  """Whether a model passes one check alone."""
+  return doctor.CHECKS[check].run(Opened(model, texts.BRIEF)).passed
+
+
+def test_a_healthy_model_passes_everything(healthy):
+  found = doctor.diagnose(healthy)
+  assert [f for f in found if not f.passed] == []
+  assert doctor.quick(healthy) == []
+
+
+@pytest.mark.parametrize("name", ["last", "attention"])
+def test_other_poolings_are_no_fault(trained, name):
+  assert cheap_faults(random_model(trained, pooling=name)) == []
+
+
+def test_other_windows_are_no_fault(trained):
+  model = random_model(trained, window_rule="t5gemma2", window=12)
+  assert only("window", model) and only("reach", model)
+
+
+@pytest.mark.parametrize(
+  ("change", "said"),
+  [
+    (lambda p: {}, "no prompt 'query'"),
+    (lambda p: {"query": p["query"]}, "no prompt 'document'"),
+    (lambda p: p | {"own": " "}, "'own' is empty"),
+    (lambda p: p | {"query": "query: "}, "the recipe's is 'task: search"),
+  ],
+)
+def test_prompts_that_lack_or_differ(healthy, change, said):
+  model = dataclasses.replace(healthy, prompts=change(dict(prompts.PROMPTS)))
+  assert cheap_faults(model) == ["prompts"]
+  assert said in doctor.quick(model)[0].reason
+
+
+def test_prompts_of_its_own_are_no_fault(healthy):
+  own = {**prompts.PROMPTS, "mine": "task: mine | query: "}
+  assert cheap_faults(dataclasses.replace(healthy, prompts=own)) == []
+
+
+class WithoutEos(Tokenizer):
+  """What transformers 4.57 makes of a config without add_eos_token."""
+
+  def encode(self, text):
+    return super().encode(text)[:-1]
+
+  def encode_batch(self, texts, max_length):
+    rows, cut = super().encode_batch(texts, max_length)
+    return [row[:-1] if row[-1] == EOS else row for row in rows], cut
+
+
+def test_a_missing_eos(healthy):
+  tokenizer = WithoutEos(healthy.tokenizer.model)
+  model = dataclasses.replace(healthy, tokenizer=tokenizer)
+  assert faults(model) == cheap_faults(model) == ["tokenizer"]
+  assert "EOS (1) is missing" in doctor.quick(model)[0].reason
+
+
+def test_a_tokenizer_of_another_model(trained, healthy):
+  small = random_model(trained, vocab_size=2000)
+  config = dataclasses.replace(small.config, vocab_size=500)
+  cut = changed(small, lambda x: x[:500], "encoder", "embedding")
+  model = dataclasses.replace(cut, config=config)
+  assert cheap_faults(model) == ["tokenizer"]
+
+
+def test_a_nan_weight(healthy):
+  spoil = lambda x: np.where(np.arange(x.size).reshape(x.shape) == 7, np.nan, x)
+  model = changed(healthy, spoil, "encoder", "layer_1", "mlp", "gate")
+  assert faults(model) == cheap_faults(model) == ["weights"]
+  assert "layer_1/mlp/gate' holds NaN" in doctor.quick(model)[0].reason
+
+
+@pytest.mark.parametrize("name", ["up", "down"])
+def test_a_missing_dense(healthy, name):
+  model = changed(healthy, lambda x: None, name)
+  assert faults(model) == cheap_faults(model) == ["dense"]
+  assert f"{name!r} is missing" in doctor.quick(model)[0].reason
+
+
+def test_dense_layers_that_do_nothing(healthy):
+  model = with_head(healthy, np.eye(32, 64), np.eye(64, 32))
+  assert faults(model) == ["dense"]
+
+
+def swapped(model, turn=lambda x: x):
+  """The model with its Dense layers in each other's place."""
+  up, down = (model.params["model"][name] for name in parts.HEAD)
+  return changed(
+    changed(model, lambda _: turn(down), "up"), lambda _: turn(up), "down"
+  )
+
+
+def test_swapped_dense_of_other_shapes(healthy):
+  model = swapped(healthy)
+  assert faults(model) == ["dense"]
+  assert "swapped with its neighbour" in doctor.quick(model)[0].reason
+
+
+def fitted(model, apart=False):
+  """The model with a head that has learned the doctor's pairs, in rank 8.
+
+  A linear discriminant: along it, the sides of a pair differ little and pairs
+  differ much; or the other way round, if `apart`.
+  """
+  first, second = texts.sides()
+  opened = Opened(model, texts.BRIEF)
+  states = opened.states(opened.ids([*first, *second]))
+  pooled = [states.tokens(n).mean(axis=0) for n in range(len(states.ids))]
+  a, b = np.split(np.array(pooled, np.float64), 2)
+  within, between = (a - b).T @ (a - b), np.cov((a + b).T)
+  low, high = (between, within) if apart else (within, between)
+  low = low + 1e-3 * np.trace(low) * np.eye(len(low))
+  values, vectors = np.linalg.eigh(low)
+  white = vectors / np.sqrt(values)
+  kept = (white @ np.linalg.eigh(white.T @ high @ white)[1])[:, -8:]
+  rng = np.random.default_rng(0)
+  turn, out = (np.linalg.qr(rng.normal(size=(n, 8)))[0] for n in (64, 32))
+  return with_head(model, kept @ turn.T, turn @ out.T)
+
+
+def with_head(model, up, down):
+  up, down = (np.asarray(x, np.float32) for x in (up, down))
+  return changed(changed(model, lambda _: up, "up"), lambda _: down, "down")
+
+
+def test_swapped_dense_that_fits_all_shapes(healthy):
+  model = fitted(healthy)
+  assert faults(model) == []
+  assert faults(swapped(model, np.transpose)) == ["applied"]
+
+
+def test_a_head_that_tells_the_wrong_things_apart(healthy):
+  assert "meaning" in faults(fitted(healthy, apart=True))
+
+
+def test_vectors_without_the_dense_layers(healthy, monkeypatch):
+  opened = Opened(healthy, texts.BRIEF)
+  tokens = [opened.brief.tokens(n) for n in range(len(texts.BRIEF))]
+  bare = np.array([x.mean(axis=0) for x in tokens])
+  bare /= np.linalg.norm(bare, axis=1, keepdims=True)
+  known = dict(zip(texts.BRIEF, bare, strict=True))
+  encode = lambda self, sentences: np.stack([known[text] for text in sentences])
+  monkeypatch.setattr(Model, "encode", encode)
+  found = doctor.quick(healthy)
+  assert [f.reason for f in found] == ["vectors are made without Dense"]
+
+
+def without_bos(tokens, slot, num_texts):
+  """The mean of what follows a text's first token."""
+  starts = jnp.pad(
+    slot[:, 1:] != slot[:, :-1], ((0, 0), (1, 0)), constant_values=True
+  )
+  return pooling.mean(tokens, jnp.where(starts, num_texts, slot), num_texts)
+
+
+def test_a_mean_without_bos(healthy, monkeypatch, fresh_programs):
+  monkeypatch.setitem(pooling.POOLERS, "mean", without_bos)
+  fresh_programs()
+  assert cheap_faults(healthy) == ["pooled"]
+  assert "pooled without BOS" in doctor.quick(healthy)[0].reason
+
+
+def test_a_causal_mask(healthy, monkeypatch, fresh_programs):
+  mask = layers.attention_mask
+  causal = lambda slot, reach: mask(slot, reach._replace(right=0))
+  monkeypatch.setattr(layers, "attention_mask", causal)
+  fresh_programs()
+  assert cheap_faults(healthy) == ["bidirectional"]
+  assert "changes 0 of" in doctor.quick(healthy)[0].reason
+
+
+@pytest.mark.parametrize("sides", [(2, 2), (1, 2), (2, 1)])
+def test_a_mask_of_half_a_window(healthy, monkeypatch, fresh_programs, sides):
+  def halved(config, kind):
+    left, right = encoder_reach(config, kind)
+    if left is None:
+      return layers.Reach(None, None)
+    return layers.Reach(left // sides[0], right // sides[1])
+
+  encoder_reach = encoder.reach
+  monkeypatch.setattr(encoder, "reach", halved)
+  fresh_programs()
+  if sides == (2, 2):
+    assert faults(healthy) == ["reach"]
+  assert not only("reach", healthy)
+
+
+def test_a_global_layer_with_a_window(healthy, monkeypatch, fresh_programs):
+  monkeypatch.setattr(encoder, "reach", lambda *_: layers.Reach(8, 8))
+  fresh_programs()
+  assert not only("reach", healthy)
+
+
+def test_a_window_that_a_conversion_halved(trained):
+  model = random_model(trained, window=9)
+  assert faults(model) == cheap_faults(model) == ["window"]
+  assert "the window is 9: 16 halved" in doctor.quick(model)[0].reason
+
+
+def test_a_public_size_has_its_window():
+  public = PRESETS["embeddinggemma_300m"]
+  change = lambda **values: dataclasses.replace(public, **values)
+  assert "has 512" in parts.halved(change(window=256, max_length=512))
+  assert (
+    parts.halved(public) == parts.halved(change(width=512, window=256)) == ""
+  )
+  assert parts.halved(change(window=257, window_rule="t5gemma2")) == ""
+  for once, twice in ((257, 512), (129, 256)):
+    assert f"is {once}: {twice} halved" in parts.halved(change(window=once))
+
+
+def test_attention_across_packed_texts(healthy, monkeypatch, fresh_programs):
+  everyone = lambda a, b: jnp.ones((*a.shape, b.shape[1]), bool)
+  monkeypatch.setattr(layers, "same_text", everyone)
+  fresh_programs()
+  assert cheap_faults(healthy) == ["packing"]
+
+
+def test_vectors_that_are_not_of_unit_norm(
+  healthy, monkeypatch, fresh_programs
+):
+  monkeypatch.setattr(embedder, "unit_or_constant", lambda x, valid: x)
+  fresh_programs()
+  assert cheap_faults(healthy) == ["unit"]
+
+
+def test_vectors_that_are_not_finite(healthy):
+  model = changed(healthy, np.zeros_like, "up")
+  assert faults(model) == cheap_faults(model) == ["finite"]
+
+
+def test_vectors_in_one_direction(healthy):
+  one = lambda x: x[:, :1] @ np.ones((1, x.shape[1]), "f4")
+  model = changed(healthy, one, "up")
+  assert faults(model) == cheap_faults(model) == ["collapse"]
+
+
+def test_a_dimension_that_outshines_the_others(healthy):
+  scale = lambda x: np.where(np.arange(x.size) == 3, np.float32(1e4), x)
+  model = changed(healthy, scale, "encoder", "final_norm", "scale")
+  assert faults(model) == cheap_faults(model) == ["collapse"]
+
+
+def test_float16_would_overflow(healthy):
+  """The norm after an MLP takes the factor out: float32 gives the same."""
+  model = changed(healthy, lambda x: x * 1e6, "encoder", "layer_1", "mlp", "up")
+  assert cheap_faults(model) == []
+  assert faults(model) == ["float16"]
+  said = next(f for f in doctor.diagnose(model) if f.passed is False)
+  assert "in layer_1" in said.reason and "bfloat16" in said.fix
+
+
+def test_weights_that_bfloat16_rounds_off(healthy):
+  """Both halves of the head cancel but for 0.3 percent, which is the signal."""
+  rng = np.random.default_rng(0)
+  a, b = rng.normal(size=(2, 32, 32))
+  up, down = np.hstack([a, -1.003 * a]), np.vstack([b, b])
+  assert faults(with_head(healthy, up, down)) == ["bfloat16"]
+
+
+def test_prefixes_out_of_order(wide):
+  """Dimensions 128 to 256 say what those before and after them do not."""
+  rng = np.random.default_rng(0)
+  half = np.zeros((32, 512))
+  half[:16, :128] = rng.normal(size=(16, 128))
+  half[16:, 128:256] = 10 * rng.normal(size=(16, 128))
+  half[:16, 256:] = 100 * np.hstack([half[:16, :128]] * 2)
+  model = with_head(wide, np.eye(32, 64), np.vstack([half, half]))
+  assert faults(wide) == []
+  assert faults(model) == ["matryoshka"]
+
+
+def run_json(path, capsys):
+  """Exit code and output of `doctor PATH --json`."""
+  capsys.readouterr()
+  code = main.call(["doctor", str(path), "--json"])
+  return code, json.loads(capsys.readouterr().out)
+
+
+def test_the_verb_on_a_trained_model(trained, capsys):
+  code, said = run_json(trained, capsys)
+  assert code == 0 and said["passed"] and said["path"] == str(trained)
+  assert [check["check"] for check in said["checks"]] == [
+    "opens",
+    *doctor.CHECKS,
+  ]
+  assert main.call(["doctor", str(trained)]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert max(map(len, lines)) <= 80
+  assert sum(" pass " in line for line in lines) == 1 + len(doctor.CHECKS)
+
+
+def stored(workdir, model, directory):
+  """A checkpoint of other weights beside the files of a workdir's."""
+  files = checkpoint.read_files(checkpoint.find(workdir))
+  return checkpoint.write(directory, model.params, files)
+
+
+@pytest.mark.parametrize(
+  ("change", "path", "reason"),
+  [
+    (lambda x: None, ["down"], "tensor 'model/down' is missing"),
+    (lambda x: x.T, ["up"], "tensor 'model/up' has shape (64, 32)"),
+    (lambda x: x * np.nan, ["up"], "tensor 'up' holds NaN"),
+  ],
+)
+def test_what_load_refuses_is_a_finding(
+  trained, tmp_path, capsys, change, path, reason
+):
+  broken = changed(load(trained), change, *path)
+  code, said = run_json(stored(trained, broken, tmp_path), capsys)
+  assert code == 1 and not said["passed"]
+  (finding,) = said["checks"]
+  assert finding["check"] == "opens" and reason in finding["reason"]
+  assert finding["fix"]
+  assert main.call(["doctor", str(tmp_path)]) == 1
+  shown = capsys.readouterr().out
+  assert "FAIL" in shown and "fix: " in shown
+  with pytest.raises(Stopped, match="doctor: "):
+    doctor.check_or_stop(tmp_path, Console(quiet=True))
+
+
+def test_a_checkpoint_without_prompts(trained, tmp_path, capsys):
+  directory = shutil.copytree(checkpoint.find(trained), tmp_path / "checkpoint")
+  (directory / "files" / "prompts.json").write_text("{}")
+  code, said = run_json(directory, capsys)
+  assert code == 1
+  assert "prompts.json lacks 'query'" in said["checks"][0]["reason"]
+
+
+def test_a_folder_that_is_no_model(tmp_path, capsys):
+  code, said = run_json(tmp_path, capsys)
+  assert code == 1
+  assert "holds no checkpoint" in said["checks"][0]["reason"]
+
+
+FILES = {
+  "modules.json": [
+    {"type": f"sentence_transformers.models.{kind}", "path": path}
+    for kind, path in (
+      ("Transformer", ""),
+      ("Pooling", "1_Pooling"),
+      ("Dense", "2_Dense"),
+      ("Dense", "3_Dense"),
+      ("Normalize", "4_Normalize"),
+    )
+  ],
+  "config.json": {"use_bidirectional_attention": True, "sliding_window": 512},
+  "tokenizer_config.json": {"add_bos_token": True, "add_eos_token": True},
+  "config_sentence_transformers.json": {"prompts": dict(prompts.PROMPTS)},
+  "1_Pooling/config.json": {"pooling_mode_mean_tokens": True},
+  **{
+    f"{n}_Dense/config.json": {
+      "bias": False,
+      "activation_function": "torch.nn.modules.linear.Identity",
+    }
+    for n in (2, 3)
+  },
+}
+
+
+def write_folder(root, name="", change=lambda tree: tree):
+  for path, tree in FILES.items():
+    (root / path).parent.mkdir(exist_ok=True)
+    (root / path).write_text(json.dumps(change(tree) if path == name else tree))
+  return root
+
+
+def without(key):
+  return lambda tree: {k: v for k, v in tree.items() if k != key}
+
+
+@pytest.mark.parametrize(
+  ("name", "change", "said"),
+  [
+    (
+      "modules.json",
+      lambda m: [m[0], m[1], m[4]],
+      "lists Transformer, Pooling",
+    ),
+    (
+      "modules.json",
+      lambda m: [*m[:2], m[2] | {"path": "../x"}, *m[3:]],
+      "../x/config.json lies outside the folder",
+    ),
+    ("config.json", without("use_bidirectional_attention"), "causal"),
+    ("config.json", lambda c: c | {"sliding_window": 257}, "is 257, halved"),
+    ("tokenizer_config.json", without("add_eos_token"), "leave EOS out"),
+    (
+      "1_Pooling/config.json",
+      lambda c: c | {"include_prompt": False},
+      "pooled",
+    ),
+    ("3_Dense/config.json", without("activation_function"), "applies Tanh"),
+    ("2_Dense/config.json", lambda c: c | {"bias": True}, "bias is true"),
+    ("2_Dense/config.json", lambda c: [], "is not a JSON object"),
+    ("config_sentence_transformers.json", without("prompts"), "'query'"),
+  ],
+)
+def test_a_folder_that_others_read_wrongly(tmp_path, name, change, said):
+  assert folder.check_folder(write_folder(tmp_path)).passed
+  found = folder.check_folder(write_folder(tmp_path, name, change))
+  assert found.passed is False and said in found.reason and found.fix
+
+
+def test_a_folder_is_checked_even_if_it_does_not_load(tmp_path, capsys):
+  write_folder(tmp_path)
+  (tmp_path / "modules.json").write_text("{")
+  code, said = run_json(tmp_path, capsys)
+  assert code == 1
+  assert said["checks"][0]["reason"] == "modules.json is not JSON"
+
+
+def test_bad_input(tmp_path, capsys):
+  with pytest.raises(BadInput, match="none does not exist"):
+    doctor.examine(tmp_path / "none", Console(quiet=True))
+  assert main.call(["doctor", str(tmp_path / "none")]) == 2
+  assert main.call(["doctor"]) == 2
+  assert "give one path: doctor PATH" in capsys.readouterr().err
+
+
+def test_training_ends_with_the_cheap_half(trained, train_command, capsys):
+  assert main.call(train_command(trained)) == 0
+  count = sum(check.cheap for check in doctor.CHECKS.values())
+  assert f"doctor: {count} checks passed" in capsys.readouterr().err
+
+
+def test_the_first_fault_stops(healthy):
+  model = dataclasses.replace(healthy, prompts={})
+  with pytest.raises(Stopped, match=r"doctor: prompts: there is no .*; copy"):
+    doctor.check_or_stop(model, Console(quiet=True))
+
+
+def test_every_brief_text_is_short_in_bytes():
+  assert all(len(text.encode()) <= 28 for text in texts.BRIEF)
+  assert len({language for language, *_ in texts.PAIRS}) >= 12
