@@ -17,7 +17,7 @@ LAYERS = (
   {"config", "sharding", "cache", "checkpoint", "lexical"},
   {"model", "losses", "data"},
   {"training", "encode", "soup", "objectives"},
-  {"stages", "retrieval"},
+  {"stages", "retrieval", "convert"},
   {"evaluate", "load", "inputs"},
   {"streams"},
   {"train"},
