@@ -214,15 +214,14 @@ def encoder_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
   The window is the full one, which every version halves when it reads it; an
   odd one reaches no further than the even one below it.
   """
-  kinds = [config.attention_kind(i) for i in range(config.num_layers)]
   sizes = {key: getattr(config, ours) for ours, key in _SIZES.items()}
   rope = lambda base: {"rope_type": "default", "rope_theta": base}
   return {
     "architectures": ["Gemma3TextModel"],
     "model_type": "gemma3_text",
     **sizes,
-    "sliding_window": config.window // 2 * 2,
-    "layer_types": [_TYPES[kind] for kind in kinds],
+    "sliding_window": full_window(config),
+    "layer_types": [_TYPES[kind] for kind in layer_kinds(config)],
     "_sliding_window_pattern": len(config.pattern),
     "query_pre_attn_scalar": config.head_dim,
     "hidden_activation": "gelu_pytorch_tanh",
@@ -250,21 +249,31 @@ def encoder_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
   }
 
 
+def full_window(config: ModelConfig) -> int:
+  """The window that is written: even, and reaching as far as the model's."""
+  return config.window // 2 * 2 or 2  # 2: a window of 1 of no local layer
+
+
 # What only decides how weights start, and how they are computed with.
 _OF_TRAINING = ("dtype", "post_norm_gain", "projection_init", "pooling_heads")
+_OF_WINDOW = ("window", "window_rule")
 
 
 def same_model(a: ModelConfig, b: ModelConfig) -> bool:
   """Whether two configs give one function of the same weights."""
-  layers = lambda c: [c.attention_kind(i) for i in range(c.num_layers)]
-  bare = lambda c: dataclasses.replace(
-    c,
-    pattern=(LOCAL,),
-    window=c.window // 2 + 1 if c.window_rule == "symmetric" else c.window,
-    **{
-      field.name: field.default
-      for field in dataclasses.fields(c)
-      if field.name in _OF_TRAINING
-    },
-  )
-  return layers(a) == layers(b) and bare(a) == bare(b)
+  return _meaning(a) == _meaning(b)
+
+
+def _meaning(config: ModelConfig) -> dict[str, Any]:
+  """All of a config that decides what is computed."""
+  tree = dataclasses.asdict(config)
+  tree["pattern"] = kinds = layer_kinds(config)
+  if config.window_rule == "symmetric":
+    tree["window"] = config.window // 2
+  unused = _OF_TRAINING + (() if LOCAL in kinds else _OF_WINDOW)
+  return {name: value for name, value in tree.items() if name not in unused}
+
+
+def layer_kinds(config: ModelConfig) -> list[str]:
+  """Of every layer, LOCAL or GLOBAL."""
+  return [config.attention_kind(i) for i in range(config.num_layers)]

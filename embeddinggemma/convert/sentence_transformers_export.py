@@ -124,9 +124,7 @@ def opened(path: str) -> Checkpoint:
 
 def _check_holds(config: ModelConfig, where: pathlib.Path) -> None:
   """Stopped names what another runtime would compute otherwise."""
-  local = any(
-    config.attention_kind(i) == LOCAL for i in range(config.num_layers)
-  )
+  local = LOCAL in hugging_face.layer_kinds(config)
   faults = {
     f"pooling={config.pooling!r}; it pools by the mean": (
       config.pooling != "mean"
@@ -287,7 +285,7 @@ def _check_written(given: Checkpoint, folder: pathlib.Path) -> None:
   window = folders.read_json(folder, "config.json")["sliding_window"]
   wrong = {
     "the config": not hugging_face.same_model(back.config, given.config),
-    "the window": window != given.config.window // 2 * 2,
+    "the window": window != hugging_face.full_window(given.config),
     "a prompt": back.prompts != given.prompts,
     "the tokenizer": back.tokenizer != given.files[folders.TOKENIZER_FILE],
   }
