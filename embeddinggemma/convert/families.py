@@ -211,13 +211,15 @@ def _imported(
   more: Mapping[str, Any] = {},
 ) -> Imported:
   """The model after the checks of its tensors."""
-  tables = {source.name for name, source in sources.items() if len(name) == 2}
-  names_of_tables = [name for name in tables if name.endswith(_TABLE)]
+  sides = (
+    side for side in (DECODER, ENCODER) if (side, "embedding") in sources
+  )
+  table = sources[next(sides), "embedding"].name  # the one of the output
   copies = [
     name
     for name in weights
-    if _HEADS.search(name)
-    or (name.endswith(f"decoder.{_TABLE}") and name not in tables)
+    if name != table
+    and (_HEADS.search(name) or name.endswith(f"decoder.{_TABLE}"))
   ]
   found = {name: tensor.shape for name, tensor in weights.items()}
   left_out = tensors.check(
@@ -228,10 +230,7 @@ def _imported(
   )
   copies = [name for name in copies if not others(name)]
   for name in copies:
-    if not any(
-      safetensors_io.same(weights[name], weights[table])
-      for table in names_of_tables
-    ):
+    if not safetensors_io.same(weights[name], weights[table]):
       raise BadInput(
         f"{folder}: tensor {name!r} differs from the table; only models with"
         " tied embeddings are supported"

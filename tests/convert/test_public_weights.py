@@ -47,7 +47,7 @@ def test_its_prompts_are_ours(model):
 
 
 def test_it_gives_the_model_cards_similarities(model):
-  query = model.encode_query(QUERY)
+  query = model.encode_query([QUERY])
   found = model.similarity(query, model.encode_document(DOCUMENTS))[0]
   np.testing.assert_allclose(found, SIMILARITIES, atol=1e-3)
 

@@ -13,6 +13,7 @@ import embeddinggemma as eg
 from embeddinggemma import checkpoint, main
 from embeddinggemma.convert import (
   families,
+  hugging_face,
   safetensors_io,
   sentence_transformers_export,
 )
@@ -456,6 +457,18 @@ def test_an_export_that_fails_leaves_nothing(model, tmp_path):
     sentence_transformers_export.export(
       str(model), tmp_path / "out", "float32", stop
     )
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_does_not_read_back_is_not_kept(
+  model, tmp_path, monkeypatch
+):
+  """As the first versions of transformers did: half of the window."""
+  whole = hugging_face.encoder_json
+  half = lambda *args: whole(*args) | {"sliding_window": 4}
+  monkeypatch.setattr(hugging_face, "encoder_json", half)
+  with pytest.raises(Stopped, match="does not read back: the config differs"):
+    sentence_transformers_export.export(str(model), tmp_path / "out", "float32")
   assert list(tmp_path.iterdir()) == []
 
 
