@@ -12,9 +12,10 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,9 +29,40 @@ AVERAGE = "average"  # a workdir inside one: the mean of its last checkpoints
 _ORBAX = ("commit_success.txt", "_CHECKPOINT_METADATA")  # its own notes
 _ITEMS = ("params", "opt_state", "data", "files")
 _CHUNK, _FILE = 2**22, 2**26  # bytes of `write_arrays`: decoded, encoded
+_TOGETHER = 2**24  # bytes of the tensors that are read at once
 
 Files = Mapping[str, bytes]
 Name = tuple[str, ...]  # of a tensor of the model: its path
+Shapes = Mapping[Name, jax.ShapeDtypeStruct]
+
+
+@dataclasses.dataclass(frozen=True)
+class Lazy:
+  """A tensor that is read when `write_arrays` comes to it."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read: Callable[[], np.ndarray]
+
+  @property
+  def size(self) -> int:
+    """Elements."""
+    return math.prod(self.shape)
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes."""
+    return self.size * self.dtype.itemsize
+
+
+class _LazyHandler(ocp.type_handlers.NumpyHandler):
+  """Writes what is read, one tensor after the other, as numpy arrays."""
+
+  async def _background_serialize(
+    self, values: Any, infos: Any, args: Any = None
+  ) -> None:
+    for value, info, arg in zip(values, infos, args, strict=True):
+      await super()._background_serialize([value.read()], [info], [arg])
 
 
 class _FilesHandler(ocp.CheckpointHandler):
@@ -199,7 +231,8 @@ def write_arrays(
   """What `write` does with numpy arrays, in little memory beside them.
 
   Nothing is copied first, and small chunks leave for the disk as they are
-  encoded; `write` holds the weights three times.
+  encoded; `write` holds the weights three times. Of leaves that are `Lazy`,
+  one is in memory at a time.
   """
   root = (workdir / CHECKPOINTS).absolute()
   root.mkdir(parents=True, exist_ok=True)
@@ -216,8 +249,9 @@ def write_arrays(
     "files": _FilesSave(files),
   }
   as_it_is = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+  lazily = _LazyHandler(deepcopy_host_arrays=False)
   registry = ocp.type_handlers.create_type_handler_registry(
-    (np.ndarray, as_it_is)
+    (np.ndarray, as_it_is), (Lazy, lazily)
   )
   options = ocp.CheckpointManagerOptions(
     enable_async_checkpointing=False, cleanup_tmp_directories=True
@@ -308,28 +342,77 @@ def read_params(path: pathlib.Path) -> Params:
 
 def read_shapes(path: pathlib.Path) -> dict[Name, jax.ShapeDtypeStruct]:
   """Shape and type of the model's tensors, sorted by name; none is read."""
-  with _reading(path) as checkpointer:
-    tree = _tree(checkpointer, (path / "params").absolute())["model"]
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  named = {tuple(key.key for key in keys): leaf for keys, leaf in leaves}
-  return {
-    name: jax.ShapeDtypeStruct(named[name].shape, named[name].dtype)
-    for name in sorted(named)
-  }
+  found = foreign_shapes(path / "params")
+  return {name[1:]: found[name] for name in found if name[0] == "model"}
 
 
 def read_tensors(
   path: pathlib.Path, names: Iterable[Name]
 ) -> dict[Name, np.ndarray]:
   """Some of the model's tensors; the others are not touched."""
-  item = nest({("model", *name): 0 for name in names})
+  found = foreign_tensors(path / "params", [("model", *n) for n in names])
+  return {name[1:]: array for name, array in found.items()}
+
+
+def foreign_shapes(
+  directory: pathlib.Path,
+) -> dict[Name, jax.ShapeDtypeStruct]:
+  """Shape and type of every tensor of any Orbax tree of dicts, by path."""
+  with _reading(directory) as checkpointer:
+    named = _named(_tree(checkpointer, directory.absolute()))
+  return {
+    name: jax.ShapeDtypeStruct(named[name].shape, named[name].dtype)
+    for name in sorted(named)
+  }
+
+
+def foreign_tensors(
+  directory: pathlib.Path, names: Iterable[Name]
+) -> dict[Name, np.ndarray]:
+  """Some tensors of any Orbax tree of dicts."""
+  item = nest({name: 0 for name in names})
   args = ocp.args.PyTreeRestore(
     item, restore_args=jax.tree.map(_to_numpy, item), partial_restore=True
   )
-  with _reading(path) as checkpointer:
-    tree = checkpointer.restore((path / "params").absolute(), args=args)
-  leaves = jax.tree_util.tree_leaves_with_path(tree["model"])
+  with _reading(directory) as checkpointer:
+    return _named(checkpointer.restore(directory.absolute(), args=args))
+
+
+def is_foreign(directory: pathlib.Path) -> bool:
+  """Whether Orbax wrote a tree of tensors right here."""
+  return (directory / "_METADATA").is_file()
+
+
+def _named(tree: Any) -> dict[Name, Any]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {tuple(key.key for key in keys): leaf for keys, leaf in leaves}
+
+
+def groups(shapes: Shapes) -> Iterator[list[Name]]:
+  """Names in their order, so many together as are worth one reading."""
+  group: list[Name] = []
+  size = 0
+  for name, shape in shapes.items():
+    if group and size + nbytes(shape) > _TOGETHER:
+      yield group
+      group, size = [], 0
+    group.append(name)
+    size += nbytes(shape)
+  if group:
+    yield group
+
+
+def nbytes(shape: jax.ShapeDtypeStruct) -> int:
+  """Of a tensor."""
+  return shape.size * shape.dtype.itemsize
+
+
+def stream(path: pathlib.Path) -> Iterator[tuple[Name, np.ndarray]]:
+  """The model's tensors in the order of their names, few in memory at once."""
+  for names in groups(read_shapes(path)):
+    tensors = read_tensors(path, names)
+    for name in names:
+      yield name, tensors.pop(name)
 
 
 def nest(flat: Mapping[Name, Any]) -> dict[str, Any]:
@@ -354,6 +437,10 @@ class ContentHash:
 
   def __init__(self) -> None:
     self._digest = hashlib.sha256()
+
+  def add_tensor(self, name: Name, leaf: Any) -> None:
+    """As `add`, by the tensor's path."""
+    self.add("".join(f"[{key!r}]" for key in name), leaf)
 
   def add(self, name: str, leaf: Any) -> None:
     """Names come as `jax.tree_util.keystr` writes them, in their order."""

@@ -1,4 +1,4 @@
-"""eg.load: a checkpoint or workdir as a model that embeds text.
+"""eg.load: a checkpoint, workdir or folder as a model that embeds text.
 
 The names and meanings are those that sentence-transformers users know.
 """
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from rich.console import Console
 
 from embeddinggemma import checkpoint, config, encode, sharding, stages
+from embeddinggemma.convert import families, sentence_transformers, tensors
 from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import adapt, embedder
@@ -194,6 +195,8 @@ def _check_finite(vectors: np.ndarray, texts: Sequence[str]) -> None:
 def load(path: str | pathlib.Path, dtype: str | None = None) -> Model:
   """The model of a checkpoint directory or of a workdir (its final one).
 
+  Or of an EmbeddingGemma folder of sentence-transformers, public or exported.
+
   Args:
     path: the directory.
     dtype: what activations are computed in, "float32" or "bfloat16"; None: as
@@ -203,6 +206,15 @@ def load(path: str | pathlib.Path, dtype: str | None = None) -> Model:
     BadInput: there is none, its weights, config and tokenizer disagree, or
       its weights need a view that this version does not have.
   """
+  if sentence_transformers.is_folder(pathlib.Path(path)):
+    found = families.read(pathlib.Path(path))
+    return assemble(
+      found.config,
+      tensors.params(found),
+      Tokenizer(found.tokenizer),
+      str(path),
+      found.prompts,
+    )
   directory = checkpoint.find(path)
   files = checkpoint.read_files(directory)
   for name in ("model.json", "tokenizer.model", "prompts.json"):

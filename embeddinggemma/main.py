@@ -64,6 +64,10 @@ TEXT_FLAGS = {
   "weights": (None, "a share for each of them, such as 0.5,0.3,0.2"),
   "sweep": (None, "product(seed=[0, 1], zip(...)); else the config's sweep()"),
   "metric": (None, "what the plot shows, such as loss; else the first"),
+  "from": (None, "a folder of public weights, or OWNER/NAME to fetch"),
+  "part": ("both", "of an encoder-decoder: encoder, decoder or both"),
+  "format": (None, "sentence-transformers"),
+  "dtype": ("float32", "of the written weights: float32 or bfloat16"),
 }
 NUMBER_FLAGS = {
   "dim": (None, "leading dimensions to keep, at unit norm again"),
@@ -316,6 +320,26 @@ def doctor(values: flags.FlagValues, rest: Sequence[str]) -> int:
   return 0 if doctors.passed(findings) else 1
 
 
+def import_(values: flags.FlagValues, rest: Sequence[str]) -> None:
+  """Public weights in, as a checkpoint."""
+  _nothing_more(rest)
+  from embeddinggemma.convert import verbs
+
+  workdir = pathlib.Path(values.workdir)
+  verbs.import_model(getattr(values, "from"), workdir, values.part, _console())
+
+
+def export(values: flags.FlagValues, rest: Sequence[str]) -> None:
+  """A checkpoint out, in another runtime's format."""
+  _nothing_more(rest)
+  from embeddinggemma.convert import verbs
+
+  output = pathlib.Path(values.output)
+  verbs.export_model(
+    values.model, values.format, output, values.dtype, _console()
+  )
+
+
 def sweep(values: flags.FlagValues, rest: Sequence[str]) -> int:
   """Runs a config at every point, or prints the commands that do."""
   _nothing_more(rest)
@@ -423,6 +447,18 @@ VERBS = {
     doctor,
     (),
     ("json",),
+  ),
+  "import": Verb(
+    "public weights in: EmbeddingGemma, Gemma 3, T5Gemma, T5Gemma 2",
+    import_,
+    ("from", "workdir"),
+    ("part",),
+  ),
+  "export": Verb(
+    "a model out, for sentence-transformers",
+    export,
+    ("model", "format", "output"),
+    ("dtype",),
   ),
   "sweep": Verb(
     "run a config at every point of a product or zip of overrides",

@@ -13,24 +13,21 @@ import math
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from embeddinggemma import cache, checkpoint
-from embeddinggemma.checkpoint import Name
+from embeddinggemma.checkpoint import Name, Shapes
 from embeddinggemma.types import BadInput, Params
 
 # What ingredients must agree on besides names, shapes and types of tensors.
 _ALIKE = ("model.json", "tokenizer.model", "prompts.json")
-_TOGETHER = 2**24  # bytes of the tensors that are read at once
 _SPILL = 2**26  # bytes of a sum that is kept in a file from there on
 _BLOCK = 2**17  # elements that are added at once: they stay in the cache
 _NONE = "missing"
-
-Shapes = Mapping[Name, jax.ShapeDtypeStruct]
 
 
 def mean(paths: Sequence[pathlib.Path]) -> Params:
@@ -234,39 +231,15 @@ def _made_before(
 def _hash(path: pathlib.Path) -> str:
   """The content hash of a checkpoint, read as a soup reads it."""
   content = checkpoint.ContentHash()
-  for names in _groups(checkpoint.read_shapes(path)):
-    tensors = checkpoint.read_tensors(path, names)
-    for name in names:
-      content.add(_keystr(name), tensors.pop(name))
+  for name, tensor in checkpoint.stream(path):
+    content.add_tensor(name, tensor)
   return content.hexdigest()
-
-
-def _keystr(name: Name) -> str:
-  return "".join(f"[{key!r}]" for key in name)
-
-
-def _groups(shapes: Shapes) -> Iterator[list[Name]]:
-  """Names in their order, so many together as are worth one reading."""
-  group: list[Name] = []
-  size = 0
-  for name, shape in shapes.items():
-    if group and size + _nbytes(shape) > _TOGETHER:
-      yield group
-      group, size = [], 0
-    group.append(name)
-    size += _nbytes(shape)
-  if group:
-    yield group
-
-
-def _nbytes(shape: jax.ShapeDtypeStruct) -> int:
-  return shape.size * shape.dtype.itemsize
 
 
 def _room(shapes: Shapes) -> int:
   """Bytes on disk: the result, and before it the file of the largest sum."""
   largest = 8 * max(shape.size for shape in shapes.values())
-  return max(sum(map(_nbytes, shapes.values())), largest)
+  return max(sum(map(checkpoint.nbytes, shapes.values())), largest)
 
 
 def _average(
@@ -282,13 +255,13 @@ def _average(
   hashes = [checkpoint.ContentHash() for _ in paths]
   count, total = sum(weight > 0 for weight in weights), math.fsum(weights)
   made: dict[Name, np.ndarray] = {}
-  for names in _groups(shapes):
+  for names in checkpoint.groups(shapes):
     means = {name: _Mean(shapes[name], count, total, scratch) for name in names}
     for place, weight, content in zip(paths, weights, hashes):
       tensors = checkpoint.read_tensors(place, names)
       for name in names:
         tensor = tensors.pop(name)
-        content.add(_keystr(name), tensor)
+        content.add_tensor(name, tensor)
         if weight and not means[name].add(tensor, weight):
           raise BadInput(
             f"{place}: tensor {'/'.join(name)!r} holds NaN or infinity; leave"

@@ -75,7 +75,7 @@ def ingredients(tmp_path_factory) -> list[pathlib.Path]:
 @pytest.fixture
 def in_pieces(monkeypatch) -> None:
   """Every tensor is read alone, in many blocks, with the sum in a file."""
-  monkeypatch.setattr(soup, "_TOGETHER", 1)
+  monkeypatch.setattr(checkpoint, "_TOGETHER", 1)
   monkeypatch.setattr(soup, "_SPILL", 8)
   monkeypatch.setattr(soup, "_BLOCK", 7)
 

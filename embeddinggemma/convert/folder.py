@@ -1,0 +1,99 @@
+"""What lies beside the weights in a folder of public ones: all but tensors."""
+
+import json
+import pathlib
+import re
+from typing import Any
+
+from embeddinggemma.types import BadInput
+
+TOKENIZER_FILE = "tokenizer.model"
+# Terms that travel with the weights.
+_TERMS = re.compile(
+  r"(LICEN[CS]E|NOTICE|USE_POLICY|TERMS|GEMMA_TERMS)[\w.-]*", re.IGNORECASE
+)
+_README_TERMS = re.compile(r"^license(_name|_link)?:.*$", re.MULTILINE)
+
+
+def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
+  """FOLDER/name; BadInput if a file's own words would lead out of the folder.
+
+  The cache of huggingface_hub is made of links, from snapshots/REVISION into
+  the blobs beside it; these pass.
+  """
+  path = folder / name
+  root = folder.resolve()
+  roots = [root]
+  if root.parent.name == "snapshots":
+    roots.append(root.parent.parent / "blobs")
+  if (
+    pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts
+  ):
+    raise BadInput(f"{folder}: {name!r} leaves the folder; it is not opened")
+  if not any(path.resolve().is_relative_to(place) for place in roots):
+    raise BadInput(
+      f"{path} is a link out of its folder; it is not opened; copy the file"
+      " into the folder if you trust it"
+    )
+  return path
+
+
+def read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
+  """A JSON object; BadInput says what is wrong with the file."""
+  path = inside(folder, name)
+  try:
+    tree = json.loads(path.read_bytes())
+  except FileNotFoundError:
+    raise BadInput(
+      f"{path} is missing; the folder is not whole: download it again"
+    ) from None
+  except (OSError, ValueError) as error:
+    raise BadInput(f"{path} cannot be read: {error}") from None
+  if not isinstance(tree, dict):
+    raise BadInput(f"{path} is not a JSON object")
+  return tree
+
+
+def has(folder: pathlib.Path, name: str) -> bool:
+  """Whether the folder has such a file."""
+  return inside(folder, name).is_file()
+
+
+def tokenizer_model(folder: pathlib.Path) -> bytes:
+  """The SentencePiece model; of Gemma's archives it may lie one level up."""
+  for place in (folder, folder.parent):
+    if (place / TOKENIZER_FILE).is_file():
+      return inside(place, TOKENIZER_FILE).read_bytes()
+  json_only = has(folder, "tokenizer.json")
+  found = "has only tokenizer.json, no" if json_only else "has no"
+  raise BadInput(
+    f"{folder} {found} {TOKENIZER_FILE}; put the SentencePiece model of its"
+    f" family beside it (the published Gemma repositories hold"
+    f" {TOKENIZER_FILE})"
+  )
+
+
+def terms(folder: pathlib.Path) -> dict[str, bytes]:
+  """Files of licence and use policy; else what the README's header says."""
+  found = {
+    path.name: inside(folder, path.name).read_bytes()
+    for path in sorted(folder.iterdir())
+    if path.is_file() and _TERMS.fullmatch(path.name)
+  }
+  if found:
+    return found
+  readme = folder / "README.md"
+  text = ""
+  if readme.is_file():
+    text = inside(folder, "README.md").read_text("utf-8", "replace")
+  header = text.split("\n---", 1)[0] if text.startswith("---") else ""
+  lines = [match[0].strip() for match in _README_TERMS.finditer(header)]
+  said = "\n".join(lines) or "The folder of the weights names no licence."
+  return {
+    "LICENSE": f"{said}\nThe terms of the weights' publisher apply.\n".encode()
+  }
+
+
+def is_terms(name: str) -> bool:
+  """Whether a file of this name holds terms."""
+  return _TERMS.fullmatch(name) is not None

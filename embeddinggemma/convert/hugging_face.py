@@ -1,0 +1,279 @@
+"""config.json of transformers' Gemma models <-> ModelConfig.
+
+What it says and we would not do is refused by name. Both spellings of rotary
+bases are read (rope_theta and rope_local_base_freq; rope_parameters), and a
+list of layer types or the length of its pattern.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from embeddinggemma.model.config import GLOBAL, LOCAL, ModelConfig
+from embeddinggemma.types import BadInput
+
+_KINDS = {"sliding_attention": LOCAL, "full_attention": GLOBAL}
+_TYPES = {kind: name for name, kind in _KINDS.items()}
+_SIZES = {  # ours -> theirs, whole numbers
+  "vocab_size": "vocab_size",
+  "num_layers": "num_hidden_layers",
+  "width": "hidden_size",
+  "mlp_width": "intermediate_size",
+  "num_heads": "num_attention_heads",
+  "num_kv_heads": "num_key_value_heads",
+  "head_dim": "head_dim",
+  "window": "sliding_window",
+  "max_length": "max_position_embeddings",
+}
+_PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")
+# What our model is, whatever the config: another value is another model.
+_FIXED: Mapping[str, tuple[Any, ...]] = {
+  "attention_bias": (False, None),
+  "hidden_activation": ("gelu_pytorch_tanh", None),
+  "tie_word_embeddings": (True, None),
+}
+
+
+class Family(NamedTuple):
+  """What a kind of config means where it says nothing, and always."""
+
+  defaults: Mapping[str, Any]  # those of transformers
+  pattern: int  # every so many layers, one is global
+  bases: tuple[float, float]  # of rotary positions: local, global
+  always: Mapping[str, Any]  # fields of ours
+
+
+_GEMMA3 = {
+  "vocab_size": 262_208,
+  "hidden_size": 2304,
+  "intermediate_size": 9216,
+  "num_hidden_layers": 26,
+  "num_attention_heads": 8,
+  "num_key_value_heads": 4,
+  "head_dim": 256,
+  "query_pre_attn_scalar": 256,
+  "sliding_window": 4096,
+  "max_position_embeddings": 131_072,
+  "rms_norm_eps": 1e-6,
+}
+_GEMMA2 = {
+  **_GEMMA3,
+  "vocab_size": 256_000,
+  "max_position_embeddings": 8192,
+  "attn_logit_softcapping": 50.0,
+  "final_logit_softcapping": 30.0,
+}
+GEMMA3 = Family(_GEMMA3, 6, (1e4, 1e6), {})
+T5GEMMA = Family(
+  _GEMMA2, 2, (1e4, 1e4), {"qk_norm": False, "window_rule": "t5gemma"}
+)
+T5GEMMA2 = Family(_GEMMA3, 6, (1e4, 1e6), {"window_rule": "t5gemma2"})
+
+
+def model_config(
+  tree: Mapping[str, Any], family: Family, where: Any
+) -> ModelConfig:
+  """The ModelConfig of one side, with a head in the paper's proportions.
+
+  Args:
+    tree: config.json, or the part of it that describes the side.
+    where: what messages call it.
+
+  Raises:
+    BadInput: a value is of another type, or of a model that ours is not.
+  """
+  given = {**family.defaults, **tree}
+  for name, allowed in _FIXED.items():
+    if tree.get(name) not in allowed:
+      raise BadInput(
+        f"{where}: {name}={tree[name]!r} is not supported; only {allowed[0]!r}"
+      )
+  sizes: dict[str, Any] = {
+    ours: _whole(given, key, where) for ours, key in _SIZES.items()
+  }
+  scalar = given["query_pre_attn_scalar"]
+  if scalar != sizes["head_dim"]:
+    raise BadInput(
+      f"{where}: query_pre_attn_scalar={scalar} is not supported; only that of"
+      f" head_dim={sizes['head_dim']}"
+    )
+  if tree.get("use_bidirectional_attention"):
+    _check_whole_window(sizes["window"], where)
+  local, everywhere = _bases(tree, family, where)
+  return ModelConfig(
+    **sizes,
+    up_width=4 * sizes["width"],
+    embed_dim=sizes["width"],
+    pattern=_pattern(tree, family, sizes["num_layers"], where),
+    local_rope_base=local,
+    global_rope_base=everywhere,
+    norm_eps=_number(given, "rms_norm_eps", where),
+    attention_softcap=_number(given, "attn_logit_softcapping", where),
+    logit_softcap=_number(given, "final_logit_softcapping", where),
+    **family.always,
+  )
+
+
+def _whole(tree: Mapping[str, Any], name: str, where: Any) -> int:
+  value = tree[name]
+  if type(value) is not int or value < 1:
+    raise BadInput(f"{where}: {name}={value!r} is not a whole number above 0")
+  return value
+
+
+def _number(tree: Mapping[str, Any], name: str, where: Any) -> float:
+  value = tree.get(name) or 0.0  # null: no softcap
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    raise BadInput(f"{where}: {name}={value!r} is not a number")
+  return float(value)
+
+
+def _check_whole_window(window: int, where: Any) -> None:
+  """transformers 4.57 saves half a bidirectional window plus one: 257 of 512.
+
+  Read as it stands, attention would reach half as far, and no error tells.
+  """
+  if window % 2:
+    raise BadInput(
+      f"{where}: sliding_window={window} is odd, so it was saved by a version"
+      " of transformers that writes half the window plus one (257 of 512, 129"
+      f" when saved twice); write the model's full window, {2 * (window - 1)} if"
+      " it was saved once, into config.json"
+    )
+
+
+def _bases(
+  tree: Mapping[str, Any], family: Family, where: Any
+) -> tuple[float, float]:
+  """Bases of rotary positions of (local, global) layers."""
+  scaling = tree.get("rope_scaling")
+  new = tree.get("rope_parameters")
+  if not isinstance(scaling or {}, Mapping) or not isinstance(
+    new or {}, Mapping
+  ):
+    raise BadInput(f"{where}: rope_scaling or rope_parameters is not an object")
+  _check_default(scaling or {}, "rope_scaling", where)
+  if not new:
+    names = ("rope_local_base_freq", "rope_theta")
+    if family.bases[0] == family.bases[1]:
+      names = ("rope_theta", "rope_theta")
+    given = dict(zip(names, family.bases)) | {
+      k: tree[k] for k in names if tree.get(k) is not None
+    }
+    local, everywhere = (_number(given, k, where) for k in names)
+    return local, everywhere
+  found = []
+  for name, base in zip(_KINDS, family.bases):
+    part = new.get(name, {} if set(new) & set(_KINDS) else new)
+    if not isinstance(part, Mapping):
+      raise BadInput(f"{where}: rope_parameters.{name} is not an object")
+    _check_default(part, f"rope_parameters.{name}", where)
+    found.append(_number({"rope_theta": base, **part}, "rope_theta", where))
+  return found[0], found[1]
+
+
+def _check_default(rope: Mapping[str, Any], name: str, where: Any) -> None:
+  kind = rope.get("rope_type", rope.get("type", "default"))
+  if kind != "default":
+    raise BadInput(
+      f"{where}: {name} of type {kind!r} is not supported; only 'default'"
+    )
+
+
+def _pattern(
+  tree: Mapping[str, Any], family: Family, num_layers: int, where: Any
+) -> tuple[str, ...]:
+  """The shortest sequence of kinds that repeats over the layers."""
+  types = tree.get("layer_types")
+  if types is None:
+    name = next((k for k in _PATTERNS if tree.get(k) is not None), "")
+    count = _whole(tree, name, where) if name else family.pattern
+    types = [
+      _TYPES[LOCAL if (i + 1) % count else GLOBAL] for i in range(num_layers)
+    ]
+  if not isinstance(types, list) or len(types) != num_layers:
+    raise BadInput(f"{where}: layer_types does not name {num_layers} layers")
+  unknown = [kind for kind in types if kind not in _KINDS]
+  if unknown:
+    raise BadInput(
+      f"{where}: layer_types holds {unknown[0]!r}, which is not supported;"
+      f" known: {', '.join(_KINDS)}"
+    )
+  kinds = tuple(_KINDS[kind] for kind in types)
+  period = next(
+    p
+    for p in range(1, num_layers + 1)
+    if all(kinds[i] == kinds[i % p] for i in range(num_layers))
+  )
+  return kinds[:period]
+
+
+def encoder_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
+  """config.json of an EmbeddingGemma encoder, in the spelling of all versions.
+
+  The window is the full one, which every version halves when it reads it; an
+  odd one reaches no further than the even one below it.
+  """
+  sizes = {key: getattr(config, ours) for ours, key in _SIZES.items()}
+  rope = lambda base: {"rope_type": "default", "rope_theta": base}
+  return {
+    "architectures": ["Gemma3TextModel"],
+    "model_type": "gemma3_text",
+    **sizes,
+    "sliding_window": full_window(config),
+    "layer_types": [_TYPES[kind] for kind in layer_kinds(config)],
+    "_sliding_window_pattern": len(config.pattern),
+    "query_pre_attn_scalar": config.head_dim,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "use_bidirectional_attention": True,
+    "rms_norm_eps": config.norm_eps,
+    "rope_theta": config.global_rope_base,
+    "rope_local_base_freq": config.local_rope_base,
+    "rope_scaling": None,
+    "rope_parameters": {
+      "full_attention": rope(config.global_rope_base),
+      "sliding_attention": rope(config.local_rope_base),
+    },
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": True,
+    "use_cache": True,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    "dtype": dtype,
+    "torch_dtype": dtype,
+  }
+
+
+def full_window(config: ModelConfig) -> int:
+  """The window that is written: even, and reaching as far as the model's."""
+  return config.window // 2 * 2 or 2  # 2: a window of 1 of no local layer
+
+
+# What only decides how weights start, and how they are computed with.
+_OF_TRAINING = ("dtype", "post_norm_gain", "projection_init", "pooling_heads")
+_OF_WINDOW = ("window", "window_rule")
+
+
+def same_model(a: ModelConfig, b: ModelConfig) -> bool:
+  """Whether two configs give one function of the same weights."""
+  return _meaning(a) == _meaning(b)
+
+
+def _meaning(config: ModelConfig) -> dict[str, Any]:
+  """All of a config that decides what is computed."""
+  tree = dataclasses.asdict(config)
+  tree["pattern"] = kinds = layer_kinds(config)
+  if config.window_rule == "symmetric":
+    tree["window"] = config.window // 2
+  unused = _OF_TRAINING + (() if LOCAL in kinds else _OF_WINDOW)
+  return {name: value for name, value in tree.items() if name not in unused}
+
+
+def layer_kinds(config: ModelConfig) -> list[str]:
+  """Of every layer, LOCAL or GLOBAL."""
+  return [config.attention_kind(i) for i in range(config.num_layers)]

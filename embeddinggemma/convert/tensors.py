@@ -1,0 +1,115 @@
+"""Our tensors and those of another format, matched by name before any work."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from embeddinggemma import checkpoint
+from embeddinggemma.checkpoint import Lazy, Name
+from embeddinggemma.model.config import ModelConfig
+from embeddinggemma.types import BadInput, Key, Params
+
+Shape = tuple[int, ...]
+Shapes = Mapping[Name, Shape]
+
+
+class Source(NamedTuple):
+  """A tensor of theirs that one of ours comes from."""
+
+  name: str
+  shape: Shape  # that theirs has
+  take: Callable[[np.ndarray], np.ndarray]  # theirs -> ours
+
+
+class Imported(NamedTuple):
+  """A model of another format: checked, its tensors not yet read."""
+
+  config: ModelConfig  # the encoder's, where there are two sides
+  tensors: Mapping[Name, Lazy]
+  tokenizer: bytes
+  prompts: Mapping[str, str]
+  family: str
+  more: Mapping[str, Any] = {}  # of an encoder-decoder's config
+  left_out: int = 0  # tensors of other parts
+  notes: tuple[str, ...] = ()  # what a reader should know
+
+
+def shapes_of(init: Callable[[Key], Params]) -> dict[Name, Shape]:
+  """Names and shapes of the tensors that a model of ours has."""
+  tree = jax.eval_shape(init, jax.random.key(0))["model"]
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {tuple(k.key for k in path): leaf.shape for path, leaf in leaves}
+
+
+def matrix(name: str, shape: Shape, inputs: int = 1) -> Source:
+  """A linear map of torch, (outputs, inputs); ours has the inputs first.
+
+  `inputs`: how many leading axes of ours they are.
+  """
+  theirs = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
+  return Source(name, theirs, lambda array: array.T.reshape(shape))
+
+
+def to_matrix(array: np.ndarray, inputs: int = 1) -> np.ndarray:
+  """The inverse of `matrix`."""
+  return array.reshape(math.prod(array.shape[:inputs]), -1).T
+
+
+def check(
+  sources: Iterable[Source],
+  found: Mapping[str, Shape],
+  where: Any,
+  left_out: Callable[[str], bool] = lambda name: False,
+) -> int:
+  """How many tensors are left out; BadInput names the first that is wrong.
+
+  Wrong is one that is missing, has another shape, or that neither a source nor
+  `left_out` accounts for.
+  """
+  names = set()
+  for source in sources:
+    names.add(source.name)
+    if source.name not in found:
+      raise BadInput(
+        f"{where}: tensor {source.name!r} is missing; the weights are not"
+        " whole, or of another model than the config"
+      )
+    if found[source.name] != source.shape:
+      raise BadInput(
+        f"{where}: tensor {source.name!r} has shape {found[source.name]}, the"
+        f" config asks for {source.shape}"
+      )
+  rest = sorted(set(found) - names)
+  unexpected = [name for name in rest if not left_out(name)]
+  if unexpected:
+    more = f" and {len(unexpected) - 1} more" if len(unexpected) > 1 else ""
+    raise BadInput(
+      f"{where}: unexpected tensor {unexpected[0]!r}{more}; a model without"
+      " it would be another"
+    )
+  return len(rest)
+
+
+def lazy(
+  sources: Mapping[Name, Source],
+  shapes: Shapes,
+  read: Callable[[str], np.ndarray],
+) -> dict[Name, Lazy]:
+  """Our tensors, each read and turned when it is asked for."""
+
+  def reader(source: Source) -> Callable[[], np.ndarray]:
+    return lambda: np.ascontiguousarray(source.take(read(source.name)))
+
+  return {
+    name: Lazy(shapes[name], np.dtype(np.float32), reader(source))
+    for name, source in sources.items()
+  }
+
+
+def params(model: Imported) -> Params:
+  """All of a model's tensors, in memory."""
+  read = {name: tensor.read() for name, tensor in model.tensors.items()}
+  return {"model": checkpoint.nest(read), "aux": {}}

@@ -1,0 +1,187 @@
+"""The verbs `import` and `export`."""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+
+from embeddinggemma import cache, checkpoint
+from embeddinggemma.checkpoint import Lazy, Name
+from embeddinggemma.config import suggest
+from embeddinggemma.convert import (
+  families,
+  safetensors_io,
+  sentence_transformers_export,
+)
+from embeddinggemma.convert import folder as folders
+from embeddinggemma.convert.tensors import Imported
+from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.training import hooks
+from embeddinggemma.types import BadInput
+
+# Format -> (path, output, dtype, on_tensor) -> the weights' hash.
+FORMATS: Mapping[str, Callable[..., str]] = {
+  sentence_transformers_export.FORMAT: sentence_transformers_export.export,
+}
+# What is fetched of a repository: no pickles, no code.
+_WANTED = (
+  "*.safetensors",
+  "*.json",
+  "tokenizer.model",
+  "LICENSE*",
+  "NOTICE*",
+  "USE_POLICY*",
+  "README.md",
+)
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_VERSIONS = ("embeddinggemma", "numpy", "orbax-checkpoint", "safetensors")
+
+
+def import_model(
+  source: str, workdir: pathlib.Path, part: str, console: Console
+) -> pathlib.Path:
+  """The verb `import`: public weights as a checkpoint; returns its folder.
+
+  Every check comes before the first byte that is written, and of the tensors
+  one is in memory at a time.
+
+  Args:
+    source: a folder, or the name of a repository to fetch.
+    part: of an encoder-decoder: encoder, decoder or both.
+
+  Raises:
+    BadInput: see `families.read`; the workdir holds a checkpoint already; the
+      tokenizer does not fit the table.
+  """
+  folder = _located(source)
+  model = families.read(folder, part)
+  check_tokenizer(model, folder)
+  with cache.locked(workdir):
+    if checkpoint.steps(workdir):
+      raise BadInput(
+        f"{workdir} holds a checkpoint already; use another --workdir"
+      )
+    content = _files(model, folder, source)
+    total = len(model.tensors)
+    with hooks.Progress(console, "import", total) as progress:
+      watched = _watched(model.tensors, lambda n: progress.show(n, ""))
+      params = {"model": checkpoint.nest(watched), "aux": {}}
+      place = checkpoint.write_arrays(workdir, params, content)
+  count = sum(tensor.size for tensor in model.tensors.values())
+  left = f"; left out: {model.left_out}" if model.left_out else ""
+  for line in (
+    f"{place}",
+    f"{model.family}: {total} tensors, {count:,} parameters{left}",
+    *model.notes,
+  ):
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+  return place
+
+
+def export_model(
+  path: str,
+  form: str,
+  output: pathlib.Path,
+  dtype: str,
+  console: Console,
+) -> None:
+  """The verb `export`: a checkpoint in another runtime's format."""
+  if form not in FORMATS:
+    raise BadInput(f"--format={form} is unknown{suggest(form, list(FORMATS))}")
+  with hooks.Progress(console, "export", 1) as progress:
+    digest = FORMATS[form](path, output, dtype, progress.show_of)
+  console.print(
+    f"{output}  weights {digest[:12]}", highlight=False, soft_wrap=True
+  )
+
+
+def check_tokenizer(model: Imported, where: Any) -> None:
+  """BadInput for a tokenizer with more pieces than the table has rows."""
+  pieces = Tokenizer(model.tokenizer).vocab_size
+  if pieces > model.config.vocab_size:
+    raise BadInput(
+      f"{where}: {folders.TOKENIZER_FILE} has {pieces} pieces, the table"
+      f" {model.config.vocab_size} rows; they are not of one model"
+    )
+
+
+def _located(source: str) -> pathlib.Path:
+  """The folder that a path or the name of a repository means."""
+  path = pathlib.Path(source)
+  if path.is_dir():
+    if (path / "params").is_dir() or checkpoint.steps(path):
+      raise BadInput(f"{path} is a checkpoint already; give it as --model")
+    return path
+  if path.is_file():
+    if safetensors_io.is_pickle(path):
+      raise safetensors_io.refusal(path)
+    raise BadInput(f"{path} is a file; give the folder that holds it")
+  if not _REPOSITORY.fullmatch(source):
+    raise BadInput(f"{path} does not exist")
+  try:
+    import huggingface_hub
+
+    place = huggingface_hub.snapshot_download(
+      source, allow_patterns=list(_WANTED)
+    )
+  except Exception as error:  # the library raises many kinds
+    reason = (str(error) or repr(error)).splitlines()[0]
+    raise BadInput(
+      f"{source} is no folder here and could not be fetched: {reason}"
+    ) from None
+  return pathlib.Path(place)
+
+
+def _watched(
+  tensors: Mapping[Name, Lazy], on_read: Callable[[int], Any]
+) -> dict[Name, Lazy]:
+  """The same tensors; each reading is counted."""
+  done = 0
+
+  def read(tensor: Lazy) -> Any:
+    nonlocal done
+    done += 1
+    on_read(done)
+    return tensor.read()
+
+  return {
+    name: dataclasses.replace(tensor, read=lambda t=tensor: read(t))
+    for name, tensor in tensors.items()
+  }
+
+
+def _files(
+  model: Imported, folder: pathlib.Path, source: str
+) -> dict[str, bytes]:
+  """The small files of the checkpoint, as training writes them."""
+  config = dataclasses.asdict(model.config)
+  weights = {
+    path.relative_to(folder).as_posix(): path.stat().st_size
+    for path in sorted(folder.rglob("*.safetensors"))
+  }
+  recipe = {
+    "stage": "import",
+    "parents": {},
+    "source": {"from": source, "family": model.family, "bytes": weights},
+    "config": {"model": config, **model.more},
+    "view": "identity",
+    "versions": {n: importlib.metadata.version(n) for n in _VERSIONS},
+    "command": sys.argv,
+  }
+  return {
+    "model.json": _json(config),
+    "prompts.json": _json(dict(model.prompts)),
+    "recipe.json": _json(recipe),
+    folders.TOKENIZER_FILE: model.tokenizer,
+    **folders.terms(folder),
+  }
+
+
+def _json(value: Any) -> bytes:
+  return (json.dumps(value, indent=1) + "\n").encode()

@@ -1,0 +1,116 @@
+"""Memory and time of import and export of the paper's 308M model.
+
+  python tests/benchmarks/convert_memory.py
+
+A checkpoint of random weights (1.2 GB) is exported, imported and exported
+again, in a temporary folder. Each is a process of its own: wall seconds and
+peak resident memory. Then every tensor of the second export is compared with
+the first, and the hash of what was imported with what went in.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from embeddinggemma import checkpoint
+from embeddinggemma.convert import safetensors_io, verbs
+from embeddinggemma.data.prompts import PROMPTS
+from embeddinggemma.data.tokenizer import train_tokenizer
+from embeddinggemma.model import embedder
+from embeddinggemma.model.config import preset
+
+PRESET = "embeddinggemma_300m"
+FORMAT = "sentence-transformers"
+
+
+def main() -> None:
+  """Makes the model, measures, compares."""
+  with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name)
+    for job in JOBS:
+      measure(job, folder)
+    first, second = folder / "exported", folder / "again"
+    for place in ("", "2_Dense", "3_Dense"):
+      a = safetensors_io.open_folder(first / place)
+      b = safetensors_io.open_folder(second / place)
+      assert a.keys() == b.keys()
+      assert all(safetensors_io.same(a[key], b[key]) for key in a)
+    marks = [(p / "embeddinggemma.json").read_text() for p in (first, second)]
+    assert marks[0] == marks[1], "the hashes of the weights differ"
+    print("all tensors equal, hashes equal")
+
+
+def measure(job: str, folder: pathlib.Path) -> None:
+  """Runs one job in a process of its own; prints what it took."""
+  command = [sys.executable, __file__, job, str(folder)]
+  # What the command line sets for itself.
+  env = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+  out = subprocess.run(
+    command, check=True, capture_output=True, text=True, env=env
+  )
+  print(f"{job:<7} {out.stdout.splitlines()[-1]}", flush=True)
+
+
+def make(folder: pathlib.Path) -> None:
+  """A checkpoint of random weights, and a small tokenizer."""
+  config = preset(PRESET)
+  shapes = jax.eval_shape(embedder.init(config), jax.random.key(0))
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda s: rng.standard_normal(s.shape, np.float32), shapes
+  )
+  texts = [f"a text of the number {n}" for n in range(500)]
+  train_tokenizer(texts, folder / "tokenizer.model", 600)
+  files = {
+    "model.json": json.dumps(dataclasses.asdict(config)).encode(),
+    "prompts.json": json.dumps(dict(PROMPTS)).encode(),
+    "tokenizer.model": (folder / "tokenizer.model").read_bytes(),
+  }
+  checkpoint.write_arrays(folder / "model", params, files)
+
+
+def export(folder: pathlib.Path, source: str, target: str) -> None:
+  """The verb `export`."""
+  path, output = str(folder / source), folder / target
+  verbs.export_model(path, FORMAT, output, "float32", Console(stderr=True))
+
+
+def bring(folder: pathlib.Path) -> None:
+  """The verb `import`."""
+  source = str(folder / "exported")
+  verbs.import_model(source, folder / "imported", "both", Console(stderr=True))
+
+
+JOBS = {
+  "nothing": lambda folder: None,
+  "make": make,
+  "export": lambda folder: export(folder, "model", "exported"),
+  "import": bring,
+  "again": lambda folder: export(folder, "imported", "again"),
+}
+
+
+def child(job: str, folder: pathlib.Path) -> None:
+  """Runs one job; prints its measurement."""
+  began = time.perf_counter()
+  JOBS[job](folder)
+  seconds = time.perf_counter() - began
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+  print(f"{seconds:6.1f} s wall, peak {peak:.2f} GB")
+
+
+if __name__ == "__main__":
+  if sys.argv[1:]:
+    child(sys.argv[1], pathlib.Path(sys.argv[2]))
+  else:
+    main()
