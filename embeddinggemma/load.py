@@ -209,7 +209,7 @@ def load(path: str | pathlib.Path, dtype: str | None = None) -> Model:
   if sentence_transformers.is_folder(pathlib.Path(path)):
     found = families.read(pathlib.Path(path))
     return assemble(
-      found.config,
+      dataclasses.replace(found.config, dtype=dtype or found.config.dtype),
       tensors.params(found),
       Tokenizer(found.tokenizer),
       str(path),
