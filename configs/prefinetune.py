@@ -53,6 +53,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.negatives = 0  # hard ones of a query, at most
   config.teacher = ""  # a folder of vectors that `teach` wrote
   config.frozen = ()  # patterns of parameters that keep their values
+  config.lora = ConfigDict()
+  config.lora.rank = 0  # above: low-rank factors learn, and nothing else
+  config.lora.alpha = 16.0  # their product counts alpha / rank
   config.every_checkpoint = min(max(steps // 4, 1), 500)
   config.keep_checkpoints = 2
   # Checked by the compiler. On CPU, level 1 halves compilation and costs no

@@ -2,15 +2,19 @@
 
   embeddinggemma run --config=configs/recipe.py:laptop --workdir=DIR
   embeddinggemma run --config=configs/recipe.py:laptop,data=PAIRS --workdir=DIR
+  embeddinggemma run --config=configs/recipe.py:pairs,data=PAIRS,base=MODEL \
+    --workdir=DIR
 
 PAIRS is a folder of */pairs.jsonl; without it, the text is Python's own
-standard library and the documented packages beside it.
+standard library and the documented packages beside it. `pairs` tunes a MODEL
+that is there: see configs/pairs.py.
 """
 
 from ml_collections import ConfigDict
 
 from embeddinggemma.config import parse_arg, sibling
 from embeddinggemma.initialise import INITS
+from embeddinggemma.types import BadInput
 
 # Seconds of each stage on two cores that do so many GFLOP/s in float32, for
 # the plan that is printed first; by preset, those that were measured.
@@ -50,7 +54,12 @@ GFLOPS = 150.0
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  args = parse_arg(arg, preset="laptop", data="")
+  args = parse_arg(arg, preset="laptop", data="", base="")
+  if args["preset"] == "pairs":
+    own = sibling(__file__, "pairs")
+    return own.get_config(f"data={args['data']},base={args['base']}")
+  if args["base"]:
+    raise BadInput(f"base={args['base']} is for configs/recipe.py:pairs")
   config = ConfigDict()
   config.pretrain = sibling(__file__, "pretrain").get_config(args["preset"])
   config.adapt = sibling(__file__, "adapt").get_config(args["preset"])

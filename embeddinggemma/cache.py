@@ -98,6 +98,13 @@ def perform(step: Step, workdir: pathlib.Path) -> Done:
   return done
 
 
+def checkpoint_of(workdir: pathlib.Path, done: Done) -> str:
+  """Where a stage's checkpoint is, as an absolute path; "": it makes none."""
+  if not done.checkpoint:
+    return ""
+  return str(workdir.resolve() / done.name / done.checkpoint)
+
+
 def is_done(step: Step, workdir: pathlib.Path) -> bool:
   """Whether `perform` would find the stage done."""
   saved = read_json(workdir / step.name / STAGE_FILE)

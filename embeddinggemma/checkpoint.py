@@ -25,7 +25,9 @@ import orbax.checkpoint as ocp
 from embeddinggemma.types import BadInput, Params, TrainState
 
 CHECKPOINTS = "checkpoints"
-AVERAGE = "average"  # a workdir inside one: the mean of its last checkpoints
+# Workdirs inside one: the mean of its last checkpoints, or the last one with
+# its low-rank factors merged.
+AVERAGE, MERGED = "average", "merged"
 _ORBAX = ("commit_success.txt", "_CHECKPOINT_METADATA")  # its own notes
 _ITEMS = ("params", "opt_state", "data", "files")
 _CHUNK, _FILE = 2**22, 2**26  # bytes of `write_arrays`: decoded, encoded
@@ -276,15 +278,16 @@ def steps(workdir: pathlib.Path) -> list[int]:
 def find(path: str | pathlib.Path) -> pathlib.Path:
   """The checkpoint directory that a path names.
 
-  A checkpoint itself, a training workdir (its average, or its newest), its
-  `checkpoints` (the newest), or the workdir of a `run` (its final one).
+  A checkpoint itself, a training workdir (its average or merged one, or its
+  newest), its `checkpoints` (the newest), or the workdir of a `run` (its final
+  one).
   Anything else is BadInput.
   """
   path = pathlib.Path(path)
   if (path / "params").is_dir() and (path / "files").is_dir():
     return path
   parent = path.parent if path.name == CHECKPOINTS else path
-  for workdir in (path / AVERAGE, path, parent):
+  for workdir in (path / AVERAGE, path / MERGED, path, parent):
     if found := steps(workdir):
       return workdir / CHECKPOINTS / str(found[-1])
   for final in _finals(path):
@@ -299,14 +302,16 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
 def _finals(run: pathlib.Path) -> list[pathlib.Path]:
   """Where a run's summary says its final checkpoint is.
 
-  The summary's path is absolute; its end still holds when a workdir has moved.
+  The summary's path is absolute; its end (STAGE/checkpoints/STEP, or one deeper)
+  still holds when a workdir has moved.
   """
   try:
     summary = json.loads((run / "summary.json").read_text())
     final = pathlib.Path(summary["final"]["checkpoint"])
   except (OSError, ValueError, KeyError, TypeError):
     return []
-  return [run.joinpath(*final.parts[-3:]), final]
+  ends = [run.joinpath(*final.parts[-depth:]) for depth in (3, 4)]
+  return [*ends, final]
 
 
 @contextlib.contextmanager

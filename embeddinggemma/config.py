@@ -42,6 +42,18 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+  """Low-rank factors that learn instead of the weights; rank 0: none."""
+
+  rank: int = 0
+  alpha: float = 1.0  # their product counts alpha / rank
+
+  def __post_init__(self) -> None:
+    at_least("lora.rank", self.rank, 0)
+    above_zero("lora.alpha", self.alpha)
+
+
+@dataclasses.dataclass(frozen=True)
 class LossConfig:
   """The paper's section 2.2; coefficients are not published."""
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 import importlib.metadata
+import json
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,17 @@ def _teacher(config: TrainConfig) -> str:
   """The content hash of the teacher's vectors, or ""."""
   path = getattr(config, "teacher", "")
   return teacher.open_vectors(pathlib.Path(path)).about["hash"] if path else ""
+
+
+def prompts_of(files: checkpoint.Files) -> dict[str, str]:
+  """The prompts among a checkpoint's files, by name; {}: none are there."""
+  return json.loads(files.get("prompts.json", b"{}"))
+
+
+def other_prompts(known: Mapping[str, str]) -> str:
+  """The first name under which prompts are not those that we train with."""
+  ours = prompts.PROMPTS
+  return next((k for k in known if k in ours and known[k] != ours[k]), "")
 
 
 def parent(path: str) -> str:

@@ -100,21 +100,26 @@ def _say(value: Any) -> None:
 def run(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Runs or continues a recipe."""
   _nothing_more(rest)
-  from embeddinggemma import pipeline, recipe
+  from embeddinggemma import pairs, pipeline, recipe
   from embeddinggemma.types import BadInput
 
   tree = _config(values)
-  if "prefinetune" not in tree:
+  if not _is_recipe(tree):
     raise BadInput(
       "run: --config is no recipe; give configs/recipe.py, or use"
       " `train` for one stage"
     )
   if values.skip_bad_rows:
-    for name in ("pretrain", "adapt", "prefinetune", "finetune"):
-      tree[name]["data"]["skip_bad_rows"] = True
+    for stage in tree.values():
+      if isinstance(stage, dict) and "data" in stage:
+        stage["data"]["skip_bad_rows"] = True
 
-  workdir = pathlib.Path(values.workdir)
-  pipeline.run(recipe.build(tree), workdir, _console())
+  workdir, console = pathlib.Path(values.workdir), _console()
+  if "base" in tree:
+    plan = pipeline.own_pairs(pairs.build(tree), workdir, console)
+  else:
+    plan = pipeline.whole(recipe.build(tree), workdir, console)
+  pipeline.run(plan, workdir, console)
 
 
 def train(values: flags.FlagValues, rest: Sequence[str]) -> None:
@@ -352,7 +357,7 @@ def sweep(values: flags.FlagValues, rest: Sequence[str]) -> int:
   found = points.points(values.sweep) if values.sweep else None
   found = points.read_config(file) if found is None else found
   tree = _config(values)
-  verb = "run" if "prefinetune" in tree else "train"
+  verb = "run" if _is_recipe(tree) else "train"
   config = f"--config={given.config_filename}"
   fixed = dict(given.override_values)
   _check_points(verb, config, found)
@@ -652,6 +657,11 @@ def _nothing_more(rest: Sequence[str]) -> None:
 
 def _config(values: flags.FlagValues) -> dict[str, Any]:
   return values.config.to_dict()
+
+
+def _is_recipe(tree: dict[str, Any]) -> bool:
+  """Whether a config has several stages: from raw text, or of own pairs."""
+  return "prefinetune" in tree or "base" in tree
 
 
 def _train_config(values: flags.FlagValues) -> Any:

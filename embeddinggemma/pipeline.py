@@ -1,16 +1,13 @@
-"""The recipe: raw text to a model that answers questions, each stage cached.
+"""A recipe run: stages in their order, each cached; a plan before, a page after.
 
-`run` does what changed and continues what was killed; it ends with
-summary.json, report.html and the command that asks the model something.
+`run` does what changed and continues what was killed. What is particular to a
+recipe is its `Plan`; `whole` is that of raw text to a model that answers.
 """
 
 import dataclasses
 import pathlib
-import shlex
-import shutil
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,31 +17,73 @@ from embeddinggemma import (
   ablation,
   cache,
   finetuning,
+  indexing,
   initialise,
   inputs,
+  pairs,
+  recipe,
   train,
 )
+from embeddinggemma import steps as steps_lib
 from embeddinggemma.cache import Done, Step
 from embeddinggemma.evaluate import report
-from embeddinggemma.recipe import RecipeConfig, Run, check
-from embeddinggemma.steps import steps as steps_of
+from embeddinggemma.recipe import RecipeConfig
 from embeddinggemma.training import hooks
 
 TRAINED = ("pretrain", "adapt", "prefinetune")
+QUESTION = "how do I parse a date"
 
 
-def run(
-  recipe: RecipeConfig, workdir: pathlib.Path, console: Console
-) -> dict[str, Any]:
-  """Runs or continues the recipe; returns what summary.json holds."""
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A recipe in a workdir: its stages, and what becomes of their results."""
+
+  steps: Mapping[str, Callable[[Mapping[str, Done]], Step]]
+  # The stages' results, and whether each is new -> what summary.json holds
+  # besides stages, seconds and versions; "final" and "command" among it.
+  summary: Callable[[Mapping[str, Done]], dict[str, Any]]
+  # What is printed, and added to the page, of a summary.
+  show: Callable[[Mapping[str, Any]], None]
+  about: Sequence[str] = ()  # lines that stand before the plan
+  seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  gflops: float = 0.0  # of the machine that these were measured on
+
+
+def whole(
+  config: RecipeConfig, workdir: pathlib.Path, console: Console
+) -> Plan:
+  """The whole recipe; fails on what no data can mend."""
+  recipe.check(config)
+  inputs.check_place(config.adapt, workdir)
+  return Plan(
+    steps_lib.steps(recipe.Run(config, workdir, console)),
+    lambda done: _summary(workdir, done),
+    lambda summary: _show(summary, workdir, console),
+    seconds=config.seconds,
+    gflops=config.gflops,
+  )
+
+
+def own_pairs(
+  config: pairs.PairsConfig, workdir: pathlib.Path, console: Console
+) -> Plan:
+  """A model tuned on the user's pairs; fails on what no data can mend."""
+  of = pairs.Run(config, workdir, console)
+  return Plan(
+    pairs.steps(of),
+    lambda done: pairs.summary(of, done),
+    lambda summary: pairs.show(summary, of),
+    pairs.about(config),
+  )
+
+
+def run(plan: Plan, workdir: pathlib.Path, console: Console) -> dict[str, Any]:
+  """Runs or continues a recipe; returns what summary.json holds."""
   began = time.perf_counter()
-  check(recipe)
-  inputs.check_place(recipe.adapt, workdir)
-  steps = steps_of(Run(recipe, workdir, console))
   with cache.locked(workdir):
     done: dict[str, Done] = {}
-    _print_plan(recipe, workdir, steps, console)
-    for name, make in steps.items():
+    _print_plan(plan, workdir, console)
+    for name, make in plan.steps.items():
       step = make(done)
       cached = cache.is_done(step, workdir)
       console.rule(name, align="left")
@@ -55,9 +94,22 @@ def run(
         else f"{done[name].seconds:.0f} s"
       )
       console.print(f"{name}: {note}", highlight=False)
-    summary = _summary(workdir, done, time.perf_counter() - began)
+    summary = {
+      "stages": _rows(workdir, done),
+      "seconds": round(time.perf_counter() - began, 2),
+      **plan.summary(done),
+      "versions": train.versions(),
+    }
     cache.write_json(workdir / "summary.json", summary)
-  _print_end(summary, workdir, console)
+  console.rule("result", align="left")
+  plan.show(summary)
+  for name, said in (
+    ("report", workdir / "report.html"),
+    ("ask it", summary["command"]),
+  ):
+    console.print(
+      f"{name}  {said}", highlight=False, soft_wrap=True, markup=False
+    )
   return summary
 
 
@@ -71,32 +123,31 @@ def gflops() -> float:
   return 4 * 2 * 1.024**3 / (time.perf_counter() - began)
 
 
-def _print_plan(
-  recipe: RecipeConfig,
-  workdir: pathlib.Path,
-  steps: Mapping[str, Callable[[Mapping[str, Done]], Step]],
-  console: Console,
-) -> None:
+def _print_plan(plan: Plan, workdir: pathlib.Path, console: Console) -> None:
   """A line a stage: done before, or an estimate scaled to this machine.
 
   A stage without a measured figure (a larger preset) has no estimate.
   """
-  slower = recipe.gflops / gflops()
+  slower = plan.gflops / gflops() if plan.gflops else 1.0
   done: dict[str, Done] = {}
   estimates: list[float | None] = []
   console.print(f"workdir {workdir}", highlight=False, soft_wrap=True)
-  for number, (name, make) in enumerate(steps.items()):
+  for line in plan.about:
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
+  for number, (name, make) in enumerate(plan.steps.items()):
     # What a stage depends on is known once those before it are done.
     if len(done) == number and cache.is_done(make(done), workdir):
       done[name] = cache.perform(make(done), workdir)
       console.print(f"  {name:<12} done before", highlight=False)
       continue
     before = cache.read_json(workdir / name / cache.STAGE_FILE).get("seconds")
-    measured = recipe.seconds.get(name)
+    measured = plan.seconds.get(name)
     scaled = None if measured is None else measured * slower
     estimates.append(scaled if before is None else before)
     known = "" if before is None else ", as last time"
     _print_estimate(console, name, estimates[-1], known)
+  if not plan.seconds:
+    return
   summed = [estimate for estimate in estimates if estimate is not None]
   whole = sum(summed) if len(summed) == len(estimates) else None
   _print_estimate(console, "in all", whole, "")
@@ -109,24 +160,28 @@ def _print_estimate(
   console.print(f"  {name:<12} {text}{note}", highlight=False)
 
 
-def _summary(
-  workdir: pathlib.Path, done: Mapping[str, Done], seconds: float
-) -> dict[str, Any]:
+def _rows(
+  workdir: pathlib.Path, done: Mapping[str, Done]
+) -> list[dict[str, Any]]:
+  """The stages as summary.json has them, with absolute paths."""
   rows = []
   for item in done.values():
     row = dataclasses.asdict(item)
-    if item.checkpoint:
-      place = workdir.resolve() / item.name / item.checkpoint
-      row["checkpoint"] = str(place)
+    row["checkpoint"] = cache.checkpoint_of(workdir, item)
     rows.append(row)
-  final = next(row for row in reversed(rows) if row["checkpoint"])
+  return rows
+
+
+def _summary(workdir: pathlib.Path, done: Mapping[str, Done]) -> dict[str, Any]:
+  final = done["soup"]
   compared = workdir / "initialise" / initialise.RESULT_FILE
   quality = cache.read_json(workdir / "evaluate" / "quality.json")
   return {
-    "stages": rows,
-    "final": {k: final[k] for k in ("checkpoint", "hash")}
-    | {"metrics": done["evaluate"].metrics},
-    "seconds": round(seconds, 2),
+    "final": {
+      "checkpoint": cache.checkpoint_of(workdir, final),
+      "hash": final.hash,
+      "metrics": done["evaluate"].metrics,
+    },
     "quality": quality,
     "initialisation": cache.read_json(compared),
     "mixtures": cache.read_json(workdir / "mixture" / finetuning.TRIALS_FILE)
@@ -136,30 +191,11 @@ def _summary(
     if "ablation" in done
     else {},
     "data_hash": done["tokenizer"].metrics["data_hash"],
-    "command": query_command(workdir),
-    "versions": train.versions(),
+    "command": indexing.query_command(workdir, QUESTION),
   }
 
 
-def query_command(workdir: pathlib.Path) -> str:
-  """What to type next, by a name that works in this shell."""
-  program = pathlib.Path(sys.argv[0])
-  if shutil.which("embeddinggemma") or program.name != "embeddinggemma":
-    program = pathlib.Path("embeddinggemma")
-  elif program.is_relative_to(pathlib.Path.cwd()):
-    program = program.relative_to(pathlib.Path.cwd())
-  return shlex.join(
-    [
-      str(program),
-      "query",
-      f"--model={workdir}",
-      f"--index={workdir / 'index'}",
-      "how do I parse a date",
-    ]
-  )
-
-
-def _print_end(
+def _show(
   summary: Mapping[str, Any], workdir: pathlib.Path, console: Console
 ) -> None:
   finetunes = sorted((workdir / "finetune").glob(f"*/{hooks.METRICS}"))
@@ -169,14 +205,4 @@ def _print_end(
   quality = summary["quality"].get("test", {})
   shown = {**summary, "quality": quality, "curves": curves}
   report.write_report(workdir / "report.html", shown)
-  console.rule("result", align="left")
   console.print(report.terminal_table(shown))
-  console.print(
-    f"report  {workdir / 'report.html'}", highlight=False, soft_wrap=True
-  )
-  console.print(
-    f"ask it  {summary['command']}",
-    highlight=False,
-    soft_wrap=True,
-    markup=False,
-  )

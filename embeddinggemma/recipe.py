@@ -17,6 +17,7 @@ from embeddinggemma.finetuning import (
   TeachConfig,
   teacher_of,
 )
+from embeddinggemma.indexing import IndexConfig
 from embeddinggemma.initialise import InitialiseConfig
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.model.config import ModelConfig
@@ -29,15 +30,6 @@ from embeddinggemma.stages import (
   TrainConfig,
 )
 from embeddinggemma.types import BadInput
-
-
-@dataclasses.dataclass(frozen=True)
-class IndexConfig:
-  """What the recipe indexes. Empty input: the standard library's modules, or
-  the positives of the user's pairs."""
-
-  input: str
-  dim: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +114,14 @@ def build(tree: Mapping[str, Any]) -> RecipeConfig:
   configs/recipe.py puts seed, steps, ... at the top; they are references to
   the same values inside the stages.
   """
+  return config.build(RecipeConfig, without_knobs(RecipeConfig, tree))
+
+
+def without_knobs(cls: type, tree: Mapping[str, Any]) -> dict[str, Any]:
+  """The tree of a recipe of this class without a stage's keys at its top."""
   knobs = {f.name for f in dataclasses.fields(TrainConfig)}
-  own = {f.name for f in dataclasses.fields(RecipeConfig)}
-  kept = {k: v for k, v in tree.items() if k in own or k not in knobs}
-  return config.build(RecipeConfig, kept)
+  own = {f.name for f in dataclasses.fields(cls)}
+  return {k: v for k, v in tree.items() if k in own or k not in knobs}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +148,8 @@ class Run:
       "text": inputs.dependencies(recipe.adapt),
       "start": inputs.parent(recipe.pretrain.init_from),
       "teacher": {**model.about, "width": model.width} if model else {},
-      "searched": _fingerprint("index.input", recipe.index.input),
-      "suite": _fingerprint("ablation.suite", recipe.ablation.suite),
+      "searched": fingerprint("index.input", recipe.index.input),
+      "suite": fingerprint("ablation.suite", recipe.ablation.suite),
     }
 
   @property
@@ -226,7 +222,7 @@ def check(recipe: RecipeConfig) -> None:
     )
 
 
-def _fingerprint(key: str, source: str) -> str:
+def fingerprint(key: str, source: str) -> str:
   """Changes when a file of a config's path does; "" where it names none."""
   if not source:
     return ""

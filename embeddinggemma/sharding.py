@@ -30,6 +30,7 @@ RULES = (
   (r"mlp/down$", P(None, "fsdp")),
   (r"model/up$", P("fsdp", None)),
   (r"model/down$", P(None, "fsdp")),
+  (r"aux/lora/.*/[ab]$", P()),
   (r"(norm/scale|pooling/query|aux/projection|count|step)$", P()),
 )
 

@@ -18,6 +18,7 @@ from embeddinggemma import config as config_lib
 from embeddinggemma import objectives, sharding
 from embeddinggemma.config import (
   DataConfig,
+  LoraConfig,
   LossConfig,
   MeshConfig,
   OptimizerConfig,
@@ -36,7 +37,7 @@ from embeddinggemma.losses import (
 )
 from embeddinggemma.model import adapt as surgery
 from embeddinggemma.model import decoder as decoder_lib
-from embeddinggemma.model import embedder
+from embeddinggemma.model import embedder, lora
 from embeddinggemma.model.config import (
   SEPARATE,
   EncoderDecoderConfig,
@@ -110,6 +111,7 @@ class PairConfig(TrainConfig):
   negatives: int = dataclasses.field(default=0, kw_only=True)
   # A folder of vectors that `teach` wrote; "": no teacher.
   teacher: str = dataclasses.field(default="", kw_only=True)
+  lora: LoraConfig = dataclasses.field(default=LoraConfig(), kw_only=True)
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -296,20 +298,32 @@ def finetune(config: PairConfig, mesh: Mesh) -> Stage:
   Pre-finetuning has larger batches and no hard negatives; the rest is alike.
   """
   encode = objectives.ENCODE_SIDES[config.calls](encoder(config.model, mesh))
-  return _stage(config, objectives.pair_objective(encode, terms(config), mesh))
+  stage = _stage(config, objectives.pair_objective(encode, terms(config), mesh))
+  if not config.lora.rank:
+    return stage
+  # The factors learn, and what else is in aux; the model keeps its values.
+  return dataclasses.replace(
+    stage,
+    view=lora.view(config.lora),
+    trainable=lambda path: path.startswith("aux/") and stage.trainable(path),
+  )
 
 
 def _init_pairs(config: PairConfig) -> Callable[[Key], Params]:
-  """An embedder, and in aux the projection to a teacher of another width."""
+  """An embedder, and in aux what learns beside it: the projection to a
+  teacher of another width, low-rank factors."""
   width, target = config.model.embed_dim, config.loss.teacher_width
   embedder_of = embedder.init(config.model)
-  if not (config.loss.distill and target):
-    return embedder_of
 
   def init(key: Key) -> Params:
-    own = jax.random.fold_in(key, 1)
-    projection = distill.init_projection(own, width, target)
-    return {**embedder_of(key), "aux": {distill.PROJECTION: projection}}
+    params, aux = embedder_of(key), {}
+    if config.loss.distill and target:
+      own = jax.random.fold_in(key, 1)
+      aux[distill.PROJECTION] = distill.init_projection(own, width, target)
+    if config.lora.rank:
+      own = jax.random.fold_in(key, 2)
+      aux[lora.LORA] = lora.init(params["model"], config.lora.rank, own)
+    return {**params, "aux": aux}
 
   return init
 
@@ -394,6 +408,12 @@ def make(config: TrainConfig, mesh: Mesh) -> Stage:
 def init(config: TrainConfig) -> Callable[[Key], Params]:
   """key -> fresh parameters of the stage's model."""
   return STAGES[config.stage].init(config)
+
+
+def view_of(config: TrainConfig) -> str:
+  """What a checkpoint says of how its weights are seen."""
+  factored = isinstance(config, PairConfig) and config.lora.rank
+  return lora.VIEW if factored else "identity"
 
 
 def adopt(

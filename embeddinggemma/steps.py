@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import pathlib
 import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from embeddinggemma import (
@@ -16,19 +16,18 @@ from embeddinggemma import (
   cache,
   doctor,
   finetuning,
+  indexing,
   initialise,
   inputs,
   train,
   verbs,
 )
 from embeddinggemma.cache import Done, Step
-from embeddinggemma.data import corpus, jsonl
+from embeddinggemma.data import corpus
 from embeddinggemma.evaluate import suite
 from embeddinggemma.load import assemble, load
 from embeddinggemma.recipe import Run
 from embeddinggemma.stages import TrainConfig
-
-DOCUMENTS = "documents.jsonl"  # of the user's pairs, that the recipe indexes
 
 AllDone = Mapping[str, Done]
 
@@ -345,37 +344,18 @@ def _first(dims: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def _build_index(run: Run, directory: pathlib.Path) -> dict[str, Any]:
   """Indexes the configured input with the final model."""
-  model = load(run.workdir / "soup")
-  source, excluded = _index_source(run)
-  about = verbs.build_index(
-    model,
-    source,
-    directory / "index",
-    run.recipe.index.dim,
-    run.console,
-    excluded,
-  )
-  for path in (directory / "index").iterdir():
-    path.rename(directory / path.name)
-  (directory / "index").rmdir()
-  return {"chunks": about["chunks"], "source": about["source"]}
+  model, dim = run.workdir / "soup", run.recipe.index.dim
+  return indexing.build(model, _index_source(run), dim, directory, run.console)
 
 
-def _index_source(run: Run) -> tuple[pathlib.Path, Sequence[pathlib.Path]]:
+def _index_source(run: Run) -> indexing.Source:
   recipe = run.recipe
   if recipe.index.input:
-    return pathlib.Path(recipe.index.input), ()
-  if not recipe.prefinetune.data.path:
-    # The public top-level modules: enough to ask about, in half a minute.
-    library = pathlib.Path(sysconfig.get_path("stdlib"))
-    public = lambda p: p.is_file() and not p.name.startswith("_")
-    return library, [p for p in library.iterdir() if not public(p)]
-  rows = {
-    (pair.title, pair.positive) for pair in corpus.read_train(run.made.corpus)
-  }
-  # In the workdir: answers name this file and a line of it.
-  path = run.workdir / DOCUMENTS
-  jsonl.write_jsonl(
-    path, [{"text": text, "title": title} for title, text in sorted(rows)]
-  )
-  return path, ()
+    return indexing.Source(pathlib.Path(recipe.index.input))
+  if recipe.prefinetune.data.path:
+    return indexing.documents(run.made.corpus, run.workdir)
+  # The public top-level modules: enough to ask about, in half a minute.
+  library = pathlib.Path(sysconfig.get_path("stdlib"))
+  public = lambda p: p.is_file() and not p.name.startswith("_")
+  hidden = tuple(p for p in library.iterdir() if not public(p))
+  return indexing.Source(library, hidden)

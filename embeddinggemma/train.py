@@ -31,7 +31,7 @@ from embeddinggemma.data import (
   prompts,
 )
 from embeddinggemma.inputs import TOKENIZER_FILE, Inputs
-from embeddinggemma.model import adapt
+from embeddinggemma.model import adapt, lora
 from embeddinggemma.stages import (
   AdaptConfig,
   LanguageConfig,
@@ -124,12 +124,24 @@ def _adopt(
   """The same with what `read` makes of a checkpoint: tensors, or shapes."""
   if source is None:
     return fresh, [], []
+  _require_plain(source)
   given = read(source)
   other = config.decoder_from if isinstance(config, AdaptConfig) else ""
   decoder = read(checkpoint.find(other)) if other else None
   moved = stages.adopt(config, given, decoder)
   params, new = adapt.graft(fresh, moved)
   return params, new, adapt.dropped(given, moved)
+
+
+def _require_plain(source: pathlib.Path) -> None:
+  """Refuses weights that are to be seen through a view, not as they are."""
+  recipe = json.loads(checkpoint.read_files(source).get("recipe.json", b"{}"))
+  view = recipe.get("view", "identity")
+  if view != "identity":
+    raise BadInput(
+      f"checkpoint {source} needs the view {view!r} of its weights; start from"
+      " the final one of its training"
+    )
 
 
 def _read_shapes(path: pathlib.Path) -> Params:
@@ -222,8 +234,8 @@ def train(
       n, state, stream.state(), content
     )
     hook = fit_lib.Hook(config.every_checkpoint, save)
-    program = _program(config, stage, mesh)
-    state = _fit(config, program, state, stream, steps, hook, workdir, console)
+    compiled = program(config, stage, mesh)
+    state = _fit(config, compiled, state, stream, steps, hook, workdir, console)
   finally:
     store.close()
   rows = hooks.read_metrics(workdir / hooks.METRICS)
@@ -283,9 +295,9 @@ def _some(names: list[str]) -> str:
   return (", ".join(names[:3]) or "nothing") + more
 
 
-def _program(
+def program(
   config: TrainConfig, stage: Stage, mesh: jax.sharding.Mesh
-) -> step.Program:
+) -> step.ByShape:
   """The compiled step; runs that differ in data and start share it."""
   tree = _resolved(config)
   key = {k: v for k, v in tree.items() if k not in _NOT_COMPILED}
@@ -293,13 +305,13 @@ def _program(
   return cache.share(
     "program",
     key,
-    lambda: step.compile_step(stage, config.seed, mesh, options),
+    lambda: step.ByShape(step.compile_step(stage, config.seed, mesh, options)),
   )
 
 
 def _fit(
   config: TrainConfig,
-  program: step.Program,
+  compiled: step.Program,
   state: TrainState,
   stream: loader.Stream,
   steps: int,
@@ -313,7 +325,7 @@ def _fit(
     progress.start_at(first)
     observers = [log, hooks.progress_observer(progress)]
     try:
-      return fit_lib.fit(program, state, stream, steps, [save], observers)
+      return fit_lib.fit(compiled, state, stream, steps, [save], observers)
     finally:
       log.close()
 
@@ -326,10 +338,38 @@ def _result(
   workdir: pathlib.Path,
   console: Console,
 ) -> tuple[str, Params]:
-  """The final checkpoint: the last one, or the mean of the last ones."""
-  if not isinstance(config, AdaptConfig) or config.average == 1:
-    final = f"{checkpoint.CHECKPOINTS}/{steps}"
-    return final, jax.device_get(state.params)
+  """The final checkpoint: the last one, or what is made of the last ones."""
+  if isinstance(config, AdaptConfig) and config.average > 1:
+    return _averaged(config, steps, content, workdir, console)
+  if isinstance(config, PairConfig) and config.lora.rank:
+    return _merged(config, state, steps, content, workdir)
+  final = f"{checkpoint.CHECKPOINTS}/{steps}"
+  return final, jax.device_get(state.params)
+
+
+def _merged(
+  config: PairConfig,
+  state: TrainState,
+  steps: int,
+  content: checkpoint.Files,
+  workdir: pathlib.Path,
+) -> tuple[str, Params]:
+  """An ordinary model, for readers that know nothing of factors."""
+  params = jax.device_get(lora.merge(config.lora, state.params))
+  recipe = json.loads(content["recipe.json"]) | {"view": "identity"}
+  content = {**content, "recipe.json": _json(recipe)}
+  checkpoint.write(workdir / checkpoint.MERGED, params, content, steps)
+  return f"{checkpoint.MERGED}/{checkpoint.CHECKPOINTS}/{steps}", params
+
+
+def _averaged(
+  config: AdaptConfig,
+  steps: int,
+  content: checkpoint.Files,
+  workdir: pathlib.Path,
+  console: Console,
+) -> tuple[str, Params]:
+  """The mean of the last checkpoints."""
   last = checkpoint.steps(workdir)[-config.average :]
   places = [workdir / checkpoint.CHECKPOINTS / str(n) for n in last]
   try:
@@ -351,8 +391,13 @@ def _result(
 
 
 def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
-  """The small files of a checkpoint: all that any verb needs."""
+  """The small files of a checkpoint: all that any verb needs.
+
+  A parent's prompts are kept where they agree with ours, and its licence is.
+  """
   source = _source(config, made)
+  given = checkpoint.read_files(source) if source else {}
+  known = inputs.prompts_of(given)
   parents = {}
   if source is not None:
     parents["init"] = inputs.hash_of(source)
@@ -363,16 +408,18 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
     "parents": parents,
     "data": inputs.about(config, made),
     "config": dataclasses.asdict(config),
-    "view": "identity",
+    "view": stages.view_of(config),
     "versions": versions(),
     "command": sys.argv,
   }
   return {
     "model.json": _json(dataclasses.asdict(config.model)),
-    "prompts.json": _json(dict(prompts.PROMPTS)),
+    "prompts.json": given["prompts.json"]
+    if known and not inputs.other_prompts(known)
+    else _json(dict(prompts.PROMPTS)),
     "recipe.json": _json(recipe),
     TOKENIZER_FILE: made.tokenizer().model,
-    "LICENSE": _LICENSE.encode(),
+    "LICENSE": given.get("LICENSE", _LICENSE.encode()),
   }
 
 

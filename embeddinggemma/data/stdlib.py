@@ -96,6 +96,34 @@ def read_library(roots: Iterable[Root]) -> Library:
   return library
 
 
+def write_test(directory: pathlib.Path, max_queries: int) -> dict[str, int]:
+  """Writes a small test of general quality; returns {task: rows}.
+
+  Of the standard library's held-out modules: code retrieval with up to
+  `max_queries`, documentation and similarity with half of that, and labels of
+  about twice as many texts, half of which a probe is fitted on.
+  Nothing else is read, so that it is there in seconds.
+  """
+  root = pathlib.Path(sysconfig.get_path("stdlib"))
+  files = python_source.python_files(root)
+  found = [
+    python_source.read_module(name, path)
+    for name, path in files
+    if side("", name) == "test"
+  ]
+  modules = [module for module in found if module]
+  test = held_out.held_out(modules, set(), max_queries)
+  # The same queries again, harder, say nothing new of what is forgotten.
+  del test.retrieval["code_masked"]
+  # Whole labels: the rows come label by label.
+  most = max(2 * max_queries, 2 * held_out.MAX_LABEL_TEXTS)
+  labels = {label for _, label in test.classification[:most]}
+  rows = [row for row in test.classification if row[1] in labels]
+  test = test._replace(classification=rows)
+  held_out.write(directory, test)
+  return test.counts()
+
+
 def write_corpus(
   directory: pathlib.Path, roots: Sequence[Root] | None = None
 ) -> dict[str, dict[str, int]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from embeddinggemma.evaluate import (
   ablations,
   curves,
+  forgetting,
   metrics,
   mixtures,
   page,
@@ -42,6 +43,7 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
   summary: {"stages": [{"name", "seconds", "cached", "checkpoint", "hash",
   "metrics"}], "final", "seconds", "curves": {stage: [metrics rows]},
   "initialisation": see starts.section, "mixtures", "souped": see mixtures, "ablation": see ablations,
+  "forgetting": see forgetting.section,
   "quality": {system: {task: {dim or "":
   {metric: value}}}}, "command", "data_hash", "versions": {package: version}};
   every part may be missing or empty.
@@ -51,6 +53,7 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
     *_run(summary),
     *_command(summary),
     *_quality(summary.get("quality") or {}),
+    *forgetting.section(summary.get("forgetting") or {}),
     *mixtures.soup_section(summary.get("souped") or {}),
     *ablations.section(summary.get("ablation") or {}),
     *mixtures.section(summary.get("mixtures") or {}),

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -91,6 +92,33 @@ def compile_step(
 def abstract_state(stage: Stage, seed: int) -> TrainState:
   """A fresh state, to be traced for its shapes."""
   return _from_key(stage)(jax.random.key(seed))
+
+
+class ByShape:
+  """The step, compiled for each shape of batch when it is first needed.
+
+  Unlike a jitted function, it also compiles for shapes alone, of which no
+  array exists: so the memory of a step is known before it runs, and the run
+  has no second compilation.
+  """
+
+  def __init__(self, jitted: Any):
+    self._jitted = jitted
+    self._made: dict[Any, jax.stages.Compiled] = {}
+
+  def compiled(self, state: TrainState, batch: Any) -> jax.stages.Compiled:
+    """The program for arrays, or for shapes with their shardings."""
+    leaves, tree = jax.tree.flatten(batch)
+    key = tree, tuple((x.shape, np.dtype(x.dtype)) for x in leaves)
+    if key not in self._made:
+      self._made[key] = self._jitted.lower(state, batch).compile()
+    return self._made[key]
+
+  def __call__(
+    self, state: TrainState, batch: Any
+  ) -> tuple[TrainState, Metrics]:
+    """One step; the state is donated."""
+    return self.compiled(state, batch)(state, batch)
 
 
 def _from_key(stage: Stage) -> Callable[[Any], TrainState]:

@@ -1,0 +1,79 @@
+"""Your own pairs on top of an embedding model: no teacher, no negatives needed.
+
+  embeddinggemma run --config=configs/recipe.py:pairs,data=PAIRS,base=MODEL \\
+    --workdir=DIR
+
+PAIRS is a folder of */pairs.jsonl; MODEL is a checkpoint or the workdir of a
+run or an import. Sizes, tokenizer and prompts are those of MODEL. Values that
+are None follow from the pairs by what `choose` says. All of them are ours: the
+paper publishes none.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from embeddinggemma.config import parse_arg, sibling
+from embeddinggemma.data.prompts import TASKS
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  args = parse_arg(arg, data="", base="")
+  config = ConfigDict()
+  config.base = args["base"]
+  config.trainable = "all"  # or "no_table": a frozen table; or "lora"
+  config.lora = ConfigDict()
+  config.lora.rank = 16
+  config.lora.alpha = 32.0  # the factors' product counts alpha / rank
+
+  config.choose = ConfigDict()
+  config.choose.batch_size = 64
+  config.choose.epoch_batches = 8  # at least: a smaller batch for few pairs
+  config.choose.epochs = 3.0
+  config.choose.fewest_steps = 20
+  config.choose.most_steps = 2_000
+  config.choose.max_length = 256  # or the model's, if that is less
+  config.choose.negatives = 7  # or as many as a pair has, if that is less
+  config.choose.warmup = 0.1  # of the steps
+  config.choose.lr = ConfigDict({"all": 1e-4, "no_table": 1e-4, "lora": 1e-3})
+
+  tuning = sibling(__file__, "finetune").get_config("laptop")
+  del tuning.model, tuning.init, tuning.lora  # the base's; see trainable
+  tuning.data.path = args["data"]
+  # Every pair as often as any other.
+  tuning.data.weights = ConfigDict({task: 1.0 for task in TASKS})
+  tuning.data.size_exponent = 1.0
+  tuning.negatives = placeholder(int)  # hard ones of a query, at most
+  tuning.every_checkpoint = placeholder(int)
+  tuning.optimizer.lr = placeholder(float)
+  tuning.optimizer.warmup_steps = placeholder(int)
+  config.finetune = tuning
+
+  # Hard negatives, beside those that the pairs have.
+  config.mine = sibling(__file__, "mine").get_config()
+  config.mine.enabled = False
+  # What shows forgetting: a folder of tasks, or the held-out half of Python's
+  # standard library, with so many queries at most.
+  config.general = ConfigDict()
+  config.general.suite = ""
+  config.general.queries = 200
+  config.points = 5  # between base and result, both included, for the soup
+  config.index = ConfigDict()
+  config.index.input = ""  # a folder or a JSONL; empty: the pairs' positives
+  config.index.dim = 256  # or the model's, if that is less
+  config.memory = placeholder(float)  # GB to use; None: all that is free
+
+  # Common knobs at the top: references to the same values in the stage.
+  config.seed = tuning.seed
+  config.groups_per_device = tuning.groups_per_device
+  for name in ("steps", "batch_size", "max_length"):
+    config[name] = placeholder(int)
+  for name in (
+    "seed",
+    "groups_per_device",
+    "steps",
+    "batch_size",
+    "max_length",
+  ):
+    tuning[name] = config.get_ref(name)
+  config.mesh, config.optimizer = tuning.mesh, tuning.optimizer
+  return config

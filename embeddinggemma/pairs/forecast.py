@@ -1,0 +1,269 @@
+"""How long a training takes and what memory it needs, from steps that are run.
+
+Batches come in few shapes. Each is compiled as training will use it, the
+compiler says what memory it takes, and only if that fits, steps are timed.
+"""
+
+import collections
+import dataclasses
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import numpy as np
+
+from embeddinggemma import checkpoint, sharding, stages, streams, train
+from embeddinggemma.config import LoraConfig
+from embeddinggemma.evaluate import page
+from embeddinggemma.inputs import Inputs
+from embeddinggemma.pairs import config as config_lib
+from embeddinggemma.pairs import memory
+from embeddinggemma.stages import PairConfig
+from embeddinggemma.training import step
+from embeddinggemma.types import BadInput
+
+_DRAWN = 64  # batches of the run that its shapes are seen in
+_TIMED_SHAPES = 6  # the others' time is taken from their size
+_ROUNDS, _FEWEST_ROUNDS, _SECONDS = 8, 2, 12.0  # of timed steps
+_SLOW_SAVE = 3.0  # seconds, beside which what starts it is nothing
+_SHORTEST = 32  # tokens of a text, below which none is proposed
+
+
+class Shape(NamedTuple):
+  """A shape of batches: an example on the host, and how often it comes."""
+
+  batch: Any
+  share: float  # of the steps
+  positions: int
+
+
+class Training(NamedTuple):
+  """What a training is going to take: seconds and bytes."""
+
+  seconds: float  # compilation left out: it is done
+  compilation: float
+  step: float  # the mean
+  save: float  # of a checkpoint
+  memory: int
+  room: int
+  shapes: int
+
+
+def training(
+  stage: PairConfig, made: Inputs, directory: pathlib.Path, room: int
+) -> Training:
+  """Compiles and times a training; BadInput where it needs more than `room`."""
+  mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
+  data, _ = streams.dataset(stage, made, mesh.size)
+  shapes, packing = shapes_of(data, stage.steps)
+  began = time.perf_counter()
+  made_stage = stages.make(stage, mesh)
+  program = train.program(stage, made_stage, mesh)
+  state = abstract_state(made_stage, stage.seed, mesh)
+  largest = max(shapes, key=lambda shape: shape.positions)
+  needed = _memory(program, state, largest, mesh)
+  if needed > room:
+    raise Unfit(needed)
+  known = sorted(shapes, key=lambda s: -s.share * s.positions)[:_TIMED_SHAPES]
+  for shape in known:
+    program.compiled(state, _abstract(shape.batch, mesh))
+  compilation = time.perf_counter() - began
+  began = time.perf_counter()
+  params, *_ = train.start(stage, made)
+  real = step.init_state(made_stage, stage.seed, mesh, params)
+  del params
+  starting = time.perf_counter() - began
+  real, seconds = _timed(program, real, known, mesh)
+  save = _save_seconds(real, directory)
+  pace = sum(seconds) / sum(shape.positions for shape in known)
+  times = dict(zip(map(id, known), seconds, strict=True))
+  mean = sum(s.share * times.get(id(s), pace * s.positions) for s in shapes)
+  mean = max(mean, packing)
+  compiles = compilation / len(known) * (len(shapes) - len(known))
+  saves = -(-stage.steps // stage.every_checkpoint) + bool(stage.lora.rank)
+  whole = starting + compiles + stage.steps * mean + saves * save
+  return Training(whole, compilation, mean, save, needed, room, len(shapes))
+
+
+class Unfit(Exception):
+  """A training needs more memory than there is: so many bytes."""
+
+  def __init__(self, needed: int):
+    super().__init__(needed)
+    self.needed = needed
+
+
+def shapes_of(data: grain.MapDataset, steps: int) -> tuple[list[Shape], float]:
+  """The shapes of a run's batches, and the seconds that one takes to make."""
+  numbers = np.unique(np.linspace(0, steps - 1, min(steps, _DRAWN)).astype(int))
+  found: dict[Any, Any] = {}
+  counts: collections.Counter[Any] = collections.Counter()
+  began = time.perf_counter()
+  for number in numbers.tolist():
+    loaded: Any = data[number]
+    leaves, tree = jax.tree.flatten(loaded.batch)
+    key = tree, tuple(np.shape(leaf) for leaf in leaves)
+    counts[key] += 1
+    found.setdefault(key, loaded)
+  packing = (time.perf_counter() - began) / len(numbers)
+  shapes = [
+    Shape(loaded.batch, counts[key] / len(numbers), loaded.capacity)
+    for key, loaded in found.items()
+  ]
+  return shapes, packing
+
+
+def abstract_state(stage: Any, seed: int, mesh: jax.sharding.Mesh) -> Any:
+  """The state's shapes with their shardings: nothing is allocated."""
+  state = jax.eval_shape(lambda: step.abstract_state(stage, seed))
+  shardings = sharding.tree_shardings(state, mesh)
+  place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+  return jax.tree.map(place, state, shardings)
+
+
+def _abstract(batch: Any, mesh: jax.sharding.Mesh) -> Any:
+  def place(x: Any) -> jax.ShapeDtypeStruct:
+    x = np.asarray(x)
+    split = sharding.batch_sharding(mesh, x.shape)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split)
+
+  return jax.tree.map(place, batch)
+
+
+def _memory(
+  program: step.ByShape, state: Any, shape: Shape, mesh: jax.sharding.Mesh
+) -> int:
+  """Bytes that the process holds while it trains.
+
+  Arguments, temporaries, and outputs that take the place of no argument. In a
+  host's memory stand all its devices', and a copy of the state while it is
+  saved.
+  """
+  compiled = program.compiled(state, _abstract(shape.batch, mesh))
+  found = compiled.memory_analysis()
+  # A backend that says nothing gives None.
+  of = lambda name: getattr(found, f"{name}_size_in_bytes", 0)
+  own = of("argument") + of("temp") + of("output") - of("alias")
+  if not memory.on_host():
+    return memory.held() + own
+  saved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  return memory.held() + own * len(jax.local_devices()) + saved
+
+
+def _timed(
+  program: step.ByShape, state: Any, shapes: list[Shape], mesh: Any
+) -> tuple[Any, list[float]]:
+  """Mean seconds of a step of each shape, over rounds through all of them."""
+  seconds = np.zeros(len(shapes))
+  rounds, began = 0, time.perf_counter()
+  for number in range(-1, _ROUNDS):
+    spent = time.perf_counter() - began
+    if number >= _FEWEST_ROUNDS and spent > _SECONDS:
+      break
+    for place, shape in enumerate(shapes):
+      started = time.perf_counter()
+      batch = sharding.to_devices(shape.batch, mesh)
+      state, metrics = program(state, batch)
+      jax.block_until_ready((state, metrics))
+      if number >= 0:  # the round before that touches memory for the first time
+        seconds[place] += time.perf_counter() - started
+    rounds = number + 1
+  return state, (seconds / rounds).tolist()
+
+
+def _save_seconds(state: Any, directory: pathlib.Path) -> float:
+  """Of a checkpoint that is written and thrown away."""
+  place = directory / "probe"
+  seconds = 0.0
+  for _ in range(2):  # the first also starts what writes
+    began = time.perf_counter()
+    store = checkpoint.Checkpoints(place)
+    try:
+      store.save(0, state, {}, {})
+    finally:
+      store.close()
+    seconds = time.perf_counter() - began
+    shutil.rmtree(place)
+    if seconds > _SLOW_SAVE:
+      break
+  return seconds
+
+
+def advice(
+  stage: PairConfig, lora: LoraConfig, made: Inputs, unfit: Unfit, room: int
+) -> BadInput:
+  """What to say of a training that does not fit: the first way that would."""
+  gb = lambda size: f"{size / memory.GB:.2f} GB"
+  said = f"training needs about {gb(unfit.needed)}, there are {gb(room)}"
+  least = unfit.needed
+  for flags, other in smaller(stage, lora):
+    needed = _needed(other, made)
+    if needed <= room:
+      return BadInput(f"{said}; {flags} takes about {gb(needed)}")
+    least = min(least, needed)
+  return BadInput(
+    f"{said}, and no smaller way tried takes less than {gb(least)}; use a"
+    " smaller base or a larger machine"
+  )
+
+
+def _needed(stage: PairConfig, made: Inputs) -> int:
+  """Bytes of a training; compiled, not run."""
+  mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
+  data, _ = streams.dataset(stage, made, mesh.size)
+  shapes, _ = shapes_of(data, stage.steps)
+  made_stage = stages.make(stage, mesh)
+  program = train.program(stage, made_stage, mesh)
+  state = abstract_state(made_stage, stage.seed, mesh)
+  return _memory(program, state, max(shapes, key=lambda s: s.positions), mesh)
+
+
+def smaller(
+  stage: PairConfig, lora: LoraConfig
+) -> Iterator[tuple[str, PairConfig]]:
+  """Ways that take less memory, from the least change on: (flags, stage)."""
+  mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
+  most = stage.batch_size // mesh.size
+  grouped = lambda given, groups: (
+    f"--config.groups_per_device={groups}",
+    dataclasses.replace(given, groups_per_device=groups),
+  )
+  for groups in (4 * stage.groups_per_device, most):
+    if stage.groups_per_device < groups <= most and not most % groups:
+      yield grouped(stage, groups)
+  kinds = [] if stage.lora.rank else ["no_table", "lora"]
+  if config_lib.TABLE in stage.frozen:
+    kinds = kinds[1:]
+  for kind in kinds:
+    flag = f"--config.trainable={kind}"
+    plain = dataclasses.replace(stage, frozen=())
+    other = config_lib.trains(plain, kind, lora)
+    yield flag, other
+    more, fully = grouped(other, most)
+    yield f"{flag} {more}", fully
+  least = dataclasses.replace(stage, groups_per_device=most)
+  flags = f"--config.groups_per_device={most}"
+  if kinds:
+    least = config_lib.trains(
+      dataclasses.replace(least, frozen=()), "lora", lora
+    )
+    flags = f"--config.trainable=lora {flags}"
+  length = stage.max_length // 2
+  while length >= _SHORTEST:
+    shorter = dataclasses.replace(least, max_length=length)
+    yield f"{flags} --config.max_length={length}", shorter
+    length //= 2
+
+
+def said(found: Mapping[str, Any]) -> str:
+  """The forecast as a line."""
+  return (
+    f"forecast: {page.duration(found['seconds'])} (training"
+    f" {page.duration(found['training'])}, scoring {page.duration(found['scoring'])}),"
+    f" memory about {found['memory'] / memory.GB:.1f} GB of"
+    f" {found['room'] / memory.GB:.1f} GB"
+  )

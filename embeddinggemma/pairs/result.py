@@ -1,0 +1,100 @@
+"""What a run on own pairs leaves: summary, page, and what is printed."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from embeddinggemma import cache, indexing
+from embeddinggemma.cache import Done
+from embeddinggemma.data import corpus
+from embeddinggemma.evaluate import forgetting, report
+from embeddinggemma.pairs import scores
+from embeddinggemma.pairs.steps import SCORES_FILE, Run
+from embeddinggemma.training import hooks
+
+FORECAST = ("finetune", "evaluate", "soup", "index")  # what it is of
+_QUESTION = 60  # characters
+
+
+def summary(run: Run, done: Mapping[str, Done]) -> dict[str, Any]:
+  """What summary.json holds besides the stages."""
+  tuned, soup = done["finetune"], done["soup"]
+  of = lambda name: cache.read_json(run.workdir / name / SCORES_FILE)
+  took = sum(done[name].seconds for name in FORECAST)
+  return {
+    "final": {
+      "checkpoint": cache.checkpoint_of(run.workdir, tuned),
+      "hash": tuned.hash,
+      "metrics": done["evaluate"].metrics,
+    },
+    "base": {"path": run.config.base, "hash": run.config.base_hash},
+    "forgetting": {
+      "before": of("before"),
+      "after": of("evaluate"),
+      "soup": _soup(run, done),
+    },
+    "soup": {
+      "checkpoint": cache.checkpoint_of(run.workdir, soup),
+      "hash": soup.hash,
+      "command": _soup_command(run) if soup.checkpoint else "",
+    },
+    "forecast": {**done["forecast"].metrics, "took": took},
+    "data_hash": done["inputs"].metrics["data_hash"],
+    "command": indexing.query_command(run.workdir, _question(run)),
+  }
+
+
+def _soup(run: Run, done: Mapping[str, Done]) -> dict[str, Any]:
+  found = done["soup"].metrics
+  names = (scores.TEST, scores.VALIDATION, scores.GENERAL)
+  return {
+    "points": found["points"],
+    "share": found.get("share"),
+    "means": {name: found[name] for name in names if name in found},
+  }
+
+
+def _soup_command(run: Run) -> str:
+  """How the soup is used instead of the result: it needs its own index."""
+  source = run.config.index.input or str(run.workdir / indexing.DOCUMENTS)
+  return indexing.command(
+    "index",
+    f"--model={run.workdir / 'soup'}",
+    f"--input={source}",
+    f"--output={run.workdir / 'soup-index'}",
+  )
+
+
+def _question(run: Run) -> str:
+  """A query of the user's own, held out where there are such."""
+  own = run.suites.get(scores.TEST) or run.suites.get(scores.VALIDATION)
+  if own:
+    text = own[0].queries[0]
+  else:
+    text = corpus.read_train(run.made.corpus)[0].query
+  return text.strip().splitlines()[0][:_QUESTION].strip()
+
+
+def show(found: Mapping[str, Any], run: Run) -> None:
+  """Writes report.html and prints the tables of a summary."""
+  console = run.console
+  metrics = run.workdir / "finetune" / hooks.METRICS
+  curves = {"finetune": hooks.read_metrics(metrics)}
+  page = pathlib.Path(run.workdir / "report.html")
+  report.write_report(page, {**found, "curves": curves})
+  for table in forgetting.tables(found["forgetting"]):
+    console.print(table)
+  lines = [
+    forgetting.verdict(found["forgetting"]),
+    forgetting.forecast(found["forecast"]),
+    f"result  {found['final']['checkpoint']}  weights"
+    f" {found['final']['hash'][:12]}",
+  ]
+  if found["soup"]["checkpoint"]:
+    lines += [
+      f"soup    {found['soup']['checkpoint']}  weights"
+      f" {found['soup']['hash'][:12]}",
+      f"use it  {found['soup']['command']}",
+    ]
+  for line in lines:
+    console.print(line, highlight=False, soft_wrap=True, markup=False)

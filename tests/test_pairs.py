@@ -1,0 +1,363 @@
+"""Own pairs on a base, as a user runs it: forecast, killed, continued, refused."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from embeddinggemma import checkpoint, main
+from embeddinggemma import config as config_lib
+from embeddinggemma.pairs import config, forecast, memory
+
+STAGES = (
+  "inputs",
+  "general",
+  "before",
+  "forecast",
+  "finetune",
+  "evaluate",
+  "soup",
+  "index",
+)
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory, write_pairs, small_pairs) -> pathlib.Path:
+  """So many pairs that both held-out sides have tasks."""
+  return write_pairs(tmp_path_factory.mktemp("own"), small_pairs(240))
+
+
+@pytest.fixture(scope="module")
+def command(own, trained):
+  def make(workdir: pathlib.Path, *more: str) -> list[str]:
+    return [
+      "run",
+      f"--config=configs/recipe.py:pairs,data={own},base={trained}",
+      f"--workdir={workdir}",
+      f"--config.steps={STEPS}",
+      "--config.finetune.every_checkpoint=4",
+      "--config.general.queries=20",
+      "--config.points=3",
+      *more,
+    ]
+
+  return make
+
+
+@pytest.fixture(scope="module")
+def finished(command, tmp_path_factory) -> tuple[pathlib.Path, dict]:
+  """The workdir of an undisturbed run, and its summary."""
+  workdir = tmp_path_factory.mktemp("pairs")
+  assert main.call(command(workdir)) == 0
+  return workdir, summary(workdir)
+
+
+def summary(workdir: pathlib.Path) -> dict:
+  return json.loads((workdir / "summary.json").read_text())
+
+
+def digest(place: pathlib.Path) -> str:
+  found = checkpoint.read_params(checkpoint.find(place))
+  return checkpoint.content_hash(found)
+
+
+def cached(found: dict) -> set[str]:
+  return {stage["name"] for stage in found["stages"] if stage["cached"]}
+
+
+def last_error(capsys) -> str:
+  return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_summary_says_what_came_of_it(finished, trained):
+  workdir, found = finished
+  assert [stage["name"] for stage in found["stages"]] == list(STAGES)
+  assert (
+    digest(workdir) == found["final"]["hash"] == digest(workdir / "finetune")
+  )
+  assert found["base"]["hash"] == digest(trained) != found["final"]["hash"]
+  before, after = (found["forgetting"][k] for k in ("before", "after"))
+  assert (
+    set(before)
+    == set(after)
+    == {
+      "own test",
+      "own validation",
+      "general",
+    }
+  )
+  assert {"code", "documentation", "sts", "classification"} <= set(
+    before["general"]["tasks"]
+  )
+  page = (workdir / "report.html").read_text()
+  assert "Before and after" in page and "within noise" in page
+
+
+def test_training_learns(finished):
+  rows = (finished[0] / "finetune" / "metrics.jsonl").read_text().splitlines()
+  losses = [json.loads(row)["loss"] for row in rows]
+  assert len(losses) == STEPS
+  assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+def test_the_soup_is_the_best_point(finished, trained):
+  workdir, found = finished
+  soup = found["forgetting"]["soup"]
+  points = soup["points"]
+  assert [point["share"] for point in points] == [0.0, 0.5, 1.0]
+  best = max(points, key=lambda p: (round(p["mean"], 4), p["share"]))
+  assert soup["share"] == best["share"]
+  assert digest(workdir / "soup") == found["soup"]["hash"]
+  ends = {0.0: found["base"]["hash"], 1.0: found["final"]["hash"]}
+  if soup["share"] in ends:
+    assert found["soup"]["hash"] == ends[soup["share"]]
+  # The ends' scores are those before and after.
+  for share, side in ((0, "before"), (-1, "after")):
+    scores = found["forgetting"][side]
+    for name in ("own validation", "general"):
+      assert points[share][name] == scores[name]["mean"]
+  assert f"--model={workdir / 'soup'}" in found["soup"]["command"]
+  assert not (workdir / "soup" / "point").exists()
+
+
+def test_the_forecast_has_its_parts(finished):
+  found = finished[1]["forecast"]
+  assert found["seconds"] == pytest.approx(found["training"] + found["scoring"])
+  assert found["training"] >= STEPS * found["step"] > 0
+  assert 0 < found["memory"] < found["room"]
+  assert found["took"] > 0
+
+
+def test_the_result_answers(finished, capsys):
+  workdir, _ = finished
+  argv = ["query", f"--model={workdir}", f"--index={workdir / 'index'}"]
+  assert main.call([*argv, "--json", "copper lantern"]) == 0
+  hits = json.loads(capsys.readouterr().out)
+  assert "copper" in hits[0]["snippet"]
+
+
+def test_a_second_run_does_nothing(command, finished):
+  workdir, found = finished
+  assert main.call(command(workdir)) == 0
+  again = summary(workdir)
+  assert cached(again) == set(STAGES)
+  assert again["final"] == found["final"] and again["soup"] == found["soup"]
+
+
+def test_killed_in_training_it_ends_with_the_same_weights(
+  command, finished, tmp_path
+):
+  metrics = tmp_path / "finetune" / "metrics.jsonl"
+  process = subprocess.Popen(
+    [sys.executable, "-m", "embeddinggemma", *command(tmp_path)],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+    env=os.environ | {"GLIBC_TUNABLES": ""},
+  )
+  deadline = time.monotonic() + 240
+  while not (metrics.is_file() and metrics.read_text().count("\n") >= 6):
+    assert process.poll() is None, "the run ended before it could be killed"
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not (tmp_path / "summary.json").exists()
+  assert main.call(command(tmp_path)) == 0
+  _, whole = finished
+  found = summary(tmp_path)
+  assert cached(found) >= {"inputs", "general", "before", "forecast"}
+  assert found["final"]["hash"] == whole["final"]["hash"]
+  assert found["soup"]["hash"] == whole["soup"]["hash"]
+
+
+def test_factors_learn_and_the_table_stays(
+  command, finished, trained, tmp_path
+):
+  """A change of what is trained leaves split and scores before as they are."""
+  workdir = tmp_path / "w"
+  shutil.copytree(finished[0], workdir)
+  argv = command(workdir, "--config.trainable=lora", "--config.lora.rank=2")
+  argv += ["--config.mine.enabled=True", "--config.mine.search=stemmed"]
+  assert main.call(argv) == 0
+  found = summary(workdir)
+  assert cached(found) == {"inputs", "general", "before"}
+  assert "mine" in [stage["name"] for stage in found["stages"]]
+  assert (
+    digest(workdir) == found["final"]["hash"] != finished[1]["final"]["hash"]
+  )
+  base, result = (
+    checkpoint.read_params(checkpoint.find(place))["model"]
+    for place in (trained, workdir)
+  )
+  table = lambda tree: tree["encoder"]["embedding"]
+  np.testing.assert_array_equal(table(base), table(result))
+  assert abs(base["up"] - result["up"]).max() > 0
+  recipe = checkpoint.read_files(checkpoint.find(workdir))["recipe.json"]
+  told = json.loads(recipe)["config"]
+  assert told["negatives"] == 1 and told["optimizer"]["lr"] == 1e-3
+
+
+def test_what_does_not_fit_is_refused_before_training(
+  command, finished, tmp_path, capsys
+):
+  workdir = tmp_path / "w"
+  shutil.copytree(finished[0], workdir)
+  argv = command(workdir, "--config.memory=0.01", "--config.seed=1")
+  assert main.call(argv) == 2
+  said = last_error(capsys)
+  assert "training needs about" in said and "there are 0.01 GB" in said
+  assert not (workdir / "forecast.partial").exists()
+
+
+def test_smaller_ways_begin_with_the_least_change(finished):
+  tree = checkpoint.read_files(checkpoint.find(finished[0]))["recipe.json"]
+  stage = config_lib.build(config.PairConfig, json.loads(tree)["config"])
+  stage = config.dataclasses.replace(stage, batch_size=128, max_length=64)
+  lora = config.LoraConfig(4, 8.0)
+  ways = dict(forecast.smaller(stage, lora))
+  per_device = 128 // len(jax.devices())
+  most = f"--config.groups_per_device={per_device}"
+  assert list(ways) == [
+    "--config.groups_per_device=4",
+    most,
+    "--config.trainable=no_table",
+    f"--config.trainable=no_table {most}",
+    "--config.trainable=lora",
+    f"--config.trainable=lora {most}",
+    f"--config.trainable=lora {most} --config.max_length=32",
+  ]
+  assert ways["--config.trainable=no_table"].frozen == (config.TABLE,)
+  assert ways["--config.trainable=lora"].lora == lora
+  shortest = list(ways.values())[-1]
+  assert shortest.max_length == 32 and shortest.lora == lora
+
+
+@pytest.mark.parametrize(
+  ("pairs", "batch", "steps"),
+  [(60, 8, 20), (120, 8, 45), (600, 64, 28), (10**6, 64, 2000)],
+)
+def test_batch_and_steps_follow_from_the_pairs(pairs, batch, steps):
+  choose = config.ChooseConfig(64, 8, 3.0, 20, 2000, 256, 7, 0.1, {})
+  assert config.batch_size(choose, pairs) == batch
+  assert config.steps_of(choose, pairs, batch) == steps
+
+
+def test_memory_is_there_and_held():
+  held = memory.held()
+  assert 50e6 < held < memory.room()
+  block = np.ones(10**8, np.uint8)
+  assert memory.held() > held + 0.9 * block.nbytes
+
+
+@pytest.fixture(scope="module")
+def language_model(trained, tmp_path_factory) -> pathlib.Path:
+  """The base's encoder as a decoder: no head."""
+  place = checkpoint.find(trained)
+  encoder = checkpoint.read_params(place)["model"]["encoder"]
+  workdir = tmp_path_factory.mktemp("decoder")
+  params = {"model": {"decoder": encoder}, "aux": {}}
+  checkpoint.write(workdir, params, checkpoint.read_files(place))
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def other_prompts(trained, tmp_path_factory) -> pathlib.Path:
+  """The base with another prompt of queries."""
+  place = checkpoint.find(trained)
+  files = checkpoint.read_files(place)
+  prompts = json.loads(files["prompts.json"]) | {"query": "Q: "}
+  workdir = tmp_path_factory.mktemp("prompts")
+  files |= {"prompts.json": json.dumps(prompts).encode()}
+  checkpoint.write(workdir, checkpoint.read_params(place), files)
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def short_table(trained, tmp_path_factory) -> pathlib.Path:
+  """The base with fewer rows than its tokenizer has pieces."""
+  place = checkpoint.find(trained)
+  files = checkpoint.read_files(place)
+  model = json.loads(files["model.json"]) | {"vocab_size": 300}
+  files |= {"model.json": json.dumps(model).encode()}
+  workdir = tmp_path_factory.mktemp("short")
+  checkpoint.write(workdir, checkpoint.read_params(place), files)
+  return workdir
+
+
+@pytest.mark.parametrize(
+  ("arg", "flags", "message"),
+  [
+    ("data={own},base=none", [], "none does not exist; give a checkpoint"),
+    ("data={own}", [], "base= is missing"),
+    ("base={trained}", [], "data= is missing"),
+    ("data=none,base={trained}", [], "none: no such folder"),
+    ("data={own},base={language_model}", [], "no embedding head"),
+    ("data={own},base={short_table}", [], "they are not of one model"),
+    ("data={own},base={other_prompts}", [], "its prompt 'query' is 'Q: '"),
+    (
+      "data={own},base={trained}",
+      ["--config.trainable=some"],
+      "trainable='some' is unknown; use one of all, no_table, lora",
+    ),
+    (
+      "data={own},base={trained}",
+      ["--config.max_length=128"],
+      "max_length=128 exceeds model.max_length=64",
+    ),
+    (
+      "data={own},base={trained}",
+      ["--config.trainable=lora", "--config.lora.rank=0"],
+      "lora.rank=0 must be at least 1",
+    ),
+    (
+      "data={own},base={trained}",
+      ["--config.general.suite=none"],
+      "general.suite=none does not exist",
+    ),
+    (
+      "data={own},base={trained}",
+      ["--config.mine.enabled=True", "--config.mine.search=fast"],
+      "search='fast' is unknown",
+    ),
+    ("data={own},base={trained}", ["--config.points=1"], "points=1 must be"),
+    ("data={own},base={trained}", ["--config.memory=0."], "memory=0.0 must"),
+  ],
+)
+def test_bad_input_is_one_line_before_any_work(
+  arg, flags, message, request, tmp_path, capsys
+):
+  class Fixtures(dict):
+    def __missing__(self, name: str) -> pathlib.Path:
+      return request.getfixturevalue(name)
+
+  workdir = tmp_path / "w"
+  config = f"--config=configs/recipe.py:pairs,{arg.format_map(Fixtures())}"
+  assert main.call(["run", config, f"--workdir={workdir}", *flags]) == 2
+  assert message in last_error(capsys)
+  assert not workdir.exists()
+
+
+def test_a_base_is_for_pairs_alone(tmp_path, capsys):
+  argv = ["run", "--config=configs/recipe.py:tiny,base=x"]
+  assert main.call([*argv, f"--workdir={tmp_path / 'w'}"]) == 2
+  assert "base=x is for configs/recipe.py:pairs" in last_error(capsys)
+
+
+def test_a_bad_line_stops_or_is_skipped(own, trained, tmp_path, capsys):
+  data = tmp_path / "data"
+  shutil.copytree(own, data)
+  with (data / "small" / "pairs.jsonl").open("a") as file:
+    file.write('{"query": "no positive"}\n')
+  argv = ["run", f"--config=configs/recipe.py:pairs,data={data},base={trained}"]
+  assert main.call([*argv, f"--workdir={tmp_path / 'w'}"]) == 2
+  assert "pairs.jsonl:241: no field 'positive'" in last_error(capsys)
+  assert not (tmp_path / "w").exists()
