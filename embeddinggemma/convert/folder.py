@@ -21,16 +21,16 @@ def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
   The cache of huggingface_hub is made of links, from snapshots/REVISION into
   the blobs beside it; these pass.
   """
-  path = folder / name
+  path, parts = folder / name, pathlib.PurePath(name)
   root = folder.resolve()
-  roots = [root]
-  if root.parent.name == "snapshots":
-    roots.append(root.parent.parent / "blobs")
-  if (
-    pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts
-  ):
+  blobs = [
+    place.parents[1] / "blobs"
+    for place in (root, *root.parents)
+    if place.parent.name == "snapshots"
+  ]
+  if parts.is_absolute() or ".." in parts.parts:
     raise BadInput(f"{folder}: {name!r} leaves the folder; it is not opened")
-  if not any(path.resolve().is_relative_to(place) for place in roots):
+  if not any(path.resolve().is_relative_to(place) for place in (root, *blobs)):
     raise BadInput(
       f"{path} is a link out of its folder; it is not opened; copy the file"
       " into the folder if you trust it"

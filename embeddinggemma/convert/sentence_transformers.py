@@ -31,7 +31,7 @@ POOLING, UP, DOWN = "1_Pooling", "2_Dense", "3_Dense"
 IDENTITY = "torch.nn.modules.linear.Identity"
 SETTINGS = "config_sentence_transformers.json"
 LENGTH = "sentence_bert_config.json"
-_KINDS = ("Transformer", "Pooling", "Dense", "Dense", "Normalize")
+KINDS = ("Transformer", "Pooling", "Dense", "Dense", "Normalize")
 DENSE_WEIGHT = "linear.weight"
 _POOLED = "sentence_embedding"
 _PREFIXES = ("", "model.")  # of the encoder's tensors
@@ -83,10 +83,10 @@ def _modules(folder: pathlib.Path) -> Sequence[pathlib.Path]:
     raise BadInput(f"{place} cannot be read: {error}") from None
   for kind in kinds:
     known = kind.startswith("sentence_transformers.")
-    if not known or kind.split(".")[-1] not in _KINDS:
+    if not known or kind.split(".")[-1] not in KINDS:
       raise BadInput(
         f"{place} holds the module {kind}, which is not supported; an"
-        f" EmbeddingGemma is {', '.join(_KINDS)}"
+        f" EmbeddingGemma is {', '.join(KINDS)}"
       )
   short = [kind.split(".")[-1] for kind in kinds]
   if short.count("Dense") < 2:
@@ -95,9 +95,9 @@ def _modules(folder: pathlib.Path) -> Sequence[pathlib.Path]:
       " cosines to the model's vectors would be about 0; take the folder that"
       " has 2_Dense and 3_Dense"
     )
-  if tuple(short) != _KINDS:
+  if tuple(short) != KINDS:
     raise BadInput(
-      f"{place} is {', '.join(short)}; an EmbeddingGemma is {', '.join(_KINDS)}"
+      f"{place} is {', '.join(short)}; an EmbeddingGemma is {', '.join(KINDS)}"
     )
   return [folders.inside(folder, path) if path else folder for path in paths]
 

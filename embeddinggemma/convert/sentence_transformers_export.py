@@ -8,7 +8,6 @@ of tensors without a prefix.
 import contextlib
 import json
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,13 +25,13 @@ from embeddinggemma.convert import (
   tensors,
   tokenizer_json,
 )
+from embeddinggemma.convert.output import MARK, whole
 from embeddinggemma.convert.sentence_transformers import DOWN, POOLING, UP
 from embeddinggemma.model import embedder
 from embeddinggemma.model.config import LOCAL, ModelConfig
 from embeddinggemma.types import BadInput, Stopped
 
 FORMAT = "sentence-transformers"
-MARK = "embeddinggemma.json"  # says that a folder is an export of ours
 DTYPES = tuple(safetensors_io.NAMES)
 _OLD = "sentence_transformers.models"  # names that every version knows
 _VERSION = "5.1.0"  # the first version that knows the model
@@ -70,20 +69,12 @@ def export(
     raise BadInput(f"--dtype={dtype} is unknown; use {' or '.join(DTYPES)}")
   given = opened(path)
   _check_holds(given.config, given.directory)
-  check_output(output)
-  partial = output.with_name(f".{output.name}.partial")
-  shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir(parents=True)
-  try:
+  with whole(output) as folder:
     size = 4 if dtype == "float32" else 2
     room = size * sum(shape.size for shape in given.shapes.values())
-    checkpoint.require_room(partial, room)
-    digest = _write(given, partial, dtype, on_tensor)
-    _check_written(given, partial)
-    _take_name(partial, output)
-  except BaseException:
-    shutil.rmtree(partial, ignore_errors=True)
-    raise
+    checkpoint.require_room(folder, room)
+    digest = _write(given, folder, dtype, on_tensor)
+    _check_written(given, folder)
   return digest
 
 
@@ -146,16 +137,6 @@ def _check_holds(config: ModelConfig, where: pathlib.Path) -> None:
   for fault, found in faults.items():
     if found:
       raise Stopped(f"{where}: {FORMAT} cannot hold model.{fault}")
-
-
-def check_output(output: pathlib.Path) -> None:
-  """BadInput for what would be replaced and is no export of ours."""
-  if output.is_file() or (
-    output.is_dir() and any(output.iterdir()) and not (output / MARK).is_file()
-  ):
-    raise BadInput(
-      f"--output={output} exists and is no export of ours; name another folder"
-    )
 
 
 def _write(
@@ -248,11 +229,10 @@ def _files(given: Checkpoint, dtype: str) -> dict[str, bytes]:
 
 
 def _modules() -> list[dict[str, Any]]:
-  kinds = ("Transformer", "Pooling", "Dense", "Dense", "Normalize")
   paths = ("", POOLING, UP, DOWN, "4_Normalize")
   return [
     {"idx": n, "name": str(n), "path": path, "type": f"{_OLD}.{kind}"}
-    for n, (kind, path) in enumerate(zip(kinds, paths))
+    for n, (kind, path) in enumerate(zip(sentence_transformers.KINDS, paths))
   ]
 
 
@@ -298,13 +278,3 @@ def _check_written(given: Checkpoint, folder: pathlib.Path) -> None:
   for what, differs in wrong.items():
     if differs:
       raise Stopped(f"the export does not read back: {what} differs")
-
-
-def _take_name(partial: pathlib.Path, output: pathlib.Path) -> None:
-  """The folder appears whole, in the place of an export of before."""
-  old = output.with_name(f".{output.name}.old")
-  shutil.rmtree(old, ignore_errors=True)
-  if output.exists():
-    output.rename(old)
-  partial.rename(output)
-  shutil.rmtree(old, ignore_errors=True)

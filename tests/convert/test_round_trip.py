@@ -17,7 +17,7 @@ from embeddinggemma.convert import (
   safetensors_io,
   sentence_transformers_export,
 )
-from embeddinggemma.convert.sentence_transformers_export import MARK
+from embeddinggemma.convert.output import MARK
 from embeddinggemma.model.config import GLOBAL, LOCAL
 from embeddinggemma.types import BadInput, Stopped
 

@@ -188,8 +188,11 @@ def test_the_links_of_a_hub_cache_pass(tmp_path):
   snapshot.mkdir(parents=True)
   (tmp_path / "blobs").mkdir()
   write(tmp_path / "blobs" / "1234")
+  (snapshot / "2_Dense").mkdir()
   (snapshot / WEIGHTS).symlink_to("../../blobs/1234")
-  assert safetensors_io.open_folder(snapshot).keys() == ARRAYS.keys()
+  (snapshot / "2_Dense" / WEIGHTS).symlink_to("../../../blobs/1234")
+  for place in (snapshot, snapshot / "2_Dense"):
+    assert safetensors_io.open_folder(place).keys() == ARRAYS.keys()
   (tmp_path / "other").write_bytes(b"")
   (snapshot / "config.json").symlink_to("../../other")
   with pytest.raises(BadInput, match="a link out of its folder"):
