@@ -96,16 +96,19 @@ def read_library(roots: Iterable[Root]) -> Library:
   return library
 
 
-def write_test(directory: pathlib.Path, max_queries: int) -> dict[str, int]:
+def write_test(
+  directory: pathlib.Path, max_queries: int, root: pathlib.Path | None = None
+) -> dict[str, int]:
   """Writes a small test of general quality; returns {task: rows}.
 
   Of the standard library's held-out modules: code retrieval with up to
   `max_queries`, documentation and similarity with half of that, and labels of
   about twice as many texts, half of which a probe is fitted on.
-  Nothing else is read, so that it is there in seconds.
+  Nothing else is read, so that it is there in seconds. `root` is the installed
+  library by default.
   """
-  root = pathlib.Path(sysconfig.get_path("stdlib"))
-  files = python_source.python_files(root)
+  library = root or pathlib.Path(sysconfig.get_path("stdlib"))
+  files = python_source.python_files(library)
   found = [
     python_source.read_module(name, path)
     for name, path in files

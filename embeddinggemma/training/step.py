@@ -106,7 +106,7 @@ class ByShape:
     self._jitted = jitted
     self._made: dict[Any, jax.stages.Compiled] = {}
 
-  def compiled(self, state: TrainState, batch: Any) -> jax.stages.Compiled:
+  def compiled(self, state: Any, batch: Any) -> jax.stages.Compiled:
     """The program for arrays, or for shapes with their shardings."""
     leaves, tree = jax.tree.flatten(batch)
     key = tree, tuple((x.shape, np.dtype(x.dtype)) for x in leaves)

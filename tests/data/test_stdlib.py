@@ -296,3 +296,16 @@ def test_the_installed_library_is_found():
   roots = stdlib.installed_roots(("json", "no_such_package"))
   assert [root.name for root in roots] == ["", "json"]
   assert (roots[0].path / "json" / "decoder.py").is_file()
+
+
+def test_the_small_test_is_of_modules_that_no_corpus_trains_on(
+  corpus, roots, tmp_path
+):
+  counts = stdlib.write_test(tmp_path, 20, roots[0].path)
+  assert set(counts) == {"code", "documentation", "sts", "classification"}
+  assert counts["code"] == 20
+  assert read_retrieval(tmp_path / "code").queries
+  assert not _texts(tmp_path) & _texts(corpus / "train")
+  again = tmp_path / "again"
+  stdlib.write_test(again, 20, roots[0].path)
+  assert _texts(again) == _texts(tmp_path)
