@@ -416,81 +416,70 @@ def test_a_folder_that_is_no_model(tmp_path, capsys):
   assert "holds no checkpoint" in said["checks"][0]["reason"]
 
 
-FILES = {
-  "modules.json": [
-    {"type": f"sentence_transformers.models.{kind}", "path": path}
-    for kind, path in (
-      ("Transformer", ""),
-      ("Pooling", "1_Pooling"),
-      ("Dense", "2_Dense"),
-      ("Dense", "3_Dense"),
-      ("Normalize", "4_Normalize"),
-    )
-  ],
-  "config.json": {"use_bidirectional_attention": True, "sliding_window": 512},
-  "tokenizer_config.json": {"add_bos_token": True, "add_eos_token": True},
-  "config_sentence_transformers.json": {"prompts": dict(prompts.PROMPTS)},
-  "1_Pooling/config.json": {"pooling_mode_mean_tokens": True},
-  **{
-    f"{n}_Dense/config.json": {
-      "bias": False,
-      "activation_function": "torch.nn.modules.linear.Identity",
-    }
-    for n in (2, 3)
-  },
-}
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+  """The trained model as a sentence-transformers folder."""
+  output = tmp_path_factory.mktemp("exported") / "folder"
+  argv = ["export", f"--model={trained}", "--format=sentence-transformers"]
+  assert main.call([*argv, f"--output={output}"]) == 0
+  return output
 
 
-def write_folder(root, name="", change=lambda tree: tree):
-  for path, tree in FILES.items():
-    (root / path).parent.mkdir(exist_ok=True)
-    (root / path).write_text(json.dumps(change(tree) if path == name else tree))
-  return root
+@pytest.fixture
+def rewritten(exported, tmp_path):
+  """(name, change of its JSON) -> a copy of the folder."""
+
+  def rewrite(name, change):
+    copy = shutil.copytree(exported, tmp_path / "folder")
+    tree = json.loads((copy / name).read_text())
+    (copy / name).write_text(json.dumps(change(tree)))
+    return copy
+
+  return rewrite
 
 
 def without(key):
   return lambda tree: {k: v for k, v in tree.items() if k != key}
 
 
+def test_an_exported_folder_is_healthy(exported, capsys):
+  code, said = run_json(exported, capsys)
+  assert code == 0
+  checks = [check["check"] for check in said["checks"]]
+  assert checks == ["opens", "folder", *doctor.CHECKS]
+
+
 @pytest.mark.parametrize(
   ("name", "change", "said"),
   [
-    (
-      "modules.json",
-      lambda m: [m[0], m[1], m[4]],
-      "lists Transformer, Pooling",
-    ),
-    (
-      "modules.json",
-      lambda m: [*m[:2], m[2] | {"path": "../x"}, *m[3:]],
-      "../x/config.json lies outside the folder",
-    ),
-    ("config.json", without("use_bidirectional_attention"), "causal"),
-    ("config.json", lambda c: c | {"sliding_window": 257}, "is 257, halved"),
-    ("tokenizer_config.json", without("add_eos_token"), "leave EOS out"),
-    (
-      "1_Pooling/config.json",
-      lambda c: c | {"include_prompt": False},
-      "pooled",
-    ),
-    ("3_Dense/config.json", without("activation_function"), "applies Tanh"),
-    ("2_Dense/config.json", lambda c: c | {"bias": True}, "bias is true"),
-    ("2_Dense/config.json", lambda c: [], "is not a JSON object"),
-    ("config_sentence_transformers.json", without("prompts"), "'query'"),
+    ("tokenizer_config.json", without("add_eos_token"), "add_eos_token is mis"),
+    ("tokenizer.json", without("post_processor"), "gives 'red apple pie' the"),
+    ("tokenizer.json", without("normalizer"), "gives 'red apple pie' the"),
+    ("tokenizer.json", lambda _: {}, "tokenizer.json cannot be read"),
   ],
 )
-def test_a_folder_that_others_read_wrongly(tmp_path, name, change, said):
-  assert folder.check_folder(write_folder(tmp_path)).passed
-  found = folder.check_folder(write_folder(tmp_path, name, change))
+def test_a_folder_that_others_read_wrongly(rewritten, name, change, said):
+  path = rewritten(name, change)
+  model = load(path)
+  found = folder.check_folder(path, model.tokenizer, texts.BRIEF)
   assert found.passed is False and said in found.reason and found.fix
+  assert doctor.quick(model) == []
 
 
-def test_a_folder_is_checked_even_if_it_does_not_load(tmp_path, capsys):
-  write_folder(tmp_path)
-  (tmp_path / "modules.json").write_text("{")
-  code, said = run_json(tmp_path, capsys)
-  assert code == 1
-  assert said["checks"][0]["reason"] == "modules.json is not JSON"
+@pytest.mark.parametrize(
+  ("name", "change", "said"),
+  [
+    ("config.json", without("use_bidirectional_attention"), "causal"),
+    ("config.json", lambda c: c | {"sliding_window": 257}, "is odd"),
+    ("modules.json", lambda m: [*m[:2], m[4]], "0 Dense modules of 2"),
+    ("modules.json", lambda m: [*m[:2], m[3], m[2], m[4]], "in_features=64"),
+    ("config_sentence_transformers.json", without("prompts"), "no prompts"),
+  ],
+)
+def test_a_folder_that_load_refuses(rewritten, capsys, name, change, said):
+  code, shown = run_json(rewritten(name, change), capsys)
+  (finding,) = shown["checks"]
+  assert code == 1 and said in finding["reason"] and finding["fix"]
 
 
 def test_bad_input(tmp_path, capsys):

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from embeddinggemma.convert import sentence_transformers
 from embeddinggemma.doctor import attention, folder, head, parts, texts, vectors
 from embeddinggemma.doctor.opened import Finding, Opened
 from embeddinggemma.load import Model, load
@@ -57,20 +58,22 @@ CHECKS = {
 def examine(path: str | pathlib.Path, console: Console) -> Findings:
   """Every check, in order, of what is at a path, with a bar on the console.
 
-  A sentence-transformers folder has one of its files as well. What `load`
-  refuses is a finding too. A path that does not exist is BadInput.
+  A sentence-transformers folder has one of its own first. What `load` refuses
+  is a finding as well. A path that does not exist is BadInput.
   """
   path = pathlib.Path(path)
   if not path.exists():
     raise BadInput(f"{path} does not exist; give a checkpoint or a workdir")
-  files = [folder.check_folder(path)] if folder.is_folder(path) else []
   try:
     model = load(path)
   except BadInput as error:
-    return [*files, _refused(error)]
+    return [_refused(error)]
+  findings = [Finding("opens", True, model.name)]
+  if sentence_transformers.is_folder(path):
+    of_files = folder.check_folder(path, model.tokenizer, _texts(model))
+    findings.append(of_files)
   with Progress(console, "doctor", len(CHECKS)) as progress:
-    findings = diagnose(model, progress.show)
-  return [*files, Finding("opens", True, model.name), *findings]
+    return [*findings, *diagnose(model, progress.show)]
 
 
 def diagnose(model: Model, show: Show = lambda done, name: None) -> Findings:

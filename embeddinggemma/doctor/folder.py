@@ -1,138 +1,78 @@
-"""Checks of a sentence-transformers folder as other programs read it.
+"""A check of a sentence-transformers folder as other programs read it.
 
-Each fault here is one that they do not report: what a key that is missing or
-different makes them do. No weights are read.
+`load` refuses most that is wrong with one; but it reads tokenizer.model, and
+others read tokenizer.json and its settings.
 """
 
-import json
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
 
-from embeddinggemma.doctor import parts
+import numpy as np
+import tokenizers
+
+from embeddinggemma.convert import folder as folders
+from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.doctor.opened import Finding
+from embeddinggemma.types import BadInput
 
-MODULES = "modules.json"
-_ORDER = ["Transformer", "Pooling", "Dense", "Dense", "Normalize"]
-_SIDES = ("query", "document")
-# (file, key, value, what another value or none does)
-_KEYS = (
-  (
-    "config.json",
-    "use_bidirectional_attention",
-    True,
-    "transformers makes attention causal without it",
-  ),
-  (
-    "tokenizer_config.json",
-    "add_bos_token",
-    True,
-    "some versions of transformers leave BOS out",
-  ),
-  (
-    "tokenizer_config.json",
-    "add_eos_token",
-    True,
-    "some versions of transformers leave EOS out",
-  ),
-)
-# By module: (key, value, whether it must be there, what another one does)
-_MODULE_KEYS: dict[str, tuple[tuple[str, Any, bool, str], ...]] = {
-  "Pooling": (
-    ("pooling_mode_mean_tokens", True, False, "vectors are no means of tokens"),
-    ("include_prompt", True, False, "the prompt is not pooled"),
-  ),
-  "Dense": (
-    ("bias", False, False, "a bias that was not trained is added"),
-    (
-      "activation_function",
-      "torch.nn.modules.linear.Identity",
-      True,
-      "sentence-transformers 6 then applies Tanh",
-    ),
-  ),
-}
+_IDS, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
+_ENDS = ("add_bos_token", "add_eos_token")
 
 
-def is_folder(path: pathlib.Path) -> bool:
-  """Whether a path looks like a sentence-transformers folder."""
-  return (path / MODULES).is_file()
-
-
-def check_folder(path: pathlib.Path) -> Finding:
-  """Its JSON files say all that other programs would else guess wrongly."""
+def check_folder(
+  path: pathlib.Path, tokenizer: Tokenizer, texts: Sequence[str]
+) -> Finding:
+  """Its tokenizer.json gives the ids of its tokenizer.model, ends included."""
   try:
-    for reason, fix in _faults(path):
-      return Finding("folder", False, reason, fix)
-  except _Unreadable as error:
-    return Finding("folder", False, str(error), "export the folder again")
-  return Finding("folder", True, f"{', '.join(_ORDER)}; keys as they must be")
-
-
-class _Unreadable(Exception):
-  """A file that is missing, not JSON, or outside the folder."""
-
-
-def _read(folder: pathlib.Path, name: str) -> Any:
-  path = (folder / name).resolve()
-  if not path.is_relative_to(folder.resolve()):
-    raise _Unreadable(f"{name} lies outside the folder")
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except OSError:
-    raise _Unreadable(f"{name} is missing or cannot be read") from None
-  except ValueError:
-    raise _Unreadable(f"{name} is not JSON") from None
-
-
-def _tree(folder: pathlib.Path, name: str) -> dict[str, Any]:
-  tree = _read(folder, name)
-  if not isinstance(tree, dict):
-    raise _Unreadable(f"{name} is not a JSON object")
-  return tree
-
-
-def _faults(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
-  """(reason, fix), one a fault."""
-  modules = [
-    (str(item.get("type", "")).rpartition(".")[2], str(item.get("path", "")))
-    for item in _read(folder, MODULES)
-    if isinstance(item, dict)
-  ]
-  kinds = [kind for kind, _ in modules]
-  if kinds != _ORDER:
-    yield (
-      f"{MODULES} lists {', '.join(kinds) or 'nothing'}",
-      f"list {', '.join(_ORDER)}, with their folders beside it",
-    )
-  for name, key, value, else_ in _KEYS:
-    if (found := _tree(folder, name).get(key)) != value:
-      yield _fault(name, key, found, value, else_)
-  window = _tree(folder, "config.json").get("sliding_window")
-  if isinstance(window, int) and parts.above_a_power(window):
-    yield (
-      f"config.json: sliding_window is {window}, halved by a save of"
-      " transformers 4; a reader halves it again",
-      "write the full width: 512 in EmbeddingGemma",
-    )
-  for kind, place in modules:
-    rules = _MODULE_KEYS.get(kind, ())
-    tree = _tree(folder, f"{place}/config.json") if rules else {}
-    for key, value, needed, else_ in rules:
-      found = tree.get(key, None if needed else value)
-      if found != value:
-        yield _fault(f"{place}/config.json", key, found, value, else_)
-  stored = _tree(folder, "config_sentence_transformers.json").get("prompts")
-  for name in _SIDES:
-    if not (isinstance(stored, dict) and stored.get(name)):
-      yield (
-        f"config_sentence_transformers.json has no prompt {name!r}",
-        "copy its prompts as published; retrieval loses most without them",
-      )
+    reason, fix = _fault(path, tokenizer, texts)
+  except BadInput as error:
+    reason, fix = str(error), "export the folder again"
+  if reason:
+    return Finding("folder", False, reason, fix)
+  has = folders.has(path, _IDS)
+  said = f"{_IDS} gives our ids for {len(texts)} texts" if has else f"no {_IDS}"
+  return Finding("folder", True, said)
 
 
 def _fault(
-  file: str, key: str, found: Any, value: Any, else_: str
+  path: pathlib.Path, tokenizer: Tokenizer, texts: Sequence[str]
 ) -> tuple[str, str]:
-  said = "is missing" if found is None else f"is {json.dumps(found)}"
-  return f"{file}: {key} {said}; {else_}", f"set {key} to {json.dumps(value)}"
+  """(reason, fix), or two empty words."""
+  settings = folders.read_json(path, _SETTINGS)
+  for key in _ENDS:
+    if settings.get(key) is not True:
+      return (
+        f"{_SETTINGS}: {key} is missing or false; transformers 4 then leaves"
+        " that token out",
+        f"set {key} to true",
+      )
+  if not folders.has(path, _IDS):
+    return "", ""
+  theirs = _read(folders.inside(path, _IDS))
+  for text in texts:
+    ours = tokenizer.encode(text)
+    found = np.array(theirs.encode(text.strip()).ids)
+    if not np.array_equal(found, ours):
+      return (
+        f"{_IDS} gives {text[:20]!r} the ids {_short(found)}, tokenizer.model"
+        f" {_short(ours)}",
+        f"take both files from one model; {_IDS} adds BOS and EOS in its"
+        " post_processor",
+      )
+  return "", ""
+
+
+def _read(path: pathlib.Path) -> tokenizers.Tokenizer:
+  try:
+    return tokenizers.Tokenizer.from_file(str(path))
+  except Exception as error:  # the library has no exceptions of its own
+    raise BadInput(f"{path} cannot be read: {error}") from None
+
+
+def _short(ids: np.ndarray) -> str:
+  """The ends of the ids."""
+  if len(ids) <= 6:
+    return str(ids.tolist())
+  return (
+    f"[{', '.join(map(str, ids[:3]))}, ..., {', '.join(map(str, ids[-3:]))}]"
+  )

@@ -141,7 +141,7 @@ def halved(config: ModelConfig) -> str:
   w = config.window
   if LOCAL not in _kinds(config) or config.window_rule != "symmetric":
     return ""
-  if above_a_power(w):
+  if w > 4 and (w - 1) & (w - 2) == 0:
     return f"the window is {w}: {2 * (w - 1)} halved as transformers does it"
   for name in _PUBLIC:
     public = PRESETS[name]
@@ -149,11 +149,6 @@ def halved(config: ModelConfig) -> str:
     if alike and w < public.window:
       return f"the window is {w}; a model of this size has {public.window}"
   return ""
-
-
-def above_a_power(window: int) -> bool:
-  """257, 129, ...: one above a power of two, 4 or more."""
-  return window > 4 and (window - 1) & (window - 2) == 0
 
 
 def _kinds(config: ModelConfig) -> set[str]:
