@@ -24,7 +24,7 @@ from embeddinggemma.pairs import config as config_lib
 from embeddinggemma.pairs import memory
 from embeddinggemma.stages import PairConfig
 from embeddinggemma.training import step
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import BadInput, Stage
 
 _DRAWN = 64  # batches of the run that its shapes are seen in
 _TIMED_SHAPES = 6  # the others' time is taken from their size
@@ -53,36 +53,55 @@ class Training(NamedTuple):
   shapes: int
 
 
+class _Ready(NamedTuple):
+  """A training before anything is compiled or allocated."""
+
+  mesh: jax.sharding.Mesh
+  stage: Stage
+  program: step.ByShape
+  state: Any  # shapes with their shardings
+  shapes: list[Shape]
+  packing: float  # seconds in which a batch is made
+
+
+def _ready(stage: PairConfig, made: Inputs) -> _Ready:
+  mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
+  data, _ = streams.dataset(stage, made, mesh.size)
+  made_stage = stages.make(stage, mesh)
+  return _Ready(
+    mesh,
+    made_stage,
+    train.program(stage, made_stage, mesh),
+    _abstract_state(made_stage, stage.seed, mesh),
+    *shapes_of(data, stage.steps),
+  )
+
+
 def training(
   stage: PairConfig, made: Inputs, directory: pathlib.Path, room: int
 ) -> Training:
-  """Compiles and times a training; BadInput where it needs more than `room`."""
-  mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
-  data, _ = streams.dataset(stage, made, mesh.size)
-  shapes, packing = shapes_of(data, stage.steps)
+  """Compiles and times a training; Unfit where it needs more than `room`."""
   began = time.perf_counter()
-  made_stage = stages.make(stage, mesh)
-  program = train.program(stage, made_stage, mesh)
-  state = abstract_state(made_stage, stage.seed, mesh)
-  largest = max(shapes, key=lambda shape: shape.positions)
-  needed = _memory(program, state, largest, mesh)
+  ready = _ready(stage, made)
+  needed = _memory(ready, room)
   if needed > room:
     raise Unfit(needed)
+  shapes, program, mesh = ready.shapes, ready.program, ready.mesh
   known = sorted(shapes, key=lambda s: -s.share * s.positions)[:_TIMED_SHAPES]
   for shape in known:
-    program.compiled(state, _abstract(shape.batch, mesh))
+    program.compiled(ready.state, _abstract(shape.batch, mesh))
   compilation = time.perf_counter() - began
   began = time.perf_counter()
   params, *_ = train.start(stage, made)
-  real = step.init_state(made_stage, stage.seed, mesh, params)
+  state = step.init_state(ready.stage, stage.seed, mesh, params)
   del params
   starting = time.perf_counter() - began
-  real, seconds = _timed(program, real, known, mesh)
-  save = _save_seconds(real, directory)
+  state, seconds = _timed(program, state, known, mesh)
+  save = _save_seconds(state, directory)
   pace = sum(seconds) / sum(shape.positions for shape in known)
   times = dict(zip(map(id, known), seconds, strict=True))
   mean = sum(s.share * times.get(id(s), pace * s.positions) for s in shapes)
-  mean = max(mean, packing)
+  mean = max(mean, ready.packing)
   compiles = compilation / len(known) * (len(shapes) - len(known))
   saves = -(-stage.steps // stage.every_checkpoint) + bool(stage.lora.rank)
   whole = starting + compiles + stage.steps * mean + saves * save
@@ -117,7 +136,7 @@ def shapes_of(data: grain.MapDataset, steps: int) -> tuple[list[Shape], float]:
   return shapes, packing
 
 
-def abstract_state(stage: Any, seed: int, mesh: jax.sharding.Mesh) -> Any:
+def _abstract_state(stage: Stage, seed: int, mesh: jax.sharding.Mesh) -> Any:
   """The state's shapes with their shardings: nothing is allocated."""
   state = jax.eval_shape(lambda: step.abstract_state(stage, seed))
   shardings = sharding.tree_shardings(state, mesh)
@@ -134,24 +153,35 @@ def _abstract(batch: Any, mesh: jax.sharding.Mesh) -> Any:
   return jax.tree.map(place, batch)
 
 
-def _memory(
-  program: step.ByShape, state: Any, shape: Shape, mesh: jax.sharding.Mesh
-) -> int:
-  """Bytes that the process holds while it trains.
+def needed(stage: PairConfig, made: Inputs, room: int) -> int:
+  """Bytes that the process holds while it trains: compiled, not run.
 
-  Arguments, temporaries, and outputs that take the place of no argument. In a
-  host's memory stand all its devices', and a copy of the state while it is
-  saved.
+  Where the state alone is more than `room`, no more than that is said.
   """
-  compiled = program.compiled(state, _abstract(shape.batch, mesh))
-  found = compiled.memory_analysis()
+  return _memory(_ready(stage, made), room)
+
+
+def _memory(ready: _Ready, room: int) -> int:
+  """Of the largest shape: arguments, temporaries, and outputs that take the
+  place of no argument. A host's memory holds those of all its devices, and a
+  copy of the state while it is saved.
+  """
+  devices = len(jax.local_devices()) if memory.on_host() else 1
+  of_state = sum(
+    x.size * x.dtype.itemsize for x in jax.tree.leaves(ready.state)
+  )
+  saved = of_state if memory.on_host() else 0
+  least = devices * of_state // ready.mesh.shape["fsdp"] + saved
+  if memory.held() + least > room:
+    return memory.held() + least
+  largest = max(ready.shapes, key=lambda shape: shape.positions)
+  batch = _abstract(largest.batch, ready.mesh)
+  found = ready.program.compiled(ready.state, batch).memory_analysis()
   # A backend that says nothing gives None.
   of = lambda name: getattr(found, f"{name}_size_in_bytes", 0)
   own = of("argument") + of("temp") + of("output") - of("alias")
-  if not memory.on_host():
-    return memory.held() + own
-  saved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-  return memory.held() + own * len(jax.local_devices()) + saved
+  # What compilation itself has taken stays with the process.
+  return memory.held() + devices * own + saved
 
 
 def _timed(
@@ -201,25 +231,14 @@ def advice(
   said = f"training needs about {gb(unfit.needed)}, there are {gb(room)}"
   least = unfit.needed
   for flags, other in smaller(stage, lora):
-    needed = _needed(other, made)
-    if needed <= room:
-      return BadInput(f"{said}; {flags} takes about {gb(needed)}")
-    least = min(least, needed)
+    size = needed(other, made, room)
+    if size <= room:
+      return BadInput(f"{said}; {flags} takes about {gb(size)}")
+    least = min(least, size)
   return BadInput(
-    f"{said}, and no smaller way tried takes less than {gb(least)}; use a"
-    " smaller base or a larger machine"
+    f"{said}, and no smaller way fits: the least takes {gb(least)} or more; use"
+    " a smaller base or a larger machine"
   )
-
-
-def _needed(stage: PairConfig, made: Inputs) -> int:
-  """Bytes of a training; compiled, not run."""
-  mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
-  data, _ = streams.dataset(stage, made, mesh.size)
-  shapes, _ = shapes_of(data, stage.steps)
-  made_stage = stages.make(stage, mesh)
-  program = train.program(stage, made_stage, mesh)
-  state = abstract_state(made_stage, stage.seed, mesh)
-  return _memory(program, state, max(shapes, key=lambda s: s.positions), mesh)
 
 
 def smaller(
