@@ -9,8 +9,8 @@ import dataclasses
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import grain
 import jax
@@ -26,10 +26,12 @@ from embeddinggemma.stages import PairConfig
 from embeddinggemma.training import step
 from embeddinggemma.types import BadInput, Stage
 
+T = TypeVar("T")
+
 _DRAWN = 64  # batches of the run that its shapes are seen in
 _TIMED_SHAPES = 6  # the others' time is taken from their size
 _ROUNDS, _FEWEST_ROUNDS, _SECONDS = 8, 2, 12.0  # of timed steps
-_SLOW_SAVE = 3.0  # seconds, beside which what starts it is nothing
+_SLOW = 3.0  # seconds of work that is not done twice
 _SHORTEST = 32  # tokens of a text, below which none is proposed
 
 
@@ -91,13 +93,12 @@ def training(
   for shape in known:
     program.compiled(ready.state, _abstract(shape.batch, mesh))
   compilation = time.perf_counter() - began
-  began = time.perf_counter()
-  params, *_ = train.start(stage, made)
-  state = step.init_state(ready.stage, stage.seed, mesh, params)
-  del params
-  starting = time.perf_counter() - began
+  start = lambda: step.init_state(
+    ready.stage, stage.seed, mesh, train.start(stage, made)[0]
+  )
+  state, starting = warm(start)
   state, seconds = _timed(program, state, known, mesh)
-  save = _save_seconds(state, directory)
+  _, save = warm(lambda: _write(state, directory / "probe"))
   pace = sum(seconds) / sum(shape.positions for shape in known)
   times = dict(zip(map(id, known), seconds, strict=True))
   mean = sum(s.share * times.get(id(s), pace * s.positions) for s in shapes)
@@ -205,22 +206,29 @@ def _timed(
   return state, (seconds / rounds).tolist()
 
 
-def _save_seconds(state: Any, directory: pathlib.Path) -> float:
-  """Of a checkpoint that is written and thrown away."""
-  place = directory / "probe"
-  seconds = 0.0
-  for _ in range(2):  # the first also starts what writes
-    began = time.perf_counter()
-    store = checkpoint.Checkpoints(place)
-    try:
-      store.save(0, state, {}, {})
-    finally:
-      store.close()
-    seconds = time.perf_counter() - began
-    shutil.rmtree(place)
-    if seconds > _SLOW_SAVE:
-      break
-  return seconds
+def _write(state: Any, place: pathlib.Path) -> None:
+  """A checkpoint, thrown away again."""
+  store = checkpoint.Checkpoints(place)
+  try:
+    store.save(0, state, {}, {})
+  finally:
+    store.close()
+  shutil.rmtree(place)
+
+
+def warm(work: Callable[[], T]) -> tuple[T, float]:
+  """What some work gives, and its seconds without what is done but once.
+
+  Slow work is done once: beside it, what starts it is nothing.
+  """
+  began = time.perf_counter()
+  result = work()
+  seconds = time.perf_counter() - began
+  if seconds > _SLOW:
+    return result, seconds
+  began = time.perf_counter()
+  result = work()
+  return result, time.perf_counter() - began
 
 
 def advice(

@@ -194,9 +194,7 @@ def _forecast(run: Run, done: AllDone) -> Step:
 
 def _scoring(run: Run, before: Mapping[str, Any], save: float) -> float:
   """Seconds of all that follows training: scores, points of a soup, index."""
-  began = time.perf_counter()
-  model = load(run.config.base)
-  loading = time.perf_counter() - began
+  model, loading = forecast.warm(lambda: load(run.config.base))
   pace = _pace(model, run.suites)
   seconds = {
     name: cost["ranking"] + cost["tokens"] * pace
