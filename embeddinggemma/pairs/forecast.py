@@ -50,7 +50,7 @@ class Training(NamedTuple):
   compilation: float
   step: float  # the mean
   save: float  # of a checkpoint
-  memory: int
+  memory: int  # besides what the process holds before it starts
   room: int
   shapes: int
 
@@ -85,9 +85,9 @@ def training(
   """Compiles and times a training; Unfit where it needs more than `room`."""
   began = time.perf_counter()
   ready = _ready(stage, made)
-  needed = _memory(ready, room)
-  if needed > room:
-    raise Unfit(needed)
+  own = _memory(ready, room)
+  if memory.held() + own > room:
+    raise Unfit(memory.held() + own)
   shapes, program, mesh = ready.shapes, ready.program, ready.mesh
   known = sorted(shapes, key=lambda s: -s.share * s.positions)[:_TIMED_SHAPES]
   for shape in known:
@@ -106,7 +106,7 @@ def training(
   compiles = compilation / len(known) * (len(shapes) - len(known))
   saves = -(-stage.steps // stage.every_checkpoint) + bool(stage.lora.rank)
   whole = starting + compiles + stage.steps * mean + saves * save
-  return Training(whole, compilation, mean, save, needed, room, len(shapes))
+  return Training(whole, compilation, mean, save, own, room, len(shapes))
 
 
 class Unfit(Exception):
@@ -159,7 +159,9 @@ def needed(stage: PairConfig, made: Inputs, room: int) -> int:
 
   Where the state alone is more than `room`, no more than that is said.
   """
-  return _memory(_ready(stage, made), room)
+  own = _memory(_ready(stage, made), room)
+  # What compilation itself has taken stays with the process.
+  return memory.held() + own
 
 
 def _memory(ready: _Ready, room: int) -> int:
@@ -174,15 +176,14 @@ def _memory(ready: _Ready, room: int) -> int:
   saved = of_state if memory.on_host() else 0
   least = devices * of_state // ready.mesh.shape["fsdp"] + saved
   if memory.held() + least > room:
-    return memory.held() + least
+    return least
   largest = max(ready.shapes, key=lambda shape: shape.positions)
   batch = _abstract(largest.batch, ready.mesh)
   found = ready.program.compiled(ready.state, batch).memory_analysis()
   # A backend that says nothing gives None.
   of = lambda name: getattr(found, f"{name}_size_in_bytes", 0)
   own = of("argument") + of("temp") + of("output") - of("alias")
-  # What compilation itself has taken stays with the process.
-  return memory.held() + devices * own + saved
+  return devices * own + saved
 
 
 def _timed(
@@ -226,6 +227,7 @@ def warm(work: Callable[[], T]) -> tuple[T, float]:
   seconds = time.perf_counter() - began
   if seconds > _SLOW:
     return result, seconds
+  del result  # before there is another
   began = time.perf_counter()
   result = work()
   return result, time.perf_counter() - began

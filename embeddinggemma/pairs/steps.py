@@ -171,14 +171,13 @@ def _forecast(run: Run, done: AllDone) -> Step:
       config.points - 2,
       run.source,
     )
+    del base
     result = {
+      **found._asdict(),
       "seconds": found.seconds + scoring,
       "training": found.seconds,
       "scoring": scoring,
-      **{
-        key: getattr(found, key)
-        for key in ("memory", "room", "step", "shapes", "compilation", "save")
-      },
+      "memory": memory.held() + found.memory,
     }
     run.console.print(forecast.said(result), highlight=False, soft_wrap=True)
     return result
