@@ -19,7 +19,7 @@ from embeddinggemma import checkpoint, inputs, main
 from embeddinggemma import config as config_lib
 from embeddinggemma.config import LoraConfig
 from embeddinggemma.data import jsonl
-from embeddinggemma.pairs import config, forecast, memory
+from embeddinggemma.pairs import config, forecast, memory, smaller
 
 STAGES = (
   "inputs",
@@ -257,7 +257,7 @@ LORA = LoraConfig(4, 8.0)
 
 
 def test_smaller_ways_begin_with_the_least_change(large):
-  ways = dict(forecast.smaller(large, LORA))
+  ways = dict(smaller.ways(large, LORA))
   most = f"--config.groups_per_device={1024 // len(jax.devices())}"
   assert list(ways) == [
     "--config.groups_per_device=4",
@@ -273,9 +273,7 @@ def test_smaller_ways_begin_with_the_least_change(large):
   shortest = list(ways.values())[-1]
   assert shortest.max_length == 32 and shortest.lora == LORA
   frozen = ways["--config.trainable=no_table"]
-  assert not any(
-    "no_table" in flags for flags, _ in forecast.smaller(frozen, LORA)
-  )
+  assert not any("no_table" in flags for flags, _ in smaller.ways(frozen, LORA))
 
 
 def test_the_first_way_that_fits_is_named(
@@ -287,10 +285,10 @@ def test_the_first_way_that_fits_is_named(
   (tmp_path / "inputs").mkdir()
   made = inputs.of(large, tmp_path / "inputs")
   inputs.make(large, made.directory, Console(quiet=True))
-  whole = forecast.needed(large, made, memory.room())
+  whole = smaller.needed(large, made, memory.room())
   # In four groups a quarter of the activations are there at a time.
   room = whole - (whole - memory.held()) // 3
-  said = str(forecast.advice(large, LORA, made, forecast.Unfit(whole), room))
+  said = str(smaller.advice(large, LORA, made, forecast.Unfit(whole), room))
   assert "; --config.groups_per_device=4 takes about" in said
 
 

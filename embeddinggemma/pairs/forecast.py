@@ -5,11 +5,10 @@ compiler says what memory it takes, and only if that fits, steps are timed.
 """
 
 import collections
-import dataclasses
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import grain
@@ -17,14 +16,12 @@ import jax
 import numpy as np
 
 from embeddinggemma import checkpoint, sharding, stages, streams, train
-from embeddinggemma.config import LoraConfig
 from embeddinggemma.evaluate import page
 from embeddinggemma.inputs import Inputs
-from embeddinggemma.pairs import config as config_lib
 from embeddinggemma.pairs import memory
 from embeddinggemma.stages import PairConfig
 from embeddinggemma.training import step
-from embeddinggemma.types import BadInput, Stage
+from embeddinggemma.types import Stage
 
 T = TypeVar("T")
 
@@ -32,7 +29,6 @@ _DRAWN = 64  # batches of the run that its shapes are seen in
 _TIMED_SHAPES = 6  # the others' time is taken from their size
 _ROUNDS, _FEWEST_ROUNDS, _SECONDS = 8, 2, 12.0  # of timed steps
 _SLOW = 3.0  # seconds of work that is not done twice
-_SHORTEST = 32  # tokens of a text, below which none is proposed
 
 
 class Shape(NamedTuple):
@@ -55,7 +51,7 @@ class Training(NamedTuple):
   shapes: int
 
 
-class _Ready(NamedTuple):
+class Ready(NamedTuple):
   """A training before anything is compiled or allocated."""
 
   mesh: jax.sharding.Mesh
@@ -66,15 +62,16 @@ class _Ready(NamedTuple):
   packing: float  # seconds in which a batch is made
 
 
-def _ready(stage: PairConfig, made: Inputs) -> _Ready:
+def prepare(stage: PairConfig, made: Inputs) -> Ready:
+  """Reads what is trained on, and sees its shapes."""
   mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
   data, _ = streams.dataset(stage, made, mesh.size)
   made_stage = stages.make(stage, mesh)
-  return _Ready(
+  return Ready(
     mesh,
     made_stage,
     train.program(stage, made_stage, mesh),
-    _abstract_state(made_stage, stage.seed, mesh),
+    abstract_state(made_stage, stage.seed, mesh),
     *shapes_of(data, stage.steps),
   )
 
@@ -84,8 +81,8 @@ def training(
 ) -> Training:
   """Compiles and times a training; Unfit where it needs more than `room`."""
   began = time.perf_counter()
-  ready = _ready(stage, made)
-  own = _memory(ready, room)
+  ready = prepare(stage, made)
+  own = memory_of(ready)
   if memory.held() + own > room:
     raise Unfit(memory.held() + own)
   shapes, program, mesh = ready.shapes, ready.program, ready.mesh
@@ -137,7 +134,7 @@ def shapes_of(data: grain.MapDataset, steps: int) -> tuple[list[Shape], float]:
   return shapes, packing
 
 
-def _abstract_state(stage: Stage, seed: int, mesh: jax.sharding.Mesh) -> Any:
+def abstract_state(stage: Stage, seed: int, mesh: jax.sharding.Mesh) -> Any:
   """The state's shapes with their shardings: nothing is allocated."""
   state = jax.eval_shape(lambda: step.abstract_state(stage, seed))
   shardings = sharding.tree_shardings(state, mesh)
@@ -154,36 +151,31 @@ def _abstract(batch: Any, mesh: jax.sharding.Mesh) -> Any:
   return jax.tree.map(place, batch)
 
 
-def needed(stage: PairConfig, made: Inputs, room: int) -> int:
-  """Bytes that the process holds while it trains: compiled, not run.
-
-  Where the state alone is more than `room`, no more than that is said.
-  """
-  own = _memory(_ready(stage, made), room)
-  # What compilation itself has taken stays with the process.
-  return memory.held() + own
-
-
-def _memory(ready: _Ready, room: int) -> int:
+def memory_of(ready: Ready) -> int:
   """Of the largest shape: arguments, temporaries, and outputs that take the
   place of no argument. A host's memory holds those of all its devices, and a
   copy of the state while it is saved.
   """
-  devices = len(jax.local_devices()) if memory.on_host() else 1
-  of_state = sum(
-    x.size * x.dtype.itemsize for x in jax.tree.leaves(ready.state)
-  )
-  saved = of_state if memory.on_host() else 0
-  least = devices * of_state // ready.mesh.shape["fsdp"] + saved
-  if memory.held() + least > room:
-    return least
   largest = max(ready.shapes, key=lambda shape: shape.positions)
   batch = _abstract(largest.batch, ready.mesh)
   found = ready.program.compiled(ready.state, batch).memory_analysis()
   # A backend that says nothing gives None.
   of = lambda name: getattr(found, f"{name}_size_in_bytes", 0)
   own = of("argument") + of("temp") + of("output") - of("alias")
-  return devices * own + saved
+  saved, _ = state_bytes(ready.state, ready.mesh)
+  return _devices() * own + saved
+
+
+def state_bytes(state: Any, mesh: jax.sharding.Mesh) -> tuple[int, int]:
+  """Bytes of the copy that is saved, and of the state itself."""
+  size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  saved = size if memory.on_host() else 0
+  return saved, _devices() * size // mesh.shape["fsdp"]
+
+
+def _devices() -> int:
+  """How many share the memory that is looked at."""
+  return len(jax.local_devices()) if memory.on_host() else 1
 
 
 def _timed(
@@ -231,61 +223,6 @@ def warm(work: Callable[[], T]) -> tuple[T, float]:
   began = time.perf_counter()
   result = work()
   return result, time.perf_counter() - began
-
-
-def advice(
-  stage: PairConfig, lora: LoraConfig, made: Inputs, unfit: Unfit, room: int
-) -> BadInput:
-  """What to say of a training that does not fit: the first way that would."""
-  gb = lambda size: f"{size / memory.GB:.2f} GB"
-  said = f"training needs about {gb(unfit.needed)}, there are {gb(room)}"
-  least = unfit.needed
-  for flags, other in smaller(stage, lora):
-    size = needed(other, made, room)
-    if size <= room:
-      return BadInput(f"{said}; {flags} takes about {gb(size)}")
-    least = min(least, size)
-  return BadInput(
-    f"{said}, and no smaller way fits: the least takes {gb(least)} or more; use"
-    " a smaller base or a larger machine"
-  )
-
-
-def smaller(
-  stage: PairConfig, lora: LoraConfig
-) -> Iterator[tuple[str, PairConfig]]:
-  """Ways that take less memory, from the least change on: (flags, stage)."""
-  mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
-  most = stage.batch_size // mesh.size
-  grouped = lambda given, groups: (
-    f"--config.groups_per_device={groups}",
-    dataclasses.replace(given, groups_per_device=groups),
-  )
-  for groups in (4 * stage.groups_per_device, most):
-    if stage.groups_per_device < groups <= most and not most % groups:
-      yield grouped(stage, groups)
-  kinds = [] if stage.lora.rank else ["no_table", "lora"]
-  if config_lib.TABLE in stage.frozen:
-    kinds = kinds[1:]
-  for kind in kinds:
-    flag = f"--config.trainable={kind}"
-    plain = dataclasses.replace(stage, frozen=())
-    other = config_lib.trains(plain, kind, lora)
-    yield flag, other
-    more, fully = grouped(other, most)
-    yield f"{flag} {more}", fully
-  least = dataclasses.replace(stage, groups_per_device=most)
-  flags = f"--config.groups_per_device={most}"
-  if kinds:
-    least = config_lib.trains(
-      dataclasses.replace(least, frozen=()), "lora", lora
-    )
-    flags = f"--config.trainable=lora {flags}"
-  length = stage.max_length // 2
-  while length >= _SHORTEST:
-    shorter = dataclasses.replace(least, max_length=length)
-    yield f"{flags} --config.max_length={length}", shorter
-    length //= 2
 
 
 def said(found: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from embeddinggemma.cache import Done, Step
 from embeddinggemma.data import corpus, stdlib
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.load import load
-from embeddinggemma.pairs import cost, forecast, memory, scores
+from embeddinggemma.pairs import cost, forecast, memory, scores, smaller
 from embeddinggemma.pairs.config import PairsConfig
 
 SCORES_FILE = "scores.json"
@@ -158,7 +158,7 @@ def _forecast(run: Run, done: AllDone) -> Step:
     try:
       found = forecast.training(config.finetune, run.made, directory, limit)
     except forecast.Unfit as unfit:
-      raise forecast.advice(
+      raise smaller.advice(
         config.finetune, config.lora, run.made, unfit, limit
       ) from None
     base, loading = forecast.warm(lambda: load(config.base))
