@@ -23,6 +23,7 @@ from embeddinggemma import (
   stages,
   streams,
 )
+from embeddinggemma import config as config_lib
 from embeddinggemma.data import (
   denoisers,
   loader,
@@ -32,6 +33,7 @@ from embeddinggemma.data import (
 )
 from embeddinggemma.inputs import TOKENIZER_FILE, Inputs
 from embeddinggemma.model import adapt, lora
+from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.stages import (
   AdaptConfig,
   LanguageConfig,
@@ -393,11 +395,11 @@ def _averaged(
 def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
   """The small files of a checkpoint: all that any verb needs.
 
-  A parent's prompts are kept where they agree with ours, and its licence is.
+  A parent's are kept where they say the same as ours, so that it can be
+  averaged with what it became; and so is its licence.
   """
   source = _source(config, made)
   given = checkpoint.read_files(source) if source else {}
-  known = inputs.prompts_of(given)
   parents = {}
   if source is not None:
     parents["init"] = inputs.hash_of(source)
@@ -414,13 +416,28 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
   }
   return {
     "model.json": _json(dataclasses.asdict(config.model)),
-    "prompts.json": given["prompts.json"]
-    if known and not inputs.other_prompts(known)
-    else _json(dict(prompts.PROMPTS)),
+    "prompts.json": _json(dict(prompts.PROMPTS)),
     "recipe.json": _json(recipe),
     TOKENIZER_FILE: made.tokenizer().model,
-    "LICENSE": given.get("LICENSE", _LICENSE.encode()),
+    "LICENSE": _LICENSE.encode(),
+    **_inherited(config, given),
   }
+
+
+def _inherited(
+  config: TrainConfig, given: checkpoint.Files
+) -> dict[str, bytes]:
+  """What of a parent's files is as good as ours, byte for byte."""
+  kept = {name: given[name] for name in ("LICENSE",) if name in given}
+  known = inputs.prompts_of(given)
+  if known and not inputs.other_prompts(known):
+    kept["prompts.json"] = given["prompts.json"]
+  with contextlib.suppress(BadInput, KeyError):
+    # One that an earlier version wrote may lack what has a default.
+    tree = json.loads(given["model.json"])
+    if config_lib.build(ModelConfig, tree) == config.model:
+      kept["model.json"] = given["model.json"]
+  return kept
 
 
 def _json(value: Any) -> bytes:

@@ -232,3 +232,28 @@ def test_a_bad_search_is_one_line(flags, message, searched, capsys):
     argv = ["mixture", argv[2]]
   assert main.call([*argv, *flags]) == 2
   assert message in last_error(capsys)
+
+
+def test_what_a_parent_says_alike_stays_as_it_wrote_it(
+  data_folder, trained, tmp_path
+):
+  """So a base of another version can be averaged with what it became."""
+  place = checkpoint.find(trained)
+  files = checkpoint.read_files(place)
+  model = json.loads(files["model.json"])
+  del model["window_rule"]
+  known = json.loads(files["prompts.json"]) | {"Own": "own: "}
+  files |= {
+    "model.json": json.dumps(model).encode(),
+    "prompts.json": json.dumps(known).encode(),
+    "LICENSE": b"Ours alone.",
+  }
+  base, tuned = tmp_path / "base", tmp_path / "tuned"
+  checkpoint.write(base, checkpoint.read_params(place), files)
+  argv = [*finetuning(data_folder, tuned), f"--config.init_from={base}"]
+  assert main.call(argv) == 0
+  got = checkpoint.read_files(checkpoint.find(tuned))
+  for name in ("model.json", "prompts.json", "LICENSE"):
+    assert got[name] == files[name]
+  argv = ["soup", f"--inputs={base},{tuned}", f"--workdir={tmp_path / 'soup'}"]
+  assert main.call(argv) == 0

@@ -1,5 +1,6 @@
 """Own pairs on a base, as a user runs it: forecast, killed, continued, refused."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -12,11 +13,13 @@ import time
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
-from embeddinggemma import checkpoint, main
+from embeddinggemma import checkpoint, inputs, main
 from embeddinggemma import config as config_lib
+from embeddinggemma.config import LoraConfig
 from embeddinggemma.data import jsonl
-from embeddinggemma.pairs import config, forecast, memory
+from embeddinggemma.pairs import config, forecast, memory, smaller
 
 STAGES = (
   "inputs",
@@ -237,17 +240,25 @@ def test_what_does_not_fit_is_refused_before_training(
   assert main.call(argv) == 2
   said = last_error(capsys)
   assert "training needs about" in said and "there are 0.01 GB" in said
+  assert "no smaller way fits" in said
   assert not (workdir / "forecast.partial").exists()
 
 
-def test_smaller_ways_begin_with_the_least_change(finished):
-  tree = checkpoint.read_files(checkpoint.find(finished[0]))["recipe.json"]
-  stage = config_lib.build(config.PairConfig, json.loads(tree)["config"])
-  stage = config.dataclasses.replace(stage, batch_size=128, max_length=64)
-  lora = config.LoraConfig(4, 8.0)
-  ways = dict(forecast.smaller(stage, lora))
-  per_device = 128 // len(jax.devices())
-  most = f"--config.groups_per_device={per_device}"
+@pytest.fixture(scope="module")
+def large(finished) -> config.PairConfig:
+  """The stage that was run, with a larger batch."""
+  files = checkpoint.read_files(checkpoint.find(finished[0]))
+  tree = json.loads(files["recipe.json"])["config"]
+  stage = config_lib.build(config.PairConfig, tree)
+  return dataclasses.replace(stage, batch_size=1024)
+
+
+LORA = LoraConfig(4, 8.0)
+
+
+def test_smaller_ways_begin_with_the_least_change(large):
+  ways = dict(smaller.ways(large, LORA))
+  most = f"--config.groups_per_device={1024 // len(jax.devices())}"
   assert list(ways) == [
     "--config.groups_per_device=4",
     most,
@@ -258,14 +269,32 @@ def test_smaller_ways_begin_with_the_least_change(finished):
     f"--config.trainable=lora {most} --config.max_length=32",
   ]
   assert ways["--config.trainable=no_table"].frozen == (config.TABLE,)
-  assert ways["--config.trainable=lora"].lora == lora
+  assert ways["--config.trainable=lora"].lora == LORA
   shortest = list(ways.values())[-1]
-  assert shortest.max_length == 32 and shortest.lora == lora
+  assert shortest.max_length == 32 and shortest.lora == LORA
+  frozen = ways["--config.trainable=no_table"]
+  assert not any("no_table" in flags for flags, _ in smaller.ways(frozen, LORA))
+
+
+def test_the_first_way_that_fits_is_named(
+  large, write_pairs, small_pairs, tmp_path
+):
+  path = write_pairs(tmp_path / "data", small_pairs(1200))
+  data = dataclasses.replace(large.data, path=str(path))
+  large = dataclasses.replace(large, data=data)
+  (tmp_path / "inputs").mkdir()
+  made = inputs.of(large, tmp_path / "inputs")
+  inputs.make(large, made.directory, Console(quiet=True))
+  whole = smaller.needed(large, made, memory.room())
+  # In four groups a quarter of the activations are there at a time.
+  room = whole - (whole - memory.held()) // 3
+  said = str(smaller.advice(large, LORA, made, forecast.Unfit(whole), room))
+  assert "; --config.groups_per_device=4 takes about" in said
 
 
 @pytest.mark.parametrize(
   ("pairs", "batch", "steps"),
-  [(60, 8, 20), (120, 8, 45), (600, 64, 28), (10**6, 64, 2000)],
+  [(40, 8, 20), (120, 8, 45), (600, 64, 28), (10**6, 64, 2000)],
 )
 def test_batch_and_steps_follow_from_the_pairs(pairs, batch, steps):
   choose = config.ChooseConfig(64, 8, 3.0, 20, 2000, 256, 7, 0.1, {})

@@ -5,32 +5,30 @@ compiler says what memory it takes, and only if that fits, steps are timed.
 """
 
 import collections
-import dataclasses
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import grain
 import jax
 import numpy as np
 
 from embeddinggemma import checkpoint, sharding, stages, streams, train
-from embeddinggemma.config import LoraConfig
 from embeddinggemma.evaluate import page
 from embeddinggemma.inputs import Inputs
-from embeddinggemma.pairs import config as config_lib
 from embeddinggemma.pairs import memory
 from embeddinggemma.stages import PairConfig
 from embeddinggemma.training import step
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import Stage
+
+T = TypeVar("T")
 
 _DRAWN = 64  # batches of the run that its shapes are seen in
 _TIMED_SHAPES = 6  # the others' time is taken from their size
 _ROUNDS, _FEWEST_ROUNDS, _SECONDS = 8, 2, 12.0  # of timed steps
-_SLOW_SAVE = 3.0  # seconds, beside which what starts it is nothing
-_SHORTEST = 32  # tokens of a text, below which none is proposed
+_SLOW = 3.0  # seconds of work that is not done twice
 
 
 class Shape(NamedTuple):
@@ -48,45 +46,64 @@ class Training(NamedTuple):
   compilation: float
   step: float  # the mean
   save: float  # of a checkpoint
-  memory: int
+  memory: int  # besides what the process holds before it starts
   room: int
   shapes: int
+
+
+class Ready(NamedTuple):
+  """A training before anything is compiled or allocated."""
+
+  mesh: jax.sharding.Mesh
+  stage: Stage
+  program: step.ByShape
+  state: Any  # shapes with their shardings
+  shapes: list[Shape]
+  packing: float  # seconds in which a batch is made
+
+
+def prepare(stage: PairConfig, made: Inputs) -> Ready:
+  """Reads what is trained on, and sees its shapes."""
+  mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
+  data, _ = streams.dataset(stage, made, mesh.size)
+  made_stage = stages.make(stage, mesh)
+  return Ready(
+    mesh,
+    made_stage,
+    train.program(stage, made_stage, mesh),
+    abstract_state(made_stage, stage.seed, mesh),
+    *shapes_of(data, stage.steps),
+  )
 
 
 def training(
   stage: PairConfig, made: Inputs, directory: pathlib.Path, room: int
 ) -> Training:
-  """Compiles and times a training; BadInput where it needs more than `room`."""
-  mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
-  data, _ = streams.dataset(stage, made, mesh.size)
-  shapes, packing = shapes_of(data, stage.steps)
+  """Compiles and times a training; Unfit where it needs more than `room`."""
   began = time.perf_counter()
-  made_stage = stages.make(stage, mesh)
-  program = train.program(stage, made_stage, mesh)
-  state = abstract_state(made_stage, stage.seed, mesh)
-  largest = max(shapes, key=lambda shape: shape.positions)
-  needed = _memory(program, state, largest, mesh)
-  if needed > room:
-    raise Unfit(needed)
+  ready = prepare(stage, made)
+  own = memory_of(ready)
+  if memory.held() + own > room:
+    raise Unfit(memory.held() + own)
+  shapes, program, mesh = ready.shapes, ready.program, ready.mesh
   known = sorted(shapes, key=lambda s: -s.share * s.positions)[:_TIMED_SHAPES]
   for shape in known:
-    program.compiled(state, _abstract(shape.batch, mesh))
+    program.compiled(ready.state, _abstract(shape.batch, mesh))
   compilation = time.perf_counter() - began
-  began = time.perf_counter()
-  params, *_ = train.start(stage, made)
-  real = step.init_state(made_stage, stage.seed, mesh, params)
-  del params
-  starting = time.perf_counter() - began
-  real, seconds = _timed(program, real, known, mesh)
-  save = _save_seconds(real, directory)
+  start = lambda: step.init_state(
+    ready.stage, stage.seed, mesh, train.start(stage, made)[0]
+  )
+  state, starting = warm(start)
+  state, seconds = _timed(program, state, known, mesh)
+  _, save = warm(lambda: _write(state, directory / "probe"))
   pace = sum(seconds) / sum(shape.positions for shape in known)
   times = dict(zip(map(id, known), seconds, strict=True))
   mean = sum(s.share * times.get(id(s), pace * s.positions) for s in shapes)
-  mean = max(mean, packing)
+  mean = max(mean, ready.packing)
   compiles = compilation / len(known) * (len(shapes) - len(known))
   saves = -(-stage.steps // stage.every_checkpoint) + bool(stage.lora.rank)
   whole = starting + compiles + stage.steps * mean + saves * save
-  return Training(whole, compilation, mean, save, needed, room, len(shapes))
+  return Training(whole, compilation, mean, save, own, room, len(shapes))
 
 
 class Unfit(Exception):
@@ -117,7 +134,7 @@ def shapes_of(data: grain.MapDataset, steps: int) -> tuple[list[Shape], float]:
   return shapes, packing
 
 
-def abstract_state(stage: Any, seed: int, mesh: jax.sharding.Mesh) -> Any:
+def abstract_state(stage: Stage, seed: int, mesh: jax.sharding.Mesh) -> Any:
   """The state's shapes with their shardings: nothing is allocated."""
   state = jax.eval_shape(lambda: step.abstract_state(stage, seed))
   shardings = sharding.tree_shardings(state, mesh)
@@ -134,24 +151,31 @@ def _abstract(batch: Any, mesh: jax.sharding.Mesh) -> Any:
   return jax.tree.map(place, batch)
 
 
-def _memory(
-  program: step.ByShape, state: Any, shape: Shape, mesh: jax.sharding.Mesh
-) -> int:
-  """Bytes that the process holds while it trains.
-
-  Arguments, temporaries, and outputs that take the place of no argument. In a
-  host's memory stand all its devices', and a copy of the state while it is
-  saved.
+def memory_of(ready: Ready) -> int:
+  """Of the largest shape: arguments, temporaries, and outputs that take the
+  place of no argument. A host's memory holds those of all its devices, and a
+  copy of the state while it is saved.
   """
-  compiled = program.compiled(state, _abstract(shape.batch, mesh))
-  found = compiled.memory_analysis()
+  largest = max(ready.shapes, key=lambda shape: shape.positions)
+  batch = _abstract(largest.batch, ready.mesh)
+  found = ready.program.compiled(ready.state, batch).memory_analysis()
   # A backend that says nothing gives None.
   of = lambda name: getattr(found, f"{name}_size_in_bytes", 0)
   own = of("argument") + of("temp") + of("output") - of("alias")
-  if not memory.on_host():
-    return memory.held() + own
-  saved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-  return memory.held() + own * len(jax.local_devices()) + saved
+  saved, _ = state_bytes(ready.state, ready.mesh)
+  return _devices() * own + saved
+
+
+def state_bytes(state: Any, mesh: jax.sharding.Mesh) -> tuple[int, int]:
+  """Bytes of the copy that is saved, and of the state itself."""
+  size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  saved = size if memory.on_host() else 0
+  return saved, _devices() * size // mesh.shape["fsdp"]
+
+
+def _devices() -> int:
+  """How many share the memory that is looked at."""
+  return len(jax.local_devices()) if memory.on_host() else 1
 
 
 def _timed(
@@ -175,88 +199,30 @@ def _timed(
   return state, (seconds / rounds).tolist()
 
 
-def _save_seconds(state: Any, directory: pathlib.Path) -> float:
-  """Of a checkpoint that is written and thrown away."""
-  place = directory / "probe"
-  seconds = 0.0
-  for _ in range(2):  # the first also starts what writes
-    began = time.perf_counter()
-    store = checkpoint.Checkpoints(place)
-    try:
-      store.save(0, state, {}, {})
-    finally:
-      store.close()
-    seconds = time.perf_counter() - began
-    shutil.rmtree(place)
-    if seconds > _SLOW_SAVE:
-      break
-  return seconds
+def _write(state: Any, place: pathlib.Path) -> None:
+  """A checkpoint, thrown away again."""
+  store = checkpoint.Checkpoints(place)
+  try:
+    store.save(0, state, {}, {})
+  finally:
+    store.close()
+  shutil.rmtree(place)
 
 
-def advice(
-  stage: PairConfig, lora: LoraConfig, made: Inputs, unfit: Unfit, room: int
-) -> BadInput:
-  """What to say of a training that does not fit: the first way that would."""
-  gb = lambda size: f"{size / memory.GB:.2f} GB"
-  said = f"training needs about {gb(unfit.needed)}, there are {gb(room)}"
-  least = unfit.needed
-  for flags, other in smaller(stage, lora):
-    needed = _needed(other, made)
-    if needed <= room:
-      return BadInput(f"{said}; {flags} takes about {gb(needed)}")
-    least = min(least, needed)
-  return BadInput(
-    f"{said}, and no smaller way tried takes less than {gb(least)}; use a"
-    " smaller base or a larger machine"
-  )
+def warm(work: Callable[[], T]) -> tuple[T, float]:
+  """What some work gives, and its seconds without what is done but once.
 
-
-def _needed(stage: PairConfig, made: Inputs) -> int:
-  """Bytes of a training; compiled, not run."""
-  mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
-  data, _ = streams.dataset(stage, made, mesh.size)
-  shapes, _ = shapes_of(data, stage.steps)
-  made_stage = stages.make(stage, mesh)
-  program = train.program(stage, made_stage, mesh)
-  state = abstract_state(made_stage, stage.seed, mesh)
-  return _memory(program, state, max(shapes, key=lambda s: s.positions), mesh)
-
-
-def smaller(
-  stage: PairConfig, lora: LoraConfig
-) -> Iterator[tuple[str, PairConfig]]:
-  """Ways that take less memory, from the least change on: (flags, stage)."""
-  mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
-  most = stage.batch_size // mesh.size
-  grouped = lambda given, groups: (
-    f"--config.groups_per_device={groups}",
-    dataclasses.replace(given, groups_per_device=groups),
-  )
-  for groups in (4 * stage.groups_per_device, most):
-    if stage.groups_per_device < groups <= most and not most % groups:
-      yield grouped(stage, groups)
-  kinds = [] if stage.lora.rank else ["no_table", "lora"]
-  if config_lib.TABLE in stage.frozen:
-    kinds = kinds[1:]
-  for kind in kinds:
-    flag = f"--config.trainable={kind}"
-    plain = dataclasses.replace(stage, frozen=())
-    other = config_lib.trains(plain, kind, lora)
-    yield flag, other
-    more, fully = grouped(other, most)
-    yield f"{flag} {more}", fully
-  least = dataclasses.replace(stage, groups_per_device=most)
-  flags = f"--config.groups_per_device={most}"
-  if kinds:
-    least = config_lib.trains(
-      dataclasses.replace(least, frozen=()), "lora", lora
-    )
-    flags = f"--config.trainable=lora {flags}"
-  length = stage.max_length // 2
-  while length >= _SHORTEST:
-    shorter = dataclasses.replace(least, max_length=length)
-    yield f"{flags} --config.max_length={length}", shorter
-    length //= 2
+  Slow work is done once: beside it, what starts it is nothing.
+  """
+  began = time.perf_counter()
+  result = work()
+  seconds = time.perf_counter() - began
+  if seconds > _SLOW:
+    return result, seconds
+  del result  # before there is another
+  began = time.perf_counter()
+  result = work()
+  return result, time.perf_counter() - began
 
 
 def said(found: Mapping[str, Any]) -> str:

@@ -20,7 +20,10 @@ def summary(run: Run, done: Mapping[str, Done]) -> dict[str, Any]:
   """What summary.json holds besides the stages."""
   tuned, soup = done["finetune"], done["soup"]
   of = lambda name: cache.read_json(run.workdir / name / SCORES_FILE)
-  took = sum(done[name].seconds for name in FORECAST)
+  took = {name: done[name].seconds for name in FORECAST}
+  # What a kill ended has its steps in the log, not in the stage's seconds.
+  rows = hooks.read_metrics(run.workdir / "finetune" / hooks.METRICS)
+  took["finetune"] = max(took["finetune"], sum(row["seconds"] for row in rows))
   return {
     "final": {
       "checkpoint": cache.checkpoint_of(run.workdir, tuned),
@@ -38,7 +41,7 @@ def summary(run: Run, done: Mapping[str, Done]) -> dict[str, Any]:
       "hash": soup.hash,
       "command": _soup_command(run) if soup.checkpoint else "",
     },
-    "forecast": {**done["forecast"].metrics, "took": took},
+    "forecast": {**done["forecast"].metrics, "took": sum(took.values())},
     "data_hash": done["inputs"].metrics["data_hash"],
     "command": indexing.query_command(run.workdir, _question(run)),
   }

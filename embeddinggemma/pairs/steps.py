@@ -6,7 +6,6 @@ import importlib.metadata
 import pathlib
 import platform
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,14 +17,11 @@ from embeddinggemma import soup as soup_lib
 from embeddinggemma.cache import Done, Step
 from embeddinggemma.data import corpus, stdlib
 from embeddinggemma.inputs import Inputs
-from embeddinggemma.load import Model, load
-from embeddinggemma.pairs import forecast, memory, scores
+from embeddinggemma.load import load
+from embeddinggemma.pairs import cost, forecast, memory, scores, smaller
 from embeddinggemma.pairs.config import PairsConfig
-from embeddinggemma.retrieval import chunks
 
 SCORES_FILE = "scores.json"
-_SAMPLES = (64, 512, 2048)  # texts, until encoding them takes so many seconds
-_SAMPLED = 2.0
 
 AllDone = Mapping[str, Done]
 
@@ -114,7 +110,7 @@ def _before(run: Run, done: AllDone) -> Step:
   def work(directory: pathlib.Path) -> dict[str, Any]:
     found, costs = scores.score_and_cost(config.base, run.suites)
     cache.write_json(directory / SCORES_FILE, found)
-    rows = {name: cost._asdict() for name, cost in costs.items()}
+    rows = {name: of_suite._asdict() for name, of_suite in costs.items()}
     return {**scores.means(found), "costs": rows}
 
   depends = {"base": config.base_hash, **_suites(run, done)}
@@ -162,18 +158,26 @@ def _forecast(run: Run, done: AllDone) -> Step:
     try:
       found = forecast.training(config.finetune, run.made, directory, limit)
     except forecast.Unfit as unfit:
-      raise forecast.advice(
+      raise smaller.advice(
         config.finetune, config.lora, run.made, unfit, limit
       ) from None
-    scoring = _scoring(run, done["before"].metrics, found.save)
+    base, loading = forecast.warm(lambda: load(config.base))
+    scoring = cost.scoring(
+      base,
+      loading,
+      found.save,
+      done["before"].metrics["costs"],
+      run.suites,
+      config.points - 2,
+      run.source,
+    )
+    del base
     result = {
+      **found._asdict(),
       "seconds": found.seconds + scoring,
       "training": found.seconds,
       "scoring": scoring,
-      **{
-        key: getattr(found, key)
-        for key in ("memory", "room", "step", "shapes", "compilation", "save")
-      },
+      "memory": memory.held() + found.memory,
     }
     run.console.print(forecast.said(result), highlight=False, soft_wrap=True)
     return result
@@ -190,52 +194,6 @@ def _forecast(run: Run, done: AllDone) -> Step:
     },
     work,
   )
-
-
-def _scoring(run: Run, before: Mapping[str, Any], save: float) -> float:
-  """Seconds of all that follows training: scores, points of a soup, index."""
-  began = time.perf_counter()
-  model = load(run.config.base)
-  loading = time.perf_counter() - began
-  pace = _pace(model, run.suites)
-  seconds = {
-    name: cost["ranking"] + cost["tokens"] * pace
-    for name, cost in before["costs"].items()
-  }
-  # A soup of two is read twice and written once, then read as a model.
-  point = 3 * save + loading
-  inner = run.config.points - 2
-  chosen_on = sum(s for name, s in seconds.items() if name != scores.TEST)
-  whole = loading + sum(seconds.values())
-  if scores.VALIDATION in seconds:
-    whole += inner * (point + chosen_on) + point + seconds.get(scores.TEST, 0)
-  source = run.source
-  rows = chunks.read(source.path, source.excluded).chunks
-  sample = rows[:: max(len(rows) // 512, 1)]
-  read = scores.tokens(
-    model, [r.text for r in sample], "document", [r.title for r in sample]
-  )
-  return whole + loading + read * pace * len(rows) / len(sample)
-
-
-def _pace(model: Model, suites: scores.Suites) -> float:
-  """Seconds a token of encoding, of shapes that are compiled."""
-  texts = [
-    text
-    for tasks in suites.values()
-    for task in tasks
-    for text in (*task.queries, *task.documents)
-  ]
-  seconds, sample = 0.0, texts
-  for count in _SAMPLES:
-    sample = texts[:: max(len(texts) // count, 1)]
-    model(sample, "document")
-    began = time.perf_counter()
-    model(sample, "document")
-    seconds = time.perf_counter() - began
-    if seconds > _SAMPLED:
-      break
-  return seconds / scores.tokens(model, sample, "document")
 
 
 def _finetune(run: Run, done: AllDone) -> Step:
