@@ -348,7 +348,7 @@ def test_prefixes_out_of_order(wide):
   half[16:, 128:256] = 10 * rng.normal(size=(16, 128))
   half[:16, 256:] = 100 * np.hstack([half[:16, :128]] * 2)
   model = with_head(wide, np.eye(32, 64), np.vstack([half, half]))
-  assert faults(wide) == []
+  assert [f for f in doctor.diagnose(wide) if not f.passed] == []
   assert faults(model) == ["matryoshka"]
 
 
