@@ -7,12 +7,13 @@ its result depends on. A killed stage is redone, or continues where it can.
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, TypeVar
 
 from embeddinggemma.types import BadInput
@@ -51,22 +52,43 @@ class Done:
   metrics: dict[str, Any]
 
 
+AllDone = Mapping[str, Done]  # the stages before one, by name
+
+
 def key_of(inputs: Mapping[str, Any]) -> str:
   """The hash of a stage's inputs."""
   text = json.dumps(inputs, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
 
+def to_json(value: Any) -> bytes:
+  """JSON as our files hold it."""
+  return (json.dumps(value, indent=1) + "\n").encode()
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a file whole or not at all."""
   partial = path.with_name(f"{path.name}.partial")
-  partial.write_text(json.dumps(value, indent=1) + "\n")
+  partial.write_bytes(to_json(value))
   partial.replace(path)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """The content of a JSON file, or {} where there is none."""
   return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def bound(
+  stages: Mapping[str, Callable[[Any, AllDone], Step]],
+  run: Any,
+  left_out: Container[str] = (),
+) -> dict[str, Callable[[AllDone], Step]]:
+  """A recipe's table of stages, each as a function of those before it."""
+  return {
+    name: functools.partial(make, run)
+    for name, make in stages.items()
+    if name not in left_out
+  }
 
 
 def perform(step: Step, workdir: pathlib.Path) -> Done:

@@ -437,6 +437,11 @@ def read_files(path: pathlib.Path) -> dict[str, bytes]:
   return {p.name: p.read_bytes() for p in found if p.name not in _ORBAX}
 
 
+def view_of(files: Files) -> Any:
+  """How the stored weights are to be seen; "identity": as they are."""
+  return json.loads(files.get("recipe.json", b"{}")).get("view", "identity")
+
+
 class ContentHash:
   """sha256 over names, types, shapes and bytes of tensors, added by name."""
 

@@ -8,13 +8,14 @@ arguments, each of which continues in its folder.
 import dataclasses
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
 from embeddinggemma import cache, initialise, inputs, train
 from embeddinggemma import soup as soup_lib
+from embeddinggemma.cache import Step
 from embeddinggemma.config import at_least
 from embeddinggemma.data import corpus, mixture, sources
 from embeddinggemma.evaluate import suite
@@ -128,6 +129,38 @@ def mine(
     "without": without,
     "hash_of_negatives": about["hash"],
   }
+
+
+def mining(
+  corpus_of: Callable[[], pathlib.Path],
+  data: str,
+  place: str | pathlib.Path,
+  weights: str,
+  config: MiningConfig,
+  console: Console,
+) -> Step:
+  """The stage `mine` of a recipe; the model counts in dense search alone.
+
+  Args:
+    corpus_of: where the corpus is, once the stage runs.
+    data: the key of what made it.
+    place: the model's checkpoint or workdir.
+    weights: the content hash of the model.
+  """
+  dense = config.search == "dense"
+
+  def work(directory: pathlib.Path) -> dict[str, Any]:
+    pairs = corpus.read_train(corpus_of())
+    return mine(
+      pairs, load(place) if dense else None, config, directory, console
+    )
+
+  depends = {
+    "config": dataclasses.asdict(config),
+    "inputs": data,
+    "model": weights if dense else "",
+  }
+  return Step("mine", depends, work, resumable=True)
 
 
 def mine_alone(

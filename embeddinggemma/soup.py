@@ -71,8 +71,8 @@ def soup(
     even = [1.0] * len(found)  # so that nothing is rounded before the sum
     factors = even if weights is None else shares
     params, hashes = _average(found, shapes, factors, workdir)
-    recipe = json.dumps(_recipe(files, hashes, shares), indent=1) + "\n"
-    content = {**files, "recipe.json": recipe.encode()}
+    recipe = cache.to_json(_recipe(files, hashes, shares))
+    content = {**files, "recipe.json": recipe}
     return checkpoint.write_arrays(workdir, params, content)
 
 
@@ -157,8 +157,9 @@ def _difference(a: checkpoint.Files, b: checkpoint.Files) -> str:
           repr(x[key]) if key in x else _NONE for x in (ours, theirs)
         )
         return f"{name}: {key} is {one} in one, {other} in the other"
-  if _view(a) != _view(b):
-    return f"view is {_view(a)!r} in one, {_view(b)!r} in the other"
+  ours, theirs = map(checkpoint.view_of, (a, b))
+  if ours != theirs:
+    return f"view is {ours!r} in one, {theirs!r} in the other"
   return ""
 
 
@@ -168,11 +169,6 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
   return {
     k: v for key in tree for k, v in _flat(tree[key], f"{prefix}{key}.").items()
   }
-
-
-def _view(files: checkpoint.Files) -> Any:
-  """How the stored weights are to be seen; it is kept."""
-  return json.loads(files.get("recipe.json", b"{}")).get("view", "identity")
 
 
 def _agreed_shapes(paths: Sequence[pathlib.Path]) -> Shapes:
@@ -203,7 +199,7 @@ def _recipe(
     "stage": "soup",
     "parents": {f"ingredient_{n}": hash for n, hash in enumerate(hashes, 1)},
     "weights": list(shares),
-    "view": _view(files),
+    "view": checkpoint.view_of(files),
     "versions": {name: importlib.metadata.version(name) for name in names},
     "command": sys.argv,
   }

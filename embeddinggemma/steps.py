@@ -5,7 +5,6 @@ STAGES is their order.
 """
 
 import dataclasses
-import functools
 import pathlib
 import sysconfig
 from collections.abc import Callable, Mapping
@@ -22,25 +21,19 @@ from embeddinggemma import (
   train,
   verbs,
 )
-from embeddinggemma.cache import Done, Step
+from embeddinggemma.cache import AllDone, Step
 from embeddinggemma.data import corpus
 from embeddinggemma.evaluate import suite
 from embeddinggemma.load import assemble, load
 from embeddinggemma.recipe import Run
 from embeddinggemma.stages import TrainConfig
 
-AllDone = Mapping[str, Done]
-
 
 def steps(run: Run) -> dict[str, Callable[[AllDone], Step]]:
   """Each stage as a function of those before it. Bad paths end it here."""
   _ = run.outside
   left_out = set() if run.recipe.ablation.seeds else {"ablation"}
-  return {
-    name: functools.partial(make, run)
-    for name, make in STAGES.items()
-    if name not in left_out
-  }
+  return cache.bound(STAGES, run, left_out)
 
 
 def _tokenizer(run: Run, done: AllDone) -> Step:
@@ -144,23 +137,13 @@ def _prefinetune(run: Run, done: AllDone) -> Step:
 
 
 def _mine(run: Run, done: AllDone) -> Step:
-  config = run.recipe.mine
-  dense = config.search == "dense"
-
-  def work(directory: pathlib.Path) -> dict[str, Any]:
-    pairs = corpus.read_train(run.made.corpus)
-    model = load(run.workdir / "prefinetune") if dense else None
-    return finetuning.mine(pairs, model, config, directory, run.console)
-
-  return Step(
-    "mine",
-    {
-      "config": dataclasses.asdict(config),
-      "inputs": done["tokenizer"].key,
-      "model": done["prefinetune"].hash if dense else "",
-    },
-    work,
-    resumable=True,
+  return finetuning.mining(
+    lambda: run.made.corpus,
+    done["tokenizer"].key,
+    run.workdir / "prefinetune",
+    done["prefinetune"].hash,
+    run.recipe.mine,
+    run.console,
   )
 
 

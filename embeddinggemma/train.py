@@ -137,8 +137,7 @@ def _adopt(
 
 def _require_plain(source: pathlib.Path) -> None:
   """Refuses weights that are to be seen through a view, not as they are."""
-  recipe = json.loads(checkpoint.read_files(source).get("recipe.json", b"{}"))
-  view = recipe.get("view", "identity")
+  view = checkpoint.view_of(checkpoint.read_files(source))
   if view != "identity":
     raise BadInput(
       f"checkpoint {source} needs the view {view!r} of its weights; start from"
@@ -359,7 +358,7 @@ def _merged(
   """An ordinary model, for readers that know nothing of factors."""
   params = jax.device_get(lora.merge(config.lora, state.params))
   recipe = json.loads(content["recipe.json"]) | {"view": "identity"}
-  content = {**content, "recipe.json": _json(recipe)}
+  content = {**content, "recipe.json": cache.to_json(recipe)}
   checkpoint.write(workdir / checkpoint.MERGED, params, content, steps)
   return f"{checkpoint.MERGED}/{checkpoint.CHECKPOINTS}/{steps}", params
 
@@ -382,7 +381,7 @@ def _averaged(
       " steps beside it, and start again"
     ) from error
   recipe = json.loads(content["recipe.json"]) | {"mean_of_steps": last}
-  content = {**content, "recipe.json": _json(recipe)}
+  content = {**content, "recipe.json": cache.to_json(recipe)}
   checkpoint.write(workdir / checkpoint.AVERAGE, params, content, steps)
   console.print(
     f"{config.stage}: the mean of steps {', '.join(map(str, last))}",
@@ -415,9 +414,9 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
     "command": sys.argv,
   }
   return {
-    "model.json": _json(dataclasses.asdict(config.model)),
-    "prompts.json": _json(dict(prompts.PROMPTS)),
-    "recipe.json": _json(recipe),
+    "model.json": cache.to_json(dataclasses.asdict(config.model)),
+    "prompts.json": cache.to_json(dict(prompts.PROMPTS)),
+    "recipe.json": cache.to_json(recipe),
     TOKENIZER_FILE: made.tokenizer().model,
     "LICENSE": _LICENSE.encode(),
     **_inherited(config, given),
@@ -438,10 +437,6 @@ def _inherited(
     if config_lib.build(ModelConfig, tree) == config.model:
       kept["model.json"] = given["model.json"]
   return kept
-
-
-def _json(value: Any) -> bytes:
-  return (json.dumps(value, indent=1) + "\n").encode()
 
 
 def versions() -> dict[str, str]:

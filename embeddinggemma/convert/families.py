@@ -143,7 +143,7 @@ def _gemma3(folder: pathlib.Path, part: str) -> Imported:
     )
   config = hugging_face.model_config(tree, hugging_face.GEMMA3, where)
   weights = safetensors_io.open_folder(folder)
-  prefix = _prefix(weights, _CAUSAL_PREFIXES, "model.")
+  prefix = names.prefix(weights, _CAUSAL_PREFIXES, "model.")
   shapes = tensors.shapes_of(decoder_lib.init_causal(config))
   sources = names.sources(shapes, names.GEMMA3, {"decoder": prefix})
   return _imported(folder, kind, config, weights, shapes, sources)
@@ -164,8 +164,8 @@ def _encoder_decoder(folder: pathlib.Path, part: str) -> Imported:
   )
   weights = safetensors_io.open_folder(folder)
   prefixes = {
-    ENCODER: _prefix(weights, _ENCODER_PREFIXES, "model.encoder."),
-    DECODER: _prefix(weights, _DECODER_PREFIXES, "model.decoder."),
+    ENCODER: names.prefix(weights, _ENCODER_PREFIXES, "model.encoder."),
+    DECODER: names.prefix(weights, _DECODER_PREFIXES, "model.decoder."),
   }
   if part == DECODER:
     shapes = tensors.shapes_of(decoder_lib.init_causal(decoder))
@@ -246,12 +246,6 @@ def _imported(
     more,
     left_out - len(copies),
   )
-
-
-def _prefix(
-  weights: Mapping[str, Tensor], known: Sequence[str], default: str
-) -> str:
-  return next((p for p in known if f"{p}norm.weight" in weights), default)
 
 
 def _part_of(

@@ -5,7 +5,7 @@ a linear map of torch is (outputs, inputs), ours has the inputs first. Norms
 are stored as w of (1 + w) by both.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
@@ -61,6 +61,11 @@ def sources(
     name: _source(prefixes[name[0]] + theirs(name[1:], parts), name, shape)
     for name, shape in shapes.items()
   }
+
+
+def prefix(found: Container[str], known: Sequence[str], default: str) -> str:
+  """What stands before their names: the first that fits those found."""
+  return next((p for p in known if f"{p}norm.weight" in found), default)
 
 
 def theirs(name: Name, parts: Mapping[str, str]) -> str:

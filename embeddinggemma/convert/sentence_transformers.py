@@ -191,9 +191,7 @@ def _tensors(
   shapes = tensors.shapes_of(embedder.init(config))
   own = {name: shape for name, shape in shapes.items() if len(name) > 1}
   weights = safetensors_io.open_folder(transformer)
-  prefix = next(
-    (p for p in _PREFIXES if f"{p}norm.weight" in weights), _PREFIXES[0]
-  )
+  prefix = names.prefix(weights, _PREFIXES, _PREFIXES[0])
   sources = names.sources(own, names.GEMMA3, {"encoder": prefix})
   tensors.check(
     sources.values(),

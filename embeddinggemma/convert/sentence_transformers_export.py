@@ -88,7 +88,7 @@ def opened(path: str) -> Checkpoint:
   try:
     config = config_lib.build(ModelConfig, json.loads(files["model.json"]))
     prompts = json.loads(files["prompts.json"])
-    view = json.loads(files.get("recipe.json", b"{}")).get("view", "identity")
+    view = checkpoint.view_of(files)
   except (BadInput, ValueError) as error:
     raise BadInput(f"checkpoint {directory}: {error}") from None
   if view != "identity":

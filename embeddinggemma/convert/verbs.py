@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import pathlib
 import re
 import sys
@@ -175,13 +174,9 @@ def _files(
     "command": sys.argv,
   }
   return {
-    "model.json": _json(config),
-    "prompts.json": _json(dict(model.prompts)),
-    "recipe.json": _json(recipe),
+    "model.json": cache.to_json(config),
+    "prompts.json": cache.to_json(dict(model.prompts)),
+    "recipe.json": cache.to_json(recipe),
     folders.TOKENIZER_FILE: model.tokenizer,
     **folders.terms(folder),
   }
-
-
-def _json(value: Any) -> bytes:
-  return (json.dumps(value, indent=1) + "\n").encode()

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from embeddinggemma.evaluate import page
+from embeddinggemma.evaluate import mixtures, page
 
 # What is compared -> the models that it takes, minus those that lack it.
 COMPARED = {
@@ -18,10 +18,6 @@ COMPARED = {
   "hard negatives": ("soup", "soup without hard negatives"),
 }
 MEAN = "mean"
-PAPER = (
-  "The paper prints one of these: its soup has 61.2 on MTEB multilingual, its "
-  "three ingredients 60.4, 60.4 and 60.1."
-)
 
 BySeed = Sequence[Mapping[str, float]]  # of a model: {task type: score}
 
@@ -55,7 +51,7 @@ def section(found: Mapping[str, Any]) -> Iterable[str]:
     yield f"<h3>{page.escape(side)}: medians</h3>"
     shown = [[row[0], *map(page.figure, row[1:])] for row in medians]
     yield page.table(("model", *types), shown, page.best(medians))
-  yield page.note(PAPER)
+  yield page.note(mixtures.PAPER_SOUP)
 
 
 def compared(

@@ -76,11 +76,6 @@ def merge(config: LoraConfig, params: Params) -> Params:
   return {**merged, "aux": aux}
 
 
-def is_factor(path: str) -> bool:
-  """Whether a parameter is a factor; 'aux/lora/...' is."""
-  return path.startswith(f"aux/{LORA}/")
-
-
 def _added(tree: Any, factors: Mapping[str, Any], scale: float) -> Any:
   if not isinstance(tree, Mapping):
     # (*input, r) and (r, *output)

@@ -1,6 +1,5 @@
 """What a run on own pairs leaves: summary, page, and what is printed."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,8 +82,7 @@ def show(found: Mapping[str, Any], run: Run) -> None:
   console = run.console
   metrics = run.workdir / "finetune" / hooks.METRICS
   curves = {"finetune": hooks.read_metrics(metrics)}
-  page = pathlib.Path(run.workdir / "report.html")
-  report.write_report(page, {**found, "curves": curves})
+  report.write_report(run.workdir / "report.html", {**found, "curves": curves})
   for table in forgetting.tables(found["forgetting"]):
     console.print(table)
   lines = [

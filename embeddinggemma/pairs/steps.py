@@ -14,16 +14,14 @@ from rich.console import Console
 
 from embeddinggemma import cache, finetuning, indexing, inputs, recipe, train
 from embeddinggemma import soup as soup_lib
-from embeddinggemma.cache import Done, Step
-from embeddinggemma.data import corpus, stdlib
+from embeddinggemma.cache import AllDone, Step
+from embeddinggemma.data import stdlib
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.load import load
 from embeddinggemma.pairs import cost, forecast, memory, scores, smaller
 from embeddinggemma.pairs.config import PairsConfig
 
 SCORES_FILE = "scores.json"
-
-AllDone = Mapping[str, Done]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +71,7 @@ def steps(run: Run) -> dict[str, Callable[[AllDone], Step]]:
   left_out = set() if run.config.mine.enabled else {"mine"}
   if run.config.general.suite:
     left_out.add("general")
-  return {
-    name: functools.partial(make, run)
-    for name, make in STAGES.items()
-    if name not in left_out
-  }
+  return cache.bound(STAGES, run, left_out)
 
 
 def _inputs(run: Run, done: AllDone) -> Step:
@@ -118,23 +112,14 @@ def _before(run: Run, done: AllDone) -> Step:
 
 
 def _mine(run: Run, done: AllDone) -> Step:
-  config = run.config.mine
-  dense = config.search == "dense"
-
-  def work(directory: pathlib.Path) -> dict[str, Any]:
-    pairs = corpus.read_train(run.made.corpus)
-    model = load(run.config.base) if dense else None
-    return finetuning.mine(pairs, model, config, directory, run.console)
-
-  return Step(
-    "mine",
-    {
-      "config": dataclasses.asdict(config),
-      "inputs": done["inputs"].key,
-      "model": run.config.base_hash if dense else "",
-    },
-    work,
-    resumable=True,
+  config = run.config
+  return finetuning.mining(
+    lambda: run.made.corpus,
+    done["inputs"].key,
+    config.base,
+    config.base_hash,
+    config.mine,
+    run.console,
   )
 
 
