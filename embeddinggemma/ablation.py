@@ -73,10 +73,10 @@ def ablate(
 ) -> dict[str, Any]:
   """Trains and scores every arm with every seed; continues in its folder.
 
-  Returns, and writes, {"seeds", "scores": {side: {model: [{task type or
-  "mean": score} of each seed]}}}.
+  Returns the number of seeds, and writes {"seeds", "scores": {side: {model:
+  [{task type or "mean": score} of each seed]}}}.
   """
-  scores: dict[str, dict[str, list[Any]]] = {side: {} for side in tasks}
+  scores: dict[str, dict[str, list[Any]]] = {}
   for seed in seeds:
     place = directory / f"seed-{seed}"
     for name, arm in ARMS.items():
@@ -89,7 +89,7 @@ def ablate(
           f"seed {seed}: {said}: {', '.join(means)}", highlight=False
         )
         for side, by_type in found.items():
-          scores[side].setdefault(said, []).append(by_type)
+          scores.setdefault(side, {}).setdefault(said, []).append(by_type)
   result = {"seeds": list(seeds), "scores": scores}
   cache.write_json(directory / RESULT_FILE, result)
   return {"seeds": len(seeds)}
@@ -148,13 +148,17 @@ def _train_once(
 def _scores(
   workdir: pathlib.Path, tasks: Mapping[str, Sequence[suite.EvalTask]]
 ) -> dict[str, dict[str, float]]:
-  """{side: {task type or "mean": score}}, computed once."""
+  """{side: {task type or "mean": score}}, computed once.
+
+  Few pairs leave a side of them without tasks; it is left out.
+  """
   path = workdir / SCORES_FILE
   found = cache.read_json(path)
   if not found:
     found = {
-      side: finetuning.compare({"": workdir}, of_side)[""]
+      side: finetuning.with_mean(workdir, of_side)
       for side, of_side in tasks.items()
+      if of_side
     }
     cache.write_json(path, found)
   return found

@@ -355,12 +355,17 @@ def compare(
   models: Mapping[str, pathlib.Path], tasks: Sequence[suite.EvalTask]
 ) -> dict[str, Any]:
   """{model: {task type or "mean": score}} at full dimension; {}: no task."""
-  found = {}
-  for name, place in models.items() if tasks else ():
-    by_type = score(load(place), tasks)
-    mean = statistics.fmean(by_type.values())
-    found[name] = {**by_type, "mean": mean}
-  return found
+  if not tasks:
+    return {}
+  return {name: with_mean(place, tasks) for name, place in models.items()}
+
+
+def with_mean(
+  place: pathlib.Path, tasks: Sequence[suite.EvalTask]
+) -> dict[str, float]:
+  """{task type or "mean": score} of a checkpoint or workdir."""
+  by_type = score(load(place), tasks)
+  return {**by_type, "mean": statistics.fmean(by_type.values())}
 
 
 def score(model: Model, tasks: Sequence[suite.EvalTask]) -> dict[str, float]:
