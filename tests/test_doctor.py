@@ -13,7 +13,7 @@ from rich.console import Console
 from embeddinggemma import checkpoint, doctor, main
 from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import EOS, Tokenizer
-from embeddinggemma.doctor import folder, parts, texts
+from embeddinggemma.doctor import folder, parts, texts, vectors
 from embeddinggemma.doctor.opened import Opened
 from embeddinggemma.load import Model, _program, assemble, load
 from embeddinggemma.model import embedder, encoder, layers, pooling, trace
@@ -321,6 +321,12 @@ def test_a_dimension_that_outshines_the_others(healthy):
   scale = lambda x: np.where(np.arange(x.size) == 3, np.float32(1e4), x)
   model = changed(healthy, scale, "encoder", "final_norm", "scale")
   assert faults(model) == cheap_faults(model) == ["collapse"]
+
+
+def test_a_direction_of_next_to_nothing_counts_as_none():
+  """Its share of the whole is rounded to 0, whose logarithm is no number."""
+  few = np.diag([1.0, 1.0, 1.0, 1.0, 3.7e-23]).astype(np.float32)
+  assert vectors._effective_rank(few) == pytest.approx(4)
 
 
 def test_float16_would_overflow(healthy):

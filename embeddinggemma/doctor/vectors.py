@@ -66,7 +66,8 @@ def check_collapse(opened: Opened) -> Finding:
 
 def _effective_rank(vectors: Float[np.ndarray, "n M"]) -> float:
   power = np.linalg.svd(vectors, compute_uv=False) ** 2
-  share = power[power > 0] / power.sum()
+  share = power / power.sum()
+  share = share[share > 0]  # the division may round to 0
   return float(np.exp(-np.sum(share * np.log(share))))
 
 
