@@ -21,7 +21,7 @@ LAYERS = (
   {"evaluate", "load", "inputs"},
   {"streams", "doctor"},
   {"train"},
-  {"initialise", "sweep", "mixture"},
+  {"initialise", "sweep", "mixture", "tpu"},
   {"finetuning"},
   {"verbs", "ablation"},
   {"indexing"},

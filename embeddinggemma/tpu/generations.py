@@ -1,0 +1,201 @@
+"""The one table of TPU generations: what launching and compiling need to know.
+
+Sources: cloud.google.com/tpu/docs (runtimes, the page of each generation), the
+topologies that libtpu 0.0.52 accepts, jax's tpu_info, and the scaling book for
+the clock. A chip is what is bought; a device is what JAX shows, and v4 (without
+megacore) and tpu7x have two of them on a chip.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from embeddinggemma.types import BadInput
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+  """One generation of TPU; peaks are of a chip."""
+
+  name: str
+  # How machines are had, the first being the default: "sky" (SkyPilot over the
+  # Cloud TPU API), "jobset" (GKE), "gcloud" (a queued resource).
+  routes: tuple[str, ...]
+  accelerator: str  # the Cloud TPU API's name, less the count; "": none there
+  counts: str  # what that count is of: "cores" or "chips"
+  runtime: str  # the Cloud TPU API's image
+  image_family: str  # of Compute Engine; "": none there
+  machine: str  # type of a host of a slice of many
+  chips_per_host: int
+  gke_accelerator: str  # node label of a slice of many hosts
+  dimensions: int  # of the torus
+  devices_per_chip: int  # as JAX shows them with `topology_options`
+  topology_options: Mapping[str, str]  # of jax's get_topology_desc
+  topologies: tuple[str, ...]  # that libtpu compiles for
+  clock: float  # Hz
+  bf16_flops: float  # a second
+  hbm_bytes: float
+  hbm_bandwidth: float  # bytes a second
+  ici_bandwidth: float  # bytes a second, both directions, all links
+  dcn_bandwidth: float  # bytes a second
+
+
+_GCE_SHARED = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
+
+GENERATIONS = {
+  g.name: g
+  for g in (
+    Generation(
+      name="v4",
+      routes=("sky", "jobset", "gcloud"),
+      accelerator="v4",
+      counts="cores",
+      runtime="tpu-ubuntu2204-base",
+      image_family="",
+      machine="ct4p-hightpu-4t",
+      chips_per_host=4,
+      gke_accelerator="tpu-v4-podslice",
+      dimensions=3,
+      devices_per_chip=1,
+      topology_options={"chip_config_name": "megacore"},
+      topologies=_CUBES,
+      clock=1.05e9,
+      bf16_flops=275e12,
+      hbm_bytes=32e9,
+      hbm_bandwidth=1228e9,
+      ici_bandwidth=600e9,
+      dcn_bandwidth=25e9 / 8,
+    ),
+    Generation(
+      name="v5e",
+      routes=("sky", "jobset", "gcloud"),
+      accelerator="v5litepod",
+      counts="chips",
+      runtime="v2-alpha-tpuv5-lite",
+      image_family=_GCE_SHARED,
+      machine="ct5lp-hightpu-4t",
+      chips_per_host=4,
+      gke_accelerator="tpu-v5-lite-podslice",
+      dimensions=2,
+      devices_per_chip=1,
+      topology_options={},
+      topologies=_FLAT,
+      clock=1.5e9,
+      bf16_flops=197e12,
+      hbm_bytes=16e9,
+      hbm_bandwidth=819e9,
+      ici_bandwidth=400e9,
+      dcn_bandwidth=25e9 / 8,
+    ),
+    Generation(
+      name="v5p",
+      routes=("sky", "jobset", "gcloud"),
+      accelerator="v5p",
+      counts="cores",
+      runtime="v2-alpha-tpuv5",
+      image_family=_GCE_SHARED,
+      machine="ct5p-hightpu-4t",
+      chips_per_host=4,
+      gke_accelerator="tpu-v5p-slice",
+      dimensions=3,
+      devices_per_chip=1,
+      topology_options={},
+      topologies=_CUBES,
+      clock=1.75e9,
+      bf16_flops=459e12,
+      hbm_bytes=95e9,
+      hbm_bandwidth=2765e9,
+      ici_bandwidth=1200e9,
+      dcn_bandwidth=50e9 / 8,
+    ),
+    Generation(
+      name="v6e",
+      routes=("sky", "jobset", "gcloud"),
+      accelerator="v6e",
+      counts="chips",
+      runtime="v2-alpha-tpuv6e",
+      image_family=_GCE_SHARED,
+      machine="ct6e-standard-4t",
+      chips_per_host=4,
+      gke_accelerator="tpu-v6e-slice",
+      dimensions=2,
+      devices_per_chip=1,
+      topology_options={},
+      topologies=_FLAT,
+      clock=1.75e9,
+      bf16_flops=918e12,
+      hbm_bytes=32e9,
+      hbm_bandwidth=1638e9,
+      ici_bandwidth=800e9,
+      dcn_bandwidth=100e9 / 8,
+    ),
+    Generation(
+      name="tpu7x",
+      routes=("jobset",),
+      accelerator="",
+      counts="cores",
+      runtime="",
+      image_family="ubuntu-accel-2404-amd64-tpu-tpu7x",
+      machine="tpu7x-standard-4t",
+      chips_per_host=4,
+      gke_accelerator="tpu7x",
+      dimensions=3,
+      devices_per_chip=2,
+      topology_options={},
+      topologies=("1x1x1", *_CUBES),
+      clock=2.2e9,
+      bf16_flops=2307e12,
+      hbm_bytes=192e9,
+      hbm_bandwidth=7380e9,
+      ici_bandwidth=1200e9,
+      dcn_bandwidth=100e9 / 8,
+    ),
+  )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+  """A generation in a shape, such as v5e:16x16."""
+
+  generation: Generation
+  topology: str
+
+  @property
+  def name(self) -> str:
+    """As `parse` reads it."""
+    return f"{self.generation.name}:{self.topology}"
+
+  @property
+  def chips(self) -> int:
+    """Of the slice."""
+    return math.prod(map(int, self.topology.split("x")))
+
+  @property
+  def hosts(self) -> int:
+    """Machines of the slice; a shape smaller than one is one."""
+    return max(self.chips // self.generation.chips_per_host, 1)
+
+  @property
+  def devices(self) -> int:
+    """As JAX shows them."""
+    return self.chips * self.generation.devices_per_chip
+
+
+def parse(text: str) -> Slice:
+  """'v5e:16x16' -> Slice; BadInput lists what libtpu knows."""
+  name, _, topology = text.partition(":")
+  if name not in GENERATIONS:
+    raise BadInput(
+      f"--topology={text}: no TPU generation {name!r}; there are"
+      f" {', '.join(GENERATIONS)}, such as v5e:16x16"
+    )
+  generation = GENERATIONS[name]
+  if topology not in generation.topologies:
+    raise BadInput(
+      f"--topology={text}: libtpu knows no such shape of {name}; it knows"
+      f" {', '.join(generation.topologies)}"
+    )
+  return Slice(generation, topology)
