@@ -67,6 +67,7 @@ TEXT_FLAGS = {
   "from": (None, "a folder of public weights, or OWNER/NAME to fetch"),
   "part": ("both", "of an encoder-decoder: encoder, decoder or both"),
   "format": (None, "sentence-transformers"),
+  "topology": (None, "a TPU generation and shape, such as v5e:16x16"),
   "dtype": ("float32", "of the written weights: float32 or bfloat16"),
 }
 NUMBER_FLAGS = {
@@ -76,12 +77,15 @@ NUMBER_FLAGS = {
   "last": (None, "checkpoints of one input, the newest ones"),
   "jobs": (1, "runs at a time"),
   "explain": (None, "a row of the pairs, from 0"),
+  "num_slices": (1, "slices of that topology, joined by the data axis"),
   "pick": (None, "mixtures to pick; else search.pick of the config"),
 }
 SWITCHES = {
   "json": "print JSON",
   "dense": "search by meaning alone",
   "lexical": "search by words alone",
+  "fit": "also find what would fit: more groups a device",
+  "shardings": "list every parameter: shape, spec, bytes of a device",
   "print": "print a command for each run, run none",
   "skip_bad_rows": "count and list broken lines of the data, do not stop at one",
 }
@@ -345,6 +349,25 @@ def export(values: flags.FlagValues, rest: Sequence[str]) -> None:
   )
 
 
+def compile_(values: flags.FlagValues, rest: Sequence[str]) -> int:
+  """Compiles a stage for TPUs that are not here; 1: it does not fit."""
+  _nothing_more(rest)
+  from embeddinggemma.tpu import examine, page
+
+  found = examine.examine(
+    _train_config(values),
+    values.topology,
+    values.num_slices,
+    values.fit,
+    values.shardings,
+  )
+  if values.json:
+    _say(found)
+  else:
+    print(page.as_page(found))
+  return 0 if found["fits"] else 1
+
+
 def sweep(values: flags.FlagValues, rest: Sequence[str]) -> int:
   """Runs a config at every point, or prints the commands that do."""
   _nothing_more(rest)
@@ -464,6 +487,12 @@ VERBS = {
     export,
     ("model", "format", "output"),
     ("dtype",),
+  ),
+  "compile": Verb(
+    "compile a stage for a TPU topology on any machine: memory, time, traffic",
+    compile_,
+    ("config", "topology"),
+    ("num_slices", "fit", "shardings", "json"),
   ),
   "sweep": Verb(
     "run a config at every point of a product or zip of overrides",
@@ -670,7 +699,8 @@ def _train_config(values: flags.FlagValues) -> Any:
 
   tree = _config(values)
   tree = tree.get("prefinetune", tree)
-  if values.skip_bad_rows and "data" in tree:
+  skips = "skip_bad_rows" in values and values.skip_bad_rows
+  if skips and "data" in tree:
     tree["data"]["skip_bad_rows"] = True
   return stages.build(tree)
 
@@ -733,6 +763,10 @@ def call(argv: Sequence[str]) -> int:
     print(_verb_usage(name))
     return 0
   _quiet()
+  if name == "compile":
+    from embeddinggemma.tpu import environment
+
+    environment.prepare()
   from embeddinggemma.types import BadInput, Stopped
 
   try:

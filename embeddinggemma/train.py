@@ -41,6 +41,7 @@ from embeddinggemma.stages import (
   TrainConfig,
 )
 from embeddinggemma.training import fit as fit_lib
+from embeddinggemma.tpu import generations
 from embeddinggemma.training import hooks, step
 from embeddinggemma.types import BadInput, Params, Stage, TrainState
 
@@ -302,7 +303,10 @@ def program(
   """The compiled step; runs that differ in data and start share it."""
   tree = _resolved(config)
   key = {k: v for k, v in tree.items() if k not in _NOT_COMPILED}
-  options = config.compiler_options.get(jax.default_backend())
+  device = mesh.devices.flat[0]
+  options = generations.compiler_options(
+    config.compiler_options, device.platform, device.device_kind
+  )
   return cache.share(
     "program",
     key,

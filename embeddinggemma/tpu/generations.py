@@ -9,6 +9,7 @@ megacore) and tpu7x have two of them on a chip.
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from embeddinggemma.types import BadInput
 
@@ -30,11 +31,13 @@ class Generation:
   gke_accelerator: str  # node label of a slice of many hosts
   dimensions: int  # of the torus
   devices_per_chip: int  # as JAX shows them with `topology_options`
+  device_kind: str  # as JAX names them
   topology_options: Mapping[str, str]  # of jax's get_topology_desc
   topologies: tuple[str, ...]  # that libtpu compiles for
   clock: float  # Hz
   bf16_flops: float  # a second
   hbm_bytes: float
+  hbm_usable: float  # of a device, as libtpu 0.0.52 says when it runs out
   hbm_bandwidth: float  # bytes a second
   ici_bandwidth: float  # bytes a second, both directions, all links
   dcn_bandwidth: float  # bytes a second
@@ -59,11 +62,13 @@ GENERATIONS = {
       gke_accelerator="tpu-v4-podslice",
       dimensions=3,
       devices_per_chip=1,
+      device_kind="TPU v4",
       topology_options={"chip_config_name": "megacore"},
       topologies=_CUBES,
       clock=1.05e9,
       bf16_flops=275e12,
       hbm_bytes=32e9,
+      hbm_usable=30.75 * 2**30,
       hbm_bandwidth=1228e9,
       ici_bandwidth=600e9,
       dcn_bandwidth=25e9 / 8,
@@ -80,11 +85,13 @@ GENERATIONS = {
       gke_accelerator="tpu-v5-lite-podslice",
       dimensions=2,
       devices_per_chip=1,
+      device_kind="TPU v5 lite",
       topology_options={},
       topologies=_FLAT,
       clock=1.5e9,
       bf16_flops=197e12,
       hbm_bytes=16e9,
+      hbm_usable=15.75 * 2**30,
       hbm_bandwidth=819e9,
       ici_bandwidth=400e9,
       dcn_bandwidth=25e9 / 8,
@@ -101,11 +108,13 @@ GENERATIONS = {
       gke_accelerator="tpu-v5p-slice",
       dimensions=3,
       devices_per_chip=1,
+      device_kind="TPU v5",
       topology_options={},
       topologies=_CUBES,
       clock=1.75e9,
       bf16_flops=459e12,
       hbm_bytes=95e9,
+      hbm_usable=95.73 * 2**30,
       hbm_bandwidth=2765e9,
       ici_bandwidth=1200e9,
       dcn_bandwidth=50e9 / 8,
@@ -122,11 +131,13 @@ GENERATIONS = {
       gke_accelerator="tpu-v6e-slice",
       dimensions=2,
       devices_per_chip=1,
+      device_kind="TPU v6 lite",
       topology_options={},
       topologies=_FLAT,
       clock=1.75e9,
       bf16_flops=918e12,
       hbm_bytes=32e9,
+      hbm_usable=31.24 * 2**30,
       hbm_bandwidth=1638e9,
       ici_bandwidth=800e9,
       dcn_bandwidth=100e9 / 8,
@@ -143,11 +154,13 @@ GENERATIONS = {
       gke_accelerator="tpu7x",
       dimensions=3,
       devices_per_chip=2,
+      device_kind="TPU7x",
       topology_options={},
       topologies=("1x1x1", *_CUBES),
       clock=2.2e9,
       bf16_flops=2307e12,
       hbm_bytes=192e9,
+      hbm_usable=94.74 * 2**30,
       hbm_bandwidth=7380e9,
       ici_bandwidth=1200e9,
       dcn_bandwidth=100e9 / 8,
@@ -183,6 +196,14 @@ class Slice:
     """As JAX shows them."""
     return self.chips * self.generation.devices_per_chip
 
+  @property
+  def wrap(self) -> tuple[bool, ...]:
+    """Which dimensions are rings: whole pods of flat ones, cubes of 4."""
+    sizes = tuple(map(int, self.topology.split("x")))
+    if self.generation.dimensions == 2:
+      return (*(size == 16 for size in sizes), False)
+    return (all(size % 4 == 0 for size in sizes),) * 3
+
 
 def parse(text: str) -> Slice:
   """'v5e:16x16' -> Slice; BadInput lists what libtpu knows."""
@@ -199,3 +220,23 @@ def parse(text: str) -> Slice:
       f" {', '.join(generation.topologies)}"
     )
   return Slice(generation, topology)
+
+
+def compiler_options(
+  options: Mapping[str, Mapping[str, Any]], platform: str, device_kind: str
+) -> dict[str, Any]:
+  """A config's options of the compiler for a device: later keys win.
+
+  They are by platform ("cpu", "gpu", "tpu") and by generation ("v5e"), since
+  what one generation's compiler takes, another's may refuse.
+  """
+  known = {g.device_kind: name for name, g in GENERATIONS.items()}
+  names = ("cpu", "gpu", "tpu", *GENERATIONS)
+  for key in options:
+    if key not in names:
+      raise BadInput(
+        f"compiler_options.{key}: no such platform; use {', '.join(names)}"
+      )
+  platform = {"cuda": "gpu", "rocm": "gpu"}.get(platform, platform)
+  own = options.get(known.get(device_kind, ""), {})
+  return {**options.get(platform, {}), **own}

@@ -1,0 +1,81 @@
+"""The batch that a config would train on, without any data: shapes alone.
+
+Training sizes its batches by the texts that it reads. Here every text is
+max_length tokens long and fills a row of its own, so the rows are as long as
+the ladder's first rung that holds it: no batch of this config is larger, but
+for a language model's whose batches need more rows than texts.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from embeddinggemma import sharding
+from embeddinggemma.data import packing
+from embeddinggemma.stages import AdaptConfig, PairConfig, TrainConfig
+from embeddinggemma.types import DenoiseBatch, PairBatch, Teacher, Text
+
+
+def batch(config: TrainConfig, mesh: Mesh) -> Any:
+  """ShapeDtypeStructs of a global batch, split over the mesh."""
+  groups = mesh.size * config.groups_per_device
+  packing.check_groups(config.batch_size, groups, config.stage)
+  tree = _shapes(config, groups)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding.batch_sharding(mesh, x.shape)
+    ),
+    tree,
+  )
+
+
+def describe(config: TrainConfig, mesh: Mesh) -> str:
+  """The shape in words."""
+  groups = mesh.size * config.groups_per_device
+  length, rows = packing.rung(config.max_length), config.batch_size // groups
+  sides = {"query": rows, "positive": rows}
+  if isinstance(config, AdaptConfig):
+    sides = {"input": rows, "target": rows}
+  elif not isinstance(config, PairConfig):
+    sides = {"text": rows}
+  elif config.negatives:
+    sides["negatives"] = rows * config.negatives
+  parts = ", ".join(f"{name} {n} x {length}" for name, n in sides.items())
+  return (
+    f"{groups} groups of {parts} (rows x positions; every text fills"
+    f" max_length={config.max_length})"
+  )
+
+
+def _shapes(config: TrainConfig, groups: int) -> Any:
+  texts, size = config.batch_size // groups, config.batch_size
+  length = packing.rung(config.max_length)
+  one = _text(groups, texts, length)
+  if isinstance(config, AdaptConfig):
+    return DenoiseBatch(one, one)
+  if not isinstance(config, PairConfig):
+    return one
+  count = config.negatives
+  return PairBatch(
+    query=one,
+    positive=one,
+    negative=_text(groups, texts * count, length) if count else None,
+    teacher=_teacher(config) if config.loss.distill else None,
+    keys=jax.ShapeDtypeStruct((size, 2), np.uint32),
+    task=jax.ShapeDtypeStruct((), np.int32),
+  )
+
+
+def _text(groups: int, texts: int, length: int) -> Text:
+  ids = jax.ShapeDtypeStruct((groups, texts, length), np.int32)
+  return Text(ids, ids, jax.ShapeDtypeStruct((groups, texts), np.bool_))
+
+
+def _teacher(config: PairConfig) -> Teacher:
+  width = config.loss.teacher_width or config.model.embed_dim
+  of = lambda *dims: jax.ShapeDtypeStruct(
+    (config.batch_size, *dims, width), np.float32
+  )
+  return Teacher(of(), of(), of(config.negatives) if config.negatives else None)

@@ -1,0 +1,52 @@
+"""A mesh of the devices of a TPU topology, none of which is here."""
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils, topologies
+from jax.sharding import AxisType, Mesh
+
+from embeddinggemma import sharding
+from embeddinggemma.config import MeshConfig
+from embeddinggemma.tpu import environment
+from embeddinggemma.tpu.generations import Slice
+from embeddinggemma.types import BadInput
+
+
+def devices(slice_: Slice, num_slices: int = 1) -> tuple[jax.Device, ...]:
+  """As the compiler sees them; raises BadInput without libtpu."""
+  environment.require_libtpu()
+  several = {"num_slices": num_slices} if num_slices > 1 else {}
+  try:
+    found = topologies.get_topology_desc(
+      platform="tpu",
+      topology_name=slice_.name,
+      wrap=slice_.wrap,
+      **several,
+      **slice_.generation.topology_options,
+    )
+  except jax.errors.JaxRuntimeError as error:
+    raise BadInput(f"--topology={slice_.name}: libtpu says: {error}") from None
+  return tuple(found.devices)
+
+
+def make_mesh(sizes: MeshConfig, slice_: Slice, num_slices: int = 1) -> Mesh:
+  """The mesh that training has there; `data` goes over slices.
+
+  Raises BadInput where the sizes do not divide the devices.
+  """
+  if num_slices < 1:
+    raise BadInput(f"--num_slices={num_slices} must be at least 1")
+  found = devices(slice_, num_slices)
+  if num_slices == 1:
+    return sharding.make_mesh(sizes.data, sizes.fsdp, found)
+  data = len(found) // sizes.fsdp if sizes.data == -1 else sizes.data
+  if data * sizes.fsdp != len(found) or data % num_slices:
+    raise BadInput(
+      f"mesh.data={data} x mesh.fsdp={sizes.fsdp} does not lay {num_slices}"
+      f" slices of {slice_.devices} devices along data; use a mesh.fsdp that"
+      f" divides {slice_.devices}"
+    )
+  grid: np.ndarray = mesh_utils.create_hybrid_device_mesh(
+    (data // num_slices, sizes.fsdp), (num_slices, 1), found
+  )
+  return Mesh(grid, sharding.AXES, axis_types=(AxisType.Auto,) * 2)
