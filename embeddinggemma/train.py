@@ -40,8 +40,8 @@ from embeddinggemma.stages import (
   PairConfig,
   TrainConfig,
 )
-from embeddinggemma.training import fit as fit_lib
 from embeddinggemma.tpu import generations
+from embeddinggemma.training import fit as fit_lib
 from embeddinggemma.training import hooks, step
 from embeddinggemma.types import BadInput, Params, Stage, TrainState
 
