@@ -1,7 +1,9 @@
 """Compiles the step that `train` runs for TPUs that are not here."""
 
 import dataclasses
+import pathlib
 import re
+import tempfile
 import time
 from typing import Any
 
@@ -11,45 +13,61 @@ from jax.sharding import Mesh
 
 from embeddinggemma import sharding, stages
 from embeddinggemma.stages import TrainConfig
-from embeddinggemma.tpu import generations, shapes, topology
+from embeddinggemma.tpu import buffers, generations, shapes, topology
 from embeddinggemma.tpu.generations import Slice
 from embeddinggemma.training import step
 from embeddinggemma.types import BadInput
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 _NEEDS = re.compile(r"\(([\d.]+)([KMGTP]?)\) exceeds available")
+# The program with the compiler's estimates, and before there are any.
+_MODULES = ("after_codegen.txt", "after_optimizations.txt")
+_BUFFERS = "after_optimizations-buffer-assignment.txt"
 
 
 @dataclasses.dataclass(frozen=True)
-class OutOfMemory:
-  """What the compiler said when the program did not fit."""
+class Memory:
+  """HBM that one device needs, in bytes."""
 
-  needed_bytes: int  # of temporaries, a device; 0 where it does not say
-  message: str
+  arguments: int  # state and batch
+  outputs: int  # those that do not take the place of an argument
+  temporaries: int
+  code: int
+
+  @property
+  def needed(self) -> int:
+    """All of it."""
+    return self.arguments + self.outputs + self.temporaries + self.code
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """The outcome of one compilation, for one device of a mesh."""
+  """The outcome of one compilation."""
 
   config: TrainConfig
   slice_: Slice
   num_slices: int
   mesh: Mesh
   state: Any  # of ShapeDtypeStructs with shardings
-  batch: Any
-  program: jax.stages.Compiled | None  # None: out of memory
-  refused: OutOfMemory | None
+  memory: Memory
+  message: str  # of the compiler, when it ran out of memory; else ""
+  hlo: str  # the program's text; without cycles when it ran out of memory
+  buffers: str  # how its temporaries are laid out
   seconds: float
 
   @property
-  def arguments_bytes(self) -> int:
-    """State and batch on a device, without the padding of tiles."""
-    return sum(map(bytes_per_device, jax.tree.leaves((self.state, self.batch))))
+  def fits(self) -> bool:
+    """Whether the compiler took it, and arguments have room beside the rest."""
+    return not self.message and self.memory.needed <= self.capacity
+
+  @property
+  def capacity(self) -> int:
+    """HBM of a device that a program can have, in bytes."""
+    return int(self.slice_.generation.hbm_usable)
 
 
 def bytes_per_device(leaf: jax.ShapeDtypeStruct) -> int:
-  """Of a device's part of an array."""
+  """Of a device's part of an array, without the padding of tiles."""
   assert leaf.sharding is not None
   shape = leaf.sharding.shard_shape(leaf.shape)
   return int(np.prod(shape)) * np.dtype(leaf.dtype).itemsize
@@ -76,30 +94,68 @@ def compile_step(
   options = generations.compiler_options(
     config.compiler_options, "tpu", slice_.generation.device_kind
   )
-  jitted: Any = step.compile_step(stage, config.seed, mesh, options)
-  program, refused = None, None
-  try:
-    program = jitted.lower(state, batch).compile()
-  except jax.errors.JaxRuntimeError as error:
-    refused = _out_of_memory(str(error))
-    if refused is None:
-      raise BadInput(_why(str(error), slice_, options)) from error
-  seconds = time.monotonic() - start
+  with tempfile.TemporaryDirectory() as folder:
+    # What the compiler writes down says more than the compiled program: where
+    # its memory goes, also when there is too little of it. Not every program
+    # of tpu7x has a text otherwise (jaxlib 0.10.2).
+    dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+    jitted: Any = step.compile_step(stage, config.seed, mesh, options | dump)
+    program, message = None, ""
+    try:
+      program = jitted.lower(state, batch).compile()
+    except jax.errors.JaxRuntimeError as error:
+      message = " ".join(str(error).split())
+      if "RESOURCE_EXHAUSTED" not in message:
+        raise BadInput(_why(message, slice_, options)) from error
+    texts = (_read(pathlib.Path(folder), name) for name in _MODULES)
+    hlo = next(filter(None, texts), "")
+    layout = _read(pathlib.Path(folder), _BUFFERS)
+  if program is not None and not hlo:
+    hlo = program.as_text() or ""
   return Compiled(
-    config, slice_, num_slices, mesh, state, batch, program, refused, seconds
+    config,
+    slice_,
+    num_slices,
+    mesh,
+    state,
+    _memory(program, (state, batch), message, layout),
+    message,
+    hlo,
+    layout,
+    time.monotonic() - start,
   )
 
 
-def _out_of_memory(message: str) -> OutOfMemory | None:
-  if "RESOURCE_EXHAUSTED" not in message:
-    return None
-  found = _NEEDS.search(message)
-  needed = float(found[1]) * _UNITS[found[2]] if found else 0
-  return OutOfMemory(int(needed), " ".join(message.split()))
+def _read(folder: pathlib.Path, ending: str) -> str:
+  """The largest file of that ending: small programs are not the step."""
+  found = sorted(
+    folder.glob(f"*.{ending}"), key=lambda path: path.stat().st_size
+  )
+  return found[-1].read_text(errors="replace") if found else ""
+
+
+def _memory(
+  program: jax.stages.Compiled | None,
+  arguments: Any,
+  message: str,
+  layout: str,
+) -> Memory:
+  """As the program says; of one that did not fit, as the compiler did."""
+  if program is not None:
+    found: Any = program.memory_analysis()
+    return Memory(
+      found.argument_size_in_bytes,
+      found.output_size_in_bytes - found.alias_size_in_bytes,
+      found.temp_size_in_bytes,
+      found.generated_code_size_in_bytes,
+    )
+  needs = _NEEDS.search(message)
+  stated = int(float(needs[1]) * _UNITS[needs[2]]) if needs else 0
+  given = sum(map(bytes_per_device, jax.tree.leaves(arguments)))
+  return Memory(given, 0, buffers.parse(layout).bytes or stated, 0)
 
 
 def _why(message: str, slice_: Slice, options: dict[str, Any]) -> str:
   """The compiler's refusal in one line, with the options if there are any."""
-  said = " ".join(message.split())[:400]
   given = f" with compiler_options {options}" if options else ""
-  return f"libtpu refuses the step for {slice_.name}{given}: {said}"
+  return f"libtpu refuses the step for {slice_.name}{given}: {message[:400]}"

@@ -15,4 +15,8 @@ def examine(
 ) -> dict[str, Any]:
   """The report of a config's step on a topology such as v5e:16x16."""
   slice_ = generations.parse(topology)
-  return report.as_json(compiling.compile_step(config, slice_, num_slices))
+  compiled = compiling.compile_step(config, slice_, num_slices)
+  found = report.as_json(compiled)
+  if shardings:
+    found["shardings"] = report.shardings(compiled)
+  return found

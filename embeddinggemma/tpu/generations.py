@@ -32,6 +32,7 @@ class Generation:
   dimensions: int  # of the torus
   devices_per_chip: int  # as JAX shows them with `topology_options`
   device_kind: str  # as JAX names them
+  cores_per_device: int  # TensorCores: two with megacore
   topology_options: Mapping[str, str]  # of jax's get_topology_desc
   topologies: tuple[str, ...]  # that libtpu compiles for
   clock: float  # Hz
@@ -63,6 +64,7 @@ GENERATIONS = {
       dimensions=3,
       devices_per_chip=1,
       device_kind="TPU v4",
+      cores_per_device=2,
       topology_options={"chip_config_name": "megacore"},
       topologies=_CUBES,
       clock=1.05e9,
@@ -86,6 +88,7 @@ GENERATIONS = {
       dimensions=2,
       devices_per_chip=1,
       device_kind="TPU v5 lite",
+      cores_per_device=1,
       topology_options={},
       topologies=_FLAT,
       clock=1.5e9,
@@ -109,6 +112,7 @@ GENERATIONS = {
       dimensions=3,
       devices_per_chip=1,
       device_kind="TPU v5",
+      cores_per_device=2,
       topology_options={},
       topologies=_CUBES,
       clock=1.75e9,
@@ -132,6 +136,7 @@ GENERATIONS = {
       dimensions=2,
       devices_per_chip=1,
       device_kind="TPU v6 lite",
+      cores_per_device=1,
       topology_options={},
       topologies=_FLAT,
       clock=1.75e9,
@@ -155,6 +160,7 @@ GENERATIONS = {
       dimensions=3,
       devices_per_chip=2,
       device_kind="TPU7x",
+      cores_per_device=1,
       topology_options={},
       topologies=("1x1x1", *_CUBES),
       clock=2.2e9,

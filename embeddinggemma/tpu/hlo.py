@@ -161,7 +161,7 @@ def parse(text: str) -> Program:
       if head:
         current = computations.setdefault(head[2], [])
         entry = head[2] if head[1] else entry
-    elif line.startswith("}"):
+    elif line == "}":
       current = None
     elif found := _LINE.match(line):
       root, name, shape, opcode, rest = found.groups()
@@ -169,6 +169,9 @@ def parse(text: str) -> Program:
       current.append(
         Instruction(name, shape, opcode, operands, rest, bool(root))
       )
+    elif current:  # a kernel's metadata may go over several lines
+      whole = current[-1].text + line
+      current[-1] = current[-1]._replace(text=whole)
   times, control, unknown = _times(computations, entry)
   return Program(
     computations, entry, times, control, unknown, _frames(text[: 2**24])

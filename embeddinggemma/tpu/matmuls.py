@@ -1,0 +1,99 @@
+"""Floating-point operations of a compiled program's matrix products.
+
+A TPU's products are convolutions: batch dimensions become windows with padding
+and dilation, of which only the positions that meet data count.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+
+from embeddinggemma.tpu.hlo import Instruction, Program
+
+_LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
+_WINDOW = re.compile(r"window=\{([^}]*)\}")
+
+
+def flops(program: Program) -> float:
+  """Of all products that run in a step on one device, kernels aside."""
+  total = 0.0
+  shapes: dict[str, dict[str, Instruction]] = {}
+  for times, name, instruction in program.walk(fused=True):
+    if instruction.opcode not in ("convolution", "dot"):
+      continue
+    if name not in shapes:
+      shapes[name] = {i.name: i for i in program.computations[name]}
+    count = convolution if instruction.opcode == "convolution" else dot
+    total += times * count(instruction, shapes[name])
+  return total
+
+
+def dot(instruction: Instruction, scope: Mapping[str, Instruction]) -> float:
+  """2 x result x contracted sizes."""
+  left = scope[instruction.operands[0]].arrays[0].dims
+  found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.text)
+  over = [int(i) for i in found[1].split(",") if i] if found else []
+  return 2.0 * instruction.arrays[0].size * math.prod(left[i] for i in over)
+
+
+def convolution(
+  instruction: Instruction, scope: Mapping[str, Instruction]
+) -> float:
+  """2 x batch x features in x features out x valid pairs of positions."""
+  labels = _LABELS.search(instruction.text)
+  if labels is None:
+    return 0.0
+  left = scope[instruction.operands[0]].arrays[0].dims
+  right = scope[instruction.operands[1]].arrays[0].dims
+  out = instruction.arrays[0].dims
+  size = lambda dims, names, name: dims[names.index(name)]
+  pairs = 1
+  for n, window in enumerate(_windows(instruction.text)):
+    key = str(n)
+    pairs *= _valid_pairs(
+      size(left, labels[1], key), size(out, labels[3], key), **window
+    )
+  groups = int(instruction.attribute("batch_group_count") or 1)
+  batch = size(left, labels[1], "b") // groups
+  features = size(right, labels[2], "i") * size(right, labels[2], "o")
+  return 2.0 * batch * features * pairs
+
+
+def _windows(text: str) -> list[dict[str, int]]:
+  """Of each spatial dimension: size, stride, low padding, dilations."""
+  found = _WINDOW.search(text)
+  if found is None or "size=" not in found[1]:
+    return []
+  parts = dict(p.split("=") for p in found[1].split())
+  count = len(parts["size"].split("x"))
+  values = lambda name: (
+    [int(v.split("_")[0]) for v in parts[name].split("x")]
+    if name in parts
+    else [0 if name == "pad" else 1] * count
+  )
+  names = ("size", "stride", "pad", "lhs_dilate", "rhs_dilate")
+  return [dict(zip(names, row)) for row in zip(*map(values, names))]
+
+
+def _valid_pairs(
+  given: int,
+  made: int,
+  size: int,
+  stride: int,
+  pad: int,
+  lhs_dilate: int,
+  rhs_dilate: int,
+) -> int:
+  """Pairs of a kernel's and a result's position that meet an element."""
+  last = (given - 1) * lhs_dilate
+  count = 0
+  for kernel in range(size):
+    first = kernel * rhs_dilate - pad
+    places = range(first, first + made * stride, stride)
+    if lhs_dilate == 1:
+      low = max(0, -(-(0 - first) // stride))
+      high = min(made, (last - first) // stride + 1)
+      count += max(high - low, 0)
+    else:
+      count += sum(0 <= p <= last and p % lhs_dilate == 0 for p in places)
+  return count
