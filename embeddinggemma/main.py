@@ -67,6 +67,7 @@ TEXT_FLAGS = {
   "from": (None, "a folder of public weights, or OWNER/NAME to fetch"),
   "part": ("both", "of an encoder-decoder: encoder, decoder or both"),
   "format": (None, "sentence-transformers"),
+  "stage": (None, "of a recipe: prefinetune (default), adapt, ..."),
   "topology": (None, "a TPU generation and shape, such as v5e:16x16"),
   "dtype": ("float32", "of the written weights: float32 or bfloat16"),
 }
@@ -355,7 +356,7 @@ def compile_(values: flags.FlagValues, rest: Sequence[str]) -> int:
   from embeddinggemma.tpu import examine, page
 
   found = examine.examine(
-    _train_config(values),
+    examine.config_of(_config(values), values.stage),
     values.topology,
     values.num_slices,
     values.fit,
@@ -492,7 +493,7 @@ VERBS = {
     "compile a stage for a TPU topology on any machine: memory, time, traffic",
     compile_,
     ("config", "topology"),
-    ("num_slices", "fit", "shardings", "json"),
+    ("stage", "num_slices", "fit", "shardings", "json"),
   ),
   "sweep": Verb(
     "run a config at every point of a product or zip of overrides",
@@ -699,8 +700,7 @@ def _train_config(values: flags.FlagValues) -> Any:
 
   tree = _config(values)
   tree = tree.get("prefinetune", tree)
-  skips = "skip_bad_rows" in values and values.skip_bad_rows
-  if skips and "data" in tree:
+  if values.skip_bad_rows and "data" in tree:
     tree["data"]["skip_bad_rows"] = True
   return stages.build(tree)
 

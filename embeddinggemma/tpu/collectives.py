@@ -22,7 +22,9 @@ KINDS = (
   "collective-broadcast",
   "send",
 )
-_PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}[,)\s]")
+# Of one that is spread over fusions, to run beside them, all but the first.
+_CONTINUES = re.compile(r'"async_collective_fusion_config":\{"flag_start":"\d')
+_PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}\}")
 _MESH = re.compile(
   r"replica_groups=mesh\[([^\]]*)\](?:\(([\d,]*)\))? \{(.*?)\}"
 )
@@ -47,14 +49,12 @@ class Collective:
 
 
 def find(program: Program, devices: int) -> list[Collective]:
-  """All of a program's; what is spread over several instructions, once."""
-  found: dict[str, Collective] = {}
+  """All of a program's; what is spread over several fusions, once."""
+  found = []
   for times, computation, instruction in program.walk(fused=True):
     kind = instruction.opcode.removesuffix("-start")
-    if kind not in KINDS:
+    if kind not in KINDS or _CONTINUES.search(instruction.text):
       continue
-    # An asynchronous one is listed where it starts, goes on and ends.
-    channel = instruction.attribute("channel_id") or instruction.name
     shapes = {i.name: i for i in program.computations[computation]}
     given = sum(
       a.bytes
@@ -64,11 +64,9 @@ def find(program: Program, devices: int) -> list[Collective]:
     )
     group = tuple(group_of(instruction, devices))
     whole, sent = _traffic(kind, given, len(group))
-    if channel not in found or times > found[channel].times:
-      found[channel] = Collective(
-        kind, whole, sent, group, times, program.source(instruction)
-      )
-  return list(found.values())
+    source = program.source(instruction)
+    found.append(Collective(kind, whole, sent, group, times, source))
+  return found
 
 
 def _traffic(kind: str, given: int, n: int) -> tuple[int, float]:
@@ -96,7 +94,7 @@ def group_of(instruction: Instruction, devices: int) -> Sequence[int]:
   if found := _LISTS.search(text):
     return _numbers(found[1].strip("{").partition("}")[0])
   if found := _PAIRS.search(text):
-    pairs = [_numbers(p) for p in re.findall(r"\{?([\d]+,[\d]+)\}?", found[1])]
+    pairs = [_numbers(p) for p in re.findall(r"\{(\d+,\d+)", found[1])]
     return next((p for p in pairs if p[0] != p[1]), [0])
   return range(devices)
 

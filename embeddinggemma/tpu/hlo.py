@@ -179,7 +179,7 @@ def parse(text: str) -> Program:
 
 
 def _times(
-  computations: Mapping[str, list[Instruction]], entry: str
+  computations: dict[str, list[Instruction]], entry: str
 ) -> tuple[dict[str, int], frozenset[str], tuple[str, ...]]:
   """How often each computation runs; every branch of a choice counts."""
   times, control = {entry: 1}, {entry}
@@ -194,7 +194,8 @@ def _times(
           continue
         if count is None:
           unknown.append(instruction.name)
-        times[called] = times.get(called, 0) + times[name] * (count or 1)
+        runs = times[name] * (1 if count is None else count)
+        times[called] = times.get(called, 0) + runs
         if flow and name in control:
           control.add(called)
   return times, frozenset(control), tuple(unknown)

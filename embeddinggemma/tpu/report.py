@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -99,8 +98,8 @@ def _costs(compiled: Compiled, program: hlo.Program) -> dict[str, Any]:
   kernel_seconds = sum(k.times * k.seconds for k in calls)
   done = matmuls.flops(program)
   done += sum(k.times * (k.flops or 0.0) for k in calls)
-  cycles = sum(n * (i.cycles or 0) for n, _, i in program.walk(fused=False))
-  by_cycles = cycles / generation.clock + kernel_seconds
+  cycles = _cycles(program)
+  by_cycles = (cycles or 0) / generation.clock + kernel_seconds
   line = estimate.roofline(
     done, traffic.hbm_bytes(program), found, mesh, generation
   )
@@ -128,6 +127,12 @@ def _costs(compiled: Compiled, program: hlo.Program) -> dict[str, Any]:
     "mfu": mfu(line.step),
     "fusions": _dearest(program),
   }
+
+
+def _cycles(program: hlo.Program) -> int | None:
+  """Of all that runs; None before the compiler has estimated any."""
+  total = sum(n * (i.cycles or 0) for n, _, i in program.walk(fused=False))
+  return total or None
 
 
 def _kernel_row(kernel: kernels.Kernel) -> dict[str, Any]:
@@ -160,8 +165,8 @@ def _dearest(program: hlo.Program) -> list[dict[str, Any]]:
 
 
 def _uncounted(program: hlo.Program) -> list[dict[str, Any]]:
-  """Sorts and scatters without cycles, and fusions that hold one."""
-  rows = []
+  """Sorts and scatters without cycles, alone or in a fusion; largest first."""
+  rows: dict[tuple[str, int, str], dict[str, Any]] = {}
   for times, _, instruction in program.walk(fused=False):
     if instruction.cycles is not None:
       continue
@@ -170,19 +175,11 @@ def _uncounted(program: hlo.Program) -> list[dict[str, Any]]:
     )
     for one in (instruction, *inside):
       if one.opcode in _UNCOUNTED:
-        rows.append(
-          {
-            "kind": one.opcode,
-            "times": times,
-            "elements": max(a.size for a in _operands(one, program)),
-            "source": program.source(one),
-          }
+        size = max((a.size for a in one.arrays), default=0)
+        key = (one.opcode, size, program.source(one))
+        row = rows.setdefault(
+          key,
+          {"kind": key[0], "elements": size, "source": key[2], "count": 0},
         )
-  return rows
-
-
-def _operands(
-  instruction: hlo.Instruction, program: hlo.Program
-) -> Sequence[hlo.Array]:
-  del program
-  return instruction.arrays
+        row["count"] += times
+  return sorted(rows.values(), key=lambda row: -row["elements"])
