@@ -83,7 +83,7 @@ def compile_step(
   """
   start = time.monotonic()
   mesh = topology.make_mesh(config.mesh, slice_, num_slices)
-  batch = shapes.batch(config, mesh)
+  batch = shapes.batch(config, mesh, slice_)
   stage = stages.make(config, mesh)
   state = jax.eval_shape(lambda: step.abstract_state(stage, config.seed))
   state = jax.tree.map(

@@ -1,44 +1,92 @@
 """What would fit, when a step does not: more groups on a device.
 
 A device that embeds its part of the batch in several groups holds the
-activations of one at a time, for one more forward pass.
+activations of one at a time, for one more forward pass. What does not shrink
+with them (parameters, gathered embeddings, logits) is told from two tries, so
+that few compilations find the answer, or that there is none.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from embeddinggemma.stages import TrainConfig
-from embeddinggemma.tpu import compiling
+from embeddinggemma.tpu import compiling, shapes
 from embeddinggemma.tpu.compiling import Compiled
 
-
-def changes(config: TrainConfig, devices: int) -> Iterator[dict[str, Any]]:
-  """What may be tried, the cheapest first."""
-  on_device = config.batch_size // devices
-  groups = 2 * config.groups_per_device
-  while groups <= on_device:
-    if on_device % groups == 0:
-      yield {"groups_per_device": groups}
-    groups *= 2
+_MOST = 6  # compilations
 
 
-def search(compiled: Compiled) -> list[dict[str, Any]]:
-  """Compiles one change after another until one fits; all that were tried."""
-  rows = [_row({}, compiled)]
-  for change in changes(compiled.config, compiled.mesh.size):
-    if rows[-1]["fits"]:
+class Try(NamedTuple):
+  """What was tried."""
+
+  groups: int  # a device
+  fits: bool
+  needed: int  # bytes
+
+
+def choices(on_device: int, groups: int) -> list[int]:
+  """Numbers of groups above `groups`: doublings that divide the examples."""
+  found = []
+  while (groups := 2 * groups) <= on_device:
+    found += [groups] if on_device % groups == 0 else []
+  return found
+
+
+def following(
+  tries: Sequence[Try], left: Sequence[int], capacity: int
+) -> int | None:
+  """The next number of groups to try; None: found, or out of reach.
+
+  needed = fixed + moving / groups, by the last two tries that have groups.
+  """
+  left = [groups for groups in left if groups > tries[-1].groups]
+  if not left or tries[-1].fits:
+    return None
+  if len(tries) < 3:  # the first has no recomputation, and tells little
+    return left[0]
+  one, two = tries[-2:]
+  moving = (one.needed - two.needed) / (1 / one.groups - 1 / two.groups)
+  fixed = two.needed - moving / two.groups
+  fitting = [g for g in left if fixed + moving / g <= capacity]
+  return fitting[0] if fitting else None
+
+
+def tries(
+  first: Try,
+  left: Sequence[int],
+  capacity: int,
+  attempt: Callable[[int], Try],
+) -> list[Try]:
+  """All attempts, the first included, until one fits or none will."""
+  made = [first]
+  while len(made) < _MOST:
+    groups = following(made, left, capacity)
+    if groups is None:
       break
-    config = dataclasses.replace(compiled.config, **change)
-    again = compiling.compile_step(config, compiled.slice_, compiled.num_slices)
-    rows.append(_row(change, again))
-  return rows
+    made.append(attempt(groups))
+  return made
 
 
-def _row(change: dict[str, Any], compiled: Compiled) -> dict[str, Any]:
-  return {
-    "change": change,
-    "fits": compiled.fits,
-    "needed_bytes": compiled.memory.needed,
-    "capacity_bytes": compiled.capacity,
-  }
+def search(first: Compiled) -> list[dict[str, Any]]:
+  """Compiles one number of groups after another; a row for each."""
+  groups = shapes.groups(first.config, first.mesh, first.slice_)
+
+  def attempt(groups: int) -> Try:
+    config = dataclasses.replace(first.config, groups_per_device=groups)
+    again = compiling.compile_step(config, first.slice_, first.num_slices)
+    return Try(groups, again.fits, again.memory.needed)
+
+  made = tries(
+    Try(groups, first.fits, first.memory.needed),
+    choices(first.config.batch_size // first.mesh.size, groups),
+    first.capacity,
+    attempt,
+  )
+  return [
+    {
+      "change": {"groups_per_device": one.groups},
+      "fits": one.fits,
+      "needed_bytes": one.needed,
+    }
+    for one in made
+  ]

@@ -8,6 +8,7 @@ to, not what a given one takes.
 """
 
 import dataclasses
+import math
 import re
 
 from embeddinggemma.tpu.generations import Generation
@@ -25,9 +26,9 @@ _ATTENTION = (
   (re.compile(r"dq"), 3),
   (re.compile(r"(splash|flash|attention).*(fwd|forward)|splash_m[qh]a"), 2),
 )
-# Vector operations a score: mask, maximum, difference, exponential, sum and
-# casts, or in a gradient the exponential, differences, products and casts.
-_PER_SCORE = 10
+# Vector operations of each exponential (mask, maximum, difference, itself, sum,
+# casts) and of each element that goes in or out (a norm, a rotation, casts).
+_VECTOR_OPS = 10
 # Of the vector unit a cycle and core: 8 x 128 lanes, 4 units.
 _LANES = 8 * 128 * 4
 
@@ -83,17 +84,19 @@ def _costs(
 ) -> tuple[float | None, float, float]:
   """(flops, vector operations, HBM bytes) of one call.
 
-  As the kernel states them (`cost_estimate` of pallas_call), else of an
-  attention kernel by its shapes, else the bytes alone.
+  Products and exponentials are what the kernel states (`cost_estimate` of
+  pallas_call), else those of an attention kernel by its shapes (without what a
+  local mask spares), else not known.
   """
-  moved = float(
-    sum(a.bytes for i in (instruction, *given) for a in i.arrays if not a.fast)
-  )
+  arrays = [a for i in (instruction, *given) for a in i.arrays]
+  moved = float(sum(a.bytes for a in arrays if not a.fast))
+  around = _VECTOR_OPS * float(sum(a.size for a in arrays))
   stated = _STATED.search(instruction.text)
   if stated:
     cost = {name: float(n) for name, n in _NUMBER.findall(stated[1])}
-    vector_ops = cost.get("transcendentals", 0) * _PER_SCORE
-    return cost.get("flops", 0), vector_ops, cost.get("bytes_accessed", moved)
+    inside = _VECTOR_OPS * cost.get("transcendentals", 0)
+    moved = min(moved, cost.get("bytes_accessed", moved))
+    return cost.get("flops", 0), inside + around, moved
   name = f"{instruction.name} {instruction.op_name}".lower()
   products = next((n for rule, n in _ATTENTION if rule.search(name)), 0)
   floats = [
@@ -102,9 +105,8 @@ def _costs(
     if i.arrays and i.arrays[0].dtype in ("bf16", "f32")
   ]
   if not products or len(floats) < 2 or len(floats[1].dims) < 2:
-    return None, 0.0, moved
+    return None, around, moved
   query, key = floats[0].dims, floats[1].dims
-  scores = float(key[-2])
-  for size in query[:-1]:
-    scores *= size
-  return 2.0 * products * query[-1] * scores, _PER_SCORE * scores, moved
+  scores = float(math.prod(query[:-1]) * key[-2])
+  inside = _VECTOR_OPS * scores
+  return 2.0 * products * query[-1] * scores, inside + around, moved

@@ -118,9 +118,13 @@ def _fit(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
   for row in rows:
     changed = " ".join(f"--config.{k}={v}" for k, v in row["change"].items())
     verdict = "fits" if row["fits"] else "does not fit"
+    needed = row["needed_bytes"] / _GIB
+    yield f"  {changed:<40} {verdict}: needs {needed:.2f} GiB"
+  if not rows[-1]["fits"]:
     yield (
-      f"  {changed or 'as it is':<52} {verdict}: needs"
-      f" {row['needed_bytes'] / _GIB:.2f} GiB"
+      "  More groups do not do it: what is left are parameters, gathered"
+      " embeddings and\n  logits. Use a smaller batch_size, more chips, or a"
+      " larger mesh.fsdp."
     )
 
 

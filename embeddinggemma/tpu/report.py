@@ -45,7 +45,8 @@ def as_json(compiled: Compiled) -> dict[str, Any]:
     "mesh": dict(mesh.shape),
     "batch_size": config.batch_size,
     "max_length": config.max_length,
-    "batch": shapes.describe(config, mesh),
+    "groups_per_device": shapes.groups(config, mesh, compiled.slice_),
+    "batch": shapes.describe(config, mesh, compiled.slice_),
     "parameters": parameters(compiled.state.params["model"]),
     "fits": compiled.fits,
     "hbm": {

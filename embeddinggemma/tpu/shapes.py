@@ -15,14 +15,20 @@ from jax.sharding import Mesh
 from embeddinggemma import sharding
 from embeddinggemma.data import packing
 from embeddinggemma.stages import AdaptConfig, PairConfig, TrainConfig
+from embeddinggemma.tpu.generations import Slice
 from embeddinggemma.types import DenoiseBatch, PairBatch, Teacher, Text
 
 
-def batch(config: TrainConfig, mesh: Mesh) -> Any:
+def groups(config: TrainConfig, mesh: Mesh, slice_: Slice) -> int:
+  """How many groups a device goes through in a step."""
+  number = config.groups_per_device
+  packing.check_groups(config.batch_size, mesh.size * number, config.stage)
+  return number
+
+
+def batch(config: TrainConfig, mesh: Mesh, slice_: Slice) -> Any:
   """ShapeDtypeStructs of a global batch, split over the mesh."""
-  groups = mesh.size * config.groups_per_device
-  packing.check_groups(config.batch_size, groups, config.stage)
-  tree = _shapes(config, groups)
+  tree = _shapes(config, mesh.size * groups(config, mesh, slice_))
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding.batch_sharding(mesh, x.shape)
@@ -31,10 +37,11 @@ def batch(config: TrainConfig, mesh: Mesh) -> Any:
   )
 
 
-def describe(config: TrainConfig, mesh: Mesh) -> str:
+def describe(config: TrainConfig, mesh: Mesh, slice_: Slice) -> str:
   """The shape in words."""
-  groups = mesh.size * config.groups_per_device
-  length, rows = packing.rung(config.max_length), config.batch_size // groups
+  number = groups(config, mesh, slice_)
+  count = mesh.size * number
+  length, rows = packing.rung(config.max_length), config.batch_size // count
   sides = {"query": rows, "positive": rows}
   if isinstance(config, AdaptConfig):
     sides = {"input": rows, "target": rows}
@@ -44,8 +51,8 @@ def describe(config: TrainConfig, mesh: Mesh) -> str:
     sides["negatives"] = rows * config.negatives
   parts = ", ".join(f"{name} {n} x {length}" for name, n in sides.items())
   return (
-    f"{groups} groups of {parts} (rows x positions; every text fills"
-    f" max_length={config.max_length})"
+    f"{count} groups ({number} a device) of {parts} (rows x positions; every"
+    f" text fills max_length={config.max_length})"
   )
 
 

@@ -19,6 +19,7 @@ _FREE = frozenset(
     "while",
     "conditional",
     "call",
+    "async-start",  # what it calls counts itself
     "opt-barrier",
     "optimization-barrier",
     "partition-id",
@@ -77,7 +78,10 @@ def _moved(
     update = scope.get(instruction.operands[_UPDATES[opcode]])
     return 2.0 * _hbm(update)
   if opcode in _PICKS:
-    return 2.0 * _hbm(instruction)
+    picked = (
+      _bytes(instruction) if _hbm(scope.get(instruction.operands[0])) else 0
+    )
+    return picked + _hbm(instruction)
   return _hbm(instruction) + sum(
     _hbm(scope.get(name)) for name in instruction.operands
   )

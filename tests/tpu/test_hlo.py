@@ -220,16 +220,18 @@ def test_a_kernel_that_states_its_cost_is_believed() -> None:
   text = KERNEL.replace("NAME", "mine").replace("COST", cost)
   (kernel,) = kernels.find(program_of(text), v5e)
   assert (kernel.flops, kernel.bytes) == (197e9, 77)
-  assert kernel.seconds == pytest.approx(1e-3)
+  # Products, and the vector unit's work on what goes in and out.
+  assert 1e-3 < kernel.seconds < 1.1e-3
 
 
-def test_an_unknown_kernel_costs_its_bytes() -> None:
+def test_an_unknown_kernel_costs_at_least_its_bytes() -> None:
   v5e = generations.GENERATIONS["v5e"]
   text = KERNEL.replace("NAME", "other").replace("COST", "")
   (kernel,) = kernels.find(program_of(text), v5e)
   assert kernel.flops is None
   moved = 2 * (2 * 8 * 3 * 256 * 64 + 2 * 8 * 256 * 64)
-  assert kernel.seconds == pytest.approx(moved / v5e.hbm_bandwidth)
+  assert kernel.bytes == moved
+  assert kernel.seconds >= moved / v5e.hbm_bandwidth
 
 
 def test_buffers_of_hbm_alone() -> None:

@@ -1,0 +1,46 @@
+"""What the search for a fit tries, by a memory whose law is known."""
+
+import pytest
+
+from embeddinggemma.tpu import fit
+from embeddinggemma.tpu.fit import Try
+
+CAPACITY = 1_000
+
+
+def search(fixed: int, moving: int) -> list[tuple[int, bool]]:
+  def attempt(groups: int) -> Try:
+    needed = fixed + moving // groups
+    return Try(groups, needed <= CAPACITY, needed)
+
+  made = fit.tries(attempt(1), fit.choices(256, 1), CAPACITY, attempt)
+  return [(one.groups, one.fits) for one in made]
+
+
+def test_what_fits_is_left_alone() -> None:
+  assert search(100, 800) == [(1, True)]
+
+
+def test_the_answer_is_found_in_few_compilations() -> None:
+  # 500 + 20_000 / g: 40 groups are enough, of doublings 64.
+  assert search(500, 20_000) == [
+    (1, False),
+    (2, False),
+    (4, False),
+    (64, True),
+  ]
+
+
+def test_what_no_grouping_mends_is_seen_after_two_tries() -> None:
+  assert search(2_000, 10_000) == [(1, False), (2, False), (4, False)]
+
+
+def test_only_numbers_that_divide_are_tried() -> None:
+  assert fit.choices(6, 1) == [2]
+  assert fit.choices(6, 2) == []
+
+
+@pytest.mark.parametrize("left", [[], [2]])
+def test_an_end_of_the_choices_is_an_end(left: list[int]) -> None:
+  tries = [Try(1, False, 5), Try(2, False, 4), Try(4, False, 3)]
+  assert fit.following(tries, left, 1) is None
