@@ -8,6 +8,8 @@ import math
 import re
 from collections.abc import Mapping
 
+import numpy as np
+
 from embeddinggemma.tpu.hlo import Instruction, Program
 
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
@@ -84,16 +86,22 @@ def _valid_pairs(
   lhs_dilate: int,
   rhs_dilate: int,
 ) -> int:
-  """Pairs of a kernel's and a result's position that meet an element."""
+  """Pairs of a kernel's and a result's position that meet an element.
+
+  Position o of the result and k of the kernel meet at stride * o + rhs_dilate *
+  k - pad, where there is an element every lhs_dilate. A batch may be a window
+  of millions, so that nothing here goes over pairs.
+  """
+  first = np.arange(size, dtype=np.int64) * rhs_dilate - pad
   last = (given - 1) * lhs_dilate
-  count = 0
-  for kernel in range(size):
-    first = kernel * rhs_dilate - pad
-    places = range(first, first + made * stride, stride)
-    if lhs_dilate == 1:
-      low = max(0, -(-(0 - first) // stride))
-      high = min(made, (last - first) // stride + 1)
-      count += max(high - low, 0)
-    else:
-      count += sum(0 <= p <= last and p % lhs_dilate == 0 for p in places)
-  return count
+  low = -(np.minimum(first, 0) // stride)
+  high = np.minimum(made, (last - first) // stride + 1)
+  # first + stride * o is a multiple of lhs_dilate where o is `start` and every
+  # `period` after it.
+  common = math.gcd(stride, lhs_dilate)
+  period = lhs_dilate // common
+  inverse = pow(stride // common, -1, period) if period > 1 else 0
+  start = (-first // common * inverse) % period
+  count = (high - 1 - start) // period - (low - 1 - start) // period
+  count = np.where((first % common == 0) & (high > low), count, 0)
+  return int(count.sum())

@@ -141,10 +141,18 @@ def brute_force(
     (8, 3, 2, 3, 0, 1, 2),
     (1, 2, 2, 1, 1, 1, 1),
     (5, 7, 3, 2, 4, 3, 2),
+    (4, 9, 5, 4, 3, 6, 3),
+    (7, 5, 6, 6, 5, 4, 5),
   ],
 )
 def test_positions_of_a_window_that_meet_data(case: tuple[int, ...]) -> None:
   assert matmuls._valid_pairs(*case) == brute_force(*case)
+
+
+def test_a_batch_of_millions_is_a_window_too() -> None:
+  count = 2**21
+  case = (count, count, count, count - 1, 0, count, 1)
+  assert matmuls._valid_pairs(*case) == count
 
 
 def program_of(lines: str) -> hlo.Program:
