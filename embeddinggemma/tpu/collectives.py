@@ -55,7 +55,7 @@ def find(program: Program, devices: int) -> list[Collective]:
     kind = instruction.opcode.removesuffix("-start")
     if kind not in KINDS or _CONTINUES.search(instruction.text):
       continue
-    shapes = {i.name: i for i in program.computations[computation]}
+    shapes = program.computations[computation].by_name
     given = sum(
       a.bytes
       for name in instruction.operands

@@ -6,6 +6,7 @@ of stack frames at the head of the text. Written for what libtpu 0.0.52 prints.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import re
@@ -107,10 +108,38 @@ class Frame(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Computation:
+  """A list of instructions, in the order in which they run."""
+
+  lines: list[Instruction]
+
+  @functools.cached_property
+  def by_name(self) -> dict[str, Instruction]:
+    """Its instructions, for operands to be looked up."""
+    return {i.name: i for i in self.lines}
+
+  @functools.cached_property
+  def root(self) -> Instruction | None:
+    """The one whose result is that of the whole."""
+    return next((i for i in self.lines if i.root), None)
+
+
+class Computations(dict[str, Computation]):
+  """Name -> computation. Each is printed before those that call it.
+
+  A class of its own, so that checks of types at run time do not go through it.
+  """
+
+  def called_by(self, instruction: Instruction) -> Computation | None:
+    """The inside of a fusion."""
+    return self.get(instruction.attribute("calls").lstrip("%"))
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
   """A compiled program. `times`: how often each computation runs."""
 
-  computations: Mapping[str, list[Instruction]]
+  computations: Computations
   entry: str
   times: Mapping[str, int]
   control: frozenset[str]  # computations that are not the inside of a fusion
@@ -125,7 +154,7 @@ class Program:
     """
     for name, times in self.times.items():
       if fused or name in self.control:
-        for instruction in self.computations[name]:
+        for instruction in self.computations[name].lines:
           yield times, name, instruction
 
   def source(self, instruction: Instruction) -> str:
@@ -153,13 +182,13 @@ def _short(path: str) -> str:
 
 def parse(text: str) -> Program:
   """The program of `compiled.as_text()`."""
-  computations: dict[str, list[Instruction]] = {}
+  lines: dict[str, list[Instruction]] = {}
   entry, current = "", None
   for line in text.splitlines():
     if current is None:
       head = _HEAD.match(line)
       if head:
-        current = computations.setdefault(head[2], [])
+        current = lines.setdefault(head[2], [])
         entry = head[2] if head[1] else entry
     elif line == "}":
       current = None
@@ -172,6 +201,7 @@ def parse(text: str) -> Program:
     elif current:  # a kernel's metadata may go over several lines
       whole = current[-1].text + line
       current[-1] = current[-1]._replace(text=whole)
+  computations = Computations({k: Computation(v) for k, v in lines.items()})
   times, control, unknown = _times(computations, entry)
   return Program(
     computations, entry, times, control, unknown, _frames(text[: 2**24])
@@ -179,16 +209,15 @@ def parse(text: str) -> Program:
 
 
 def _times(
-  computations: dict[str, list[Instruction]], entry: str
+  computations: Computations, entry: str
 ) -> tuple[dict[str, int], frozenset[str], tuple[str, ...]]:
   """How often each computation runs; every branch of a choice counts."""
   times, control = {entry: 1}, {entry}
   unknown: list[str] = []
-  # A computation is printed before those that call it.
-  for name in reversed(computations):
+  for name in reversed(computations):  # callers first
     if name not in times:
       continue
-    for instruction in computations[name]:
+    for instruction in computations[name].lines:
       for called, count, flow in _called(instruction, name, computations):
         if called not in computations:
           continue
@@ -204,7 +233,7 @@ def _times(
 def _called(
   instruction: Instruction,
   inside: str,
-  computations: Mapping[str, list[Instruction]],
+  computations: Computations,
 ) -> Iterator[tuple[str, int | None, bool]]:
   """(computation, times a run, whether its instructions count themselves)."""
   if instruction.opcode == "while":
@@ -220,27 +249,23 @@ def _called(
 
 
 def trip_count(
-  loop: Instruction,
-  around: list[Instruction],
-  computations: Mapping[str, list[Instruction]],
+  loop: Instruction, around: Computation, computations: Computations
 ) -> int | None:
   """How often a `while` runs, from constants of its condition; else None.
 
   The condition compares an element of the carried tuple, which starts at a
   constant and grows by one, with a constant or an element that does not change.
   """
-  condition = computations.get(loop.attribute("condition").lstrip("%"), [])
-  root = next((i for i in condition if i.root), None)
-  if root is None or root.opcode != "compare":
+  condition = computations.get(loop.attribute("condition").lstrip("%"))
+  root = condition.root if condition else None
+  if condition is None or root is None or root.opcode != "compare":
     return None
-  inside, outside = _by_name(condition), _by_name(around)
-  start = outside.get(loop.operands[0]) if loop.operands else None
-  values, indices = [], []
+  start = around.by_name.get(loop.operands[0]) if loop.operands else None
+  values = []
   for operand in root.operands:
-    given = _origin(operand, inside)
+    given = _origin(operand, condition)
     if given is not None and given.opcode == "get-tuple-element":
-      indices.append(int(given.attribute("index")))
-      given = _element(start, indices[-1], outside)
+      given = _element(start, int(given.attribute("index")), around)
     values.append(_constant(given))
   if len(values) != 2 or None in values:
     return None
@@ -253,20 +278,16 @@ def trip_count(
   return None
 
 
-def _by_name(instructions: list[Instruction]) -> dict[str, Instruction]:
-  return {i.name: i for i in instructions}
-
-
-def _origin(name: str, scope: Mapping[str, Instruction]) -> Instruction | None:
+def _origin(name: str, scope: Computation) -> Instruction | None:
   """What a value is a mere copy of."""
-  found = scope.get(name)
+  found = scope.by_name.get(name)
   while found is not None and found.opcode in ("copy", "bitcast", "convert"):
-    found = scope.get(found.operands[0])
+    found = scope.by_name.get(found.operands[0])
   return found
 
 
 def _element(
-  given: Instruction | None, index: int, scope: Mapping[str, Instruction]
+  given: Instruction | None, index: int, scope: Computation
 ) -> Instruction | None:
   if given is None or given.opcode != "tuple":
     return None

@@ -52,7 +52,7 @@ def find(program: Program, generation: Generation) -> list[Kernel]:
   for times, computation, instruction in program.walk(fused=True):
     if instruction.opcode != "custom-call" or TARGET not in instruction.text:
       continue
-    scope = {i.name: i for i in program.computations[computation]}
+    scope = program.computations[computation].by_name
     given = [scope[name] for name in instruction.operands if name in scope]
     flops, vector_ops, moved = _costs(instruction, given)
     found.append(

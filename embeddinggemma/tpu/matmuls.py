@@ -6,11 +6,10 @@ and dilation, of which only the positions that meet data count.
 
 import math
 import re
-from collections.abc import Mapping
 
 import numpy as np
 
-from embeddinggemma.tpu.hlo import Instruction, Program
+from embeddinggemma.tpu.hlo import Computation, Instruction, Program
 
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
@@ -19,34 +18,29 @@ _WINDOW = re.compile(r"window=\{([^}]*)\}")
 def flops(program: Program) -> float:
   """Of all products that run in a step on one device, kernels aside."""
   total = 0.0
-  shapes: dict[str, dict[str, Instruction]] = {}
   for times, name, instruction in program.walk(fused=True):
     if instruction.opcode not in ("convolution", "dot"):
       continue
-    if name not in shapes:
-      shapes[name] = {i.name: i for i in program.computations[name]}
     count = convolution if instruction.opcode == "convolution" else dot
-    total += times * count(instruction, shapes[name])
+    total += times * count(instruction, program.computations[name])
   return total
 
 
-def dot(instruction: Instruction, scope: Mapping[str, Instruction]) -> float:
+def dot(instruction: Instruction, scope: Computation) -> float:
   """2 x result x contracted sizes."""
-  left = scope[instruction.operands[0]].arrays[0].dims
+  left = scope.by_name[instruction.operands[0]].arrays[0].dims
   found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.text)
   over = [int(i) for i in found[1].split(",") if i] if found else []
   return 2.0 * instruction.arrays[0].size * math.prod(left[i] for i in over)
 
 
-def convolution(
-  instruction: Instruction, scope: Mapping[str, Instruction]
-) -> float:
+def convolution(instruction: Instruction, scope: Computation) -> float:
   """2 x batch x features in x features out x valid pairs of positions."""
   labels = _LABELS.search(instruction.text)
   if labels is None:
     return 0.0
-  left = scope[instruction.operands[0]].arrays[0].dims
-  right = scope[instruction.operands[1]].arrays[0].dims
+  left = scope.by_name[instruction.operands[0]].arrays[0].dims
+  right = scope.by_name[instruction.operands[1]].arrays[0].dims
   out = instruction.arrays[0].dims
   size = lambda dims, names, name: dims[names.index(name)]
   pairs = 1

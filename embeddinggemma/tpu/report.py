@@ -32,8 +32,8 @@ def as_json(compiled: Compiled) -> dict[str, Any]:
   program = hlo.parse(compiled.hlo)
   sources = {
     i.name: program.source(i)
-    for lines in program.computations.values()
-    for i in lines
+    for computation in program.computations.values()
+    for i in computation.lines
   }
   laid = buffers.parse(compiled.buffers)
   memory = compiled.memory
@@ -171,10 +171,8 @@ def _uncounted(program: hlo.Program) -> list[dict[str, Any]]:
   for times, _, instruction in program.walk(fused=False):
     if instruction.cycles is not None:
       continue
-    inside = program.computations.get(
-      instruction.attribute("calls").lstrip("%"), []
-    )
-    for one in (instruction, *inside):
+    inside = program.computations.called_by(instruction)
+    for one in (instruction, *(inside.lines if inside else ())):
       if one.opcode in _UNCOUNTED:
         size = max((a.size for a in one.arrays), default=0)
         key = (one.opcode, size, program.source(one))

@@ -75,12 +75,13 @@ def _shapes(config: TrainConfig, groups: int) -> Any:
   )
 
 
-def _text(groups: int, texts: int, length: int) -> Text:
+# Types of shapes, not of arrays, so that their annotations are Any.
+def _text(groups: int, texts: int, length: int) -> Any:
   ids = jax.ShapeDtypeStruct((groups, texts, length), np.int32)
   return Text(ids, ids, jax.ShapeDtypeStruct((groups, texts), np.bool_))
 
 
-def _teacher(config: PairConfig) -> Teacher:
+def _teacher(config: PairConfig) -> Any:
   width = config.loss.teacher_width or config.model.embed_dim
   of = lambda *dims: jax.ShapeDtypeStruct(
     (config.batch_size, *dims, width), np.float32
