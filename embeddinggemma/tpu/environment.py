@@ -15,6 +15,8 @@ QUIET = {
   "TPU_WORKER_HOSTNAMES": "localhost",
   "TPU_WORKER_ID": "0",
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+  # What comes from the cache, the compiler has nothing to say about.
+  "JAX_ENABLE_COMPILATION_CACHE": "false",
 }
 
 

@@ -212,6 +212,8 @@ def _times(
   computations: Computations, entry: str
 ) -> tuple[dict[str, int], frozenset[str], tuple[str, ...]]:
   """How often each computation runs; every branch of a choice counts."""
+  if entry not in computations:
+    return {}, frozenset(), ()
   times, control = {entry: 1}, {entry}
   unknown: list[str] = []
   for name in reversed(computations):  # callers first

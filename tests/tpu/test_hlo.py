@@ -37,6 +37,12 @@ def test_the_body_of_a_loop_counts_every_time() -> None:
   assert not hlo.parse(TEXT).unknown_loops
 
 
+def test_no_program_costs_nothing() -> None:
+  program = hlo.parse("")
+  assert not list(program.walk(fused=True))
+  assert matmuls.flops(program) == traffic.hbm_bytes(program) == 0
+
+
 def test_a_sentinel_for_unknown_cycles_is_dropped() -> None:
   text = TEXT.replace('"2647"', f'"{2**63 - 1}"')
   assert cycles(text) == cycles(TEXT) - STEPS * 2647
