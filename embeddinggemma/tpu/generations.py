@@ -46,7 +46,10 @@ class Generation:
 
 _GCE_SHARED = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
+_CUBES = (
+  *("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8"),
+  *("8x8x8", "8x8x16", "8x16x16", "16x16x16"),
+)
 
 GENERATIONS = {
   g.name: g
@@ -222,7 +225,7 @@ def parse(text: str) -> Slice:
   generation = GENERATIONS[name]
   if topology not in generation.topologies:
     raise BadInput(
-      f"--topology={text}: libtpu knows no such shape of {name}; it knows"
+      f"--topology={text}: no such shape of {name}; known are"
       f" {', '.join(generation.topologies)}"
     )
   return Slice(generation, topology)

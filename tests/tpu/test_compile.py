@@ -136,8 +136,8 @@ def test_options_are_by_platform_and_by_generation() -> None:
   ("arguments", "said"),
   [
     (["--topology=v9:2x2"], "no TPU generation 'v9'; there are v4, v5e"),
-    (["--topology=v5e:3x3"], "it knows 1x1, 2x2, 2x4, 4x4"),
-    (["--topology=v5e"], "it knows 1x1, 2x2"),
+    (["--topology=v5e:3x3"], "known are 1x1, 2x2, 2x4, 4x4"),
+    (["--topology=v5e"], "known are 1x1, 2x2"),
     (["--topology=v5e:2x2", "--stage=adapt"], "of 'prefinetune' alone"),
     ([], "--topology is missing"),
   ],
