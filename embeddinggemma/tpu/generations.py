@@ -27,7 +27,8 @@ class Generation:
   image_family: str  # of Compute Engine; "": none there
   machine: str  # type of a host of a slice of many
   chips_per_host: int
-  gke_accelerator: str  # node label of a slice of many hosts
+  containers_per_host: int  # each with its share of the chips, on GKE
+  gke_accelerator: str  # node label
   dimensions: int  # of the torus
   devices_per_chip: int  # as JAX shows them with `topology_options`
   topology_options: Mapping[str, str]  # of jax's get_topology_desc
@@ -56,6 +57,7 @@ GENERATIONS = {
       image_family="",
       machine="ct4p-hightpu-4t",
       chips_per_host=4,
+      containers_per_host=1,
       gke_accelerator="tpu-v4-podslice",
       dimensions=3,
       devices_per_chip=1,
@@ -77,6 +79,7 @@ GENERATIONS = {
       image_family=_GCE_SHARED,
       machine="ct5lp-hightpu-4t",
       chips_per_host=4,
+      containers_per_host=1,
       gke_accelerator="tpu-v5-lite-podslice",
       dimensions=2,
       devices_per_chip=1,
@@ -98,6 +101,7 @@ GENERATIONS = {
       image_family=_GCE_SHARED,
       machine="ct5p-hightpu-4t",
       chips_per_host=4,
+      containers_per_host=1,
       gke_accelerator="tpu-v5p-slice",
       dimensions=3,
       devices_per_chip=1,
@@ -119,6 +123,7 @@ GENERATIONS = {
       image_family=_GCE_SHARED,
       machine="ct6e-standard-4t",
       chips_per_host=4,
+      containers_per_host=1,
       gke_accelerator="tpu-v6e-slice",
       dimensions=2,
       devices_per_chip=1,
@@ -140,6 +145,7 @@ GENERATIONS = {
       image_family="ubuntu-accel-2404-amd64-tpu-tpu7x",
       machine="tpu7x-standard-4t",
       chips_per_host=4,
+      containers_per_host=2,
       gke_accelerator="tpu7x",
       dimensions=3,
       devices_per_chip=2,
@@ -174,9 +180,27 @@ class Slice:
     return math.prod(map(int, self.topology.split("x")))
 
   @property
+  def chips_per_host(self) -> int:
+    """Of one machine of the slice, which may be smaller than the usual one."""
+    return min(self.chips, self.generation.chips_per_host)
+
+  @property
   def hosts(self) -> int:
-    """Machines of the slice; a shape smaller than one is one."""
-    return max(self.chips // self.generation.chips_per_host, 1)
+    """Machines of the slice."""
+    return self.chips // self.chips_per_host
+
+  @property
+  def machine(self) -> str:
+    """The type of each."""
+    usual = f"-{self.generation.chips_per_host}t"
+    stem = self.generation.machine.removesuffix(usual)
+    return f"{stem}-{self.chips_per_host}t"
+
+  @property
+  def accelerator_type(self) -> str:
+    """As the Cloud TPU API has it, such as v5litepod-256."""
+    each = 2 if self.generation.counts == "cores" else 1
+    return f"{self.generation.accelerator}-{self.chips * each}"
 
   @property
   def devices(self) -> int:
