@@ -3,6 +3,8 @@
 # once and installed into again only when pyproject.toml has changed.
 #
 #   make_environment EXTRAS   EXTRAS: "" or "[test,lint]"; ends in $venv
+#   choose_python             sets $python: $PYTHON if you have set it, else that
+#                             of the environment, which it makes
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
@@ -66,4 +68,14 @@ make_environment() {
       -e "$root$extras"
   fi
   cp "$root/pyproject.toml" "$stamp" # the last act: only what is whole has it
+}
+
+choose_python() {
+  if [[ -n ${PYTHON:-} ]]; then
+    python=$PYTHON
+  else
+    make_environment ""
+    # shellcheck disable=SC2034 # for the one that sources this
+    python=$venv/bin/python
+  fi
 }

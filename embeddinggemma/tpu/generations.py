@@ -29,6 +29,7 @@ class Generation:
   chips_per_host: int
   containers_per_host: int  # each with its share of the chips, on GKE
   gke_accelerator: str  # node label
+  gke_placement: bool  # GKE wants a placement policy, and pods to say the shape
   dimensions: int  # of the torus
   devices_per_chip: int  # as JAX shows them with `topology_options`
   topology_options: Mapping[str, str]  # of jax's get_topology_desc
@@ -59,6 +60,7 @@ GENERATIONS = {
       chips_per_host=4,
       containers_per_host=1,
       gke_accelerator="tpu-v4-podslice",
+      gke_placement=False,
       dimensions=3,
       devices_per_chip=1,
       topology_options={"chip_config_name": "megacore"},
@@ -81,6 +83,7 @@ GENERATIONS = {
       chips_per_host=4,
       containers_per_host=1,
       gke_accelerator="tpu-v5-lite-podslice",
+      gke_placement=False,
       dimensions=2,
       devices_per_chip=1,
       topology_options={},
@@ -103,6 +106,7 @@ GENERATIONS = {
       chips_per_host=4,
       containers_per_host=1,
       gke_accelerator="tpu-v5p-slice",
+      gke_placement=False,
       dimensions=3,
       devices_per_chip=1,
       topology_options={},
@@ -125,6 +129,7 @@ GENERATIONS = {
       chips_per_host=4,
       containers_per_host=1,
       gke_accelerator="tpu-v6e-slice",
+      gke_placement=False,
       dimensions=2,
       devices_per_chip=1,
       topology_options={},
@@ -147,6 +152,7 @@ GENERATIONS = {
       chips_per_host=4,
       containers_per_host=2,
       gke_accelerator="tpu7x",
+      gke_placement=True,
       dimensions=3,
       devices_per_chip=2,
       topology_options={},
