@@ -113,6 +113,7 @@ def _rule(container: str) -> dict[str, Any]:
   """Any other code ends the JobSet: it is the run's verdict."""
   return {
     "action": "FailJob",
+    "onPodConditions": (),  # some versions of the controller ask for it
     "onExitCodes": {
       "containerName": container,
       "operator": "NotIn",
