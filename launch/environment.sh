@@ -3,8 +3,8 @@
 # once and installed into again only when pyproject.toml has changed.
 #
 #   make_environment EXTRAS   EXTRAS: "" or "[test,lint]"; ends in $venv
-#   choose_python             sets $python: $PYTHON if you have set it, else that
-#                             of the environment, which it makes
+#   choose_python             sets $python: $PYTHON if that is set, `python` if
+#                             it has this project, else the environment's
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
@@ -71,9 +71,9 @@ make_environment() {
 }
 
 choose_python() {
-  if [[ -n ${PYTHON:-} ]]; then
-    python=$PYTHON
-  else
+  local own='import importlib.metadata as m; m.version("embeddinggemma")'
+  python=${PYTHON:-python}
+  if [[ -z ${PYTHON:-} ]] && ! python -c "$own" >/dev/null 2>&1; then
     make_environment ""
     # shellcheck disable=SC2034 # for the one that sources this
     python=$venv/bin/python

@@ -16,6 +16,7 @@ from embeddinggemma.tpu.request import (
   Launch,
   environment,
   last_line,
+  who,
 )
 from embeddinggemma.types import BadInput
 
@@ -175,8 +176,12 @@ def _bucket(bucket: str) -> dict[str, Any]:
 
 
 def _container(launch: Launch, name: str, image: str) -> dict[str, Any]:
+  # Of two containers on a host, the second is another "host".
+  second = name.removeprefix("jax-tpu").removesuffix("-1")
+  number = "${TPU_WORKER_ID:-0}" + second
   script = host.lines(
     "echo always > /sys/kernel/mm/transparent_hugepage/enabled || true",
+    who(launch, "${MEGASCALE_SLICE_ID:-0}", number),
     last_line(launch),
   )
   env: list[dict[str, Any]] = [

@@ -15,6 +15,7 @@ from embeddinggemma.tpu.request import (
   Launch,
   environment,
   last_line,
+  who,
 )
 from embeddinggemma.types import BadInput
 
@@ -161,6 +162,7 @@ def _command(launch: Launch) -> str:
     ),
     *(f"{name}=$({fetch}={name}) && export {name}" for name in launch.secrets),
     *host.prepare(),
+    *_who(launch),
     f"export PATH={_VENV}/bin:$PATH",
     last_line(launch),
   )
@@ -168,9 +170,6 @@ def _command(launch: Launch) -> str:
 
 def _ended(launch: Launch) -> str:
   """Run by systemd after each end, with EXIT_CODE and EXIT_STATUS."""
-  attributes = (
-    "http://metadata.google.internal/computeMetadata/v1/instance/attributes"
-  )
   return host.lines(
     f"# Notes a verdict, or that {launch.restarts} starts were not enough.",
     "echo >>/run/embeddinggemma.starts",
@@ -181,12 +180,24 @@ def _ended(launch: Launch) -> str:
     f" ((starts <= {launch.restarts})); then",
     "  exit 0",
     "fi",
+    *_who(launch),
+    f'echo "$LAUNCH_HOST $status" |'
+    f' gcloud storage cp - "{place(launch)}/ended/$LAUNCH_HOST"',
+  )
+
+
+def _who(launch: Launch) -> tuple[str, ...]:
+  """Which slice and host this is, as the metadata server has it."""
+  attributes = (
+    "http://metadata.google.internal/computeMetadata/v1/instance/attributes"
+  )
+  return (
     f"place={attributes}",
     "ask() { curl -fsS -H 'Metadata-Flavor: Google' \"$place/$1\"; }",
-    "worker=$(ask agent-worker-number || echo 0)",
-    "slice=$(ask tpu-env | sed -n \"s/^MEGASCALE_SLICE_ID: '\\(.*\\)'/\\1/p\")",
-    "who=${slice:-0}-$worker",
-    f'echo "$who $status" | gcloud storage cp - "{place(launch)}/ended/$who"',
+    "host=$(ask agent-worker-number || echo 0)",
+    "slice=$(ask tpu-env |"
+    """ awk -F"'" '/^MEGASCALE_SLICE_ID/ {print $2}' || true)""",
+    who(launch, "${slice:-0}", "$host"),
   )
 
 

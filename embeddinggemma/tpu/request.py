@@ -122,5 +122,14 @@ def last_line(launch: Launch) -> str:
 
 
 def environment(launch: Launch) -> dict[str, str]:
-  """Variables of the command, with those that the user gave."""
+  """Variables of the command."""
   return dict(word.split("=", 1) for word in launch.env)
+
+
+def who(launch: Launch, slice: str, host: str) -> str:
+  """The line that tells launch/pipeline.sh which host it is on, of how many.
+
+  `slice` and `host` are words of a shell. 0-0 does what is done once.
+  """
+  count = launch.slices * launch.slice.hosts
+  return f"export LAUNCH_HOST={slice}-{host} LAUNCH_HOSTS={count}"

@@ -8,7 +8,13 @@ job. Fields are those of SkyPilot 0.14.
 from typing import Any
 
 from embeddinggemma.tpu import document, host
-from embeddinggemma.tpu.request import BUCKET, Launch, environment, last_line
+from embeddinggemma.tpu.request import (
+  BUCKET,
+  Launch,
+  environment,
+  last_line,
+  who,
+)
 from embeddinggemma.types import BadInput
 
 _VENV = "~/venv"
@@ -56,6 +62,9 @@ def task(launch: Launch, zone: str = "") -> str:
     tree["file_mounts"] = {BUCKET: {"source": launch.bucket, "mode": "MOUNT"}}
   tree["setup"] = host.lines("set -euo pipefail", *host.install(_VENV))
   tree["run"] = host.lines(
-    *host.prepare(), f"source {_VENV}/bin/activate", last_line(launch)
+    *host.prepare(),
+    who(launch, "0", "${SKYPILOT_NODE_RANK:-0}"),
+    f"source {_VENV}/bin/activate",
+    last_line(launch),
   )
   return document.to_yaml(tree)
