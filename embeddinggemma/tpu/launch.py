@@ -77,7 +77,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(route: str, argv: Sequence[str]) -> argparse.Namespace:
-  parser = _Parser(prog=f"launch/{route}.sh", add_help=False)
+  parser = _Parser(add_help=False, allow_abbrev=False)
   parser.add_argument("--name", required=True)
   parser.add_argument("--topology", required=True)
   parser.add_argument("--num_slices", type=int, default=1)

@@ -51,7 +51,7 @@ def rendered(route: str, one: Launch) -> str:
   if route == "sky":
     return sky.task(one)
   if route == "jobset":
-    return jobset.manifest(one, "registry.example/embeddinggemma:1", "trainer")
+    return jobset.manifest(one, "image:1", "trainer")
   create = queued.create(one, "start.sh", "us-west4-a", "project")
   return f"{queued.start_script(one)}# {shlex.join(create)}\n"
 
