@@ -49,6 +49,11 @@ if [[ -n $dry ]]; then
   devices=1
 else
   devices=$("$python" -m embeddinggemma.tpu.smoke --pairs="$workdir/pairs")
+  devices=${devices##*$'\n'} # libraries print too, before
+  if [[ ! $devices =~ ^[1-9][0-9]*$ ]]; then
+    echo "smoke: FAILED: '$devices' is no number of devices" >&2
+    exit 1
+  fi
 fi
 train=("$python" -m embeddinggemma train --workdir="$workdir/train"
   --config=configs/prefinetune.py:tiny --config.data.path="$workdir/pairs"
