@@ -59,11 +59,10 @@ def babysit(request: Request, root: pathlib.Path) -> int:
       _upload(launch, root, pathlib.Path(folder) / "code.tgz")
     looks = 1
     for number in range(1, launch.restarts + 1):
-      if not there:
-        _say(f"request {number} of {launch.restarts} for {launch.slice.name}")
-        _run(create)
-      was_active, code = _watch(request)
-      _run(queued.delete(launch, *place))
+      was_active, code = False, None
+      if there or _create(create, number, launch):
+        was_active, code = _watch(request)
+        _delete(request)
       if code is not None:
         _say(f"{launch.name} ended with exit code {code}")
         return code
@@ -72,6 +71,32 @@ def babysit(request: Request, root: pathlib.Path) -> int:
       time.sleep(looks * request.poll)
   _say(f"gave up after {launch.restarts} requests; the same command goes on")
   return INTERRUPTED
+
+
+def _create(command: Sequence[str], number: int, launch: Launch) -> bool:
+  """Whether it was accepted; the first request must be."""
+  _say(f"request {number} of {launch.restarts} for {launch.slice.name}")
+  try:
+    _run(command)
+  except BadInput as error:
+    if number == 1:
+      raise
+    _say(str(error))
+    return False
+  return True
+
+
+def _delete(request: Request) -> None:
+  """Until it is gone: what is left would be paid for."""
+  place = (request.zone, request.project)
+  command = queued.delete(request.launch, *place)
+  for _ in range(_PATIENCE):
+    done = _call(command)
+    if _state(request) == "":
+      return
+    _say(f"{request.launch.name} is not deleted yet: {_last_line(done)}")
+    time.sleep(request.poll)
+  raise BadInput(f"cannot delete; do it by hand: {' '.join(command)}")
 
 
 def _watch(request: Request) -> tuple[bool, int | None]:
@@ -139,9 +164,12 @@ def _run(command: Sequence[str]) -> str:
   """What a command prints; BadInput with the last that it said if it fails."""
   done = _call(command)
   if done.returncode:
-    said = done.stderr.strip().splitlines() or ["without a word"]
-    raise BadInput(f"{' '.join(command[:5])} failed: {said[-1]}")
+    raise BadInput(f"{' '.join(command[:5])} failed: {_last_line(done)}")
   return done.stdout
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> str:
+  return (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
 
 
 def _call(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

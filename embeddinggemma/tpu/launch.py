@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
+from embeddinggemma.config import above_zero
 from embeddinggemma.tpu import babysit, generations, jobset, queued, sky
 from embeddinggemma.tpu.request import CAPACITIES, SCRIPTS, Launch
 from embeddinggemma.types import BadInput
@@ -64,7 +65,7 @@ ROUTES = {
   "jobset": (_jobset, {"image": None, "service_account": "", "queue": ""}),
   "gcloud": (
     _gcloud,
-    {"zone": None, "project": None, "service_account": "", "poll": "30"},
+    {"zone": None, "project": None, "service_account": "", "poll": 30.0},
   ),
 }
 
@@ -89,7 +90,10 @@ def _parse(route: str, argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument("--secret", action="append", default=[])
   parser.add_argument("--dry-run", action="store_true")
   for flag, default in ROUTES[route][1].items():
-    parser.add_argument(f"--{flag}", default=default, required=default is None)
+    kind = str if default is None else type(default)
+    parser.add_argument(
+      f"--{flag}", default=default, required=default is None, type=kind
+    )
   return parser.parse_args(argv)
 
 
@@ -187,7 +191,8 @@ def run(argv: Sequence[str]) -> int:
     return _submit(jobs)
   if shutil.which("gcloud") is None:
     raise BadInput("gcloud is not on PATH; install it, or see --dry-run")
-  place = (args.zone, args.project, args.service_account, float(args.poll))
+  above_zero("--poll", args.poll)
+  place = (args.zone, args.project, args.service_account, args.poll)
   return babysit.babysit(babysit.Request(launch, *place), ROOT)
 
 

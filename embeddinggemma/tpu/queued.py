@@ -22,6 +22,8 @@ from embeddinggemma.types import BadInput
 FOLDER = "/opt/embeddinggemma"  # of a host
 _VENV = f"{FOLDER}/venv"
 _UNIT = "embeddinggemma"
+# gcloud is a snap on some images.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
 _WAIT = "12h"  # in the queue, then it fails and is asked for anew
 _FLEX = "24h"  # of a flex-start run
 
@@ -114,7 +116,7 @@ def start_script(launch: Launch) -> str:
     "set -euo pipefail",
     # Else a host that cannot be set up would be paid for, and do nothing.
     f'trap \'echo "$HOSTNAME 1" | gcloud storage cp - "{note}/$HOSTNAME"\' ERR',
-    "export HOME=/root DEBIAN_FRONTEND=noninteractive",
+    f"export HOME=/root PATH={_PATH} DEBIAN_FRONTEND=noninteractive",
     f"mkdir -p {FOLDER} {BUCKET}",
     f"cd {FOLDER}",
     "if [[ ! -e installed ]]; then",
@@ -160,7 +162,8 @@ def _command(launch: Launch) -> str:
       f"export {name}={shlex.quote(value)}"
       for name, value in environment(launch).items()
     ),
-    *(f"{name}=$({fetch}={name}) && export {name}" for name in launch.secrets),
+    # In two lines: `export` would hide a failure.
+    *(f"{name}=$({fetch}={name})\nexport {name}" for name in launch.secrets),
     *host.prepare(),
     *_who(launch),
     f"export PATH={_VENV}/bin:$PATH",
@@ -211,7 +214,7 @@ def unit(launch: Launch) -> str:
     "StartLimitIntervalSec=0",  # ended.sh counts
     "[Service]",
     f"WorkingDirectory={FOLDER}",
-    "Environment=HOME=/root",
+    f"Environment=HOME=/root PATH={_PATH}",
     f"ExecStart=/bin/bash {FOLDER}/command.sh",
     f"ExecStopPost=/bin/bash {FOLDER}/ended.sh",
     "Restart=on-abnormal",

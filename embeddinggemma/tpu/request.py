@@ -70,9 +70,9 @@ class Launch:
       )
     _check_command(self.command, self.bucket)
     for word in self.env:
-      name, equals, _ = word.partition("=")
-      if not (equals and re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)):
+      if not re.match(r"[A-Za-z_]\w*=", word, re.ASCII):
         raise BadInput(f"--env={word}: give NAME=VALUE")
+      _require_printable("--env", word)
     for name in self.secrets:
       if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise BadInput("--secret takes the NAME of a variable, never its value")
@@ -87,6 +87,11 @@ def _require_name(flag: str, name: str) -> None:
     )
 
 
+def _require_printable(where: str, word: str) -> None:
+  if not word.isprintable():  # a line's end would end a script's quotation
+    raise BadInput(f"{where}: {word!r} has control characters; leave them out")
+
+
 def _check_command(command: tuple[str, ...], bucket: str) -> None:
   if not command:
     raise BadInput(
@@ -94,8 +99,7 @@ def _check_command(command: tuple[str, ...], bucket: str) -> None:
       f" --config=configs/finetune.py --workdir={BUCKET}/finetune"
     )
   for word in command:
-    if not word.isprintable():
-      raise BadInput(f"{word!r}: a command takes no control characters")
+    _require_printable("the command", word)
     if not bucket and f"{BUCKET}/" in word:
       raise BadInput(f"{word}: {BUCKET} is there with --bucket=gs://NAME")
   _refuse_secrets(command)

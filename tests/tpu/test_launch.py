@@ -263,6 +263,7 @@ def stand_ins(tmp_path_factory):
     ("python", STAND_IN),
     ("sudo", nothing.replace("1", "0")),
     ("curl", nothing),
+    ("gcloud", nothing),
   ):
     (places / name).write_text(text)
     (places / name).chmod(0o755)
@@ -279,7 +280,7 @@ WORD = st.text(
 @hypothesis.given(st.lists(WORD, max_size=4))
 @hypothesis.example(["$(rm -rf x)", "$$HOME", "${A}", "`id`", "'", "\\", "a b"])
 @hypothesis.example(["END_OF_FILE", "-", "*", "{a,b}", "!!", "#", "|", "&", ""])
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=12, deadline=None)
 def test_words_reach_python_as_they_were(stand_ins, words):
   one = request("v5e:4x4", command=("train", *words))
   for route, script in scripts(one).items():
@@ -304,6 +305,15 @@ def test_the_signal_of_a_preemption_reaches_python(stand_ins, route):
   assert process.stdout.readline() == "started\n"
   process.send_signal(signal.SIGTERM)
   assert process.wait(timeout=20) == 42
+
+
+def test_without_its_secret_nothing_starts(stand_ins):
+  """Secret Manager refuses here."""
+  script = scripts(request("v5e:4x4", secrets=("A", "B")))["gcloud"]
+  done = subprocess.run(
+    ["bash", "-c", script], env=stand_ins, capture_output=True
+  )
+  assert (done.returncode, done.stdout) == (1, b"")
 
 
 def test_hosts_know_which_they_are(stand_ins):
@@ -431,7 +441,8 @@ def test_gcloud_knows_the_flags(tmp_path, capacity):
     ({"bucket": "gs://mine/folder"}, "without a folder"),
     ({"bucket": ""}, "/bucket is there with --bucket"),
     ({"command": ()}, "there is no command; put it after --"),
-    ({"command": ("train", "a\nb")}, "no control characters"),
+    ({"command": ("train", "a\nb")}, "has control characters"),
+    ({"env": ("A=b\nEND_OF_FILE",)}, "has control characters"),
     ({"command": ("train", "--x.api_key=abc")}, "--x.api_key=...: a secret"),
     ({"env": ("HF_TOKEN=abc",)}, "--secret=NAME"),
     ({"env": ("1A=b",)}, "--env=1A=b: give NAME=VALUE"),

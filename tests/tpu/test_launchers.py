@@ -41,16 +41,32 @@ next() {
 }
 case "$*" in
 *" describe "*)
+  if [[ ! -e $STATES.there ]]; then
+    echo "ERROR: (gcloud) NOT_FOUND: no such resource" >&2
+    exit 1
+  fi
   read -r state who code < <(next)
-  case $state in
-  NOT_FOUND) echo "ERROR: (gcloud) NOT_FOUND: no such resource" >&2; exit 1 ;;
-  BROKEN) echo "ERROR: (gcloud) the server is away" >&2; exit 1 ;;
-  esac
+  if [[ $state == BROKEN ]]; then
+    echo "ERROR: (gcloud) the server is away" >&2
+    exit 1
+  fi
   if [[ -n $who ]]; then echo "$who $code" >>"$STATES.ended"; fi
   echo "$state"
   ;;
 *" create "*)
-  if [[ -n ${REFUSE:-} ]]; then echo "ERROR: $REFUSE" >&2; exit 1; fi
+  if [[ -n ${REFUSE:-} || $(head -n 1 "$STATES") == REFUSED ]]; then
+    next >/dev/null
+    echo "ERROR: quota of 0 chips" >&2
+    exit 1
+  fi
+  touch "$STATES.there"
+  ;;
+*" delete "*)
+  if [[ $(head -n 1 "$STATES") == STUCK ]]; then
+    echo "ERROR: cannot be deleted while it is being created" >&2
+    exit 1
+  fi
+  rm "$STATES.there"
   ;;
 "storage cat "*) cat "$STATES.ended" 2>/dev/null || exit 1 ;;
 "storage cp "*) cp "$3" "$CALLS.archive" ;;
@@ -202,7 +218,9 @@ def watched(tools, tmp_path):
   )
   request = babysit.Request(one, "zone", "project", poll=0.001)
 
-  def watch(*states: str) -> tuple[int, list[str]]:
+  def watch(*states: str, there: bool = False) -> tuple[int, list[str]]:
+    if there:
+      (tmp_path / "states.there").touch()
     (tmp_path / "states").write_text("\n".join(states) + "\n")
     code = babysit.babysit(request, ROOT)
     verbs = [words[4] for words in tools() if "queued-resources" in words]
@@ -213,7 +231,7 @@ def watched(tools, tmp_path):
 
 def test_the_code_of_the_command_is_the_launch_s(watched, tools, tmp_path):
   code, verbs = watched(
-    *("NOT_FOUND", "WAITING_FOR_RESOURCES", "PROVISIONING"),
+    *("WAITING_FOR_RESOURCES", "PROVISIONING"),
     *("ACTIVE", "ACTIVE 0-0 0"),
   )
   assert (code, verbs) == (0, ["create", "delete"])
@@ -225,7 +243,7 @@ def test_the_code_of_the_command_is_the_launch_s(watched, tools, tmp_path):
 
 def test_a_slice_that_is_lost_is_asked_for_anew(watched, capfd):
   code, verbs = watched(
-    *("NOT_FOUND", "ACTIVE", "SUSPENDING"),
+    *("ACTIVE", "SUSPENDING"),
     *("PROVISIONING", "ACTIVE", "PREEMPTED"),
     *("WAITING_FOR_RESOURCES", "ACTIVE", "ACTIVE 0-0 0"),
   )
@@ -234,53 +252,62 @@ def test_a_slice_that_is_lost_is_asked_for_anew(watched, capfd):
 
 
 def test_requests_have_a_bound(watched):
-  assert watched("NOT_FOUND", "FAILED") == (42, 3 * ["create", "delete"])
+  assert watched("FAILED") == (42, 3 * ["create", "delete"])
 
 
 def test_the_first_fault_of_any_host_counts(watched):
-  code, _ = watched("NOT_FOUND", "ACTIVE", "ACTIVE 0-3 0", "ACTIVE 0-2 1")
+  code, _ = watched("ACTIVE", "ACTIVE 0-3 0", "ACTIVE 0-2 1")
   assert code == 1
 
 
 def test_a_host_that_is_done_first_does_not_end_the_others(watched):
   """Host 3 ends long before host 0, which writes last."""
-  code, verbs = watched(
-    *("NOT_FOUND", "ACTIVE 0-3 0", "ACTIVE", "ACTIVE", "ACTIVE 0-0 0")
-  )
+  code, verbs = watched(*("ACTIVE 0-3 0", "ACTIVE", "ACTIVE", "ACTIVE 0-0 0"))
   assert (code, verbs) == (0, ["create", "delete"])
 
 
 def test_a_run_that_ended_before_its_slice_was_lost_is_done(watched):
-  code, verbs = watched("NOT_FOUND", "ACTIVE", "SUSPENDED 0-0 0")
+  code, verbs = watched("ACTIVE", "SUSPENDED 0-0 0")
   assert (code, verbs) == (0, ["create", "delete"])
 
 
 def test_what_is_there_is_watched_and_not_asked_for(watched, tools):
-  code, verbs = watched("ACTIVE", "ACTIVE", "ACTIVE 0-0 0")
+  code, verbs = watched("ACTIVE", "ACTIVE", "ACTIVE 0-0 0", there=True)
   assert (code, verbs) == (0, ["delete"])
   assert not any("cp" in words for words in tools())
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for(watched):
-  code, verbs = watched(
-    *("NOT_FOUND", "BROKEN", "ACTIVE", "BROKEN", "ACTIVE 0-0 0")
-  )
+  code, verbs = watched(*("BROKEN", "ACTIVE", "BROKEN", "ACTIVE 0-0 0"))
   assert (code, verbs) == (0, ["create", "delete"])
 
 
 def test_a_server_that_stays_away_is_said(watched):
   with pytest.raises(BadInput, match="does not say how demo is"):
-    watched("NOT_FOUND", "BROKEN")
+    watched("BROKEN")
 
 
-def test_a_request_that_is_refused_is_said(watched, monkeypatch):
-  monkeypatch.setenv("REFUSE", "quota of 0 chips")
+def test_a_request_that_is_refused_is_said(watched):
   with pytest.raises(BadInput, match="quota of 0 chips"):
-    watched("NOT_FOUND")
+    watched("REFUSED", "ACTIVE")
+
+
+def test_a_later_request_that_is_refused_is_made_again(watched):
+  """The run may be days old by then."""
+  code, verbs = watched("SUSPENDED", "REFUSED", "ACTIVE", "ACTIVE 0-0 0")
+  assert (code, verbs) == (
+    0,
+    ["create", "delete", "create", "create", "delete"],
+  )
+
+
+def test_what_cannot_be_deleted_yet_is_deleted_later(watched):
+  code, verbs = watched("ACTIVE 0-0 0", "STUCK", "ACTIVE")
+  assert (code, verbs) == (0, ["create", "delete", "delete"])
 
 
 def test_gcloud_sh_ends_as_the_command_did(tools, tmp_path):
-  (tmp_path / "states").write_text("NOT_FOUND\nACTIVE\nACTIVE 0-0 2\n")
+  (tmp_path / "states").write_text("ACTIVE\nACTIVE 0-0 2\n")
   place = ("--zone=us-west4-a", "--project=mine", "--poll=0.01")
   done = script("gcloud", *COMMON, *place, *SMOKE)
   assert done.returncode == 2

@@ -2,7 +2,7 @@
 # tune: installs, and starts embeddinggemma.service.
 set -euo pipefail
 trap 'echo "$HOSTNAME 1" | gcloud storage cp - "gs://mine/launched/tune/ended/$HOSTNAME"' ERR
-export HOME=/root DEBIAN_FRONTEND=noninteractive
+export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin DEBIAN_FRONTEND=noninteractive
 mkdir -p /opt/embeddinggemma /bucket
 cd /opt/embeddinggemma
 if [[ ! -e installed ]]; then
@@ -21,7 +21,8 @@ mountpoint -q /bucket || gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --r
 cat >command.sh <<'END_OF_FILE'
 set -euo pipefail
 export NOTE='a b'"'"'s'
-WANDB_API_KEY=$(gcloud secrets versions access latest --secret=WANDB_API_KEY) && export WANDB_API_KEY
+WANDB_API_KEY=$(gcloud secrets versions access latest --secret=WANDB_API_KEY)
+export WANDB_API_KEY
 echo always | sudo tee /sys/kernel/mm/transparent_hugepage/enabled >/dev/null || true
 sudo rm -f /tmp/libtpu_lockfile
 place=http://metadata.google.internal/computeMetadata/v1/instance/attributes
@@ -55,7 +56,7 @@ After=network-online.target
 StartLimitIntervalSec=0
 [Service]
 WorkingDirectory=/opt/embeddinggemma
-Environment=HOME=/root
+Environment=HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin
 ExecStart=/bin/bash /opt/embeddinggemma/command.sh
 ExecStopPost=/bin/bash /opt/embeddinggemma/ended.sh
 Restart=on-abnormal

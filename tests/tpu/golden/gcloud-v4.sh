@@ -2,7 +2,7 @@
 # tune: installs, and starts embeddinggemma.service.
 set -euo pipefail
 trap 'echo "$HOSTNAME 1" | gcloud storage cp - "gs://mine/launched/tune/ended/$HOSTNAME"' ERR
-export HOME=/root DEBIAN_FRONTEND=noninteractive
+export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin DEBIAN_FRONTEND=noninteractive
 mkdir -p /opt/embeddinggemma /bucket
 cd /opt/embeddinggemma
 if [[ ! -e installed ]]; then
@@ -53,7 +53,7 @@ After=network-online.target
 StartLimitIntervalSec=0
 [Service]
 WorkingDirectory=/opt/embeddinggemma
-Environment=HOME=/root
+Environment=HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin
 ExecStart=/bin/bash /opt/embeddinggemma/command.sh
 ExecStopPost=/bin/bash /opt/embeddinggemma/ended.sh
 Restart=on-abnormal
