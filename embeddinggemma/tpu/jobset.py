@@ -181,7 +181,7 @@ def _container(launch: Launch, name: str, image: str) -> dict[str, Any]:
   number = "${TPU_WORKER_ID:-0}" + second
   script = host.lines(
     "echo always > /sys/kernel/mm/transparent_hugepage/enabled || true",
-    who(launch, "${MEGASCALE_SLICE_ID:-0}", number),
+    who(launch, "${MEGASCALE_SLICE_ID:-0}", number, _containers(launch.slice)),
     last_line(launch),
   )
   env: list[dict[str, Any]] = [
