@@ -33,10 +33,10 @@ a teacher, finetuned with mined negatives from several seeds, averaged, scored.
   --seeds='0 1 2' of the finetunings that are averaged
   --dry-run       print the commands of the stages, run none
 
-A stage that is done is not done again while its command stays the same. One
-that fails ends the script with its exit code; after 42, start it again. Training
-runs on all hosts; the rest on the first one, without its TPU where there are
-several, while the others wait.
+A stage that is done is not done again while its command, and those before it,
+stay the same. One that fails ends the script with its exit code; after 42, start
+it again. Training runs on all hosts; the rest on the first one, without its TPU
+where there are several, while the others wait.
 
   bash launch/sky.sh --name=recipe --topology=v5e:16x16 --bucket=gs://mine -- \
     pipeline --base=/bucket/gemma-3-270m --preset=gemma3_270m \
@@ -96,6 +96,15 @@ note() { # STAGE COMMAND...
   mv -- "$done_folder/$1.partial" "$done_folder/$1"
 }
 
+# What follows a stage that is done anew is no longer done.
+passed=' '
+forget_later() {
+  local file
+  for file in "$done_folder"/*; do
+    [[ $passed == *" ${file##*/} "* ]] || rm -f -- "$file"
+  done
+}
+
 is_first() { [[ ${LAUNCH_HOST:-0-0} == 0-0 ]]; }
 
 # every|once STAGE VERB FLAG...: on all hosts; on the first, for which the others
@@ -110,6 +119,7 @@ stage() {
     return
   fi
   if is_done "$name" "$@"; then
+    passed+="$name "
     return
   fi
   if [[ $where == once ]]; then
@@ -117,6 +127,7 @@ stage() {
       sleep "${LAUNCH_POLL:-10}" &
       wait $! || true
       if is_done "$name" "$@"; then
+        passed+="$name "
         return
       fi
     done
@@ -126,6 +137,9 @@ stage() {
     fi
   fi
   echo "pipeline: $name" >&2
+  if is_first; then
+    forget_later
+  fi
   run env ${platform:+JAX_PLATFORMS=$platform} \
     "$python" -m embeddinggemma "$@" || code=$?
   if ((code)); then
@@ -135,6 +149,7 @@ stage() {
   if is_first; then
     note "$name" "$@"
   fi
+  passed+="$name "
 }
 every() { stage every "$@"; }
 once() { stage once "$@"; }
@@ -148,7 +163,14 @@ config() { echo "--config=configs/$1.py:$preset"; }
 # 1. A decoder, and the texts in its words.
 start=()
 if [[ -n $base ]]; then
-  once import import --from="$base" --workdir="$at/decoder"
+  import=(import --from="$base" --workdir="$at/decoder")
+  # Killed before it was noted: there is a checkpoint, and `import` writes no
+  # second one.
+  if [[ -z $dry && -d $at/decoder/checkpoints/0 && ! -e $done_folder/import ]] &&
+    is_first; then
+    note import "${import[@]}"
+  fi
+  once import "${import[@]}"
   start=(--config.init_from="$at/decoder")
 fi
 once text prepare "$(config adapt)" --config.data.path="$texts" \

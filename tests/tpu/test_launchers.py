@@ -382,7 +382,7 @@ def test_the_stages_run_in_order_and_once(pipeline):
   assert len(told()) == len(ALL)
   # Another command is another stage: one more finetuning, and what follows.
   assert start("--seeds=0 1 2 3").wait() == 0
-  assert verbs(told()[len(ALL) :]) == ["train", "soup"]
+  assert verbs(told()[len(ALL) :]) == ["train", "soup", "evaluate"]
 
 
 def test_public_weights_take_the_place_of_pretraining(pipeline):
@@ -390,6 +390,34 @@ def test_public_weights_take_the_place_of_pretraining(pipeline):
   assert start("--base=B", "--seeds=7").wait() == 0
   assert verbs(told())[:3] == ["import", "prepare", "train"]
   assert "configs/adapt.py" in told()[2]
+
+
+def test_weights_that_were_imported_before_a_kill_are_taken(pipeline, tmp_path):
+  start, told = pipeline
+  (tmp_path / "w" / "decoder" / "checkpoints" / "0").mkdir(parents=True)
+  assert start("--base=B").wait() == 0
+  assert verbs(told())[:2] == ["prepare", "train"]
+
+
+@pytest.mark.skipif(
+  not os.environ.get("EMBEDDINGGEMMA_PIPELINE"),
+  reason="takes minutes; EMBEDDINGGEMMA_PIPELINE=1 runs it",
+)
+def test_the_recipe_for_real(tmp_path, write_pairs, small_pairs):
+  """Every stage, on a tiny model; the same command again does nothing."""
+  pairs = small_pairs(400)
+  data = write_pairs(tmp_path / "pairs", pairs)
+  (tmp_path / "texts").mkdir()
+  text = "\n".join(pair["positive"] for pair in pairs)
+  (tmp_path / "texts" / "a.txt").write_text(text, encoding="utf-8")
+  words = ("--preset=tiny", f"--texts={tmp_path / 'texts'}", f"--pairs={data}")
+  words += (f"--workdir={tmp_path / 'w'}", "--seeds=0 1")
+  done = script("pipeline", *words)
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / "w" / "evaluate.json").is_file()
+  again = script("pipeline", *words)
+  assert again.returncode == 0
+  assert [line[:10] for line in again.stderr.splitlines()] == ["pipeline: "]
 
 
 @pytest.mark.parametrize("code", [1, 2, 42, 134])
