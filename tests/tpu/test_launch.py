@@ -415,7 +415,9 @@ def test_gcloud_knows_the_flags(tmp_path, capacity):
       "PATH": os.environ["PATH"],
       "HOME": str(tmp_path),
       "CLOUDSDK_CONFIG": str(tmp_path),
-      "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
+      "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",  # nor a machine's account
+      "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true",
+      "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "true",
     },
     capture_output=True,
     text=True,
