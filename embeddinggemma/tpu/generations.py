@@ -27,6 +27,7 @@ class Generation:
   image_family: str  # of Compute Engine; "": none there
   machine: str  # type of a host of a slice of many
   chips_per_host: int
+  largest_host: int  # chips of one that is a whole slice of the Cloud TPU API
   containers_per_host: int  # each with its share of the chips, on GKE
   gke_accelerator: str  # node label
   gke_placement: bool  # GKE wants a placement policy, and pods to say the shape
@@ -58,6 +59,7 @@ GENERATIONS = {
       image_family="",
       machine="ct4p-hightpu-4t",
       chips_per_host=4,
+      largest_host=4,
       containers_per_host=1,
       gke_accelerator="tpu-v4-podslice",
       gke_placement=False,
@@ -81,6 +83,7 @@ GENERATIONS = {
       image_family=_GCE_SHARED,
       machine="ct5lp-hightpu-4t",
       chips_per_host=4,
+      largest_host=8,
       containers_per_host=1,
       gke_accelerator="tpu-v5-lite-podslice",
       gke_placement=False,
@@ -104,6 +107,7 @@ GENERATIONS = {
       image_family=_GCE_SHARED,
       machine="ct5p-hightpu-4t",
       chips_per_host=4,
+      largest_host=4,
       containers_per_host=1,
       gke_accelerator="tpu-v5p-slice",
       gke_placement=False,
@@ -127,6 +131,7 @@ GENERATIONS = {
       image_family=_GCE_SHARED,
       machine="ct6e-standard-4t",
       chips_per_host=4,
+      largest_host=8,
       containers_per_host=1,
       gke_accelerator="tpu-v6e-slice",
       gke_placement=False,
@@ -150,6 +155,7 @@ GENERATIONS = {
       image_family="ubuntu-accel-2404-amd64-tpu-tpu7x",
       machine="tpu7x-standard-4t",
       chips_per_host=4,
+      largest_host=4,
       containers_per_host=2,
       gke_accelerator="tpu7x",
       gke_placement=True,
@@ -194,6 +200,12 @@ class Slice:
   def hosts(self) -> int:
     """Machines of the slice."""
     return self.chips // self.chips_per_host
+
+  @property
+  def queued_hosts(self) -> int:
+    """Machines of the slice where it comes from the Cloud TPU API."""
+    small = self.chips <= self.generation.largest_host
+    return 1 if small else self.hosts
 
   @property
   def machine(self) -> str:

@@ -176,12 +176,14 @@ def _bucket(bucket: str) -> dict[str, Any]:
 
 
 def _container(launch: Launch, name: str, image: str) -> dict[str, Any]:
-  # Of two containers on a host, the second is another "host".
+  shape = launch.slice
+  # Of two containers on a host, the second has a name of its own.
   second = name.removeprefix("jax-tpu").removesuffix("-1")
   number = "${TPU_WORKER_ID:-0}" + second
+  count = launch.slices * shape.hosts * _containers(shape)
   script = host.lines(
     "echo always > /sys/kernel/mm/transparent_hugepage/enabled || true",
-    who(launch, "${MEGASCALE_SLICE_ID:-0}", number, _containers(launch.slice)),
+    who("${MEGASCALE_SLICE_ID:-0}", number, count),
     last_line(launch),
   )
   env: list[dict[str, Any]] = [
@@ -198,7 +200,7 @@ def _container(launch: Launch, name: str, image: str) -> dict[str, Any]:
   mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
   if launch.bucket:
     mounts.append({"name": "bucket", "mountPath": BUCKET})
-  chips = launch.slice.chips_per_host // _containers(launch.slice)
+  chips = shape.chips_per_host // _containers(shape)
   return {
     "name": name,
     "image": image,

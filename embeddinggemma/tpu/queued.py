@@ -35,6 +35,11 @@ def check(launch: Launch) -> None:
       "--bucket is missing; give gs://NAME: the code goes there, and so do"
       " checkpoints"
     )
+  if launch.slices > 1 and launch.slice.queued_hosts == 1:
+    raise BadInput(
+      f"--num_slices={launch.slices}: of the Cloud TPU API, {launch.slice.name}"
+      " is a single host, and slices of one host cannot be joined"
+    )
   if launch.reservation:
     raise BadInput(
       "--reservation: the Cloud TPU API takes --capacity=reserved alone"
@@ -200,7 +205,7 @@ def _who(launch: Launch) -> tuple[str, ...]:
     "host=$(ask agent-worker-number || echo 0)",
     "slice=$(ask tpu-env |"
     """ awk -F"'" '/^MEGASCALE_SLICE_ID/ {print $2}' || true)""",
-    who(launch, "${slice:-0}", "$host"),
+    who("${slice:-0}", "$host", launch.slices * launch.slice.queued_hosts),
   )
 
 

@@ -130,11 +130,9 @@ def environment(launch: Launch) -> dict[str, str]:
   return dict(word.split("=", 1) for word in launch.env)
 
 
-def who(launch: Launch, slice: str, host: str, per_host: int = 1) -> str:
+def who(slice: str, host: str, count: int) -> str:
   """The line that tells launch/pipeline.sh which process it is, of how many.
 
-  `slice` and `host` are words of a shell; 0-0 does what is done once. Of
-  `per_host` processes on a host, the second and later have other names.
+  `slice` and `host` are words of a shell; 0-0 does what is done once.
   """
-  count = launch.slices * launch.slice.hosts * per_host
   return f"export LAUNCH_HOST={slice}-{host} LAUNCH_HOSTS={count}"

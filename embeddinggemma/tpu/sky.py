@@ -63,7 +63,7 @@ def task(launch: Launch, zone: str = "") -> str:
   tree["setup"] = host.lines("set -euo pipefail", *host.install(_VENV))
   tree["run"] = host.lines(
     *host.prepare(),
-    who(launch, "0", "${SKYPILOT_NODE_RANK:-0}"),
+    who("0", "${SKYPILOT_NODE_RANK:-0}", launch.slice.queued_hosts),
     f"source {_VENV}/bin/activate",
     last_line(launch),
   )

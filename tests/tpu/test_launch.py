@@ -332,6 +332,23 @@ def test_hosts_know_which_they_are(stand_ins):
 
 
 @pytest.mark.parametrize(
+  ("route", "topology", "count"),
+  [
+    ("jobset", "v5e:2x4", 2),
+    ("sky", "v5e:2x4", 1),
+    ("gcloud", "v5e:2x4", 1),
+    ("sky", "v5e:4x4", 4),
+    ("gcloud", "v4:2x2x2", 2),
+    ("jobset", "tpu7x:2x2x2", 4),
+  ],
+)
+def test_hosts_know_how_many_they_are(route, topology, count):
+  """Eight chips of the Cloud TPU API are one host, of GKE two."""
+  text = rendered(route, request(topology))
+  assert f"LAUNCH_HOSTS={count}\n" in text
+
+
+@pytest.mark.parametrize(
   ("code", "status", "starts", "noted"),
   [
     ("exited", "0", 1, "0"),
@@ -470,6 +487,11 @@ def test_slices_of_one_host_are_not_joined():
     ("sky", {"capacity": "flex"}, "launch/jobset.sh or launch/gcloud.sh"),
     ("jobset", {"capacity": "reserved"}, "needs --reservation=NAME"),
     ("gcloud", {"bucket": "", "command": ("train",)}, "--bucket is missing"),
+    (
+      "gcloud",
+      {"slice": generations.parse("v6e:2x4"), "slices": 2},
+      "v6e:2x4 is a single host",
+    ),
     (
       "gcloud",
       {"capacity": "reserved", "reservation": "x"},
