@@ -176,7 +176,9 @@ def _submit(jobs: Sequence[_Job]) -> int:
 
 def run(argv: Sequence[str]) -> int:
   """ROUTE --flag=value ... -- COMMAND; returns the exit code."""
-  route, *rest = argv
+  route, *rest = argv or [""]
+  if route not in ROUTES:
+    raise BadInput(f"{route!r} is no route; give {', '.join(ROUTES)}")
   cut = rest.index("--") if "--" in rest else len(rest)
   args = _parse(route, rest[:cut])
   launch = _launch(args, rest[cut + 1 :])

@@ -175,6 +175,7 @@ def test_a_dry_run_calls_nothing(tools):
 @pytest.mark.parametrize(
   ("words", "reason"),
   [
+    ([], "'' is no route; give sky, jobset, gcloud"),
     (["sky", *COMMON[1:]], "required: --name"),
     (["sky", *COMMON, "--nam=x"], "unrecognized arguments: --nam=x"),
     (["sky", *COMMON, "--num_slices=two"], "invalid int value: 'two'"),
