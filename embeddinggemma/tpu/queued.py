@@ -210,12 +210,13 @@ def _who(launch: Launch) -> tuple[str, ...]:
 
 
 def unit(launch: Launch) -> str:
-  """The service; it is stopped before the network is, so a save gets out."""
+  """The service; it stops before bucket and network do: the save is out."""
   return host.lines(
     "[Unit]",
     f"Description={launch.name}",
     "Wants=network-online.target",
-    "After=network-online.target",
+    "After=network.target network-online.target",
+    f"RequiresMountsFor={BUCKET}",
     "StartLimitIntervalSec=0",  # ended.sh counts
     "[Service]",
     f"WorkingDirectory={FOLDER}",

@@ -49,7 +49,8 @@ cat >/etc/systemd/system/embeddinggemma.service <<'END_OF_FILE'
 [Unit]
 Description=tune
 Wants=network-online.target
-After=network-online.target
+After=network.target network-online.target
+RequiresMountsFor=/bucket
 StartLimitIntervalSec=0
 [Service]
 WorkingDirectory=/opt/embeddinggemma
