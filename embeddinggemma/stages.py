@@ -18,6 +18,7 @@ from embeddinggemma import config as config_lib
 from embeddinggemma import objectives, sharding
 from embeddinggemma.config import (
   DataConfig,
+  GuardConfig,
   LoraConfig,
   LossConfig,
   MeshConfig,
@@ -78,6 +79,9 @@ class TrainConfig:
   mesh: MeshConfig
   # Patterns of parameters that keep their values.
   frozen: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+  # Minutes after which a checkpoint is due, whatever the step; 0: none is.
+  every_minutes: float = dataclasses.field(default=0.0, kw_only=True)
+  guard: GuardConfig = dataclasses.field(default=GuardConfig(), kw_only=True)
 
   def __post_init__(self) -> None:
     _check_stage(self.stage)
@@ -85,6 +89,7 @@ class TrainConfig:
       at_least(name, getattr(self, name), 1)
     for name in ("every_checkpoint", "keep_checkpoints"):
       at_least(name, getattr(self, name), 1)
+    at_least("every_minutes", self.every_minutes, 0)
     at_least("seed", self.seed, 0)
     at_least("max_length", self.max_length, 4)
     if self.max_length > self.model.max_length:
