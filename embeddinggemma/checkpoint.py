@@ -212,6 +212,10 @@ class Checkpoints:
     """Until everything is on disk; raises what a save raised."""
     self._manager.wait_until_finished()
 
+  def saving(self) -> bool:
+    """Whether a save still goes on."""
+    return self._manager.is_saving_in_progress()
+
   def restore(
     self, like: TrainState
   ) -> tuple[TrainState, dict[str, Any], list[str]] | None:

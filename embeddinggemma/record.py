@@ -26,6 +26,7 @@ _FREE = (
   "every_minutes",
   "keep_checkpoints",
   "guard",
+  "separate_gradients",
   "compiler_options",
   "init_from",
   "decoder_from",
