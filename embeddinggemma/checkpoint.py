@@ -260,13 +260,18 @@ class Checkpoints:
     would wait for ever if only one of them found damage."""
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     path = epath.Path(self._root / str(step))
-    arrays = ocp.StandardCheckpointHandler()
+    arrays, position = (
+      ocp.StandardCheckpointHandler(),
+      ocp.JsonCheckpointHandler(),
+    )
     read = lambda name, tree: arrays.restore(
       path / name, args=ocp.args.StandardRestore(tree)
     )
     params = read("params", dict(abstract.params))
     moments = read("opt_state", {"opt_state": abstract.opt_state})
-    data = ocp.JsonCheckpointHandler().restore(path / "data")
+    data = position.restore(path / "data")
+    for handler in (arrays, position):
+      handler.close()
     number = jax.make_array_from_callback(
       (), like.step.sharding, lambda _: np.int32(step)
     )

@@ -152,7 +152,10 @@ class Group:
     self._heartbeat = heartbeat
     self._period = min(1.0, heartbeat / 10)
     self._names: dict[int, str] = {}
+    # How often this process asked whether to go on, at which step, and when.
+    self._asked, self._step, self._moved = 0, -1, time.monotonic()
     self._seen: dict[int, tuple[str, float]] = {}  # last beat, and when
+    self._places: dict[int, tuple[str, float]] = {}  # the same of the others
     self._ended, self._left = threading.Event(), False
     self._times: dict[str, int] = {}
 
@@ -205,7 +208,7 @@ class Group:
     """Waits for all; exits 42 with the names of those that do not come."""
     key = self._once(name)
     self.tell(f"{key}/{self.index}", "1")
-    limit = min(_BARRIER, self._heartbeat + 10.0)
+    limit = self._limit
     try:
       self._client.wait_at_barrier(f"eg/{key}", int(1000 * limit))
     except Exception as error:
@@ -214,11 +217,18 @@ class Group:
       if not came or not absent:
         raise
       names = ", ".join(map(self.name, absent))
-      self._exit(
-        _LOST,
-        f"{names} did not come to {name!r} within {limit:.0f} s; {_AGAIN}",
-      )
+      self._give_up(f"{names} did not come to {name!r} within {limit:.0f} s")
       raise AssertionError from error
+
+  @property
+  def _limit(self) -> float:
+    """Seconds after which a process that others wait for counts as hung."""
+    return min(_BARRIER, self._heartbeat + 10.0)
+
+  def at(self, step: int) -> None:
+    """Tells the others, by the watch, how far this process is."""
+    self._asked, self._step = self._asked + 1, step
+    self._moved = time.monotonic()
 
   def exchange(self, name: str, value: str) -> dict[int, str]:
     """What each process says, by its number."""
@@ -266,21 +276,54 @@ class Group:
       beats += 1
       with contextlib.suppress(Exception):  # a service that is gone aborts us
         self.tell(f"beat/{self.index}", str(beats))
-        now = time.monotonic()
-        for index, beat in self._all("beat").items():
-          if index in self._seen and self._seen[index][0] != beat:
-            self._seen[index] = beat, now
+        self.tell(f"at/{self.index}", f"{self._asked} {self._step}")
+        self._note(self._seen, "beat")
+        self._note(self._places, "at")
         if len(self._names) < self.count:
           self._names = self._all("host")
         for index, told in self._all("left").items():
           if index != self.index and not self._left:
             self._follow(index, *json.loads(told))
+        self._look_for_hung()
+
+  def _note(self, known: dict[int, tuple[str, float]], key: str) -> None:
+    now = time.monotonic()
+    for index, value in self._all(key).items():
+      if index != self.index and known.get(index, ("", 0.0))[0] != value:
+        known[index] = value, now
+
+  def _look_for_hung(self) -> None:
+    """Exits 42 where this process has long waited for one that is behind it.
+
+    While all compile, or wait for storage, none is behind.
+    """
+    now = time.monotonic()
+    if now - self._moved < self._limit or self._left:
+      return
+    for index, (place, since) in self._places.items():
+      asked, step = map(int, place.split())
+      if now - since >= self._limit and asked < self._asked:
+        self._give_up(
+          f"{self.name(index)} hangs: the others have been at step"
+          f" {self._step} for {self._limit:.0f} s, it is at {step}"
+        )
+
+  def _give_up(self, words: str) -> None:
+    """Ends this process and all others, the hung one too if it can hear."""
+    with contextlib.suppress(Exception):
+      self.tell(f"left/{self.index}", json.dumps([_LOST, words]))
+    self._left = True
+    os.write(2, f"{words}; {_AGAIN}\n".encode())
+    if self.index == 0:
+      time.sleep(3 * self._period)
+    os._exit(_LOST)
 
   def _follow(self, index: int, code: int, words: str) -> None:
     """Ends as another process did, unless this one is about to."""
     time.sleep(self._period)
     if not self._left:
-      self._exit(code, f"{self.name(index)} stopped: {words}")
+      os.write(2, f"{self.name(index)} stopped: {words}\n".encode())
+      os._exit(code)
 
   def _who_is_gone(self) -> str:
     now = time.monotonic()
@@ -297,11 +340,6 @@ class Group:
       with socket.create_connection((host.strip("[]"), int(port)), 1.0):
         return True
     return False
-
-  def _exit(self, code: int, words: str) -> None:
-    sys.stdout.flush()
-    os.write(2, f"{words}\n".encode())
-    os._exit(code)
 
 
 def _exit_now(code: int) -> None:

@@ -59,11 +59,21 @@ def train_alone(
   with cache.locked(workdir) if first else contextlib.nullcontext():
     ready = lambda: _ready(config, dependencies, workdir, console)
     distributed.first_does("inputs", ready)
+    if not first and not cache.is_done(_step(dependencies), workdir):
+      raise BadInput(
+        f"{workdir} is not the first process's folder; put --workdir on storage"
+        " that all hosts share"
+      )
     made = _made(config, dependencies, workdir, console)
     trained = train.train(config, made, workdir, console)
     done = lambda: _close(config, trained, workdir, console)
     distributed.first_does("check", done)
   return trained
+
+
+def _step(dependencies: Mapping[str, Any]) -> Step:
+  """The making of inputs, to ask whether it is done."""
+  return Step("inputs", dependencies, lambda _: {})
 
 
 def _ready(
@@ -74,8 +84,9 @@ def _ready(
 ) -> None:
   """What training reads; fails on a workdir of another run."""
   record.check_workdir(config, workdir)
-  made = Step("inputs", dependencies, lambda _: {})
-  if checkpoint.steps(workdir) and not cache.is_done(made, workdir):
+  if checkpoint.steps(workdir) and not cache.is_done(
+    _step(dependencies), workdir
+  ):
     raise BadInput(
       f"{workdir} was trained on other data, packages or parent weights; use"
       " another --workdir"
