@@ -23,6 +23,7 @@ from embeddinggemma import (
   stages,
 )
 from embeddinggemma.config import GuardConfig
+from embeddinggemma.data import loader
 from embeddinggemma.training import guard, hooks
 from embeddinggemma.training.fit import StepInfo
 from embeddinggemma.types import BadInput, PairBatch, TrainState
@@ -102,7 +103,8 @@ def test_a_bad_batch_stops_or_is_left_out(
 def info(number, norm, loss=1.0):
   """A step of which the guard judges."""
   metrics = {"loss": loss, "grad_norm": norm, "update_norm": 1.0}
-  return StepInfo(number, metrics, None, 0.0, 0.0)
+  loaded = loader.Loaded(None, "qa", np.zeros(0, np.int64), 1, 1)
+  return StepInfo(number, metrics, loaded, 0.0, 0.0)
 
 
 def test_a_jump_of_the_gradient_norm_is_a_fault():
@@ -185,6 +187,38 @@ def test_irregular_saves_do_not_drive_out_regular_ones(tmp_path):
   assert kept[27] == [10, 20, 27]
   assert kept[30] == [20, 30]
   assert kept[31] == [20, 30, 31]
+
+
+def test_saves_by_time_change_no_mean(data_folder, tmp_path):
+  def trained(name, minutes):
+    arguments = [
+      "train",
+      f"--config=configs/adapt.py:tiny,data={data_folder}",
+      f"--workdir={tmp_path / name}",
+      "--config.steps=6",
+      "--config.average=2",
+      "--config.keep_checkpoints=2",
+      "--config.model.num_layers=1",
+      "--config.decoder.num_layers=1",
+      f"--config.every_minutes={minutes}",
+    ]
+    assert main.call(arguments) == 0
+    place = checkpoint.find(tmp_path / name)
+    recipe = json.loads(checkpoint.read_files(place)["recipe.json"])
+    assert recipe["mean_of_steps"] == [4, 6]
+    return checkpoint.content_hash(checkpoint.read_params(place))
+
+  saved, save = [], checkpoint.Checkpoints.save
+
+  def noted(self, step, *rest):
+    saved.append(step)
+    save(self, step, *rest)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(checkpoint.Checkpoints, "save", noted)
+    often = trained("often", 1e-9)
+  assert saved == [1, 2, 3, 4, 5, 6]
+  assert trained("seldom", 0.0) == often
 
 
 def test_a_place_that_cannot_be_written_is_found_first(
