@@ -26,6 +26,7 @@ _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # Seconds. Peers of a lost process have left within a minute; tests and unusual
 # networks set others.
 _HEARTBEAT, _START, _SHUTDOWN = 45, 300, 30
+_READ = 900  # to read weights, in storage that serves some sooner than others
 _HEARTBEAT_VARIABLE = "EMBEDDINGGEMMA_HEARTBEAT_SECONDS"
 _START_VARIABLE = "EMBEDDINGGEMMA_START_SECONDS"
 
@@ -232,7 +233,7 @@ def agree(name: str, value: Mapping[str, Any]) -> None:
   if _group is None:
     return
   mine = {key: json.dumps(x, sort_keys=True) for key, x in value.items()}
-  told = _group.exchange(name, json.dumps(mine))
+  told = _group.exchange(name, json.dumps(mine), _READ)
   ours = json.loads(told[0])
   for index, text in sorted(told.items()):
     theirs = json.loads(text)
@@ -249,7 +250,7 @@ def gather(name: str, value: str) -> list[str]:
   """What each process says, in their order."""
   if _group is None:
     return [value]
-  told = _group.exchange(name, value)
+  told = _group.exchange(name, value, _READ)
   return [told[index] for index in sorted(told)]
 
 

@@ -204,11 +204,15 @@ class Group:
       return False
     return True
 
-  def barrier(self, name: str) -> None:
-    """Waits for all; exits 42 with the names of those that do not come."""
+  def barrier(self, name: str, seconds: float = 0.0) -> None:
+    """Waits for all; exits 42 with the names of those that do not come.
+
+    Within a minute, or `seconds` where some may rightly be slower than others;
+    one that dies is missed by its heartbeat.
+    """
     key = self._once(name)
     self.tell(f"{key}/{self.index}", "1")
-    limit = self._limit
+    limit = seconds or self._limit
     try:
       self._client.wait_at_barrier(f"eg/{key}", int(1000 * limit))
     except Exception as error:
@@ -230,11 +234,13 @@ class Group:
     self._asked, self._step = self._asked + 1, step
     self._moved = time.monotonic()
 
-  def exchange(self, name: str, value: str) -> dict[int, str]:
-    """What each process says, by its number."""
+  def exchange(
+    self, name: str, value: str, seconds: float = 0.0
+  ) -> dict[int, str]:
+    """What each process says, by its number; waits as `barrier` does."""
     key = self._once(f"say/{name}")
     self.tell(f"{key}/{self.index}", value)
-    self.barrier(name)
+    self.barrier(name, seconds)
     return self._all(key)
 
   def _once(self, name: str) -> str:
