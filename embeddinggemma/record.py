@@ -10,6 +10,7 @@ from typing import Any
 
 from embeddinggemma import cache, checkpoint, inputs, stages
 from embeddinggemma import config as config_lib
+from embeddinggemma.convert import folder as folders
 from embeddinggemma.data import prompts
 from embeddinggemma.inputs import TOKENIZER_FILE, Inputs
 from embeddinggemma.model.config import ModelConfig
@@ -105,7 +106,7 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
   """The small files of a checkpoint: all that any verb needs.
 
   A parent's are kept where they say the same as ours, so that it can be
-  averaged with what it became; and so is its licence.
+  averaged with what it became; and so are its terms.
   """
   start = source(config, made)
   given = checkpoint.read_files(start) if start else {}
@@ -137,7 +138,7 @@ def _inherited(
   config: TrainConfig, given: checkpoint.Files
 ) -> dict[str, bytes]:
   """What of a parent's files is as good as ours, byte for byte."""
-  kept = {name: given[name] for name in ("LICENSE",) if name in given}
+  kept = {name: given[name] for name in given if folders.is_terms(name)}
   known = inputs.prompts_of(given)
   if known and not inputs.other_prompts(known):
     kept["prompts.json"] = given["prompts.json"]
