@@ -21,7 +21,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import flags
 from etils import epath
+from orbax.checkpoint._src.multihost import multihost
 
 from embeddinggemma import distributed
 from embeddinggemma.types import BadInput, Params, TrainState
@@ -154,6 +156,17 @@ class _Manager(ocp.CheckpointManager):
     return False
 
 
+def _without_devices() -> None:
+  """Orbax's processes wait for each other at JAX's service.
+
+  By default they do it by a sum over all devices, which queues behind the
+  steps, and has no limit.
+  """
+  flags.FLAGS.mark_as_parsed()  # ours are elsewhere
+  name = multihost.EXPERIMENTAL_ORBAX_USE_DISTRIBUTED_BARRIER.name
+  flags.FLAGS[name].value = True
+
+
 class Checkpoints:
   """Saves and restores the state and the data position of one run.
 
@@ -175,6 +188,8 @@ class Checkpoints:
       cleanup_tmp_directories=True,
       enable_async_checkpointing=asynchronous,
     )
+    if distributed.count() > 1:
+      _without_devices()
     # Until `close`, because of the threads.
     self._silence = contextlib.ExitStack()
     self._silence.enter_context(_quiet())

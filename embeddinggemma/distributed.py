@@ -12,7 +12,6 @@ one got, and of the step at which all save.
 import contextlib
 import json
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -26,7 +25,8 @@ _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # Seconds. Peers of a lost process have left within a minute; tests and unusual
 # networks set others.
 _HEARTBEAT, _START, _SHUTDOWN = 45, 300, 30
-_READ = 900  # to read weights, in storage that serves some sooner than others
+# To read weights or to compile, which some rightly finish later than others.
+PATIENT = 900.0
 _HEARTBEAT_VARIABLE = "EMBEDDINGGEMMA_HEARTBEAT_SECONDS"
 _START_VARIABLE = "EMBEDDINGGEMMA_START_SECONDS"
 
@@ -68,6 +68,8 @@ def together() -> Iterator[None]:
 
 
 def _code(error: BaseException) -> int:
+  if _is_of_peers(error):
+    return 42
   codes = {BadInput: 2, Stopped: 1, KeyboardInterrupt: 42}
   return next((c for kind, c in codes.items() if isinstance(error, kind)), 1)
 
@@ -81,7 +83,10 @@ def _is_of_peers(error: BaseException) -> bool:
   """Whether a lost peer may have caused it: a collective that failed."""
   import jax
 
-  return isinstance(error, jax.errors.JaxRuntimeError)
+  signs = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED")
+  return isinstance(error, jax.errors.JaxRuntimeError) and any(
+    sign in str(error) for sign in signs
+  )
 
 
 def _start() -> peers.Group | None:
@@ -115,6 +120,7 @@ def _start() -> peers.Group | None:
     except ValueError:
       if given is not None:
         raise
+      peers.no_handler()
       return None  # chips that are no part of a slice: this host is alone
   state = distributed.global_state
   group = peers.Group(
@@ -171,8 +177,6 @@ def _on_tpu() -> bool:
   platforms = os.environ.get("JAX_PLATFORMS", "")
   if platforms and "tpu" not in platforms.split(","):
     return False
-  if not pathlib.Path("/dev").is_dir():
-    return False
   from jax._src import hardware_utils
 
   return hardware_utils.num_available_tpu_chips_and_device_id()[0] > 0
@@ -219,10 +223,10 @@ def _stop(group: peers.Group) -> None:
   _group = None
 
 
-def barrier(name: str) -> None:
+def barrier(name: str, seconds: float = PATIENT) -> None:
   """Waits for the other processes; who does not come is named (exit 42)."""
   if _group is not None:
-    _group.barrier(name)
+    _group.barrier(name, seconds)
 
 
 def agree(name: str, value: Mapping[str, Any]) -> None:
@@ -233,7 +237,7 @@ def agree(name: str, value: Mapping[str, Any]) -> None:
   if _group is None:
     return
   mine = {key: json.dumps(x, sort_keys=True) for key, x in value.items()}
-  told = _group.exchange(name, json.dumps(mine), _READ)
+  told = _group.exchange(name, json.dumps(mine), PATIENT)
   ours = json.loads(told[0])
   for index, text in sorted(told.items()):
     theirs = json.loads(text)
@@ -250,7 +254,7 @@ def gather(name: str, value: str) -> list[str]:
   """What each process says, in their order."""
   if _group is None:
     return [value]
-  told = _group.exchange(name, value, _READ)
+  told = _group.exchange(name, value, PATIENT)
   return [told[index] for index in sorted(told)]
 
 

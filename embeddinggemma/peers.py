@@ -33,26 +33,34 @@ def _on_abort(say: Callable[[], str]) -> None:
   """Exit 42 with a line, where C++ aborts since a peer is gone.
 
   A Python handler would run when the interpreter next may, which is never: C++
-  aborts at once. So C calls this one, in the thread that aborts.
+  aborts at once. So C calls this one, in the thread that aborts. An abort of
+  which `say` knows nothing stays one.
   """
   global _handler
 
   @ctypes.CFUNCTYPE(None, ctypes.c_int)
   def handler(_: int) -> None:
+    words = ""
     with contextlib.suppress(Exception):
-      os.write(2, f"\n{say()}\n".encode())
-    os._exit(_LOST)
+      words = say()
+    if words:
+      os.write(2, f"\n{words}\n".encode())
+      os._exit(_LOST)
+    no_handler()
 
-  libc = ctypes.CDLL(None)
-  libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
-  libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+  _signal(ctypes.cast(handler, ctypes.c_void_p))
   _handler = handler
 
 
-def _no_handler() -> None:
+def no_handler() -> None:
+  """An abort is an abort again."""
+  _signal(None)
+
+
+def _signal(handler: Any) -> None:
   libc = ctypes.CDLL(None)
   libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
-  libc.signal(signal.SIGABRT, None)
+  libc.signal(signal.SIGABRT, handler)
 
 
 @contextlib.contextmanager
@@ -175,7 +183,7 @@ class Group:
   def stop(self) -> None:
     """Ends the watch, before processes go."""
     self._ended.set()
-    _no_handler()
+    no_handler()
 
   def tell(self, key: str, value: str) -> None:
     """Writes what all may read."""
@@ -301,14 +309,15 @@ class Group:
   def _look_for_hung(self) -> None:
     """Exits 42 where this process has long waited for one that is behind it.
 
-    While all compile, or wait for storage, none is behind.
+    While all compile, or wait for storage, none is behind; before the first
+    step, barriers name who is late.
     """
     now = time.monotonic()
     if now - self._moved < self._limit or self._left:
       return
     for index, (place, since) in self._places.items():
       asked, step = map(int, place.split())
-      if now - since >= self._limit and asked < self._asked:
+      if now - since >= self._limit and 0 < asked < self._asked:
         self._give_up(
           f"{self.name(index)} hangs: the others have been at step"
           f" {self._step} for {self._limit:.0f} s, it is at {step}"
@@ -337,8 +346,8 @@ class Group:
     gone = [n for n, s in sorted(still.items()) if s > 0.5 * self._heartbeat]
     if not gone and self.index and not self._answers():
       gone = [0]
-    names = ", ".join(map(self.name, gone)) or "a process"
-    return f"{names} of {self.count} is gone; {_AGAIN}"
+    names = ", ".join(map(self.name, gone))
+    return f"{names} of {self.count} is gone; {_AGAIN}" if gone else ""
 
   def _answers(self) -> bool:
     host, _, port = self._address.rpartition(":")

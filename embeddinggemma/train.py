@@ -40,7 +40,14 @@ from embeddinggemma.stages import (
 )
 from embeddinggemma.training import fit as fit_lib
 from embeddinggemma.training import guard, hooks, step
-from embeddinggemma.types import BadBatch, BadInput, Params, Stage, TrainState
+from embeddinggemma.types import (
+  BadBatch,
+  BadInput,
+  Metrics,
+  Params,
+  Stage,
+  TrainState,
+)
 
 _STARTS = ("init", "init_from", "decoder_from")
 # What the compiled step does not depend on.
@@ -175,6 +182,7 @@ def train(
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   say = lambda line: console.print(line, highlight=False)
   data, truncated = streams.dataset(config, made, mesh.size, say)
+  distributed.barrier("data")
   regular = functools.partial(result.is_regular, config, steps)
   run = _Run(
     config,
@@ -288,6 +296,23 @@ def program(
   )
 
 
+def _together(compiling: step.ByShape) -> step.Program:
+  """The step, begun by all processes only when all have compiled it.
+
+  A collective that waits for one that compiles looks like one that hangs.
+  """
+  compiled: set[int] = set()
+
+  def program(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+    ready = compiling.compiled(state, batch)
+    if id(ready) not in compiled:
+      distributed.barrier("compiled")
+      compiled.add(id(ready))
+    return ready(state, batch)
+
+  return program
+
+
 def _fit(run: _Run, state: TrainState) -> TrainState:
   config, first = run.config, int(state.step)
   rows = hooks.read_metrics(run.workdir / hooks.METRICS)
@@ -307,7 +332,7 @@ def _fit(run: _Run, state: TrainState) -> TrainState:
       stack.enter_context(progress).start_at(first)
       observers = [log, hooks.progress_observer(progress)]
     return fit_lib.fit(
-      program(config, run.stage, run.mesh),
+      _together(program(config, run.stage, run.mesh)),
       state,
       run.stream,
       run.steps,

@@ -33,11 +33,13 @@ def run(kind: str, data: int, fsdp: int, groups: int) -> dict[str, np.ndarray]:
     stage, optimizer=optax.chain(test_mesh.capture(), stage.optimizer)
   )
   state = step.init_state(stage, 0, mesh)
-  program = step.compile_step(stage, 0, mesh)
+  program = step.ByShape(step.compile_step(stage, 0, mesh))
   losses, gradients = [], None
   for number in range(test_mesh.STEPS):
     batch = sharding.to_devices(make(number, mesh.size * groups), mesh)
-    state, metrics = program(state, batch)
+    ready = program.compiled(state, batch)
+    distributed.barrier("compiled")
+    state, metrics = ready(state, batch)
     losses.append(float(metrics["loss"]))
     if gradients is None:
       whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

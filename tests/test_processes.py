@@ -50,10 +50,17 @@ def test_two_processes_of_two_devices_change_nothing(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data_folder, tmp_path_factory):
+def data(small_pairs, write_pairs, tmp_path_factory):
+  """Pairs of one task: one program to compile."""
+  pairs = [pair | {"task": "qa"} for pair in small_pairs(120)]
+  return write_pairs(tmp_path_factory.mktemp("pairs"), pairs)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
   """A run of two processes with two devices each, from start to end."""
   workdir = tmp_path_factory.mktemp("processes") / "whole"
-  run = soak.train(data_folder, workdir, "2x2")
+  run = soak.train(data, workdir, "2x2")
   assert run.wait() == [0, 0], run.said()
   return workdir
 
@@ -63,56 +70,45 @@ def at_step(run, step):
   return lambda: max(soak.rows(run.workdir), default=0) >= step
 
 
-def test_sigterm_to_one_saves_in_all_and_a_kill_changes_no_bit(
-  undisturbed, data_folder, tmp_path
-):
+def test_signals_and_kills_change_no_bit(undisturbed, data, tmp_path):
+  # SIGTERM to one: all save the same step. By the clock they save at every
+  # fourth step or so, which also slows them down, and at the same steps.
   workdir = tmp_path / "run"
-  # Slowed by a save at every step, so that it is still at work.
-  run = soak.train(data_folder, workdir, "2x2", "--config.every_checkpoint=1")
-  soak.wait_until(run, at_step(run, 5))
+  more = ("--config.every_checkpoint=1000", "--config.every_minutes=1e-9")
+  run = soak.train(data, workdir, "2x2", *more)
+  soak.wait_until(run, at_step(run, 6))
   run.processes[1].send_signal(signal.SIGTERM)
   assert run.wait() == [42, 42], run.said()
   said = [text.splitlines()[-1] for text in run.said()]
   assert said[0] == said[1] and "told to stop: saved at step" in said[0]
   newest = checkpoint.steps(workdir)[-1]
   assert f"at step {newest};" in said[0]
-  assert 5 <= newest < soak.STEPS
+  assert 6 <= newest < soak.STEPS
+  shutil.copytree(workdir, tmp_path / "other")
 
-  run = soak.train(data_folder, workdir, "2x2")
-  soak.wait_until(run, at_step(run, newest + 3))
-  run.processes[0].kill()
-  assert run.wait(60) == [-signal.SIGKILL, 42], run.said()
-  assert "process 0 (" in run.said()[1].splitlines()[-1]
-
-  run = soak.train(data_folder, workdir, "2x2")
-  assert run.wait() == [0, 0], run.said()
-  assert "continues at step" in run.said()[0]
-  far, wrong = soak.compare(workdir, undisturbed, exact=True)
-  assert (far, wrong) == (0, [])
-
-
-@pytest.mark.parametrize("shape", ["4"])
-def test_a_lost_peer_is_named_and_another_shape_goes_on(
-  undisturbed, data_folder, tmp_path, shape
-):
-  workdir = tmp_path / "run"
-  run = soak.train(data_folder, workdir, "2x2", "--config.every_checkpoint=1")
-  soak.wait_until(run, at_step(run, 5))
+  # SIGKILL to one: the other names it and exits with 42, within a minute.
+  run = soak.train(data, workdir, "2x2", *more)
+  soak.wait_until(run, at_step(run, newest + 1))
   run.processes[1].kill()
   assert run.wait(60) == [42, -signal.SIGKILL], run.said()
   assert "process 1 (" in run.said()[0].splitlines()[-1]
 
-  run = soak.train(data_folder, workdir, shape)
-  assert run.wait() == [0], run.said()
+  # The same shape goes on to the same bits, another one to the same rows.
+  run = soak.train(data, workdir, "2x2")
+  assert run.wait() == [0, 0], run.said()
   assert "continues at step" in run.said()[0]
-  far, wrong = soak.compare(workdir, undisturbed, exact=False)
+  assert soak.compare(workdir, undisturbed, exact=True) == (0, [])
+  run = soak.train(data, tmp_path / "other", "4")
+  assert run.wait() == [0], run.said()
+  assert f"continues at step {newest}" in run.said()[0]
+  far, wrong = soak.compare(tmp_path / "other", undisturbed, exact=False)
   assert far < 1e-4 and wrong == []
 
 
-def test_processes_that_disagree_name_the_key_and_stop(data_folder, tmp_path):
+def test_processes_that_disagree_name_the_key_and_stop(data, tmp_path):
   workdir = tmp_path / "run"
   commands = [
-    soak.train_command(data_folder, workdir, f"--config.optimizer.lr={lr}")
+    soak.train_command(data, workdir, f"--config.optimizer.lr={lr}")
     for lr in (0.01, 0.02)
   ]
   run = soak.launch(commands, workdir, 1)
@@ -123,8 +119,8 @@ def test_processes_that_disagree_name_the_key_and_stop(data_folder, tmp_path):
   assert not (workdir / "checkpoints").exists()
 
 
-def test_a_host_that_does_not_come_is_named(data_folder, tmp_path):
-  command = soak.train_command(data_folder, tmp_path / "run")
+def test_a_host_that_does_not_come_is_named(data, tmp_path):
+  command = soak.train_command(data, tmp_path / "run")
   run = soak.launch(
     [command],
     tmp_path / "run",
@@ -136,6 +132,25 @@ def test_a_host_that_does_not_come_is_named(data_folder, tmp_path):
   )
   assert run.wait(60) == [42], run.said()
   assert "of 3 processes, 1, 2 did not come within 4 s" in run.said()[0]
+
+
+def test_a_process_that_hangs_is_named(tmp_path):
+  code = """if True:
+    import time
+    from embeddinggemma import distributed
+    with distributed.together(), distributed.preemption(0) as preempted:
+      for n in range(4):
+        preempted(n)
+        time.sleep(1000 if n == 1 and not distributed.is_first() else 0.1)
+      time.sleep(1000)
+  """
+  command = [sys.executable, "-c", code]
+  run = soak.launch(
+    [command] * 2, tmp_path / "run", 1, EMBEDDINGGEMMA_HEARTBEAT_SECONDS="3"
+  )
+  assert run.wait(60) == [42, 42], run.said()
+  words = "process 1 (", "hangs: the others have been at step 3", "it is at 1"
+  assert all(word in said for said in run.said() for word in words)
 
 
 def test_the_soak_finds_what_differs(undisturbed, tmp_path):

@@ -30,7 +30,7 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHAPES = {"1": (1, 1), "4": (1, 4), "2x2": (2, 2), "4x1": (4, 1)}
-HEARTBEAT = 6  # seconds until a process that is gone is missed
+HEARTBEAT = 10  # seconds until a process that is gone is missed
 STEPS, EVERY = 40, 4
 LIMIT = 600.0  # seconds of one start, at most
 AGAIN = (42, -signal.SIGKILL)  # exit codes after which to start again
@@ -276,7 +276,9 @@ def _write_data(folder: pathlib.Path) -> pathlib.Path:
   sys.path.insert(0, str(ROOT / "tests"))
   import conftest
 
-  return conftest._write_pairs(folder, conftest._small_pairs(120))
+  # Of one task: one program to compile at every start.
+  pairs = [pair | {"task": "qa"} for pair in conftest._small_pairs(120)]
+  return conftest._write_pairs(folder, pairs)
 
 
 def main() -> int:
