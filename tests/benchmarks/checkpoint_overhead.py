@@ -48,15 +48,19 @@ def main() -> None:
   init = embedder.init(preset(given.preset))
   shapes = jax.eval_shape(init, jax.random.key(0))
   # Numbers that do not compress, as weights.
-  keys = iter(jax.random.split(jax.random.key(0), 2000))
-  fill = jax.jit(
-    lambda key, like: jax.random.normal(key, like.shape, like.dtype)
+  fill = jax.jit(jax.random.normal, static_argnames=("shape", "dtype"))
+  keys = iter(jax.random.split(jax.random.key(0), 5000))
+  noise = lambda tree: jax.tree.map(
+    lambda x: (
+      fill(next(keys), shape=x.shape, dtype=x.dtype)
+      if x.ndim
+      else jnp.zeros(x.shape, x.dtype)
+    ),
+    tree,
   )
-  params = jax.tree.map(
-    lambda x: fill(next(keys), jnp.zeros(x.shape, x.dtype)), shapes
-  )
+  moments = jax.eval_shape(optax.adam(1.0).init, shapes)
   state = jax.block_until_ready(
-    TrainState(jnp.zeros((), jnp.int32), params, optax.adam(1.0).init(params))
+    TrainState(jnp.zeros((), jnp.int32), noise(shapes), noise(moments))
   )
   size = sum(x.nbytes for x in jax.tree.leaves(state))
   print(f"{given.preset}: a state of {size / 1e9:.2f} GB", flush=True)

@@ -31,6 +31,7 @@ from typing import Any
 ROOT = pathlib.Path(__file__).parents[2]
 SHAPES = {"1": (1, 1), "4": (1, 4), "2x2": (2, 2), "4x1": (4, 1)}
 HEARTBEAT = 10  # seconds until a process that is gone is missed
+START = 45  # seconds that processes wait for each other at the start
 STEPS, EVERY = 40, 4
 LIMIT = 600.0  # seconds of one start, at most
 AGAIN = (42, -signal.SIGKILL)  # exit codes after which to start again
@@ -90,6 +91,7 @@ def environment(processes: int, devices: int, **more: str) -> dict[str, str]:
       "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{_free_port()}",
       "JAX_NUM_PROCESSES": str(processes),
       "EMBEDDINGGEMMA_HEARTBEAT_SECONDS": str(HEARTBEAT),
+      "EMBEDDINGGEMMA_START_SECONDS": str(START),
     }
   return {**os.environ, **shared, **more}
 
