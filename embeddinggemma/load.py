@@ -273,8 +273,8 @@ def _check_view(directory: pathlib.Path, files: checkpoint.Files) -> None:
   view = _json(directory, files, "recipe.json").get("view", "identity")
   if view != "identity":
     raise BadInput(
-      f"checkpoint {directory} needs the view {view!r} of its weights, which"
-      " this version does not have; use a newer one"
+      f"checkpoint {directory} needs the view {view!r} of its weights; give the"
+      " workdir of a training that is finished, which has a plain one"
     )
 
 

@@ -302,8 +302,8 @@ FAULTS = {
     "attention_bias=True is not supported",
   ),
   "scaled rotary positions": (
-    edit("config.json", rope_scaling={"rope_type": "linear", "factor": 8.0}),
-    "rope_scaling of type 'linear' is not supported",
+    edit("config.json", rope_parameters={"rope_type": "yarn", "factor": 8.0}),
+    "rope_parameters.sliding_attention of type 'yarn' is not supported",
   ),
   "EmbeddingGemma 2": (
     edit("config.json", model_type="embedding_gemma2"),
