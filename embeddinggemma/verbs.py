@@ -50,11 +50,11 @@ def train_alone(
   """
   distributed.agree("the config", record.flat(config))
   distributed.agree("versions", record.versions())
-  cache.require_writable(workdir)
   check(config)
-  cache.keep_programs(workdir)
   dependencies = inputs.dependencies(config)
   distributed.agree("the data", dependencies)
+  cache.require_writable(workdir)
+  cache.keep_programs(workdir)
   first = distributed.is_first()
   with cache.locked(workdir) if first else contextlib.nullcontext():
     ready = lambda: _ready(config, dependencies, workdir, console)
