@@ -90,7 +90,9 @@ SWITCHES = {
 def _console() -> "Console":
   from rich.console import Console
 
-  return Console(stderr=True)
+  from embeddinggemma import distributed
+
+  return Console(stderr=True, quiet=not distributed.is_first())
 
 
 def _say(value: Any) -> None:
@@ -125,10 +127,13 @@ def run(values: flags.FlagValues, rest: Sequence[str]) -> None:
 def train(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Trains one stage in a workdir, or continues it."""
   _nothing_more(rest)
-  config = _train_config(values)
-  from embeddinggemma import verbs
+  from embeddinggemma import cache, distributed
 
-  verbs.train_alone(config, pathlib.Path(values.workdir), _console())
+  with distributed.together():
+    config = _train_config(values)
+    from embeddinggemma import verbs
+
+    verbs.train_alone(config, cache.as_folder(values.workdir), _console())
 
 
 def prepare(values: flags.FlagValues, rest: Sequence[str]) -> None:
@@ -739,7 +744,7 @@ def call(argv: Sequence[str]) -> int:
     print(_verb_usage(name))
     return 0
   _quiet()
-  from embeddinggemma.types import BadInput, Stopped
+  from embeddinggemma.types import BadInput, Interrupted, Stopped
 
   try:
     return VERBS[name].run(*_parse(name, rest)) or 0
@@ -749,6 +754,9 @@ def call(argv: Sequence[str]) -> int:
   except Stopped as error:
     print(f"stopped: {error}", file=sys.stderr)
     return 1
+  except Interrupted as error:
+    print(error, file=sys.stderr)
+    return 42
   except KeyboardInterrupt:
     print("interrupted; the same command continues", file=sys.stderr)
     return 42

@@ -13,13 +13,14 @@ PACKAGE = ROOT / "embeddinggemma"
 
 # A unit may import those of earlier layers, and nothing of its own layer.
 LAYERS = (
-  {"types"},
+  {"types", "peers"},
+  {"distributed"},
   {"config", "sharding", "cache", "checkpoint", "lexical"},
   {"model", "losses", "data"},
   {"training", "encode", "soup", "objectives"},
   {"stages", "retrieval", "convert"},
   {"evaluate", "load", "inputs"},
-  {"streams", "doctor"},
+  {"streams", "doctor", "record", "result"},
   {"train"},
   {"initialise", "sweep", "mixture", "tpu"},
   {"finetuning"},
