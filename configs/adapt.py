@@ -55,6 +55,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.decoder = ConfigDict(dataclasses.asdict(decoder))
   config.decoder_from = ""  # a causal checkpoint of other sizes than model's
   config.tied = True  # one table: input and output of both sides
+  # True: computes the table's two gradients apart, should a TPU corrupt them
+  # (training/tied.py); watch for it with guard.jump.
+  config.separate_gradients = False
   config.cross_attention = "merged"  # T5Gemma 2; "separate" as T5Gemma
   # With separate cross-attention whose sizes differ from self-attention's, it
   # starts random, and alone moves so many steps.

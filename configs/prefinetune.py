@@ -57,7 +57,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.lora.rank = 0  # above: low-rank factors learn, and nothing else
   config.lora.alpha = 16.0  # their product counts alpha / rank
   config.every_checkpoint = min(max(steps // 4, 1), 500)
+  config.every_minutes = 0.0 if small else 5.0  # saves also by time; 0: no
   config.keep_checkpoints = 2
+  config.guard = ConfigDict()
+  config.guard.skips = 0  # bad batches to go back for and leave out, at most
+  config.guard.jump = (
+    0.0  # of a gradient norm, times its median; 0: any is fine
+  )
+  config.guard.window = 100  # norms that the median is of
   # Checked by the compiler. On CPU, level 1 halves compilation and costs no
   # speed: matrix products are library calls.
   config.compiler_options = ConfigDict(

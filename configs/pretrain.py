@@ -53,7 +53,16 @@ def from_arguments(args: Mapping[str, Any]) -> ConfigDict:
   # So this model hardly learns, and its layers are handed on undamaged.
   config.frozen = ("embedding$", "post_.*norm") if laptop else ()
   config.every_checkpoint = min(max(steps // 4, 1), 500)
+  config.every_minutes = (
+    0.0 if args["preset"] in ("laptop", "tiny") else 5.0
+  )  # saves also by time; 0: no
   config.keep_checkpoints = 2
+  config.guard = ConfigDict()
+  config.guard.skips = 0  # bad batches to go back for and leave out, at most
+  config.guard.jump = (
+    0.0  # of a gradient norm, times its median; 0: any is fine
+  )
+  config.guard.window = 100  # norms that the median is of
   config.compiler_options = ConfigDict(
     {"cpu": {"xla_backend_optimization_level": 1}}
   )

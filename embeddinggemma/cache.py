@@ -10,8 +10,11 @@ import fcntl
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import shutil
+import socket
+import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, TypeVar
@@ -23,6 +26,7 @@ T = TypeVar("T")
 STAGE_FILE = "stage.json"
 KEY_FILE = "key.json"
 LOCK_FILE = ".lock"
+PROGRAMS = "programs"  # compiled, in a workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +203,63 @@ def share(kind: str, key: Mapping[str, Any], make: Callable[[], T]) -> T:
   if _shared.get(kind, ("", None))[0] != name:
     _shared[kind] = name, make()
   return _shared[kind][1]
+
+
+def as_folder(text: str) -> pathlib.Path:
+  """The folder of a flag; BadInput for the address of a bucket."""
+  if "://" in text:
+    bucket = text.split("://", 1)[1].partition("/")[0]
+    raise BadInput(
+      f"{text} is an address, not a folder; mount the bucket (gcsfuse"
+      f" {bucket} /mnt/{bucket}) on every host and give its path"
+    )
+  return pathlib.Path(text)
+
+
+def require_writable(folder: pathlib.Path, seconds: float = 30.0) -> None:
+  """Writes, reads and deletes a small file; BadInput where that fails.
+
+  In a thread: a bucket that may not be written can keep one for ever.
+  """
+  failure: list[str] = [f"no answer within {seconds:.0f} s"]
+
+  def probe() -> None:
+    name = f".probe-{socket.gethostname()}-{os.getpid()}"
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      (folder / name).write_text(name)
+      same = (folder / name).read_text() == name
+      (folder / name).unlink()
+      failure[:] = [] if same else ["what was written is not what is read"]
+    except OSError as error:
+      failure[:] = [error.strerror or str(error)]
+
+  thread = threading.Thread(target=probe, daemon=True)
+  thread.start()
+  thread.join(seconds)
+  if failure:
+    raise BadInput(
+      f"{folder} cannot be written ({failure[0]}); give a --workdir that every"
+      " process may write"
+    )
+
+
+def keep_programs(workdir: pathlib.Path) -> None:
+  """Compiled programs stay in the workdir, for the next start of this run.
+
+  Where JAX_COMPILATION_CACHE_DIR names another place, there; on a CPU, whose
+  programs compile fast, nowhere.
+  """
+  import jax
+
+  given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+  if given:
+    if "://" not in given:
+      require_writable(pathlib.Path(given))
+  elif jax.default_backend() != "cpu":
+    folder = workdir / PROGRAMS
+    require_writable(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 @contextlib.contextmanager

@@ -21,7 +21,11 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import flags
+from etils import epath
+from orbax.checkpoint._src.multihost import multihost
 
+from embeddinggemma import distributed
 from embeddinggemma.types import BadInput, Params, TrainState
 
 CHECKPOINTS = "checkpoints"
@@ -104,19 +108,92 @@ def _quiet() -> Any:
     logger.setLevel(level)
 
 
-class Checkpoints:
-  """Saves and restores the state and the data position of one run."""
+def always(step: int) -> bool:
+  """Every step is one of those that are kept by their number."""
+  del step
+  return True
 
-  def __init__(self, workdir: pathlib.Path, keep: int | None = None):
+
+@dataclasses.dataclass(frozen=True)
+class _Keep:
+  """The newest `count` of the regular steps, and the newest of all.
+
+  A save that time or a preemption asked for goes when the next one is there: so
+  the regular ones are those of a run that nothing disturbed.
+  """
+
+  count: int
+  regular: Callable[[int], bool]
+
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: Any
+  ) -> list[bool]:
+    """Orbax's question, of the steps oldest first."""
+    del context
+    numbers = [found.step for found in checkpoints]
+    kept = {*[n for n in numbers if self.regular(n)][-self.count :]}
+    return [n in kept or n == numbers[-1] for n in numbers]
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+  """For what one process does, whatever the others do meanwhile."""
+  own = jax.process_index()
+  return ocp.options.MultiprocessingOptions(
+    primary_host=own, active_processes={own}
+  )
+
+
+class _Manager(ocp.CheckpointManager):
+  """Orbax's, without its question of a preemption.
+
+  Its saving threads ask with the number of an older step, and JAX's sync point
+  is one more than the largest number that was asked about last.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    """No: who calls `save` knows why."""
+    del step
+    return False
+
+
+def _without_devices() -> None:
+  """Orbax's processes wait for each other at JAX's service.
+
+  By default they do it by a sum over all devices, which queues behind the
+  steps, and has no limit.
+  """
+  flags.FLAGS.mark_as_parsed()  # ours are elsewhere
+  name = multihost.EXPERIMENTAL_ORBAX_USE_DISTRIBUTED_BARRIER.name
+  flags.FLAGS[name].value = True
+
+
+class Checkpoints:
+  """Saves and restores the state and the data position of one run.
+
+  All processes of the run call it alike; saves go on in threads of their own.
+  `keep`: so many of the steps that are `regular`, and the newest.
+  """
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    keep: int | None = None,
+    regular: Callable[[int], bool] = always,
+    asynchronous: bool = True,
+  ):
     self._root = (workdir / CHECKPOINTS).absolute()
     self._root.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep, cleanup_tmp_directories=True
+      preservation_policy=_Keep(keep, regular) if keep else None,
+      cleanup_tmp_directories=True,
+      enable_async_checkpointing=asynchronous,
     )
-    # Until `close`: saves go on in threads of their own.
+    if distributed.count() > 1:
+      _without_devices()
+    # Until `close`, because of the threads.
     self._silence = contextlib.ExitStack()
     self._silence.enter_context(_quiet())
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
       self._root,
       options=options,
       item_names=_ITEMS,
@@ -144,21 +221,33 @@ class Checkpoints:
       "data": ocp.args.JsonSave(dict(data)),
       "files": _FilesSave(files),
     }
-    self._manager.save(step, args=ocp.args.Composite(**items))
+    self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+  def wait(self) -> None:
+    """Until everything is on disk; raises what a save raised."""
+    self._manager.wait_until_finished()
+
+  def saving(self) -> bool:
+    """Whether a save still goes on."""
+    return self._manager.is_saving_in_progress()
 
   def restore(
     self, like: TrainState
   ) -> tuple[TrainState, dict[str, Any], list[str]] | None:
-    """The newest step that can be read, onto the shardings of `like`.
+    """The newest step that every process can read, onto `like`'s shardings.
 
     Also returns what was stepped over: one line for each damaged step.
     """
     damaged: list[str] = []
     for step in sorted(self._manager.all_steps(), reverse=True):
+      restored, reason = None, ""
       try:
         restored = self._restore(step, like)
       except Exception as error:  # orbax raises many kinds
         reason = str(error).splitlines()[0] if str(error) else repr(error)
+      # With shards, damage may be in what another process reads.
+      reason = next(filter(None, distributed.gather("restore", reason)), "")
+      if restored is None or reason:
         damaged.append(f"{self._root / str(step)} is damaged: {reason}")
         continue
       self._move_aside([s for s in self._manager.all_steps() if s > step])
@@ -171,26 +260,37 @@ class Checkpoints:
 
   def _move_aside(self, damaged: Sequence[int]) -> None:
     """Out of the way, so that these steps can be saved anew; not deleted."""
-    for step in damaged:
+    for step in damaged if distributed.is_first() else ():
       target = self._root.parent / f"damaged-{step}"
       shutil.rmtree(target, ignore_errors=True)
       (self._root / str(step)).rename(target)
     if damaged:
+      distributed.barrier("damaged")
       self._manager.reload()
 
   def _restore(
     self, step: int, like: TrainState
   ) -> tuple[TrainState, dict[str, Any]]:
+    """By the handlers alone: a manager waits for the other processes, which
+    would wait for ever if only one of them found damage."""
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    items = {
-      "params": ocp.args.StandardRestore(dict(abstract.params)),
-      "opt_state": ocp.args.StandardRestore({"opt_state": abstract.opt_state}),
-      "data": ocp.args.JsonRestore(),
-    }
-    got = self._manager.restore(step, args=ocp.args.Composite(**items))
-    number = jax.device_put(np.int32(step), like.step.sharding)
-    state = TrainState(number, got["params"], got["opt_state"]["opt_state"])
-    return state, got["data"]
+    path = epath.Path(self._root / str(step))
+    arrays, position = (
+      ocp.StandardCheckpointHandler(),
+      ocp.JsonCheckpointHandler(),
+    )
+    read = lambda name, tree: arrays.restore(
+      path / name, args=ocp.args.StandardRestore(tree)
+    )
+    params = read("params", dict(abstract.params))
+    moments = read("opt_state", {"opt_state": abstract.opt_state})
+    data = position.restore(path / "data")
+    for handler in (arrays, position):
+      handler.close()
+    number = jax.make_array_from_callback(
+      (), like.step.sharding, lambda _: np.int32(step)
+    )
+    return TrainState(number, params, moments["opt_state"]), dict(data)
 
   def close(self) -> None:
     """Waits until everything is on disk; raises what a save raised."""
@@ -217,14 +317,38 @@ def require_room(folder: pathlib.Path, size: int) -> None:
 def write(
   workdir: pathlib.Path, params: Params, files: Files, step: int = 0
 ) -> pathlib.Path:
-  """One checkpoint of parameters alone; returns its directory."""
-  state = TrainState(np.asarray(step, np.int32), params, {})
-  checkpoints = Checkpoints(workdir)
-  try:
-    checkpoints.save(step, state, {}, files)
-  finally:
-    checkpoints.close()
+  """One checkpoint of parameters alone, by one process; its directory."""
+  root = (workdir / CHECKPOINTS).absolute()
+  root.mkdir(parents=True, exist_ok=True)
+  if (root / str(step)).exists():
+    return workdir / CHECKPOINTS / str(step)
+  require_room(root, sum(x.nbytes for x in jax.tree.leaves(params)))
+  items = {
+    "params": ocp.args.StandardSave(dict(params)),
+    "opt_state": ocp.args.StandardSave({"opt_state": {}}),
+    "data": ocp.args.JsonSave({}),
+    "files": _FilesSave(files),
+  }
+  _save_alone(root, step, items, {"files": _FilesHandler()})
   return workdir / CHECKPOINTS / str(step)
+
+
+def _save_alone(
+  root: pathlib.Path, step: int, items: dict[str, Any], handlers: Any
+) -> None:
+  options = ocp.CheckpointManagerOptions(
+    enable_async_checkpointing=False,
+    cleanup_tmp_directories=True,
+    create=False,
+    multiprocessing_options=_alone(),
+  )
+  with (
+    _quiet(),
+    _Manager(
+      root, options=options, item_names=_ITEMS, item_handlers=handlers
+    ) as manager,
+  ):
+    manager.save(step, args=ocp.args.Composite(**items))
 
 
 def write_arrays(
@@ -255,16 +379,9 @@ def write_arrays(
   registry = ocp.type_handlers.create_type_handler_registry(
     (np.ndarray, as_it_is), (Lazy, lazily)
   )
-  options = ocp.CheckpointManagerOptions(
-    enable_async_checkpointing=False, cleanup_tmp_directories=True
-  )
-  with _quiet():
-    arrays = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-    handlers = {"params": arrays, "files": _FilesHandler()}
-    with ocp.CheckpointManager(
-      root, options=options, item_names=_ITEMS, item_handlers=handlers
-    ) as manager:
-      manager.save(0, args=ocp.args.Composite(**items))
+  arrays = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+  handlers = {"params": arrays, "files": _FilesHandler()}
+  _save_alone(root, 0, items, handlers)
   return workdir / CHECKPOINTS / "0"
 
 
@@ -315,17 +432,19 @@ def _finals(run: pathlib.Path) -> list[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _reading(path: pathlib.Path) -> Iterator[ocp.PyTreeCheckpointer]:
+def _reading(path: pathlib.Path) -> Iterator[ocp.Checkpointer]:
   """A checkpointer; what it raises becomes BadInput that names the path."""
   try:
     with _quiet():
-      yield ocp.PyTreeCheckpointer()
+      yield ocp.Checkpointer(
+        ocp.PyTreeCheckpointHandler(), multiprocessing_options=_alone()
+      )
   except Exception as error:  # orbax raises many kinds
     reason = str(error).splitlines()[0] if str(error) else repr(error)
     raise BadInput(f"checkpoint {path} cannot be read: {reason}") from error
 
 
-def _tree(checkpointer: ocp.PyTreeCheckpointer, directory: pathlib.Path) -> Any:
+def _tree(checkpointer: ocp.Checkpointer, directory: pathlib.Path) -> Any:
   metadata = checkpointer.metadata(directory).item_metadata
   if metadata is None:
     raise ValueError("it has no metadata")

@@ -42,6 +42,26 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GuardConfig:
+  """What becomes of a batch that makes a loss or gradient no good.
+
+  A skip goes back to the last checkpoint and leaves the batch out.
+  """
+
+  skips: int = 0  # of a run, at most; then, and at 0, training stops
+  # A gradient norm so many times the median of the last `window` is no good;
+  # 0: any finite one is.
+  jump: float = 0.0
+  window: int = 100
+
+  def __post_init__(self) -> None:
+    at_least("guard.skips", self.skips, 0)
+    at_least("guard.window", self.window, 10)
+    if self.jump and not self.jump > 1:
+      raise BadInput(f"guard.jump={self.jump} must be above 1, or 0 for none")
+
+
+@dataclasses.dataclass(frozen=True)
 class LoraConfig:
   """Low-rank factors that learn instead of the weights; rank 0: none."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from embeddinggemma import cache, initialise, inputs, train
+from embeddinggemma import cache, initialise, inputs, record, train
 from embeddinggemma import soup as soup_lib
 from embeddinggemma.cache import Step
 from embeddinggemma.config import at_least
@@ -295,7 +295,7 @@ def search(
 
 def _without_mixture(config: PairConfig) -> dict[str, Any]:
   """What a trial's score depends on besides its weights."""
-  return train.relevant(with_mixture(config, {}))
+  return record.relevant(with_mixture(config, {}))
 
 
 def _row(trial: search_lib.Trial) -> dict[str, Any]:

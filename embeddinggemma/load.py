@@ -161,7 +161,7 @@ class Model:
 
   @functools.cached_property
   def _program(self) -> Any:
-    mesh = sharding.make_mesh(-1, 1)
+    mesh = sharding.make_mesh(-1, 1, jax.local_devices())
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return encode.make_encode_ids(
       _program(self.config, mesh),

@@ -95,7 +95,9 @@ SWITCHES = {
 def _console() -> "Console":
   from rich.console import Console
 
-  return Console(stderr=True)
+  from embeddinggemma import distributed
+
+  return Console(stderr=True, quiet=not distributed.is_first())
 
 
 def _say(value: Any) -> None:
@@ -130,10 +132,13 @@ def run(values: flags.FlagValues, rest: Sequence[str]) -> None:
 def train(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Trains one stage in a workdir, or continues it."""
   _nothing_more(rest)
-  config = _train_config(values)
-  from embeddinggemma import verbs
+  from embeddinggemma import cache, distributed
 
-  verbs.train_alone(config, pathlib.Path(values.workdir), _console())
+  with distributed.together():
+    config = _train_config(values)
+    from embeddinggemma import verbs
+
+    verbs.train_alone(config, cache.as_folder(values.workdir), _console())
 
 
 def prepare(values: flags.FlagValues, rest: Sequence[str]) -> None:
@@ -769,11 +774,15 @@ def call(argv: Sequence[str]) -> int:
     print(_verb_usage(name))
     return 0
   _quiet()
+<<<<<<< HEAD
   if name == "compile":
     from embeddinggemma.tpu import environment
 
     environment.prepare()
   from embeddinggemma.types import BadInput, Stopped
+=======
+  from embeddinggemma.types import BadInput, Interrupted, Stopped
+>>>>>>> main
 
   try:
     return VERBS[name].run(*_parse(name, rest)) or 0
@@ -783,6 +792,9 @@ def call(argv: Sequence[str]) -> int:
   except Stopped as error:
     print(f"stopped: {error}", file=sys.stderr)
     return 1
+  except Interrupted as error:
+    print(error, file=sys.stderr)
+    return 42
   except KeyboardInterrupt:
     print("interrupted; the same command continues", file=sys.stderr)
     return 42

@@ -22,7 +22,7 @@ from embeddinggemma import (
   inputs,
   pairs,
   recipe,
-  train,
+  record,
 )
 from embeddinggemma import steps as steps_lib
 from embeddinggemma.cache import Done, Step
@@ -98,7 +98,7 @@ def run(plan: Plan, workdir: pathlib.Path, console: Console) -> dict[str, Any]:
       "stages": _rows(workdir, done),
       "seconds": round(time.perf_counter() - began, 2),
       **plan.summary(done),
-      "versions": train.versions(),
+      "versions": record.versions(),
     }
     cache.write_json(workdir / "summary.json", summary)
   console.rule("result", align="left")

@@ -18,6 +18,7 @@ from embeddinggemma import config as config_lib
 from embeddinggemma import objectives, sharding
 from embeddinggemma.config import (
   DataConfig,
+  GuardConfig,
   LoraConfig,
   LossConfig,
   MeshConfig,
@@ -43,7 +44,7 @@ from embeddinggemma.model.config import (
   EncoderDecoderConfig,
   ModelConfig,
 )
-from embeddinggemma.training import optimizer
+from embeddinggemma.training import optimizer, tied
 from embeddinggemma.types import (
   BadInput,
   Encode,
@@ -78,6 +79,9 @@ class TrainConfig:
   mesh: MeshConfig
   # Patterns of parameters that keep their values.
   frozen: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+  # Minutes after which a checkpoint is due, whatever the step; 0: none is.
+  every_minutes: float = dataclasses.field(default=0.0, kw_only=True)
+  guard: GuardConfig = dataclasses.field(default=GuardConfig(), kw_only=True)
 
   def __post_init__(self) -> None:
     _check_stage(self.stage)
@@ -85,6 +89,7 @@ class TrainConfig:
       at_least(name, getattr(self, name), 1)
     for name in ("every_checkpoint", "keep_checkpoints"):
       at_least(name, getattr(self, name), 1)
+    at_least("every_minutes", self.every_minutes, 0)
     at_least("seed", self.seed, 0)
     at_least("max_length", self.max_length, 4)
     if self.max_length > self.model.max_length:
@@ -154,6 +159,8 @@ class AdaptConfig(LanguageConfig):
   hold_steps: int  # fresh cross-attention alone moves, so many steps
   denoisers: tuple[tuple[float, ...], ...]  # (mean span, rate, weight)
   average: int  # last checkpoints that the result is the mean of
+  # The tied table's gradients of lookups and logits, each computed alone.
+  separate_gradients: bool = dataclasses.field(default=False, kw_only=True)
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -163,6 +170,11 @@ class AdaptConfig(LanguageConfig):
       raise BadInput(
         f"keep_checkpoints={self.keep_checkpoints} is below average="
         f"{self.average}; keep as many as the mean takes"
+      )
+    if self.separate_gradients and not self.tied:
+      raise BadInput(
+        "separate_gradients=True is for one table of both sides, but tied is"
+        " False; their gradients are apart already"
       )
     if self.decoder_from and not self.init_from:
       raise BadInput(
@@ -263,6 +275,8 @@ def pretrain(config: LanguageConfig, mesh: Mesh) -> Stage:
 def adapt(config: AdaptConfig, mesh: Mesh) -> Stage:
   """Decoder to encoder-decoder by UL2 (paper section 2.1; T5Gemma 2)."""
   decode = decoder_lib.encoder_decoder_group(config.both)
+  if config.separate_gradients:
+    decode = tied.apart(decode, "encoder")
 
   # Of one group, so that a Text's arrays lack their first axis.
   def losses(params: Params, inputs: Any, targets: Any) -> Any:

@@ -18,6 +18,7 @@ from embeddinggemma import (
   indexing,
   initialise,
   inputs,
+  record,
   train,
   verbs,
 )
@@ -57,7 +58,7 @@ def _trained(
   return Step(
     name,
     {
-      "config": train.relevant(config),
+      "config": record.relevant(config),
       "inputs": [done["tokenizer"].key, done["text"].key],
       "parent": parent,
     },
@@ -106,7 +107,7 @@ def _initialise(run: Run, done: AllDone) -> Step:
   return Step(
     "initialise",
     {
-      "config": train.relevant(recipe.prefinetune),
+      "config": record.relevant(recipe.prefinetune),
       "choice": dataclasses.asdict(recipe.initialise),
       "inputs": [done["tokenizer"].key, _taught(done)],
       "parents": [done["pretrain"].hash, done["adapt"].hash],
@@ -150,7 +151,7 @@ def _mine(run: Run, done: AllDone) -> Step:
 def _of_finetuning(run: Run, done: AllDone) -> dict[str, Any]:
   """What a finetuning depends on besides its mixture."""
   return {
-    "config": train.relevant(run.recipe.finetune),
+    "config": record.relevant(run.recipe.finetune),
     "base": done["prefinetune"].hash,
     "data": done["tokenizer"].key,
     "teacher": _taught(done),

@@ -2,11 +2,10 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
-import json
+import functools
 import pathlib
 import re
-import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,24 +16,22 @@ from rich.console import Console
 from embeddinggemma import (
   cache,
   checkpoint,
+  distributed,
   inputs,
+  record,
+  result,
   sharding,
-  soup,
   stages,
   streams,
 )
-from embeddinggemma import config as config_lib
-from embeddinggemma.convert import folder as folders
 from embeddinggemma.data import (
   denoisers,
   loader,
   mixture,
   packing,
-  prompts,
 )
-from embeddinggemma.inputs import TOKENIZER_FILE, Inputs
-from embeddinggemma.model import adapt, lora
-from embeddinggemma.model.config import ModelConfig
+from embeddinggemma.inputs import Inputs
+from embeddinggemma.model import adapt
 from embeddinggemma.stages import (
   AdaptConfig,
   LanguageConfig,
@@ -43,29 +40,19 @@ from embeddinggemma.stages import (
 )
 from embeddinggemma.tpu import generations
 from embeddinggemma.training import fit as fit_lib
-from embeddinggemma.training import hooks, step
-from embeddinggemma.types import BadInput, Params, Stage, TrainState
-
-CONFIG_FILE = "config.json"
-# What may differ when a workdir's training goes on: the same weights come out.
-# Parents count by their weights, which `inputs.dependencies` holds.
-_FREE = (
-  "mesh",
-  "groups_per_device",
-  "every_checkpoint",
-  "keep_checkpoints",
-  "compiler_options",
-  "init_from",
-  "decoder_from",
-  "teacher",
+from embeddinggemma.training import guard, hooks, step
+from embeddinggemma.types import (
+  BadBatch,
+  BadInput,
+  Metrics,
+  Params,
+  Stage,
+  TrainState,
 )
+
 _STARTS = ("init", "init_from", "decoder_from")
 # What the compiled step does not depend on.
 _NOT_COMPILED = (*_STARTS, "data", "teacher", "average")
-_LICENSE = (
-  "These weights derive from the data and parents that recipe.json names;\n"
-  "their licences apply. embeddinggemma, which made them, is Apache-2.0.\n"
-)
 
 
 def check(config: TrainConfig) -> None:
@@ -116,7 +103,9 @@ def start(
   place in this stage's model.
   """
   fresh = stages.init(config)(jax.random.key(config.seed))
-  return _adopt(config, fresh, _source(config, made), checkpoint.read_params)
+  return _adopt(
+    config, fresh, record.source(config, made), checkpoint.read_params
+  )
 
 
 def _adopt(
@@ -151,59 +140,29 @@ def _read_shapes(path: pathlib.Path) -> Params:
   return {"model": checkpoint.nest(checkpoint.read_shapes(path)), "aux": {}}
 
 
-def _source(config: TrainConfig, made: Inputs) -> pathlib.Path | None:
-  if config.init_from:
-    return checkpoint.find(config.init_from)
-  return checkpoint.find(made.table) if config.init == "lsa" else None
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """What one call of `train` works with."""
 
+  config: TrainConfig
+  made: Inputs
+  workdir: pathlib.Path
+  console: Console
+  steps: int  # to do, in this call
+  mesh: jax.sharding.Mesh
+  stage: Stage
+  stream: loader.Stream
+  store: checkpoint.Checkpoints
+  content: checkpoint.Files
 
-def relevant(config: TrainConfig) -> dict[str, Any]:
-  """The part of a config that decides the weights, as JSON."""
-  tree = _resolved(config)
-  return {key: tree[key] for key in tree if key not in _free(config)}
-
-
-def _free(config: TrainConfig) -> set[str]:
-  # Where checkpoints are averaged, it matters which there are.
-  averaged = isinstance(config, AdaptConfig) and config.average > 1
-  return set(_FREE) - ({"every_checkpoint"} if averaged else set())
-
-
-def check_workdir(config: TrainConfig, workdir: pathlib.Path) -> None:
-  """Refuses a workdir that holds a run of another config, key by key."""
-  path = workdir / CONFIG_FILE
-  if not path.is_file():
-    return
-  saved, resolved = json.loads(path.read_text()), _resolved(config)
-  with contextlib.suppress(BadInput):  # what cannot be built, differs
-    saved = _resolved(stages.build(saved))
-  changed = [
-    f"{key}={_get(saved, key)!r} there, {_get(resolved, key)!r} now"
-    for key in sorted(_flat(saved) | _flat(resolved))
-    if key.split(".")[0] not in _free(config)
-    and _get(saved, key) != _get(resolved, key)
-  ]
-  if changed:
-    raise BadInput(
-      f"{workdir} was trained with another config ({'; '.join(changed)});"
-      " use another --workdir or the same config"
+  def say(self, line: str) -> None:
+    """A line for the person."""
+    self.console.print(
+      f"{self.config.stage}: {line}",
+      highlight=False,
+      markup=False,
+      soft_wrap=True,
     )
-
-
-def _resolved(config: TrainConfig) -> dict[str, Any]:
-  return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _flat(tree: Any, prefix: str = "") -> set[str]:
-  if not isinstance(tree, dict) or not tree:
-    return {prefix[:-1]}
-  return {k for key, v in tree.items() for k in _flat(v, f"{prefix}{key}.")}
-
-
-def _get(tree: Any, path: str) -> Any:
-  for key in path.split("."):
-    tree = tree.get(key) if isinstance(tree, dict) else None
-  return tree
 
 
 def train(
@@ -216,39 +175,73 @@ def train(
   """Trains from the workdir's last checkpoint, or from the start, to the end.
 
   `until`: only so many of the config's steps; a later call goes on.
-  Returns the final checkpoint (relative), its content hash and metrics.
+  Returns the final checkpoint (relative), its content hash and metrics; in
+  processes of a run that are not its first, nothing.
   """
-  check_workdir(config, workdir)
+  record.check_workdir(config, workdir)
   steps = config.steps if until is None else min(until, config.steps)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-  stage = stages.make(config, mesh)
   say = lambda line: console.print(line, highlight=False)
   data, truncated = streams.dataset(config, made, mesh.size, say)
-  stream = loader.Stream(data, mesh)
-  content = files(config, made)
-  store = checkpoint.Checkpoints(workdir, config.keep_checkpoints)
+  distributed.barrier("data")
+  regular = functools.partial(result.is_regular, config, steps)
+  run = _Run(
+    config,
+    made,
+    workdir,
+    console,
+    steps,
+    mesh,
+    stages.make(config, mesh),
+    loader.Stream(data, mesh),
+    checkpoint.Checkpoints(workdir, config.keep_checkpoints, regular),
+    record.files(config, made),
+  )
   try:
-    state, said = _start(config, made, stage, mesh, store, stream, workdir)
-    console.print(
-      f"{config.stage}: {said}", highlight=False, markup=False, soft_wrap=True
-    )
-    cache.write_json(workdir / CONFIG_FILE, _resolved(config))
-    save = lambda n, state, stream: store.save(
-      n, state, stream.state(), content
-    )
-    hook = fit_lib.Hook(config.every_checkpoint, save)
-    compiled = program(config, stage, mesh)
-    state = _fit(config, compiled, state, stream, steps, hook, workdir, console)
+    state = _trained(run)
   finally:
-    store.close()
-  rows = hooks.read_metrics(workdir / hooks.METRICS)
-  final, params = _result(config, state, steps, content, workdir, console)
-  return {
-    "checkpoint": final,
-    "hash": checkpoint.content_hash(params),
-    "truncated": truncated,
-    **summary_of(rows),
-  }
+    run.store.close()
+
+  def finish() -> dict[str, Any]:
+    final, params = result.final(
+      config, state.params, steps, run.content, workdir, run.say
+    )
+    rows = hooks.read_metrics(workdir / hooks.METRICS)
+    return {
+      "checkpoint": final,
+      "hash": checkpoint.content_hash(params),
+      "truncated": truncated,
+      **summary_of(rows),
+    }
+
+  return distributed.first_does("result", finish) or {}
+
+
+def _trained(run: _Run) -> TrainState:
+  """The state after the last step.
+
+  A batch that the guard refuses is left out, as often as the config allows,
+  after going back to the last checkpoint.
+  """
+  beginning, skipped = run.stream.state(), ()
+  while True:
+    state, said = _start(run)
+    run.stream.skip(*skipped)
+    run.say(said)
+    if distributed.is_first():
+      tree = record.resolved(run.config)
+      cache.write_json(run.workdir / record.CONFIG_FILE, tree)
+    try:
+      return _fit(run, state)
+    except BadBatch as error:
+      skipped = (*run.stream.skipped, error.index)
+      most = run.config.guard.skips
+      if len(skipped) > most:
+        raise
+      run.say(f"{error}; goes back, leaves it out ({len(skipped)} of {most})")
+    # Back to the start, of which there may be no checkpoint, then to the last.
+    run.store.wait()
+    run.stream.restore(beginning)
 
 
 def summary_of(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -268,29 +261,21 @@ def summary_of(rows: list[dict[str, Any]]) -> dict[str, float]:
   }
 
 
-def _start(
-  config: TrainConfig,
-  made: Inputs,
-  stage: Stage,
-  mesh: jax.sharding.Mesh,
-  store: checkpoint.Checkpoints,
-  stream: loader.Stream,
-  workdir: pathlib.Path,
-) -> tuple[TrainState, str]:
+def _start(run: _Run) -> tuple[TrainState, str]:
   """Start order: the workdir's latest, init_from, the LSA table, random."""
-  params, fresh, dropped = start(config, made)
-  state = step.init_state(stage, config.seed, mesh, params)
-  restored = store.restore(state)
+  params, fresh, dropped = start(run.config, run.made)
+  state = step.init_state(run.stage, run.config.seed, run.mesh, params)
+  restored = run.store.restore(state)
   if restored is None:
-    source = _source(config, made)
+    source = record.source(run.config, run.made)
     if source is None:
       return state, "starts from random weights"
     left = f"; left out: {_some(dropped)}" if dropped else ""
     return state, f"starts from {source}; fresh: {_some(fresh)}{left}"
   state, position, damaged = restored
-  stream.restore(position)
-  skipped = "".join(f"; stepped over: {line}" for line in damaged)
-  return state, f"continues at step {int(state.step)} of {workdir}{skipped}"
+  run.stream.restore(position)
+  over = "".join(f"; stepped over: {line}" for line in damaged)
+  return state, f"continues at step {int(state.step)} of {run.workdir}{over}"
 
 
 def _some(names: list[str]) -> str:
@@ -302,7 +287,7 @@ def program(
   config: TrainConfig, stage: Stage, mesh: jax.sharding.Mesh
 ) -> step.ByShape:
   """The compiled step; runs that differ in data and start share it."""
-  tree = _resolved(config)
+  tree = record.resolved(config)
   key = {k: v for k, v in tree.items() if k not in _NOT_COMPILED}
   device = mesh.devices.flat[0]
   options = generations.compiler_options(
@@ -315,144 +300,48 @@ def program(
   )
 
 
-def _fit(
-  config: TrainConfig,
-  compiled: step.Program,
-  state: TrainState,
-  stream: loader.Stream,
-  steps: int,
-  save: fit_lib.Hook,
-  workdir: pathlib.Path,
-  console: Console,
-) -> TrainState:
-  first = int(state.step)
-  log = hooks.MetricsLog(workdir, first)
-  with hooks.Progress(console, config.stage, steps) as progress:
-    progress.start_at(first)
-    observers = [log, hooks.progress_observer(progress)]
-    try:
-      return fit_lib.fit(compiled, state, stream, steps, [save], observers)
-    finally:
-      log.close()
+def _together(compiling: step.ByShape) -> step.Program:
+  """The step, begun by all processes only when all have compiled it.
 
-
-def _result(
-  config: TrainConfig,
-  state: TrainState,
-  steps: int,
-  content: checkpoint.Files,
-  workdir: pathlib.Path,
-  console: Console,
-) -> tuple[str, Params]:
-  """The final checkpoint: the last one, or what is made of the last ones."""
-  if isinstance(config, AdaptConfig) and config.average > 1:
-    return _averaged(config, steps, content, workdir, console)
-  if isinstance(config, PairConfig) and config.lora.rank:
-    return _merged(config, state, steps, content, workdir)
-  final = f"{checkpoint.CHECKPOINTS}/{steps}"
-  return final, jax.device_get(state.params)
-
-
-def _merged(
-  config: PairConfig,
-  state: TrainState,
-  steps: int,
-  content: checkpoint.Files,
-  workdir: pathlib.Path,
-) -> tuple[str, Params]:
-  """An ordinary model, for readers that know nothing of factors."""
-  params = jax.device_get(lora.merge(config.lora, state.params))
-  recipe = json.loads(content["recipe.json"]) | {"view": "identity"}
-  content = {**content, "recipe.json": cache.to_json(recipe)}
-  checkpoint.write(workdir / checkpoint.MERGED, params, content, steps)
-  return f"{checkpoint.MERGED}/{checkpoint.CHECKPOINTS}/{steps}", params
-
-
-def _averaged(
-  config: AdaptConfig,
-  steps: int,
-  content: checkpoint.Files,
-  workdir: pathlib.Path,
-  console: Console,
-) -> tuple[str, Params]:
-  """The mean of the last checkpoints."""
-  last = checkpoint.steps(workdir)[-config.average :]
-  places = [workdir / checkpoint.CHECKPOINTS / str(n) for n in last]
-  try:
-    params = soup.mean(places)
-  except BadInput as error:
-    raise BadInput(
-      f"{error}; the result is a mean that takes it: delete it and the later"
-      " steps beside it, and start again"
-    ) from error
-  recipe = json.loads(content["recipe.json"]) | {"mean_of_steps": last}
-  content = {**content, "recipe.json": cache.to_json(recipe)}
-  checkpoint.write(workdir / checkpoint.AVERAGE, params, content, steps)
-  console.print(
-    f"{config.stage}: the mean of steps {', '.join(map(str, last))}",
-    highlight=False,
-  )
-  final = f"{checkpoint.AVERAGE}/{checkpoint.CHECKPOINTS}/{steps}"
-  return final, params
-
-
-def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
-  """The small files of a checkpoint: all that any verb needs.
-
-  A parent's are kept where they say the same as ours, so that it can be
-  averaged with what it became; and so are its terms.
+  A collective that waits for one that compiles looks like one that hangs.
   """
-  source = _source(config, made)
-  given = checkpoint.read_files(source) if source else {}
-  parents = {}
-  if source is not None:
-    parents["init"] = inputs.hash_of(source)
-  if isinstance(config, AdaptConfig) and config.decoder_from:
-    parents["decoder"] = inputs.parent(config.decoder_from)
-  recipe = {
-    "stage": config.stage,
-    "parents": parents,
-    "data": inputs.about(config, made),
-    "config": dataclasses.asdict(config),
-    "view": stages.view_of(config),
-    "versions": versions(),
-    "command": sys.argv,
-  }
-  return {
-    "model.json": cache.to_json(dataclasses.asdict(config.model)),
-    "prompts.json": cache.to_json(dict(prompts.PROMPTS)),
-    "recipe.json": cache.to_json(recipe),
-    TOKENIZER_FILE: made.tokenizer().model,
-    "LICENSE": _LICENSE.encode(),
-    **_inherited(config, given),
-  }
+  compiled: set[int] = set()
+
+  def program(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+    ready = compiling.compiled(state, batch)
+    if id(ready) not in compiled:
+      distributed.barrier("compiled")
+      compiled.add(id(ready))
+    return ready(state, batch)
+
+  return program
 
 
-def _inherited(
-  config: TrainConfig, given: checkpoint.Files
-) -> dict[str, bytes]:
-  """What of a parent's files is as good as ours, byte for byte."""
-  kept = {name: given[name] for name in given if folders.is_terms(name)}
-  known = inputs.prompts_of(given)
-  if known and not inputs.other_prompts(known):
-    kept["prompts.json"] = given["prompts.json"]
-  with contextlib.suppress(BadInput, KeyError):
-    # One that an earlier version wrote may lack what has a default.
-    tree = json.loads(given["model.json"])
-    if config_lib.build(ModelConfig, tree) == config.model:
-      kept["model.json"] = given["model.json"]
-  return kept
+def _fit(run: _Run, state: TrainState) -> TrainState:
+  config, first = run.config, int(state.step)
+  rows = hooks.read_metrics(run.workdir / hooks.METRICS)
+  norms = [row["grad_norm"] for row in rows if row["step"] <= first]
+  timer = distributed.EveryMinutes(config.every_minutes, time.monotonic)
 
+  def save(number: int, state: TrainState, stream: fit_lib.Stream) -> None:
+    run.store.save(number, state, stream.state(), run.content)
+    timer.done()
 
-def versions() -> dict[str, str]:
-  """Versions of what decides the numbers."""
-  names = (
-    "embeddinggemma",
-    "jax",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-  )
-  found = {name: importlib.metadata.version(name) for name in names}
-  return {"python": sys.version.split()[0], **found}
+  with contextlib.ExitStack() as stack:
+    observers = []
+    if distributed.is_first():
+      log = hooks.MetricsLog(run.workdir, first)
+      stack.callback(log.close)
+      progress = hooks.Progress(run.console, config.stage, run.steps)
+      stack.enter_context(progress).start_at(first)
+      observers = [log, hooks.progress_observer(progress)]
+    return fit_lib.fit(
+      _together(program(config, run.stage, run.mesh)),
+      state,
+      run.stream,
+      run.steps,
+      [fit_lib.Hook(config.every_checkpoint, save, timer)],
+      observers,
+      guard.Guard(config.guard, norms),
+      stack.enter_context(distributed.preemption(first)),
+    )

@@ -35,6 +35,18 @@ class Stopped(Exception):
   """A negative verdict, such as a loss that turned NaN: one line, exit 1."""
 
 
+class BadBatch(Stopped):
+  """What training on a batch made is no good; `index` is its place."""
+
+  def __init__(self, words: str, index: int):
+    super().__init__(words)
+    self.index = index
+
+
+class Interrupted(Exception):
+  """Told to stop, and saved: one line, exit 42; the same command continues."""
+
+
 class Text(NamedTuple):
   """G groups of texts; a group is R rows of L positions that hold b texts.
 

@@ -15,9 +15,11 @@ from rich.text import Text
 from embeddinggemma import (
   cache,
   checkpoint,
+  distributed,
   doctor,
   finetuning,
   inputs,
+  record,
   soup,
   streams,
   train,
@@ -46,27 +48,65 @@ def train_alone(
   An embedder is Stopped at its end if the doctor's cheap checks find a fault;
   its weights stay.
   """
+  distributed.agree("the config", record.flat(config))
+  distributed.agree("versions", record.versions())
   check(config)
   dependencies = inputs.dependencies(config)
-  with cache.locked(workdir):
-    train.check_workdir(config, workdir)
-    made = Step("inputs", dependencies, lambda _: {})
-    if checkpoint.steps(workdir) and not cache.is_done(made, workdir):
+  distributed.agree("the data", dependencies)
+  cache.require_writable(workdir)
+  cache.keep_programs(workdir)
+  first = distributed.is_first()
+  with cache.locked(workdir) if first else contextlib.nullcontext():
+    ready = lambda: _ready(config, dependencies, workdir, console)
+    distributed.first_does("inputs", ready)
+    if not first and not cache.is_done(_step(dependencies), workdir):
       raise BadInput(
-        f"{workdir} was trained on other data, packages or parent weights; use"
-        " another --workdir"
+        f"{workdir} is not the first process's folder; put --workdir on storage"
+        " that all hosts share"
       )
-    result = train.train(
-      config, _made(config, dependencies, workdir, console), workdir, console
+    made = _made(config, dependencies, workdir, console)
+    trained = train.train(config, made, workdir, console)
+    done = lambda: _close(config, trained, workdir, console)
+    distributed.first_does("check", done)
+  return trained
+
+
+def _step(dependencies: Mapping[str, Any]) -> Step:
+  """The making of inputs, to ask whether it is done."""
+  return Step("inputs", dependencies, lambda _: {})
+
+
+def _ready(
+  config: TrainConfig,
+  dependencies: Mapping[str, Any],
+  workdir: pathlib.Path,
+  console: Console,
+) -> None:
+  """What training reads; fails on a workdir of another run."""
+  record.check_workdir(config, workdir)
+  if checkpoint.steps(workdir) and not cache.is_done(
+    _step(dependencies), workdir
+  ):
+    raise BadInput(
+      f"{workdir} was trained on other data, packages or parent weights; use"
+      " another --workdir"
     )
+  _made(config, dependencies, workdir, console)
+
+
+def _close(
+  config: TrainConfig,
+  trained: Mapping[str, Any],
+  workdir: pathlib.Path,
+  console: Console,
+) -> None:
   console.print(
-    f"{workdir / result['checkpoint']}  weights {result['hash'][:12]}",
+    f"{workdir / trained['checkpoint']}  weights {trained['hash'][:12]}",
     highlight=False,
     soft_wrap=True,
   )
   if isinstance(config, PairConfig):
-    doctor.check_or_stop(workdir / result["checkpoint"], console)
-  return result
+    doctor.check_or_stop(workdir / trained["checkpoint"], console)
 
 
 def search_mixtures(

@@ -13,13 +13,14 @@ PACKAGE = ROOT / "embeddinggemma"
 
 # A unit may import those of earlier layers, and nothing of its own layer.
 LAYERS = (
-  {"types"},
+  {"types", "peers"},
+  {"distributed"},
   {"config", "sharding", "cache", "checkpoint", "lexical"},
   {"model", "losses", "data"},
   {"training", "encode", "soup", "objectives"},
   {"stages", "retrieval", "convert"},
   {"evaluate", "load", "inputs"},
-  {"streams", "doctor", "tpu"},
+  {"streams", "doctor", "record", "result", "tpu"},
   {"train"},
   {"initialise", "sweep", "mixture"},
   {"finetuning"},

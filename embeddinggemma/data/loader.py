@@ -39,6 +39,7 @@ class Loaded(NamedTuple):
   rows: Int[np.ndarray, "n"]  # in stream order, which no mesh changes
   tokens: int  # real ones
   capacity: int  # positions
+  index: int = -1  # of the batch in its stream
 
 
 class Example(Protocol):
@@ -332,25 +333,39 @@ def load_text(
 class Stream:
   """Batches as global arrays; its position is saved with the state.
 
-  `state()` before `next` is the position of the batch that `next` gives.
+  `state()` before `next` is the position of the batch that `next` gives. The
+  batches that are skipped are part of the position.
   """
 
   def __init__(self, dataset: grain.MapDataset, mesh: jax.sharding.Mesh):
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     self._mesh = mesh
     self._iterator = iter(dataset.to_iter_dataset(options))
+    self.skipped: tuple[int, ...] = ()
 
   def __iter__(self) -> Iterator[Loaded]:
     return self
 
   def __next__(self) -> Loaded:
-    loaded = next(self._iterator)
-    return loaded._replace(batch=sharding.to_devices(loaded.batch, self._mesh))
+    while True:
+      index = self._iterator.get_state()["next_index"]
+      loaded = next(self._iterator)
+      if index not in self.skipped:
+        break
+    batch = sharding.to_devices(loaded.batch, self._mesh)
+    return loaded._replace(batch=batch, index=index)
+
+  def skip(self, *indices: int) -> None:
+    """Leaves out these batches, beside those that are left out already."""
+    self.skipped = tuple(sorted({*self.skipped, *indices}))
 
   def state(self) -> dict[str, Any]:
     """The position, as JSON."""
-    return self._iterator.get_state()
+    skipped = {"skipped": list(self.skipped)} if self.skipped else {}
+    return {**self._iterator.get_state(), **skipped}
 
   def restore(self, state: Mapping[str, Any]) -> None:
     """Goes on from a saved position."""
-    self._iterator.set_state(dict(state))
+    position = dict(state)
+    self.skipped = tuple(position.pop("skipped", ()))
+    self._iterator.set_state(position)

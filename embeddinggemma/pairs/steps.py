@@ -12,7 +12,15 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from embeddinggemma import cache, finetuning, indexing, inputs, recipe, train
+from embeddinggemma import (
+  cache,
+  finetuning,
+  indexing,
+  inputs,
+  recipe,
+  record,
+  train,
+)
 from embeddinggemma import soup as soup_lib
 from embeddinggemma.cache import AllDone, Step
 from embeddinggemma.data import stdlib
@@ -126,7 +134,7 @@ def _mine(run: Run, done: AllDone) -> Step:
 def _of_training(run: Run, done: AllDone) -> dict[str, Any]:
   mined = done["mine"].metrics["hash_of_negatives"] if "mine" in done else ""
   return {
-    "config": train.relevant(run.config.finetune),
+    "config": record.relevant(run.config.finetune),
     "base": run.config.base_hash,
     "data": done["inputs"].key,
     "mined": mined,

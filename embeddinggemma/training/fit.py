@@ -9,7 +9,7 @@ import jax
 
 from embeddinggemma.data.loader import Loaded
 from embeddinggemma.training.step import Program
-from embeddinggemma.types import Metrics, Stopped, TrainState
+from embeddinggemma.types import BadBatch, Interrupted, Metrics, TrainState
 
 
 class StepInfo(NamedTuple):
@@ -31,14 +31,37 @@ class Stream(Protocol):
     ...
 
 
+def never(step: int) -> bool:
+  """At no step."""
+  del step
+  return False
+
+
 class Hook(NamedTuple):
-  """Runs before a step whenever `every` divides the updates done, and at the end."""
+  """Runs before a step whenever `every` divides the updates done, or `also`
+  is true of them; when training is told to stop; and at the end."""
 
   every: int
   run: Callable[[int, TrainState, Stream], None]
+  also: Callable[[int], bool] = never  # asked once with every step, in order
+
+  def is_due(self, step: int) -> bool:
+    """Whether it runs after so many updates."""
+    also = self.also(step)
+    return step > 0 and (also or step % self.every == 0)
 
 
 Observer = Callable[[StepInfo], None]
+# What is wrong with a step, or "".
+Guard = Callable[[StepInfo], str]
+
+
+def finite(info: StepInfo) -> str:
+  """Names a loss or norm that is not finite."""
+  for name in ("loss", "grad_norm", "update_norm"):
+    if not math.isfinite(info.metrics[name]):
+      return f"{name} is {info.metrics[name]}"
+  return ""
 
 
 class _Pending(NamedTuple):
@@ -55,20 +78,27 @@ def fit(
   steps: int,
   hooks: Sequence[Hook],
   observers: Sequence[Observer],
+  guard: Guard = finite,
+  preempted: Callable[[int], bool] = never,
 ) -> TrainState:
   """Trains from state.step to `steps` and returns the last state.
 
-  Hooks see a state whose losses were all finite, and the stream before it
-  moves on: a save holds both together. Raises Stopped when a loss or gradient
-  is not finite.
+  Hooks see a state of whose steps the guard said nothing, and the stream before
+  it moves on: a save holds both together. Raises BadBatch when the guard does,
+  and Interrupted, after the hooks, when `preempted`, asked with every step.
   """
-  watch = _Watch(observers)
+  watch = _Watch(observers, guard)
   for step in range(int(state.step), steps):
-    due = [hook for hook in hooks if step and step % hook.every == 0]
+    stop = preempted(step)
+    due = [hook for hook in hooks if hook.is_due(step) or stop]
     if due:
       watch.flush()
     for hook in due:
       hook.run(step, state, stream)
+    if stop:
+      raise Interrupted(
+        f"told to stop: saved at step {step}; the same command continues"
+      )
     began = time.perf_counter()
     loaded = next(stream)
     waited = time.perf_counter() - began
@@ -85,9 +115,9 @@ def fit(
 class _Watch:
   """Reads the metrics of a dispatched step and passes them on."""
 
-  def __init__(self, observers: Sequence[Observer]):
+  def __init__(self, observers: Sequence[Observer], guard: Guard):
     self.pending: _Pending | None = None
-    self._observers = observers
+    self._observers, self._guard = observers, guard
     self._seen = time.perf_counter()
 
   def flush(self) -> None:
@@ -101,9 +131,10 @@ class _Watch:
     self._seen = now
     for observe in self._observers:
       observe(info)
-    for name in ("loss", "grad_norm", "update_norm"):
-      if not math.isfinite(values[name]):
-        raise Stopped(
-          f"step {step}: {name} is {values[name]}; task {loaded.task}, rows"
-          f" {','.join(map(str, loaded.rows))}; checkpoints are from before this step"
-        )
+    if fault := self._guard(info):
+      raise BadBatch(
+        f"step {step}: {fault}; task {loaded.task}, rows"
+        f" {','.join(map(str, loaded.rows))}; checkpoints are from before this"
+        " step",
+        loaded.index,
+      )
