@@ -93,6 +93,7 @@ class TrainConfig:
         f"{self.model.max_length}; lower it or raise that"
       )
     _one_of("init", self.init, INITS)
+    _one_of("mesh.rules", self.mesh.rules, tuple(sharding.RULES))
     for pattern in self.frozen:
       try:
         re.compile(pattern)
@@ -236,9 +237,9 @@ def _check_stage(name: str) -> None:
     raise BadInput(f"unknown stage {name!r}{suggest(str(name), list(STAGES))}")
 
 
-def encoder(model: ModelConfig, mesh: Mesh) -> Encode:
+def encoder(model: ModelConfig, mesh: Mesh, rules: str = "fsdp") -> Encode:
   """(params, Text) -> (B, M) unit vectors, over the mesh."""
-  return sharding.data_parallel(embedder.encode_group(model), mesh)
+  return sharding.data_parallel(embedder.encode_group(model), mesh, rules)
 
 
 def pretrain(config: LanguageConfig, mesh: Mesh) -> Stage:
@@ -288,7 +289,7 @@ def adapt(config: AdaptConfig, mesh: Mesh) -> Stage:
 def _language_stage(
   config: LanguageConfig, losses: Callable[..., Any], mesh: Mesh
 ) -> Stage:
-  whole = sharding.data_parallel(losses, mesh)
+  whole = sharding.data_parallel(losses, mesh, config.mesh.rules)
   return _stage(config, objectives.language_objective(whole))
 
 
@@ -297,7 +298,8 @@ def finetune(config: PairConfig, mesh: Mesh) -> Stage:
 
   Pre-finetuning has larger batches and no hard negatives; the rest is alike.
   """
-  encode = objectives.ENCODE_SIDES[config.calls](encoder(config.model, mesh))
+  whole = encoder(config.model, mesh, config.mesh.rules)
+  encode = objectives.ENCODE_SIDES[config.calls](whole)
   stage = _stage(config, objectives.pair_objective(encode, terms(config), mesh))
   if not config.lora.rank:
     return stage
@@ -349,6 +351,7 @@ def _stage(config: TrainConfig, objective: objectives.Objective) -> Stage:
     objective=objective,
     optimizer=optimizer.adamw(config.optimizer, config.steps),
     trainable=lambda path: not frozen.search(path),
+    rules=config.mesh.rules,
   )
 
 

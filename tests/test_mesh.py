@@ -27,7 +27,7 @@ NEGATIVES, TAUGHT = 2, 48  # hard negatives a pair; width of the teacher
 MESHES = {"1": (1, 1), "8": (8, 1), "4x2": (4, 2)}
 
 
-def config(calls: str) -> stages.PairConfig:
+def config(calls: str, rules: str = "fsdp") -> stages.PairConfig:
   """A tiny stage whose losses are all on."""
   return stages.PairConfig(
     stage="prefinetune",
@@ -49,7 +49,7 @@ def config(calls: str) -> stages.PairConfig:
       0.05, True, 1.0, (32, 8), distill=1.0, teacher_width=TAUGHT
     ),
     optimizer=OptimizerConfig(1e-2, 1, 0.1, 0.01, 0.9, 0.99, 1e-8, 1.0),
-    mesh=MeshConfig(-1, 1),
+    mesh=MeshConfig(-1, 1, rules),
     negatives=NEGATIVES,
   )
 
@@ -92,9 +92,9 @@ def batch(number: int, groups: int) -> PairBatch:
   return packer(mixture.Draw("qa", np.arange(size))).batch
 
 
-def language_config(name: str) -> stages.LanguageConfig:
+def language_config(name: str, rules: str) -> stages.LanguageConfig:
   """A tiny language model; its vocabulary is in several blocks."""
-  pairs = config("joint")
+  pairs = config("joint", rules)
   shared = {
     field.name: getattr(pairs, field.name)
     for field in dataclasses.fields(stages.TrainConfig)
@@ -139,7 +139,12 @@ def language_batch(name: str, number: int, groups: int) -> Text | DenoiseBatch:
 
 
 @functools.cache
-def train(mesh_name: str, groups_per_device: int, kind: str = "separate"):
+def train(
+  mesh_name: str,
+  groups_per_device: int,
+  kind: str = "separate",
+  rules: str = "fsdp",
+):
   """Losses of five steps, gradients of the first, and the program's text.
 
   kind: how pairs are encoded, or a language-model stage.
@@ -148,9 +153,9 @@ def train(mesh_name: str, groups_per_device: int, kind: str = "separate"):
   size = shape[0] * shape[1]
   mesh = sharding.make_mesh(*shape, devices=jax.devices()[:size])
   if kind in stages.CALLS:
-    chosen, make = config(kind), batch
+    chosen, make = config(kind, rules), batch
   else:
-    chosen = language_config(kind)
+    chosen = language_config(kind, rules)
     make = functools.partial(language_batch, kind)
   stage = stages.make(chosen, mesh)
   stage = dataclasses.replace(
@@ -169,11 +174,16 @@ def train(mesh_name: str, groups_per_device: int, kind: str = "separate"):
 
 
 @pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("mesh", list(MESHES))
-def test_mesh_and_groups_change_nothing(mesh: str, groups: int) -> None:
+@pytest.mark.parametrize(
+  ("mesh", "rules"),
+  [*((mesh, "fsdp") for mesh in MESHES), ("8", "zero1"), ("4x2", "zero1")],
+)
+def test_mesh_and_groups_change_nothing(
+  mesh: str, rules: str, groups: int
+) -> None:
   # Both ways to call the encoder, since every case must equal the first.
   calls = "joint" if groups == 4 else "separate"
-  check(train("1", 1), train(mesh, groups, calls), mesh)
+  check(train("1", 1), train(mesh, groups, calls, rules), mesh)
 
 
 # Pretraining has the same objective over one side; one case of it will do.
@@ -181,12 +191,17 @@ CASES = [("adapt", mesh, groups) for mesh in MESHES for groups in (1, 4)]
 
 
 @pytest.mark.parametrize(
-  ("stage", "mesh", "groups"), [*CASES[1:], ("pretrain", "4x2", 4)]
+  ("stage", "mesh", "groups", "rules"),
+  [
+    *((*case, "fsdp") for case in CASES[1:]),
+    ("pretrain", "4x2", 4, "fsdp"),
+    ("adapt", "4x2", 4, "zero1"),
+  ],
 )
 def test_denoising_is_the_same_on_every_mesh(
-  stage: str, mesh: str, groups: int
+  stage: str, mesh: str, groups: int, rules: str
 ) -> None:
-  check(train("1", 1, stage), train(mesh, groups, stage), mesh)
+  check(train("1", 1, stage), train(mesh, groups, stage, rules), mesh)
 
 
 def check(want, got, mesh: str) -> None:
@@ -282,4 +297,4 @@ def test_rules_are_strict() -> None:
   with pytest.raises(BadInput, match="no sharding rule matches 'model/new'"):
     sharding.spec_of("model/new", (4,), mesh)
   with pytest.raises(BadInput, match=r"mesh.fsdp=2 does not divide 'model/up'"):
-    sharding.spec_of("model/up", (3, 4), mesh)
+    sharding.spec_of("model/up", (4, 3), mesh)

@@ -29,7 +29,7 @@ devices = topologies.get_topology_desc(
   platform="tpu", topology_name="v5e:2x4"
 ).devices
 mesh = sharding.make_mesh(4, 2, devices)
-stage = stages.prefinetune(test_mesh.config("separate"), mesh)
+stage = stages.make(test_mesh.config("separate"), mesh)
 state = jax.eval_shape(lambda: step.abstract_state(stage, 0))
 shardings = sharding.tree_shardings(state, mesh)
 place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)

@@ -172,11 +172,11 @@ def test_groups_and_devices_change_nothing(mesh_shape):
   slot, valid = (jnp.stack([x] * 16) for x in (SLOT, VALID))
 
   def group(params, hidden, *rest):
-    return denoise.next_token(hidden, params["table"], *rest, 0.0, 8)
+    return denoise.next_token(hidden, params["embedding"], *rest, 0.0, 8)
 
   def loss(table, hidden):
     run = sharding.data_parallel(group, mesh)
-    loss, tokens, _ = run({"table": table}, (hidden, ids, slot, valid))
+    loss, tokens, _ = run({"embedding": table}, (hidden, ids, slot, valid))
     return loss.sum() / tokens.sum()
 
   value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(table, hidden)
