@@ -109,8 +109,7 @@ def pair_objective(
       negative=sharding.split_batch(apart(*negative), mesh)
       if negative
       else None,
-      # Logits stay row-sharded: each device compares its queries to all.
-      candidates=sharding.replicate(positive, mesh),
+      candidates=positive,
     )
     valid = batch.query.valid.reshape(-1)
     mean = lambda x: jnp.sum(jnp.where(valid, x, 0.0)) / jnp.sum(valid)
@@ -120,19 +119,8 @@ def pair_objective(
       if weight
     }
     loss = sum(terms[name][0] * value for name, value in metrics.items())
-    hit = _in_batch_hit(embeddings, batch)
+    best = sharding.over_rows(contrastive.is_best, mesh)
+    hit = jax.lax.stop_gradient(best(*contrastive.sides(embeddings, batch)))
     return jnp.asarray(loss), metrics | {"accuracy": mean(hit)}
 
   return objective
-
-
-def _in_batch_hit(embeddings: Embeddings, batch: PairBatch) -> jax.Array:
-  """1 where the own positive scores highest: is it learning at all?"""
-  scores = embeddings.query @ embeddings.candidates.T
-  own = jnp.eye(scores.shape[0], dtype=bool)
-  rival = ~contrastive.duplicates(batch.keys) & ~own
-  rival &= batch.positive.valid.reshape(1, -1)
-  best = jnp.max(jnp.where(rival, scores, -2.0), axis=1)
-  return (jnp.sum(embeddings.query * embeddings.positive, -1) > best).astype(
-    jnp.float32
-  )

@@ -14,14 +14,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.experimental import mesh_utils, multihost_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from embeddinggemma.types import BadInput, Params
 
 AXES = ("data", "fsdp")
 BATCH = P(AXES)  # leading axis over the whole mesh
+# The same for moments, in the order in which gradients are scattered: first
+# over `fsdp`, a ring of neighbours, then what is left over `data`.
+_WHOLE = ("fsdp", "data")
+
+AnyMesh = Mesh | AbstractMesh  # sizes of axes are enough to place arrays
 
 # What a parameter is, by its path. The moments of an optimizer have their
 # parameter's path at the end of their own.
@@ -52,10 +57,10 @@ RULES: dict[str, tuple[tuple[Any, ...], ...]] = {
   ),
   # Moments over the whole mesh, parameters on every device.
   "zero1": (
-    (rf"^opt_state/.*{_TABLE}", P(AXES, None)),
-    (rf"^opt_state/.*{_HEADS}", P(None, None, AXES), P(AXES, None, None)),
-    (rf"^opt_state/.*{_MIXED}", P(None, None, AXES), P(None, AXES, None)),
-    (rf"^opt_state/.*{_MATRIX}", P(None, AXES), P(AXES, None)),
+    (rf"^opt_state/.*{_TABLE}", P(_WHOLE, None)),
+    (rf"^opt_state/.*{_HEADS}", P(None, None, _WHOLE), P(_WHOLE, None, None)),
+    (rf"^opt_state/.*{_MIXED}", P(None, None, _WHOLE), P(None, _WHOLE, None)),
+    (rf"^opt_state/.*{_MATRIX}", P(None, _WHOLE), P(_WHOLE, None)),
     (rf"({_TABLE}|{_HEADS}|{_MIXED}|{_MATRIX}|{_SMALL})", P()),
   ),
 }
@@ -66,13 +71,16 @@ def make_mesh(
 ) -> Mesh:
   """A (data, fsdp) mesh; data = -1 takes all devices that fsdp leaves.
 
-  Of devices of several slices, `data` runs over them, outermost, so that
-  `fsdp` stays within one. Axis types are Auto: a linen embedding lookup fails
-  under the Explicit ones that jax.make_mesh now gives by default.
+  fsdp = -1 is one ring of a TPU's torus, and 1 where there is none: over one
+  ring at a time TPUs reduce and scatter, over a plane they only reduce. Of
+  devices of several slices, `data` runs over them, outermost, so that `fsdp`
+  stays within one. Axis types are Auto: a linen embedding lookup fails under
+  the Explicit ones that jax.make_mesh gives by default.
   """
   devices = list(jax.devices() if devices is None else devices)
-  if fsdp < 1 or (data < 1 and data != -1):
+  if min(data, fsdp) < -1 or 0 in (data, fsdp):
     raise BadInput(f"mesh.data={data} mesh.fsdp={fsdp}: sizes start at 1")
+  fsdp = _ring(devices) if fsdp == -1 else fsdp
   size = len(devices) // fsdp if data == -1 else data
   if size * fsdp != len(devices):
     raise BadInput(
@@ -87,6 +95,14 @@ def make_mesh(
     )
   array = _arrange((size, fsdp), slices, devices)
   return Mesh(array, AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def _ring(devices: Sequence[jax.Device]) -> int:
+  """How many devices the longest axis of the torus has."""
+  places = [getattr(device, "coords", None) for device in devices]
+  if None in places:
+    return 1
+  return max(len(set(axis)) for axis in zip(*places))
 
 
 def _arrange(
@@ -109,6 +125,20 @@ def _arrange(
     return arrange(allow_split_physical_axes=True)
 
 
+def memory_limit() -> int:
+  """Bytes of one device of this run; 0 where devices do not say.
+
+  The same in every process, of which each has to call it.
+  """
+  stats = jax.local_devices()[0].memory_stats() or {}
+  limit = int(stats.get("bytes_limit", 0))
+  if jax.process_count() == 1:
+    return limit
+  # In units that an int32 holds.
+  told = multihost_utils.process_allgather(np.int32(limit >> 20))
+  return int(np.min(told)) << 20
+
+
 def path_name(path: tuple[Any, ...]) -> str:
   """A tree path as 'a/b/c'."""
   name = lambda k: getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))
@@ -116,7 +146,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def spec_of(
-  path: str, shape: tuple[int, ...], mesh: Mesh, rules: str = "fsdp"
+  path: str, shape: tuple[int, ...], mesh: AnyMesh, rules: str = "fsdp"
 ) -> P:
   """The first rule that matches; no rule, or a size it cannot split, raises."""
   specs = next(
@@ -135,7 +165,7 @@ def spec_of(
   )
 
 
-def _undivided(spec: P, shape: tuple[int, ...], mesh: Mesh) -> str:
+def _undivided(spec: P, shape: tuple[int, ...], mesh: AnyMesh) -> str:
   """The mesh axes that do not divide what they are to split, or ""."""
   for names, size in zip(spec, shape):
     if size % _parts(names, mesh):
@@ -144,7 +174,7 @@ def _undivided(spec: P, shape: tuple[int, ...], mesh: Mesh) -> str:
   return ""
 
 
-def _parts(names: str | tuple[str, ...] | None, mesh: Mesh) -> int:
+def _parts(names: str | tuple[str, ...] | None, mesh: AnyMesh) -> int:
   """Into how many parts an axis is split over these axes of the mesh."""
   names = (names,) if isinstance(names, str) else names or ()
   return math.prod(mesh.shape[name] for name in names)
@@ -170,7 +200,7 @@ class Placed(NamedTuple):
   device_bytes: int
 
 
-def placements(tree: Any, mesh: Mesh, rules: str = "fsdp") -> list[Placed]:
+def placements(tree: Any, mesh: AnyMesh, rules: str = "fsdp") -> list[Placed]:
   """What tree_shardings decides, array by array: for people to read."""
   found = []
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -253,6 +283,37 @@ def data_parallel(
   return over_mesh
 
 
+def over_rows(
+  f: Callable[[Any, Any], jax.Array], mesh: Mesh
+) -> Callable[[Any, Any], jax.Array]:
+  """Divides `f` (rows, columns) -> (B,) by rows among the devices.
+
+  Rows and columns are trees of arrays that begin with B; each device sees its
+  own rows and all columns. So a matrix of B x B is never in one place, and no
+  part of it is kept for the backward pass, which computes it again.
+  """
+
+  def local(rows: Any, columns: Any) -> jax.Array:
+    return f(rows, jax.tree.map(_gathered, columns))
+
+  return jax.checkpoint(
+    jax.shard_map(
+      local,
+      mesh=mesh,
+      in_specs=(BATCH, BATCH),
+      out_specs=BATCH,
+      check_vma=False,
+    )
+  )
+
+
+def _gathered(x: jax.Array) -> jax.Array:
+  """All devices' parts, an axis of the mesh at a time, the innermost first."""
+  for name in reversed(AXES):
+    x = jax.lax.all_gather(x, name, tiled=True)
+  return x
+
+
 def gradient_specs(params: Params, mesh: Mesh, rules: str) -> Any:
   """How the gradients of parameters are split: as their moments are."""
   return jax.tree_util.tree_map_with_path(
@@ -277,9 +338,9 @@ def _with_gradient(whole: jax.Array, part: jax.Array, spec: P) -> jax.Array:
 
   def scatter(_: None, gradient: jax.Array) -> tuple[None, jax.Array]:
     for axis, names in enumerate(spec):
-      if names:
+      for name in (names,) if isinstance(names, str) else names or ():
         gradient = jax.lax.psum_scatter(
-          gradient, names, scatter_dimension=axis, tiled=True
+          gradient, name, scatter_dimension=axis, tiled=True
         )
     return None, gradient
 

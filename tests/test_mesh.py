@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
 
 from embeddinggemma import sharding, stages
 from embeddinggemma.config import (
@@ -18,7 +20,12 @@ from embeddinggemma.config import (
   TextConfig,
 )
 from embeddinggemma.data import denoisers, loader, mixture, packing
-from embeddinggemma.model.config import preset
+from embeddinggemma.model import decoder, embedder
+from embeddinggemma.model.config import (
+  PRESETS,
+  EncoderDecoderConfig,
+  preset,
+)
 from embeddinggemma.training import step
 from embeddinggemma.types import BadInput, DenoiseBatch, PairBatch, Text
 
@@ -290,11 +297,99 @@ def test_mesh_must_divide() -> None:
     sharding.make_mesh(3, 1)
   with pytest.raises(BadInput, match=r"mesh.fsdp=3"):
     sharding.make_mesh(-1, 3)
+  with pytest.raises(BadInput, match=r"mesh.data=0 mesh.fsdp=1: sizes"):
+    sharding.make_mesh(0, 1)
 
 
-def test_rules_are_strict() -> None:
+def test_no_torus_has_rings_of_one() -> None:
+  assert dict(sharding.make_mesh(-1, -1).shape) == {"data": 8, "fsdp": 1}
+
+
+@pytest.mark.parametrize("rules", list(sharding.RULES))
+def test_rules_are_strict(rules: str) -> None:
   mesh = sharding.make_mesh(4, 2)
-  with pytest.raises(BadInput, match="no sharding rule matches 'model/new'"):
-    sharding.spec_of("model/new", (4,), mesh)
+  for path in ("model/new", "opt_state/0/mu/model/new"):
+    with pytest.raises(BadInput, match=f"no sharding rule matches '{path}'"):
+      sharding.spec_of(path, (4,), mesh, rules)
+
+
+def test_what_a_mesh_does_not_divide_is_named() -> None:
+  mesh = sharding.make_mesh(4, 2)
   with pytest.raises(BadInput, match=r"mesh.fsdp=2 does not divide 'model/up'"):
     sharding.spec_of("model/up", (4, 3), mesh)
+  moment = "opt_state/0/mu/model/up"
+  with pytest.raises(BadInput, match=r"fsdp=2 x mesh.data=4 .*'opt_state/0/mu"):
+    sharding.spec_of(moment, (3, 4), mesh, "zero1")
+  assert sharding.spec_of("model/up", (3, 4), mesh, "zero1") == P()
+
+
+# What a grid of quantisation has blocks or channels along: the axes that a
+# matrix contracts, and the width of a row of the table.
+INPUT_AXES = (
+  (r"embedding$", (1,)),
+  (r"(attention|pooling)/(q|k|v)$", (0,)),
+  (r"attention/o$", (0, 1)),
+  (r"(mlp/(gate|up|down)|model/(up|down))$", (0,)),
+)
+
+
+@pytest.mark.parametrize("rules", list(sharding.RULES))
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_no_block_of_a_grid_is_split(name: str, rules: str) -> None:
+  """On meshes up to 256 devices; of matrices, so not of moments."""
+  plain = dataclasses.replace(PRESETS[name], num_layers=1)
+  pooled = dataclasses.replace(plain, pooling="attention")
+  both = EncoderDecoderConfig(plain, plain, False, "separate")
+  inits = (embedder.init(plain), embedder.init(pooled))
+  trees = [
+    jax.eval_shape(init, jax.random.key(0))
+    for init in (*inits, decoder.init_encoder_decoder(both))
+  ]
+  leaves = {
+    sharding.path_name(path): leaf.shape
+    for tree in trees
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  checked = 0
+  for data, fsdp in [(2**i, 2**j) for i in range(9) for j in range(9 - i)]:
+    mesh = AbstractMesh((data, fsdp), sharding.AXES)
+    for path, shape in leaves.items():
+      try:
+        spec = sharding.spec_of(path, shape, mesh, rules)
+      except BadInput as error:
+        assert f"mesh.fsdp={fsdp} does not divide" in str(error)
+        continue
+      axes = next((a for rule, a in INPUT_AXES if re.search(rule, path)), ())
+      assert axes or not any(spec), path
+      for axis in axes:
+        parts = sharding._parts(tuple(spec)[axis] if any(spec) else None, mesh)
+        assert parts == 1 or shape[axis] // parts % 32 == 0, (path, spec)
+        checked += 1
+  assert checked > 200
+
+
+@pytest.mark.parametrize("name", ["embeddinggemma_300m", "gemma3_270m"])
+def test_moments_are_split_over_every_device(name: str) -> None:
+  model = dataclasses.replace(PRESETS[name], num_layers=1)
+  params = jax.eval_shape(embedder.init(model), jax.random.key(0))
+  state = {"params": params, "opt_state": {"mu": params}}
+  for data, fsdp in ((256, 1), (16, 16), (4, 2)):
+    mesh = AbstractMesh((data, fsdp), sharding.AXES)
+    for placed in sharding.placements(state, mesh, "zero1"):
+      whole = 4 * np.prod(placed.shape, dtype=int)
+      moment = placed.path.startswith("opt_state") and len(placed.shape) > 1
+      parts = data * fsdp if moment else 1
+      assert placed.device_bytes * parts == whole, placed
+
+
+def test_an_array_is_placed_as_the_table_says() -> None:
+  mesh = sharding.make_mesh(4, 2)
+  stage = stages.make(config("joint", "zero1"), mesh)
+  state = step.init_state(stage, 0, mesh)
+  found = sharding.placements(state, mesh, "zero1")
+  for leaf, placed in zip(jax.tree.leaves(state), found, strict=True):
+    assert leaf.addressable_shards[0].data.nbytes == placed.device_bytes
+    assert leaf.shape == placed.shape and leaf.dtype.name == placed.dtype
+  assert sum(p.device_bytes for p in found) < sum(
+    leaf.nbytes for leaf in jax.tree.leaves(state)
+  )
