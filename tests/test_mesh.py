@@ -67,13 +67,14 @@ def capture() -> optax.GradientTransformation:
   return optax.GradientTransformation(init, lambda g, s, p=None: (g, g))
 
 
-def batch(number: int, groups: int) -> PairBatch:
+def batch(number: int, groups: int, size: int | None = None) -> PairBatch:
   """Random pairs with hard negatives and a teacher, some sharing a text.
 
-  The first batch has empty places; some pairs lack negatives.
+  `size` of the places are filled, by default all but a few of the first
+  batch's; some pairs lack negatives.
   """
   rng = np.random.default_rng(number)
-  size = BATCH - 5 if number == 0 else BATCH
+  size = size or (BATCH - 5 if number == 0 else BATCH)
   text = lambda low, high: rng.integers(
     4, 500, rng.integers(low, high), dtype=np.int32
   )
@@ -93,7 +94,7 @@ def batch(number: int, groups: int) -> PairBatch:
     taught,
   )
   packer = loader.Packer({"qa": rows}, BATCH, groups, 0, vectors)
-  # All batches in one shape: one program for five steps.
+  # All batches in one shape: one program for all of them.
   side = loader.Side(BATCH // groups, 64)
   packer._shapes = {"qa": (side, side, loader.Side(2 * side.rows, 64))}
   return packer(mixture.Draw("qa", np.arange(size))).batch
@@ -124,10 +125,12 @@ def language_config(name: str, rules: str) -> stages.LanguageConfig:
   )
 
 
-def language_batch(name: str, number: int, groups: int) -> Text | DenoiseBatch:
-  """Random texts of one side, or of two; the first batch has empty places."""
+def language_batch(
+  name: str, number: int, groups: int, size: int | None = None
+) -> Text | DenoiseBatch:
+  """Random texts of one side, or of two; `size` of the places are filled."""
   rng = np.random.default_rng(number)
-  size = BATCH - 5 if number == 0 else BATCH
+  size = size or (BATCH - 5 if number == 0 else BATCH)
   text = lambda: rng.integers(4, 500, rng.integers(4, 28), dtype=np.int32)
   if name == "pretrain":
     sides = [[text() for _ in range(size)]]
