@@ -84,6 +84,12 @@ def _beside(sides: Sequence[Text], ends: Int[np.ndarray, "_"]) -> Text:
   return Text(*(jnp.concatenate(x, axis=1) for x in (ids, slots, valid)))
 
 
+def row_by_row(mesh: Mesh, width: int) -> contrastive.OverRows:
+  """Logits by rows among devices: at most `width` rows at once, so that they
+  take no more than the vectors of that width that they are of."""
+  return lambda of_rows: sharding.over_rows(of_rows, mesh, width)
+
+
 ENCODE_SIDES = {"separate": separate, "joint": joint}
 
 
@@ -119,7 +125,7 @@ def pair_objective(
       if weight
     }
     loss = sum(terms[name][0] * value for name, value in metrics.items())
-    best = sharding.over_rows(contrastive.is_best, mesh)
+    best = row_by_row(mesh, query.shape[1])(contrastive.is_best)
     hit = jax.lax.stop_gradient(best(*contrastive.sides(embeddings, batch)))
     return jnp.asarray(loss), metrics | {"accuracy": mean(hit)}
 

@@ -284,17 +284,32 @@ def data_parallel(
 
 
 def over_rows(
-  f: Callable[[Any, Any], jax.Array], mesh: Mesh
+  f: Callable[[Any, Any], jax.Array], mesh: Mesh, at_once: int
 ) -> Callable[[Any, Any], jax.Array]:
   """Divides `f` (rows, columns) -> (B,) by rows among the devices.
 
   Rows and columns are trees of arrays that begin with B; each device sees its
-  own rows and all columns. So a matrix of B x B is never in one place, and no
-  part of it is kept for the backward pass, which computes it again.
+  own rows, at most `at_once` of them, and all columns. So a matrix of B x B is
+  never in one place, and no part of it is kept for the backward pass, which
+  gathers the columns and computes it again.
   """
 
   def local(rows: Any, columns: Any) -> jax.Array:
-    return f(rows, jax.tree.map(_gathered, columns))
+    columns = jax.tree.map(_gathered, columns)
+    number = jax.tree.leaves(rows)[0].shape[0]
+    blocks = next(
+      n
+      for n in range(1, number + 1)
+      if number % n == 0 and number // n <= at_once
+    )
+    if blocks == 1:
+      return f(rows, columns)
+    block = jax.checkpoint(lambda rows: f(rows, columns))
+    apart = lambda x: x.reshape(blocks, -1, *x.shape[1:])
+    found = jax.lax.scan(
+      lambda _, rows: (None, block(rows)), None, jax.tree.map(apart, rows)
+    )
+    return found[1].reshape(number)
 
   return jax.checkpoint(
     jax.shard_map(

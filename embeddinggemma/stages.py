@@ -366,7 +366,7 @@ def terms(config: PairConfig, mesh: Mesh) -> dict[str, tuple[float, LossTerm]]:
     loss.temperature,
     loss.keep_positive,
     loss.hardness,
-    lambda of_rows: sharding.over_rows(of_rows, mesh),
+    objectives.row_by_row(mesh, config.model.embed_dim),
   )
   return {
     "contrastive": (1.0, matryoshka.matryoshka(nce, dims)),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from embeddinggemma import objectives, sharding, stages
 from embeddinggemma.losses import denoise
 from embeddinggemma.model.embedder import unit_or_constant
+from embeddinggemma.types import PairBatch, Teacher, Text
 
 # Data, fsdp, groups a device, table of rules.
 DIVIDED = (
@@ -121,3 +122,47 @@ def test_other_empty_places_are_no_answer() -> None:
     run(params(1), test_mesh.batch(3, 1, size))[0][0] for size in (20, 21)
   )
   assert abs(few - more) > 1e-3
+
+
+def compiled(size: int, group: int):
+  """The loss and gradients of a batch of pairs in groups of `group`; not run."""
+  mesh = sharding.make_mesh(4, 2)
+  shape = jax.ShapeDtypeStruct
+  groups = size // group
+
+  def text() -> Text:
+    ids = shape((groups, group, 16), jnp.int32)
+    return Text(ids, ids, shape((groups, group), jnp.bool_))
+
+  taught = shape((size, test_mesh.TAUGHT), jnp.float32)
+  keys, task = shape((size, 2), jnp.uint32), shape((), jnp.int32)
+  teacher = Teacher(taught, taught, None)
+  batch = PairBatch(text(), text(), None, teacher, keys, task)
+  place = lambda x, s: shape(x.shape, x.dtype, sharding=s)
+  placed = sharding.tree_shardings({"params": params(0)}, mesh, "zero1")
+  args = (
+    jax.tree.map(place, params(0), placed["params"]),
+    jax.tree.map(
+      lambda x: place(x, sharding.batch_sharding(mesh, x.shape)), batch
+    ),
+    jax.eval_shape(lambda: jax.random.key(0)),
+  )
+  run = jax.value_and_grad(objective_of("pairs", mesh, "zero1"), has_aux=True)
+  return jax.jit(run).lower(*args).compile()
+
+
+def test_memory_grows_by_candidates_and_rows_of_logits() -> None:
+  """At a fixed group, on eight devices."""
+  small, large = 512, 2048
+  held = lambda size: 4 * size * WIDTH + 4 * size * size // 8
+  before, after = (
+    compiled(size, 8).memory_analysis().temp_size_in_bytes
+    for size in (small, large)
+  )
+  assert after - before <= 1.1 * (held(large) - held(small))
+
+
+def test_no_device_holds_all_pairs_of_pairs() -> None:
+  text = compiled(512, 8).as_text()
+  assert "f32[32,512]" in text, "the rows that are computed at once"
+  assert "512,512]" not in text
