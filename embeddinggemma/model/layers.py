@@ -67,11 +67,14 @@ def attention_mask(
 
 
 def rotate(
-  x: Float[Array, "R L N E"], position: Int[Array, "R L"], base: float
+  x: Float[Array, "R L N E"],
+  position: Int[Array, "R L"],
+  base: float,
+  factor: float,
 ) -> Float[Array, "R L N E"]:
   """Rotary position embedding; the halves of E are the pairs' two parts."""
   half = x.shape[-1] // 2
-  frequency = base ** -(jnp.arange(half, dtype=jnp.float32) / half)
+  frequency = base ** -(jnp.arange(half, dtype=jnp.float32) / half) / factor
   angle = (position[..., None] * frequency[None, None])[:, :, None, :]
   sin, cos = jnp.sin(angle), jnp.cos(angle)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -131,11 +134,11 @@ class Attention(nn.Module):
     w_k = self.param("k", init, (width, kv_heads, head_dim))
     w_v = self.param("v", init, (width, kv_heads, head_dim))
     w_o = self.param("o", out_init, (heads, head_dim, c.width))
-    base = c.local_rope_base if self.kind == LOCAL else c.global_rope_base
+    base, factor = c.rope(self.kind)
     norm = lambda name: (
       RMSNorm(c.norm_eps, name=name) if c.qk_norm else lambda y: y
     )
-    turn = lambda y, at: y if at is None else rotate(y, at, base)
+    turn = lambda y, at: y if at is None else rotate(y, at, base, factor)
     q_norm, k_norm = norm("q_norm"), norm("k_norm")
     q = turn(q_norm(_project(x, w_q)), position) * head_dim**-0.5
     q = q.reshape(*q.shape[:2], kv_heads, heads // kv_heads, head_dim)
