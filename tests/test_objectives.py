@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embeddinggemma import objectives, sharding, stages
-from embeddinggemma.losses import denoise
+from embeddinggemma.losses import contrastive, denoise
 from embeddinggemma.model.embedder import unit_or_constant
-from embeddinggemma.types import PairBatch, Teacher, Text
+from embeddinggemma.types import Embeddings, PairBatch, Teacher, Text
 
 # Data, fsdp, groups a device, table of rules.
 DIVIDED = (
@@ -166,3 +166,31 @@ def test_no_device_holds_all_pairs_of_pairs() -> None:
   text = compiled(512, 8).as_text()
   assert "f32[32,512]" in text, "the rows that are computed at once"
   assert "512,512]" not in text
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 7])
+def test_rows_at_once_change_nothing(at_once: int) -> None:
+  """Of six a device, all are computed at once where seven may be."""
+  mesh = sharding.make_mesh(2, 2, jax.devices()[:4])
+  rng = np.random.default_rng(0)
+  vectors = rng.standard_normal((2, 24, 8)).astype(np.float32)
+  vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+  keys = rng.integers(0, 30, (24, 2)).astype(np.uint32)
+  valid = np.arange(24) < 21
+  term = lambda over_rows: contrastive.info_nce(0.05, True, 5.0, over_rows)
+  empty = np.zeros((1, 1, 1), np.int32)
+  text = Text(empty, empty, valid[None])
+  batch = PairBatch(text, text, None, None, keys, np.asarray(0, np.int32))
+
+  def loss(vectors, over_rows=contrastive.at_once):
+    query, positive = vectors
+    embeddings = Embeddings(query, positive, None, positive)
+    losses = term(over_rows)({}, embeddings, batch)
+    return jnp.sum(jnp.where(valid, losses, 0.0)), losses
+
+  divided = lambda f: sharding.over_rows(f, mesh, at_once)
+  whole = jax.value_and_grad(loss, has_aux=True)
+  (_, want), want_gradient = jax.jit(whole)(vectors)
+  got = jax.jit(lambda vectors: whole(vectors, divided))(vectors)
+  np.testing.assert_allclose(got[0][1], want, rtol=2e-5, atol=1e-5)
+  np.testing.assert_allclose(got[1], want_gradient, rtol=2e-5, atol=1e-5)
