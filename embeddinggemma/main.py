@@ -774,15 +774,11 @@ def call(argv: Sequence[str]) -> int:
     print(_verb_usage(name))
     return 0
   _quiet()
-<<<<<<< HEAD
   if name == "compile":
     from embeddinggemma.tpu import environment
 
     environment.prepare()
-  from embeddinggemma.types import BadInput, Stopped
-=======
   from embeddinggemma.types import BadInput, Interrupted, Stopped
->>>>>>> main
 
   try:
     return VERBS[name].run(*_parse(name, rest)) or 0

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from embeddinggemma import sharding, stages
+from embeddinggemma import stages
 from embeddinggemma.stages import TrainConfig
 from embeddinggemma.tpu import buffers, generations, shapes, topology
 from embeddinggemma.tpu.generations import Slice
@@ -89,7 +89,7 @@ def compile_step(
   state = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     state,
-    sharding.tree_shardings(state, mesh),
+    step.state_shardings(stage, state, mesh),
   )
   options = generations.compiler_options(
     config.compiler_options, "tpu", slice_.generation.device_kind

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from embeddinggemma import sharding
+from embeddinggemma import sharding, stages
 from embeddinggemma.data import packing
 from embeddinggemma.stages import AdaptConfig, PairConfig, TrainConfig
 from embeddinggemma.tpu.generations import Slice
@@ -21,9 +21,8 @@ from embeddinggemma.types import DenoiseBatch, PairBatch, Teacher, Text
 
 def groups(config: TrainConfig, mesh: Mesh, slice_: Slice) -> int:
   """How many groups a device goes through in a step."""
-  number = config.groups_per_device
-  packing.check_groups(config.batch_size, mesh.size * number, config.stage)
-  return number
+  capacity = int(slice_.generation.hbm_usable)
+  return stages.groups(config, mesh.size, capacity)
 
 
 def batch(config: TrainConfig, mesh: Mesh, slice_: Slice) -> Any:

@@ -1,9 +1,8 @@
 """A mesh of the devices of a TPU topology, none of which is here."""
 
 import jax
-import numpy as np
-from jax.experimental import mesh_utils, topologies
-from jax.sharding import AxisType, Mesh
+from jax.experimental import topologies
+from jax.sharding import Mesh
 
 from embeddinggemma import sharding
 from embeddinggemma.config import MeshConfig
@@ -36,17 +35,4 @@ def make_mesh(sizes: MeshConfig, slice_: Slice, num_slices: int = 1) -> Mesh:
   """
   if num_slices < 1:
     raise BadInput(f"--num_slices={num_slices} must be at least 1")
-  found = devices(slice_, num_slices)
-  if num_slices == 1:
-    return sharding.make_mesh(sizes.data, sizes.fsdp, found)
-  data = len(found) // sizes.fsdp if sizes.data == -1 else sizes.data
-  if data * sizes.fsdp != len(found) or data % num_slices:
-    raise BadInput(
-      f"mesh.data={data} x mesh.fsdp={sizes.fsdp} does not lay {num_slices}"
-      f" slices of {slice_.devices} devices along data; use a mesh.fsdp that"
-      f" divides {slice_.devices}"
-    )
-  grid: np.ndarray = mesh_utils.create_hybrid_device_mesh(
-    (data // num_slices, sizes.fsdp), (num_slices, 1), found
-  )
-  return Mesh(grid, sharding.AXES, axis_types=(AxisType.Auto,) * 2)
+  return sharding.make_mesh(sizes.data, sizes.fsdp, devices(slice_, num_slices))
