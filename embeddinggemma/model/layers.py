@@ -7,14 +7,23 @@ row, or what an encoder made of the row, or both in one softmax.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from embeddinggemma.model.config import GLOBAL, LOCAL, ModelConfig
+from embeddinggemma.model import attention as kernels
+from embeddinggemma.model import fused
+from embeddinggemma.model.config import (
+  FUSED,
+  GLOBAL,
+  LOCAL,
+  SPLASH,
+  ModelConfig,
+)
+from embeddinggemma.model.fused import Turns
 
 # Finite, so that a row of nothing but masked keys stays finite as well.
 _MASKED = -1e9
@@ -27,15 +36,22 @@ class Reach(NamedTuple):
   right: int | None
 
 
+class Own(NamedTuple):
+  """What a kernel needs to know of a row that attends to itself."""
+
+  slot: Int[Array, "R L"]
+  reach: Reach
+
+
 class Source(NamedTuple):
-  """What queries attend to. Its positions are None where nothing is rotated.
+  """What queries attend to. Its turns are None where nothing is rotated.
 
   The underscores: the sources of one call may differ in length and width.
   """
 
   x: Float[Array, "R _S _D"]
   mask: Bool[Array, "R L _S"]  # True: that query sees that vector
-  position: Int[Array, "R _S"] | None
+  turns: Turns | None
 
 
 def positions(slot: Int[Array, "R L"]) -> Int[Array, "R L"]:
@@ -66,14 +82,20 @@ def attention_mask(
   return mask
 
 
-def rotate(
-  x: Float[Array, "R L N E"], position: Int[Array, "R L"], base: float
-) -> Float[Array, "R L N E"]:
-  """Rotary position embedding; the halves of E are the pairs' two parts."""
-  half = x.shape[-1] // 2
+def turns_of(
+  config: ModelConfig, kind: str, position: Int[Array, "R L"]
+) -> Turns:
+  """By which angles a layer of that kind rotates the pairs of a head."""
+  base = config.local_rope_base if kind == LOCAL else config.global_rope_base
+  half = config.head_dim // 2
   frequency = base ** -(jnp.arange(half, dtype=jnp.float32) / half)
-  angle = (position[..., None] * frequency[None, None])[:, :, None, :]
-  sin, cos = jnp.sin(angle), jnp.cos(angle)
+  angle = position[..., None] * frequency[None, None]
+  return Turns(jnp.sin(angle), jnp.cos(angle))
+
+
+def rotate(x: Float[Array, "R L N E"], turns: Turns) -> Float[Array, "R L N E"]:
+  """Rotary position embedding; the halves of E are the pairs' two parts."""
+  sin, cos = (angle[:, :, None, :] for angle in turns)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = (first * cos - second * sin, second * cos + first * sin)
   return jnp.concatenate(turned, axis=-1).astype(x.dtype)
@@ -106,21 +128,33 @@ class RMSNorm(nn.Module):
     return (x32 * jax.lax.rsqrt(power + self.eps) * (1.0 + w)).astype(x.dtype)
 
 
+class Gain(nn.Module):
+  """1 + w of an RMSNorm, by its name, for a kernel that norms."""
+
+  size: int
+
+  @nn.compact
+  def __call__(self) -> Float[Array, "D"]:
+    return 1.0 + self.param("scale", nn.initializers.zeros, (self.size,))
+
+
 class Attention(nn.Module):
   """Grouped-query attention, by default with QK-norm; scale 1 / sqrt(E).
 
-  All sources share the projections, the norm of keys and one softmax.
+  All sources share the projections, the norm of keys and one softmax. A row's
+  attention to itself alone may be a kernel's, which is told the slots of the
+  row and its reach instead of a mask.
   """
 
   config: ModelConfig
-  kind: str  # decides the base of rotary positions
 
   @nn.compact
   def __call__(
     self,
     x: Float[Array, "R L D"],
-    position: Int[Array, "R L"] | None,
+    turns: Turns | None,
     sources: Sequence[Source],
+    own: Own | None = None,
   ) -> Float[Array, "R L D"]:
     c = self.config
     heads, kv_heads, head_dim = c.num_heads, c.num_kv_heads, c.head_dim
@@ -131,23 +165,52 @@ class Attention(nn.Module):
     w_k = self.param("k", init, (width, kv_heads, head_dim))
     w_v = self.param("v", init, (width, kv_heads, head_dim))
     w_o = self.param("o", out_init, (heads, head_dim, c.width))
-    base = c.local_rope_base if self.kind == LOCAL else c.global_rope_base
-    norm = lambda name: (
-      RMSNorm(c.norm_eps, name=name) if c.qk_norm else lambda y: y
-    )
-    turn = lambda y, at: y if at is None else rotate(y, at, base)
-    q_norm, k_norm = norm("q_norm"), norm("k_norm")
-    q = turn(q_norm(_project(x, w_q)), position) * head_dim**-0.5
-    q = q.reshape(*q.shape[:2], kv_heads, heads // kv_heads, head_dim)
-    mixed = _attend(
-      q,
-      _join([turn(k_norm(_project(s.x, w_k)), s.position) for s in sources], 1),
-      _join([_project(s.x, w_v) for s in sources], 1),
-      _join([s.mask for s in sources], 2)[:, None, :, None],
-      c.attention_softcap,
-    )
+    project = lambda w: [_project(source.x, w) for source in sources]
+    q, k, v = _project(x, w_q), project(w_k), project(w_v)
+    if own and c.attention == FUSED:
+      gains = (Gain(head_dim, name=f"{n}_norm")() for n in "qk")
+      mixed = _fused(c, q, k[0], v[0], *gains, own, turns)
+    else:
+      norm = lambda name: (
+        RMSNorm(c.norm_eps, name=name) if c.qk_norm else lambda y: y
+      )
+      turn = lambda y, by: y if by is None else rotate(y, by)
+      q_norm, k_norm = norm("q_norm"), norm("k_norm")
+      q = turn(q_norm(q), turns) * head_dim**-0.5
+      k = _join([turn(k_norm(y), s.turns) for y, s in zip(k, sources)], 1)
+      v = _join(v, 1)
+      if own and c.attention == SPLASH:
+        kernels.check_row(c, x.shape[1])
+        mixed = kernels.splash(q, k, v, *own, c.attention_softcap)
+      else:
+        q = q.reshape(*q.shape[:2], kv_heads, heads // kv_heads, head_dim)
+        mask = _join([s.mask for s in sources], 2)[:, None, :, None]
+        mixed = _attend(q, k, v, mask, c.attention_softcap)
     mixed = mixed.reshape(*x.shape[:2], heads, head_dim)
     return jnp.einsum("rlhe,hed->rld", mixed, w_o.astype(x.dtype))
+
+
+def _fused(
+  config: ModelConfig,
+  q: Float[Array, "R L H E"],
+  k: Float[Array, "R L K E"],
+  v: Float[Array, "R L K E"],
+  q_gain: Float[Array, "E"],
+  k_gain: Float[Array, "E"],
+  own: Own,
+  turns: Turns,
+) -> Float[Array, "R L HE"]:
+  kernels.check_row(config, q.shape[1])
+  core = fused.Core(
+    config.num_heads,
+    config.num_kv_heads,
+    config.head_dim,
+    *own.reach,
+    config.norm_eps,
+  )
+  q, k, v = (y.reshape(*y.shape[:2], -1) for y in (q, k, v))
+  q_gain = q_gain * config.head_dim**-0.5
+  return fused.attend(core, q, k, v, q_gain, k_gain, own.slot, turns)
 
 
 def _project(
@@ -214,13 +277,14 @@ class Block(nn.Module):
   """
 
   config: ModelConfig
-  kind: str
+  reach: Reach
 
   @nn.compact
   def __call__(
     self,
     x: Float[Array, "R L D"],
-    position: Int[Array, "R L"],
+    slot: Int[Array, "R L"],
+    turns: Turns,
     mask: Bool[Array, "R L L"],
     beside: Sequence[Source] = (),
     across: Sequence[Source] = (),
@@ -233,13 +297,21 @@ class Block(nn.Module):
       )
       return x + norm("post", c.post_norm_gain)(part(norm("pre", 1.0)(x)))
 
-    attention = Attention(c, self.kind, name="attention")
-    own = lambda y: (Source(y, mask, position), *beside)
-    x = add(x, "attention", lambda y: attention(y, position, own(y)))
+    attention = Attention(c, name="attention")
+    own = None if beside else Own(slot, self.reach)
+    sources = lambda y: (Source(y, mask, turns), *beside)
+    x = add(x, "attention", lambda y: attention(y, turns, sources(y), own))
     if across:
-      cross = Attention(c, GLOBAL, name="cross_attention")
+      cross = Attention(c, name="cross_attention")
       x = add(x, "cross_attention", lambda y: cross(y, None, across))
     return add(x, "mlp", MLP(c, name="mlp"))
+
+
+# What a layer keeps for its gradient besides its input.
+_KEPT = {
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 def stack(
@@ -252,9 +324,14 @@ def stack(
 ) -> Float[Array, "R L D"]:
   """All layers and the final norm, as parts of the module that calls it."""
   position = positions(slot)
-  masks = {k: attention_mask(slot, reach(config, k)) for k in (LOCAL, GLOBAL)}
+  far = {kind: reach(config, kind) for kind in (LOCAL, GLOBAL)}
+  turns = {kind: turns_of(config, kind, position) for kind in far}
+  masks = {kind: attention_mask(slot, far[kind]) for kind in far}
+  block: Any = Block
+  if config.remat in _KEPT:
+    block = nn.remat(Block, policy=_KEPT[config.remat])
   for i in range(config.num_layers):
     kind = config.attention_kind(i)
-    block = Block(config, kind, name=f"layer_{i}")
-    x = block(x, position, masks[kind], beside, across)
+    layer = block(config, far[kind], name=f"layer_{i}")
+    x = layer(x, slot, turns[kind], masks[kind], beside, across)
   return RMSNorm(config.norm_eps, name="final_norm")(x)
