@@ -6,8 +6,6 @@ for a row that attends to itself alone, which is every layer of an encoder.
 What else there is, such as the sources of a decoder, goes through XLA.
 """
 
-import dataclasses
-
 import jax
 from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_kernel as kernel,
@@ -32,11 +30,6 @@ def check(config: ModelConfig, platform: str) -> None:
       f"model.attention={config.attention!r} is a TPU kernel, but the devices"
       f" are of {platform!r}; use {XLA!r}"
     )
-
-
-def portable(config: ModelConfig) -> ModelConfig:
-  """The same model on any platform: the weights do not depend on it."""
-  return dataclasses.replace(config, attention=XLA)
 
 
 def check_row(config: ModelConfig, length: int) -> None:

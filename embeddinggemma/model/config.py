@@ -97,6 +97,14 @@ class ModelConfig:
     if self.pooling == "attention":
       _divides("pooling_heads", self.pooling_heads, "width", self.width)
 
+  @property
+  def portable(self) -> "ModelConfig":
+    """The same function of the same weights, to run anywhere.
+
+    This is what a checkpoint holds, and how its readers run it.
+    """
+    return dataclasses.replace(self, attention=XLA, remat="none")
+
   def _fits_fused(self) -> None:
     """What the fused kernel leaves out, or has no shape for."""
     fix = f"which model.attention={FUSED!r} does not do; use {SPLASH!r}"

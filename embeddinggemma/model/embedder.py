@@ -103,7 +103,7 @@ def init(config: ModelConfig) -> Callable[[types.Key], types.Params]:
   def initialise(key: types.Key) -> types.Params:
     ids, valid = jnp.zeros((1, 8), jnp.int32), jnp.ones((1,), bool)
     return {
-      "model": Embedder(config).init(key, ids, ids, valid)["params"],
+      "model": Embedder(config.portable).init(key, ids, ids, valid)["params"],
       "aux": {},
     }
 

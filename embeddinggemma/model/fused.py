@@ -63,14 +63,14 @@ def attend(
 
 def _forward(core: Core, *inputs: Any) -> tuple[Array, Any]:
   q, _, _, _, _, slot, _ = inputs
-  call = _call(core, slot.shape, "attention_forward", _forward_kernel)
+  call = _call(core, slot.shape, "attention_forward", _forward_kernel, 2)
   out = jax.ShapeDtypeStruct(q.shape, q.dtype)
   return call(_operands(*inputs), (out,))[0], inputs
 
 
 def _backward(core: Core, inputs: Any, d_out: Array) -> tuple[Any, ...]:
   q, k, v, q_gain, k_gain, slot, _ = inputs
-  call = _call(core, slot.shape, "attention_backward", _backward_kernel)
+  call = _call(core, slot.shape, "attention_backward", _backward_kernel, 5)
   like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
   gain = jax.ShapeDtypeStruct((_SUBLANES, core.head_dim), jnp.float32)
   *d, d_q_gain, d_k_gain = call(
@@ -97,9 +97,16 @@ def _operands(
   return (q, k, v, *gains, slot.astype(jnp.float32)[:, None], *turns)
 
 
-def _call(core: Core, shape: tuple[int, ...], name: str, kernel: Any) -> Any:
-  """(operands, outputs' shapes) -> outputs; some rows of three axes a step."""
+def _call(
+  core: Core, shape: tuple[int, ...], name: str, kernel: Any, products: int
+) -> Any:
+  """(operands, outputs' shapes) -> outputs; some rows of three axes a step.
+
+  The compiler is told what it costs: `products` of queries, keys and E, an
+  exponential a logit, and all operands and outputs once through HBM.
+  """
   rows, length = shape
+  logits = rows * length * length * core.heads
   step = next(
     n for n in range(min(rows, max(_POSITIONS // length, 1)), 0, -1) if not rows % n
   )
@@ -110,6 +117,12 @@ def _call(core: Core, shape: tuple[int, ...], name: str, kernel: Any) -> Any:
     return pl.BlockSpec(x.shape, lambda i: (0, 0))
 
   def call(operands: Any, outputs: Any) -> Any:
+    arrays = (*operands, *outputs)
+    cost = pl.CostEstimate(
+      flops=2 * products * logits * core.head_dim,
+      transcendentals=logits,
+      bytes_accessed=sum(x.size * x.dtype.itemsize for x in arrays),
+    )
     return pl.pallas_call(
       functools.partial(kernel, core),
       grid=(rows // step,),
@@ -119,6 +132,7 @@ def _call(core: Core, shape: tuple[int, ...], name: str, kernel: Any) -> Any:
       compiler_params=pltpu.CompilerParams(
         dimension_semantics=("arbitrary",), vmem_limit_bytes=_VECTOR_MEMORY
       ),
+      cost_estimate=cost,
       name=name,
     )(*operands)
 
