@@ -25,11 +25,13 @@ _BLOCKS = (512, 256, 128)  # of SPLASH, the first that divides a row
 
 def check(config: ModelConfig, platform: str) -> None:
   """Raises BadInput unless devices of the platform can run the config."""
-  if config.attention != XLA and platform != "tpu":
-    raise BadInput(
-      f"model.attention={config.attention!r} is a TPU kernel, but the devices"
-      f" are of {platform!r}; use {XLA!r}"
-    )
+  for name in ("attention", "mlp"):
+    value = getattr(config, name)
+    if value != XLA and platform != "tpu":
+      raise BadInput(
+        f"model.{name}={value!r} is a TPU kernel, but the devices are of"
+        f" {platform!r}; use {XLA!r}"
+      )
 
 
 def check_row(config: ModelConfig, length: int) -> None:
@@ -44,6 +46,15 @@ def check_row(config: ModelConfig, length: int) -> None:
     raise BadInput(
       f"{what} up to {LONGEST} positions, and these have {length}; use"
       f" {SPLASH!r} or lower max_length"
+    )
+
+
+def check_positions(config: ModelConfig, positions: int) -> None:
+  """Raises BadInput for a group that the fused MLP does not divide."""
+  if positions % LANES:
+    raise BadInput(
+      f"model.mlp={config.mlp!r} takes a multiple of {LANES} positions (rows x"
+      f" length), and a group has {positions}; use {XLA!r}"
     )
 
 

@@ -66,9 +66,11 @@ class ModelConfig:
   attention_softcap: float = 0.0  # Gemma 2: 50; 0: none
   logit_softcap: float = 0.0  # of the output over words; Gemma 2: 30
   window_rule: str = "symmetric"
-  # How it runs, which changes no number: who computes attention, and what of
-  # a layer is computed again for its gradient instead of kept.
+  # How it runs, which changes no number: who computes attention and the MLP
+  # with its norms, and what of a layer is computed again for its gradient
+  # instead of kept.
   attention: str = XLA
+  mlp: str = XLA
   remat: str = "none"
 
   def __post_init__(self) -> None:
@@ -88,6 +90,7 @@ class ModelConfig:
     _one_of("dtype", self.dtype, DTYPES)
     _one_of("window_rule", self.window_rule, tuple(WINDOW_RULES))
     _one_of("attention", self.attention, (XLA, SPLASH, FUSED))
+    _one_of("mlp", self.mlp, (XLA, FUSED))
     _one_of("remat", self.remat, REMATS)
     if self.attention == FUSED:
       self._fits_fused()
@@ -103,7 +106,7 @@ class ModelConfig:
 
     This is what a checkpoint holds, and how its readers run it.
     """
-    return dataclasses.replace(self, attention=XLA, remat="none")
+    return dataclasses.replace(self, attention=XLA, mlp=XLA, remat="none")
 
   def _fits_fused(self) -> None:
     """What the fused kernel leaves out, or has no shape for."""

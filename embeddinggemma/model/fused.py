@@ -146,12 +146,12 @@ def _forward_kernel(core: Core, q, k, v, q_gain, k_gain, slot, sin, cos, out):
     mixed = []
     for queries, shared in _groups(core):
       read = lambda ref, columns: ref[row, :, columns].astype(jnp.float32)
-      normed = [_norm(core, read(q, columns)) for columns in queries]
+      normed = [norm(core.eps, read(q, columns)) for columns in queries]
       turned = [_rotate(x * q_gain[...], *turn) for x, _ in normed]
-      key = _rotate(_norm(core, read(k, shared))[0] * k_gain[...], *turn)
+      key = _rotate(norm(core.eps, read(k, shared))[0] * k_gain[...], *turn)
       weights = _weights(_stack(turned, q), key.astype(q.dtype), seen)
       mixed += jnp.split(
-        _product(weights.astype(q.dtype), v[row, :, shared], 1, 0),
+        product(weights.astype(q.dtype), v[row, :, shared], 1, 0),
         len(queries),
       )
     out[row] = jnp.concatenate(mixed, axis=1).astype(out.dtype)
@@ -185,28 +185,28 @@ def _backward_kernel(
     seen = _seen(core, slot[row])
     for queries, shared in _groups(core):
       read = lambda ref, columns: ref[row, :, columns].astype(jnp.float32)
-      normed = [_norm(core, read(q, columns)) for columns in queries]
+      normed = [norm(core.eps, read(q, columns)) for columns in queries]
       turned = [_rotate(x * q_gain[...], *turn) for x, _ in normed]
-      query, key_normed = _stack(turned, q), _norm(core, read(k, shared))
+      query, key_normed = _stack(turned, q), norm(core.eps, read(k, shared))
       key = half(_rotate(key_normed[0] * k_gain[...], *turn))
       weights = _weights(query, key, seen)
       given = jnp.concatenate([d_out[row, :, c] for c in queries])
-      d_v[row, :, shared] = _product(half(weights), given, 0, 0).astype(
+      d_v[row, :, shared] = product(half(weights), given, 0, 0).astype(
         d_v.dtype
       )
-      d_weights = _product(given, v[row, :, shared], 1, 1)
+      d_weights = product(given, v[row, :, shared], 1, 1)
       own = jnp.sum(weights * d_weights, axis=1, keepdims=True)
       d_logits = half(weights * (d_weights - own))
-      d_key = _rotate(_product(d_logits, query, 0, 0), *back)
-      d_k_gain[...] += _fold(d_key * key_normed[0])
-      d_k[row, :, shared] = _norm_back(key_normed, d_key * k_gain[...]).astype(
+      d_key = _rotate(product(d_logits, query, 0, 0), *back)
+      d_k_gain[...] += fold(d_key * key_normed[0])
+      d_k[row, :, shared] = norm_back(key_normed, d_key * k_gain[...]).astype(
         d_k.dtype
       )
-      d_query = jnp.split(_product(d_logits, key, 1, 0), len(queries))
+      d_query = jnp.split(product(d_logits, key, 1, 0), len(queries))
       for columns, d, x in zip(queries, d_query, normed):
         d = _rotate(d, *back)
-        d_q_gain[...] += _fold(d * x[0])
-        d_q[row, :, columns] = _norm_back(x, d * q_gain[...]).astype(d_q.dtype)
+        d_q_gain[...] += fold(d * x[0])
+        d_q[row, :, columns] = norm_back(x, d * q_gain[...]).astype(d_q.dtype)
 
 
 def _groups(core: Core) -> list[tuple[list[slice], slice]]:
@@ -223,15 +223,15 @@ def _stack(heads: list[Array], like: Any) -> Float[Array, "N E"]:
   return jnp.concatenate([x.astype(like.dtype) for x in heads])
 
 
-def _norm(
-  core: Core, x: Float[Array, "L E"]
+def norm(
+  eps: float, x: Float[Array, "L E"]
 ) -> tuple[Float[Array, "L E"], Float[Array, "L 1"]]:
   """x at root mean square 1, and the factor that brought it there."""
-  factor = jax.lax.rsqrt(jnp.mean(x * x, axis=1, keepdims=True) + core.eps)
+  factor = jax.lax.rsqrt(jnp.mean(x * x, axis=1, keepdims=True) + eps)
   return x * factor, factor
 
 
-def _norm_back(
+def norm_back(
   normed: tuple[Array, Array], d: Float[Array, "L E"]
 ) -> Float[Array, "L E"]:
   x, factor = normed
@@ -246,7 +246,7 @@ def _rotate(x: Float[Array, "L E"], sin: Array, cos: Array) -> Array:
   return jnp.concatenate(turned, axis=1)
 
 
-def _fold(x: Float[Array, "L E"]) -> Float[Array, "8 E"]:
+def fold(x: Float[Array, "L E"]) -> Float[Array, "8 E"]:
   """Sums over positions as far as that needs no move between sublanes."""
   return jnp.sum(x.reshape(-1, _SUBLANES, x.shape[1]), axis=0)
 
@@ -269,12 +269,12 @@ def _seen(core: Core, slot: Float[Array, "1 L"]) -> Array:
 def _weights(
   query: Float[Array, "N E"], key: Float[Array, "L E"], seen: Array
 ) -> Float[Array, "N L"]:
-  logits = jnp.where(seen, _product(query, key, 1, 1), _MASKED)
+  logits = jnp.where(seen, product(query, key, 1, 1), _MASKED)
   mass = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
   return mass / jnp.sum(mass, axis=1, keepdims=True)
 
 
-def _product(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
+def product(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
   """Contracts an axis of each, accumulating in float32."""
   axes = (((a_axis,), (b_axis,)), ((), ()))
   return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)

@@ -15,15 +15,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from embeddinggemma.model import attention as kernels
-from embeddinggemma.model import fused
+from embeddinggemma.model import fused, fused_mlp
 from embeddinggemma.model.config import (
   FUSED,
   GLOBAL,
   LOCAL,
   SPLASH,
+  XLA,
   ModelConfig,
 )
 from embeddinggemma.model.fused import Turns
+from embeddinggemma.model.fused_mlp import Weights
 
 # Finite, so that a row of nothing but masked keys stays finite as well.
 _MASKED = -1e9
@@ -132,10 +134,12 @@ class Gain(nn.Module):
   """1 + w of an RMSNorm, by its name, for a kernel that norms."""
 
   size: int
+  start: float = 1.0
 
   @nn.compact
   def __call__(self) -> Float[Array, "D"]:
-    return 1.0 + self.param("scale", nn.initializers.zeros, (self.size,))
+    start = nn.initializers.constant(self.start - 1.0)
+    return 1.0 + self.param("scale", start, (self.size,))
 
 
 class Attention(nn.Module):
@@ -254,17 +258,26 @@ def _attend(
 
 
 class MLP(nn.Module):
-  """GeGLU with the tanh approximation; gate and up stay separate products."""
+  """GeGLU with the tanh approximation; gate and up stay separate products.
+
+  A kernel may `run` it instead, given the weights.
+  """
 
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x: Float[Array, "R L D"]) -> Float[Array, "R L D"]:
+  def __call__(
+    self,
+    x: Float[Array, "R L D"],
+    run: Callable[[Array, Array, Array], Array] | None = None,
+  ) -> Float[Array, "R L D"]:
     c = self.config
     init = nn.initializers.lecun_normal()
     gate = self.param("gate", init, (c.width, c.mlp_width))
     up = self.param("up", init, (c.width, c.mlp_width))
     down = self.param("down", init, (c.mlp_width, c.width))
+    if run:
+      return run(gate, up, down)
     hidden = jax.nn.gelu(x @ gate.astype(x.dtype), approximate=True)
     return (hidden * (x @ up.astype(x.dtype))) @ down.astype(x.dtype)
 
@@ -304,7 +317,20 @@ class Block(nn.Module):
     if across:
       cross = Attention(c, name="cross_attention")
       x = add(x, "cross_attention", lambda y: cross(y, None, across))
-    return add(x, "mlp", MLP(c, name="mlp"))
+    mlp = MLP(c, name="mlp")
+    if c.mlp == XLA:
+      return add(x, "mlp", mlp)
+    before = Gain(c.width, name="pre_mlp_norm")()
+    after = Gain(c.width, c.post_norm_gain, name="post_mlp_norm")()
+    return mlp(x, lambda *w: _add_mlp(c, x, Weights(before, *w, after)))
+
+
+def _add_mlp(
+  config: ModelConfig, x: Float[Array, "R L D"], weights: Weights
+) -> Float[Array, "R L D"]:
+  flat = x.reshape(-1, x.shape[2])
+  kernels.check_positions(config, flat.shape[0])
+  return fused_mlp.add_mlp(config.norm_eps, flat, weights).reshape(x.shape)
 
 
 # What a layer keeps for its gradient besides its input.

@@ -22,6 +22,7 @@ MODELS = {
   "two keys for four heads": {"num_heads": 4, "num_kv_heads": 2},
   "a lopsided window": {"window_rule": "t5gemma2", "window": 23},
 }
+KERNELS = ("splash", "fused")
 
 
 def group():
@@ -64,14 +65,17 @@ def interpreted(monkeypatch):
   )
 
 
-@pytest.mark.parametrize("model", list(MODELS))
-@pytest.mark.parametrize("kernel", ["splash", "fused"])
+CASES = [(model, "attention", kernel) for model in MODELS for kernel in KERNELS]
+CASES.append(("one key for two heads", "mlp", "fused"))
+
+
+@pytest.mark.parametrize("model, part, kernel", CASES)
 def test_a_kernel_has_the_values_and_gradients_of_xla(
-  kernel, model, interpreted
+  model, part, kernel, interpreted
 ):
   config = dataclasses.replace(TINY, **MODELS[model])
   want = result(config)
-  got = result(dataclasses.replace(config, attention=kernel))
+  got = result(dataclasses.replace(config, **{part: kernel}))
   paths = jax.tree_util.tree_leaves_with_path(want)
   for (path, a), b in zip(paths, jax.tree.leaves(got), strict=True):
     scale = np.abs(a).max()
