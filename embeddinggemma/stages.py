@@ -7,7 +7,7 @@ in objective and batch alone.
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +52,7 @@ from embeddinggemma.types import (
   LossTerm,
   Params,
   Stage,
+  Text,
 )
 
 INITS = ("random", "lsa")
@@ -299,7 +300,7 @@ def finetune(config: PairConfig, mesh: Mesh) -> Stage:
 
   Pre-finetuning has larger batches and no hard negatives; the rest is alike.
   """
-  encode = objectives.ENCODE_SIDES[config.calls](encoder(config.model, mesh))
+  encode = _encode_sides(config, mesh)
   stage = _stage(config, objectives.pair_objective(encode, terms(config), mesh))
   if not config.lora.rank:
     return stage
@@ -309,6 +310,22 @@ def finetune(config: PairConfig, mesh: Mesh) -> Stage:
     view=lora.view(config.lora),
     trainable=lambda path: path.startswith("aux/") and stage.trainable(path),
   )
+
+
+def _encode_sides(config: PairConfig, mesh: Mesh) -> objectives.EncodeSides:
+  """As config.calls says; separate calls of one group share a lookup."""
+  apart = objectives.ENCODE_SIDES[config.calls](encoder(config.model, mesh))
+  if config.calls != "separate":
+    return apart
+  together = sharding.data_parallel(embedder.encode_sides(config.model), mesh)
+
+  def encode(params: Params, sides: Sequence[Text]) -> list[Array]:
+    # Of several groups, one loop would hold a group of every side at once.
+    if sides[0].ids.shape[0] > mesh.size:
+      return apart(params, sides)
+    return list(together(params, tuple(sides)))
+
+  return encode
 
 
 def _init_pairs(config: PairConfig) -> Callable[[Key], Params]:
