@@ -1,13 +1,7 @@
-"""A layer's second half in one TPU kernel, forward and backward (Pallas).
+"""A layer's second half as TPU kernels: norms and GeGLU.
 
-x + post_norm(GeGLU(pre_norm(x))): the hidden vectors of a tile of positions
-stay in the chip's vector memory between the products, and so do the gradients
-of the weights over all tiles. For the backward pass both hidden inputs and the
-output before its norm are kept; norms and activation are computed again.
-
-The same numbers as `layers.MLP` between its norms, which a test compares; here
-all but the products' operands is float32. Letters as in `model/config.py`;
-N positions of all rows.
+The same numbers as `layers.MLP` between its norms, which a test compares.
+Letters as in `model/config.py`; P positions of all rows.
 """
 
 import functools
@@ -15,15 +9,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-from embeddinggemma.model.fused import fold, norm, norm_back, product
+from embeddinggemma.model.fused import (
+  call,
+  fold,
+  full,
+  gradients,
+  norm,
+  norm_back,
+  product,
+  ready,
+  summed,
+)
 
 _TILES = (256, 128)  # positions, the first that divides
 _HIDDEN = 384  # hidden units that are worked on together
-_VECTOR_MEMORY = 100 * 2**20  # bytes that one kernel may take
 _SLOPE, _CUBE = 0.7978845608028654, 0.044715  # of GeLU's tanh form
 
 
@@ -37,10 +38,18 @@ class Weights(NamedTuple):
   post_gain: Float[Array, "D"]
 
 
+class _Kept(NamedTuple):
+  """Of a forward pass, for the backward one."""
+
+  gate: Float[Array, "P F"]
+  up: Float[Array, "P F"]
+  part: Float[Array, "P D"]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def add_mlp(
-  eps: float, x: Float[Array, "N D"], weights: Weights
-) -> Float[Array, "N D"]:
+  eps: float, x: Float[Array, "P D"], weights: Weights
+) -> Float[Array, "P D"]:
   """x plus its normed MLP."""
   return _forward(eps, x, weights)[0]
 
@@ -48,71 +57,41 @@ def add_mlp(
 def _forward(eps: float, x: Array, weights: Weights) -> tuple[Array, Any]:
   like = lambda width: jax.ShapeDtypeStruct((x.shape[0], width), x.dtype)
   width, hidden = weights.gate.shape
-  outputs = like(width), like(hidden), like(hidden), like(width)
-  y, gate, up, part = _call(
-    eps, "mlp_forward", _forward_kernel, (x,), weights, outputs, 3
+  kept = _Kept(like(hidden), like(hidden), like(width))
+  (y, kept), _ = call(
+    functools.partial(_forward_kernel, eps),
+    "mlp_forward",
+    _steps(x),
+    x,
+    ready(weights, x.dtype),
+    (like(width), kept),
+    flops=2 * 3 * x.shape[0] * weights.gate.size,
+    transcendentals=x.shape[0] * hidden,
   )
-  return y, (x, gate, up, part, weights)
+  return y, (x, kept, weights)
 
 
-def _backward(eps: float, kept: Any, d_y: Array) -> tuple[Array, Weights]:
-  x, gate, up, part, weights = kept
-  whole = lambda w: jax.ShapeDtypeStruct(w.shape, jnp.float32)
-  gain = jax.ShapeDtypeStruct((8, x.shape[1]), jnp.float32)
-  matrices = (whole(w) for w in (weights.gate, weights.up, weights.down))
-  outputs = jax.ShapeDtypeStruct(x.shape, x.dtype), gain, *matrices, gain
-  tiles = x, gate, up, part, d_y
-  d_x, *d = _call(
-    eps, "mlp_backward", _backward_kernel, tiles, weights, outputs, 6
+def _backward(eps: float, saved: Any, d_y: Array) -> tuple[Array, Weights]:
+  x, kept, weights = saved
+  d_x, totals = call(
+    functools.partial(_backward_kernel, eps),
+    "mlp_backward",
+    _steps(x),
+    (x, kept, d_y),
+    ready(weights, x.dtype),
+    jax.ShapeDtypeStruct(x.shape, x.dtype),
+    gradients(weights),
+    flops=2 * 6 * x.shape[0] * weights.gate.size,
+    transcendentals=x.shape[0] * weights.gate.shape[1],
   )
-  d[0], d[-1] = (jnp.sum(g, axis=0) for g in (d[0], d[-1]))
-  return d_x, Weights(*(g.astype(w.dtype) for g, w in zip(d, weights)))
+  return d_x, summed(totals, weights)
 
 
 add_mlp.defvjp(_forward, _backward)
 
 
-def _call(
-  eps: float,
-  name: str,
-  kernel: Any,
-  tiles: tuple[Array, ...],
-  weights: Weights,
-  outputs: tuple[Any, ...],
-  products: int,
-) -> Any:
-  """A tile of positions a step; weights and their gradients stay."""
-  positions, dtype = tiles[0].shape[0], tiles[0].dtype
-  pre_gain, *matrices, post_gain = weights
-  gain = lambda g: g.astype(jnp.float32)[None]
-  weights = gain(pre_gain), *(w.astype(dtype) for w in matrices), gain(post_gain)
-  operands = (*tiles, *weights)
-  tile = next(tile for tile in _TILES if not positions % tile)
-
-  def spec(x: Any) -> pl.BlockSpec:
-    if x.shape[0] == positions:
-      return pl.BlockSpec((tile, x.shape[1]), lambda i: (i, 0))
-    return pl.BlockSpec(x.shape, lambda i: (0, 0))
-
-  arrays = (*operands, *outputs)
-  size = positions * matrices[0].size
-  cost = pl.CostEstimate(
-    flops=2 * products * size,
-    transcendentals=positions * matrices[0].shape[1],
-    bytes_accessed=sum(x.size * x.dtype.itemsize for x in arrays),
-  )
-  return pl.pallas_call(
-    functools.partial(kernel, eps),
-    grid=(positions // tile,),
-    in_specs=[spec(x) for x in operands],
-    out_specs=[spec(x) for x in outputs],
-    out_shape=outputs,
-    compiler_params=pltpu.CompilerParams(
-      dimension_semantics=("arbitrary",), vmem_limit_bytes=_VECTOR_MEMORY
-    ),
-    cost_estimate=cost,
-    name=name,
-  )(*operands)
+def _steps(x: Array) -> int:
+  return x.shape[0] // next(t for t in _TILES if not x.shape[0] % t)
 
 
 def _chunks(hidden: int) -> list[slice]:
@@ -123,67 +102,45 @@ def _chunks(hidden: int) -> list[slice]:
 
 
 def _forward_kernel(
-  eps, x, pre_gain, gate, up, down, post_gain, y, kept_gate, kept_up, kept_part
-):
-  given = x[...].astype(jnp.float32)
-  normed = (norm(eps, given)[0] * pre_gain[...]).astype(x.dtype)
-  part = jnp.zeros(x.shape, jnp.float32)
-  for some in _chunks(gate.shape[1]):
-    opened = product(normed, gate[:, some], 1, 0)
-    raised = product(normed, up[:, some], 1, 0)
-    kept_gate[:, some] = opened.astype(x.dtype)
-    kept_up[:, some] = raised.astype(x.dtype)
+  eps: float, x: Any, weights: Any, outputs: Any, _: Any
+) -> None:
+  y, kept = outputs
+  given, part = full(x), jnp.zeros(x.shape, jnp.float32)
+  normed = (norm(eps, given)[0] * weights.pre_gain[...]).astype(x.dtype)
+  for some in _chunks(kept.up.shape[1]):
+    opened = product(normed, weights.gate[:, some], 1, 0)
+    raised = product(normed, weights.up[:, some], 1, 0)
+    kept.gate[:, some] = opened.astype(x.dtype)
+    kept.up[:, some] = raised.astype(x.dtype)
     hidden = (_gelu(opened)[0] * raised).astype(x.dtype)
-    part += product(hidden, down[some], 1, 0)
-  kept_part[...] = part.astype(x.dtype)
-  y[...] = (given + norm(eps, part)[0] * post_gain[...]).astype(x.dtype)
+    part += product(hidden, weights.down[some], 1, 0)
+  kept.part[...] = part.astype(x.dtype)
+  y[...] = (given + norm(eps, part)[0] * weights.post_gain[...]).astype(x.dtype)
 
 
 def _backward_kernel(
-  eps,
-  x,
-  kept_gate,
-  kept_up,
-  kept_part,
-  d_y,
-  pre_gain,
-  gate,
-  up,
-  down,
-  post_gain,
-  d_x,
-  d_pre_gain,
-  d_gate,
-  d_up,
-  d_down,
-  d_post_gain,
-):
-  @pl.when(pl.program_id(0) == 0)
-  def _start():
-    for total in (d_pre_gain, d_gate, d_up, d_down, d_post_gain):
-      total[...] = jnp.zeros(total.shape, jnp.float32)
-
-  full = lambda ref: ref[...].astype(jnp.float32)
-  d_sum, part = full(d_y), norm(eps, full(kept_part))
-  d_post_gain[...] += fold(d_sum * part[0])
-  d_part = norm_back(part, d_sum * post_gain[...]).astype(x.dtype)
-  given = norm(eps, full(x))
-  normed = (given[0] * pre_gain[...]).astype(x.dtype)
-  d_normed = jnp.zeros(x.shape, jnp.float32)
-  for some in _chunks(gate.shape[1]):
-    raised = kept_up[:, some].astype(jnp.float32)
-    active, slope = _gelu(kept_gate[:, some].astype(jnp.float32))
+  eps: float, tiles: Any, weights: Any, d_x: Any, totals: Any
+) -> None:
+  x, kept, d_y = tiles
+  d_sum, part = full(d_y), norm(eps, full(kept.part))
+  totals.post_gain[...] += fold(d_sum * part[0])
+  d_part = norm_back(part, d_sum * weights.post_gain[...]).astype(x.dtype)
+  given, d_normed = norm(eps, full(x)), jnp.zeros(x.shape, jnp.float32)
+  normed = (given[0] * weights.pre_gain[...]).astype(x.dtype)
+  for some in _chunks(kept.up.shape[1]):
+    raised = kept.up[:, some].astype(jnp.float32)
+    active, slope = _gelu(kept.gate[:, some].astype(jnp.float32))
     hidden = (active * raised).astype(x.dtype)
-    d_down[some] += product(hidden, d_part, 0, 0)
-    d_hidden = product(d_part, down[some], 1, 1)
+    totals.down[some] += product(hidden, d_part, 0, 0)
+    d_hidden = product(d_part, weights.down[some], 1, 1)
     d_raised = (d_hidden * active).astype(x.dtype)
     d_opened = (d_hidden * raised * slope).astype(x.dtype)
-    d_gate[:, some] += product(normed, d_opened, 0, 0)
-    d_up[:, some] += product(normed, d_raised, 0, 0)
-    d_normed += product(d_opened, gate[:, some], 1, 1)
-    d_normed += product(d_raised, up[:, some], 1, 1)
-  d_pre_gain[...] += fold(d_normed * given[0])
-  d_given = d_sum + norm_back(given, d_normed * pre_gain[...])
+    totals.gate[:, some] += product(normed, d_opened, 0, 0)
+    totals.up[:, some] += product(normed, d_raised, 0, 0)
+    d_normed += product(d_opened, weights.gate[:, some], 1, 1)
+    d_normed += product(d_raised, weights.up[:, some], 1, 1)
+  totals.pre_gain[...] += fold(d_normed * given[0])
+  d_given = d_sum + norm_back(given, d_normed * weights.pre_gain[...])
   d_x[...] = d_given.astype(x.dtype)
 
 

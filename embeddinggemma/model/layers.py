@@ -15,17 +15,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from embeddinggemma.model import attention as kernels
-from embeddinggemma.model import fused, fused_mlp
+from embeddinggemma.model import fused_attention, fused_mlp
 from embeddinggemma.model.config import (
   FUSED,
   GLOBAL,
   LOCAL,
   SPLASH,
-  XLA,
   ModelConfig,
 )
-from embeddinggemma.model.fused import Turns
-from embeddinggemma.model.fused_mlp import Weights
+from embeddinggemma.model.fused_attention import Turns
 
 # Finite, so that a row of nothing but masked keys stays finite as well.
 _MASKED = -1e9
@@ -147,7 +145,8 @@ class Attention(nn.Module):
 
   All sources share the projections, the norm of keys and one softmax. A row's
   attention to itself alone may be a kernel's, which is told the slots of the
-  row and its reach instead of a mask.
+  row and its reach instead of a mask. Or a kernel may `run` it all, given the
+  weights.
   """
 
   config: ModelConfig
@@ -159,6 +158,7 @@ class Attention(nn.Module):
     turns: Turns | None,
     sources: Sequence[Source],
     own: Own | None = None,
+    run: Callable[..., Array] | None = None,
   ) -> Float[Array, "R L D"]:
     c = self.config
     heads, kv_heads, head_dim = c.num_heads, c.num_kv_heads, c.head_dim
@@ -169,52 +169,27 @@ class Attention(nn.Module):
     w_k = self.param("k", init, (width, kv_heads, head_dim))
     w_v = self.param("v", init, (width, kv_heads, head_dim))
     w_o = self.param("o", out_init, (heads, head_dim, c.width))
-    project = lambda w: [_project(source.x, w) for source in sources]
-    q, k, v = _project(x, w_q), project(w_k), project(w_v)
-    if own and c.attention == FUSED:
+    if run:
       gains = (Gain(head_dim, name=f"{n}_norm")() for n in "qk")
-      mixed = _fused(c, q, k[0], v[0], *gains, own, turns)
+      return run(w_q, w_k, w_v, *gains, w_o)
+    project = lambda w: [_project(source.x, w) for source in sources]
+    norm = lambda name: (
+      RMSNorm(c.norm_eps, name=name) if c.qk_norm else lambda y: y
+    )
+    turn = lambda y, by: y if by is None else rotate(y, by)
+    q_norm, k_norm = norm("q_norm"), norm("k_norm")
+    q = turn(q_norm(_project(x, w_q)), turns) * head_dim**-0.5
+    turned = [turn(k_norm(_project(s.x, w_k)), s.turns) for s in sources]
+    k, v = _join(turned, 1), _join([_project(s.x, w_v) for s in sources], 1)
+    if own and c.attention == SPLASH:
+      kernels.check_row(c, x.shape[1])
+      mixed = kernels.splash(q, k, v, *own, c.attention_softcap)
     else:
-      norm = lambda name: (
-        RMSNorm(c.norm_eps, name=name) if c.qk_norm else lambda y: y
-      )
-      turn = lambda y, by: y if by is None else rotate(y, by)
-      q_norm, k_norm = norm("q_norm"), norm("k_norm")
-      q = turn(q_norm(q), turns) * head_dim**-0.5
-      k = _join([turn(k_norm(y), s.turns) for y, s in zip(k, sources)], 1)
-      v = _join(v, 1)
-      if own and c.attention == SPLASH:
-        kernels.check_row(c, x.shape[1])
-        mixed = kernels.splash(q, k, v, *own, c.attention_softcap)
-      else:
-        q = q.reshape(*q.shape[:2], kv_heads, heads // kv_heads, head_dim)
-        mask = _join([s.mask for s in sources], 2)[:, None, :, None]
-        mixed = _attend(q, k, v, mask, c.attention_softcap)
+      q = q.reshape(*q.shape[:2], kv_heads, heads // kv_heads, head_dim)
+      mask = _join([s.mask for s in sources], 2)[:, None, :, None]
+      mixed = _attend(q, k, v, mask, c.attention_softcap)
     mixed = mixed.reshape(*x.shape[:2], heads, head_dim)
     return jnp.einsum("rlhe,hed->rld", mixed, w_o.astype(x.dtype))
-
-
-def _fused(
-  config: ModelConfig,
-  q: Float[Array, "R L H E"],
-  k: Float[Array, "R L K E"],
-  v: Float[Array, "R L K E"],
-  q_gain: Float[Array, "E"],
-  k_gain: Float[Array, "E"],
-  own: Own,
-  turns: Turns,
-) -> Float[Array, "R L HE"]:
-  kernels.check_row(config, q.shape[1])
-  core = fused.Core(
-    config.num_heads,
-    config.num_kv_heads,
-    config.head_dim,
-    *own.reach,
-    config.norm_eps,
-  )
-  q, k, v = (y.reshape(*y.shape[:2], -1) for y in (q, k, v))
-  q_gain = q_gain * config.head_dim**-0.5
-  return fused.attend(core, q, k, v, q_gain, k_gain, own.slot, turns)
 
 
 def _project(
@@ -310,27 +285,72 @@ class Block(nn.Module):
       )
       return x + norm("post", c.post_norm_gain)(part(norm("pre", 1.0)(x)))
 
-    attention = Attention(c, name="attention")
+    def gains(name: str) -> tuple[Array, Array]:
+      after = Gain(c.width, c.post_norm_gain, name=f"post_{name}_norm")
+      return Gain(c.width, name=f"pre_{name}_norm")(), after()
+
+    attention, mlp = Attention(c, name="attention"), MLP(c, name="mlp")
     own = None if beside else Own(slot, self.reach)
     sources = lambda y: (Source(y, mask, turns), *beside)
-    x = add(x, "attention", lambda y: attention(y, turns, sources(y), own))
+    if own and c.attention == FUSED:
+      some = _fused_attention(c, x, own, turns, *gains("attention"))
+      x = attention(x, turns, sources(x), own, some)
+    else:
+      x = add(x, "attention", lambda y: attention(y, turns, sources(y), own))
     if across:
       cross = Attention(c, name="cross_attention")
       x = add(x, "cross_attention", lambda y: cross(y, None, across))
-    mlp = MLP(c, name="mlp")
-    if c.mlp == XLA:
-      return add(x, "mlp", mlp)
-    before = Gain(c.width, name="pre_mlp_norm")()
-    after = Gain(c.width, c.post_norm_gain, name="post_mlp_norm")()
-    return mlp(x, lambda *w: _add_mlp(c, x, Weights(before, *w, after)))
+    if c.mlp == FUSED:
+      return mlp(x, _fused_mlp(c, x, *gains("mlp")))
+    return add(x, "mlp", mlp)
 
 
-def _add_mlp(
-  config: ModelConfig, x: Float[Array, "R L D"], weights: Weights
-) -> Float[Array, "R L D"]:
+def _fused_attention(
+  config: ModelConfig,
+  x: Float[Array, "R L D"],
+  own: Own,
+  turns: Turns,
+  before: Float[Array, "D"],
+  after: Float[Array, "D"],
+) -> Callable[..., Array]:
+  """What runs a block's first half, given the weights of its attention."""
+  kernels.check_row(config, x.shape[1])
+  core = fused_attention.Core(
+    config.num_heads,
+    config.num_kv_heads,
+    config.head_dim,
+    *own.reach,
+    config.norm_eps,
+  )
+
+  def run(
+    q: Array, k: Array, v: Array, q_gain: Array, k_gain: Array, o: Array
+  ) -> Array:
+    q, k, v = (w.reshape(w.shape[0], -1) for w in (q, k, v))
+    o, q_gain = o.reshape(-1, o.shape[2]), q_gain * config.head_dim**-0.5
+    weights = fused_attention.Weights(
+      before, q, k, v, q_gain, k_gain, o, after
+    )
+    return fused_attention.add_attention(core, x, weights, own.slot, turns)
+
+  return run
+
+
+def _fused_mlp(
+  config: ModelConfig,
+  x: Float[Array, "R L D"],
+  before: Float[Array, "D"],
+  after: Float[Array, "D"],
+) -> Callable[..., Array]:
+  """What runs a block's second half, given the weights of its MLP."""
   flat = x.reshape(-1, x.shape[2])
   kernels.check_positions(config, flat.shape[0])
-  return fused_mlp.add_mlp(config.norm_eps, flat, weights).reshape(x.shape)
+
+  def run(*w: Array) -> Array:
+    weights = fused_mlp.Weights(before, *w, after)
+    return fused_mlp.add_mlp(config.norm_eps, flat, weights).reshape(x.shape)
+
+  return run
 
 
 # What a layer keeps for its gradient besides its input.
