@@ -36,9 +36,8 @@ from embeddinggemma.losses import (
   spread_out,
 )
 from embeddinggemma.model import adapt as surgery
-from embeddinggemma.model import attention
+from embeddinggemma.model import attention, embedder, lora
 from embeddinggemma.model import decoder as decoder_lib
-from embeddinggemma.model import embedder, lora
 from embeddinggemma.model.config import (
   SEPARATE,
   EncoderDecoderConfig,

@@ -111,7 +111,8 @@ def init_encoder_decoder(
     table = encoder["embedding"] if config.tied else None
     portable = config.decoder.portable
     decoder = Decoder(portable, config.cross_attention).init(
-      keys[1], ids, ids, table, encoded, ids)
+      keys[1], ids, ids, table, encoded, ids
+    )
     model = {"encoder": encoder, "decoder": decoder["params"]}
     return {"model": model, "aux": {}}
 

@@ -51,7 +51,9 @@ def call(
 
   def part(x: Any) -> pl.BlockSpec:
     rest = (0,) * (len(x.shape) - 1)
-    return pl.BlockSpec((x.shape[0] // steps, *x.shape[1:]), lambda i: (i, *rest))
+    return pl.BlockSpec(
+      (x.shape[0] // steps, *x.shape[1:]), lambda i: (i, *rest)
+    )
 
   def whole(x: Any) -> pl.BlockSpec:
     return pl.BlockSpec(x.shape, lambda i: (0,) * len(x.shape))
@@ -65,8 +67,9 @@ def call(
     kernel(tiles, weights, outputs, totals, *scratch)
 
   arrays = jax.tree.leaves((tiles, weights, outputs, totals))
-  specs = functools.partial(jax.tree.map, part), functools.partial(
-    jax.tree.map, whole
+  specs = (
+    functools.partial(jax.tree.map, part),
+    functools.partial(jax.tree.map, whole),
   )
   return pl.pallas_call(
     body,
@@ -106,7 +109,9 @@ def gradients(weights: Any) -> Any:
 def summed(totals: Any, weights: Any) -> Any:
   """Totals as gradients of the weights: those of gains come folded."""
   finish = lambda d, w: d if w.ndim > 1 else jnp.sum(d, axis=0)
-  return jax.tree.map(lambda d, w: finish(d, w).astype(w.dtype), totals, weights)
+  return jax.tree.map(
+    lambda d, w: finish(d, w).astype(w.dtype), totals, weights
+  )
 
 
 def norm(

@@ -101,7 +101,9 @@ def _forward(
     tiles,
     ready(weights, x.dtype),
     (like(x.shape[2]), kept),
-    scratch=(pltpu.VMEM((x.size // x.shape[2] // _steps(slot), widths[0]), x.dtype),),
+    scratch=(
+      pltpu.VMEM((x.size // x.shape[2] // _steps(slot), widths[0]), x.dtype),
+    ),
     **_cost(core, slot, weights, 1, 2),
   )
   return y.reshape(x.shape), (tiles, kept, weights)
@@ -250,7 +252,9 @@ class _Heads:
     for columns, head in zip(queries, jnp.split(out, len(queries))):
       mixed[rows, columns] = head.astype(dtype)
     given = jnp.concatenate([d_mixed[rows, columns] for columns in queries])
-    d_v[rows, shared] = product(weights.astype(dtype), given, 0, 0).astype(dtype)
+    d_v[rows, shared] = product(weights.astype(dtype), given, 0, 0).astype(
+      dtype
+    )
     d_weights = product(given, value, 1, 1)
     own = jnp.sum(weights * d_weights, axis=1, keepdims=True)
     d_logits = (weights * (d_weights - own)).astype(dtype)

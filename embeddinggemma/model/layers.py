@@ -172,7 +172,6 @@ class Attention(nn.Module):
     if run:
       gains = (Gain(head_dim, name=f"{n}_norm")() for n in "qk")
       return run(w_q, w_k, w_v, *gains, w_o)
-    project = lambda w: [_project(source.x, w) for source in sources]
     norm = lambda name: (
       RMSNorm(c.norm_eps, name=name) if c.qk_norm else lambda y: y
     )
@@ -328,9 +327,7 @@ def _fused_attention(
   ) -> Array:
     q, k, v = (w.reshape(w.shape[0], -1) for w in (q, k, v))
     o, q_gain = o.reshape(-1, o.shape[2]), q_gain * config.head_dim**-0.5
-    weights = fused_attention.Weights(
-      before, q, k, v, q_gain, k_gain, o, after
-    )
+    weights = fused_attention.Weights(before, q, k, v, q_gain, k_gain, o, after)
     return fused_attention.add_attention(core, x, weights, own.slot, turns)
 
   return run

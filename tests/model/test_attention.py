@@ -11,7 +11,7 @@ import test_mesh
 from jax.experimental import pallas
 
 from embeddinggemma import sharding, stages
-from embeddinggemma.model import attention, embedder
+from embeddinggemma.model import embedder
 from embeddinggemma.model.config import preset
 from embeddinggemma.types import BadInput
 
@@ -19,8 +19,12 @@ TINY = preset("tiny")
 ROWS, LENGTH, TEXTS = 2, 128, 6
 MODELS = {
   "one key for two heads": {},
-  "two keys for four heads": {"num_heads": 4, "num_kv_heads": 2},
-  "a lopsided window": {"window_rule": "t5gemma2", "window": 23},
+  "two keys for four heads, a lopsided window": {
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "window_rule": "t5gemma2",
+    "window": 23,
+  },
 }
 KERNELS = ("splash", "fused")
 
@@ -109,9 +113,7 @@ def test_what_a_kernel_cannot_do_is_refused(change, length, message):
     shape = jax.ShapeDtypeStruct((1, length), jnp.int32)
     valid = jax.ShapeDtypeStruct((2,), jnp.bool_)
     params = jax.eval_shape(embedder.init(config), jax.random.key(0))
-    jax.eval_shape(
-      embedder.encode_group(config), params, shape, shape, valid
-    )
+    jax.eval_shape(embedder.encode_group(config), params, shape, shape, valid)
 
 
 def test_a_kernel_needs_a_tpu():
@@ -119,7 +121,7 @@ def test_a_kernel_needs_a_tpu():
   config = dataclasses.replace(
     config, model=dataclasses.replace(TINY, attention="splash")
   )
-  with pytest.raises(BadInput, match="model.attention='splash'.*'cpu'; use"):
+  with pytest.raises(BadInput, match=r"model.attention='splash'.*'cpu'; use"):
     stages.make(config, sharding.make_mesh(8, 1))
 
 
