@@ -6,6 +6,8 @@ for a row that attends to itself alone, which is every layer of an encoder.
 What else there is, such as the sources of a decoder, goes through XLA.
 """
 
+from typing import cast
+
 import jax
 from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_kernel as kernel,
@@ -80,7 +82,9 @@ def splash(
   segments = kernel.SegmentIds(slot, slot)
   a_row = jax.vmap(run, in_axes=(0, 0, 0, None))
   keys_first = lambda x: x.transpose(0, 2, 1, 3)
-  mixed = jax.vmap(a_row)(grouped, keys_first(k), keys_first(v), segments)
+  mixed = cast(
+    Array, jax.vmap(a_row)(grouped, keys_first(k), keys_first(v), segments)
+  )
   return mixed.transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 

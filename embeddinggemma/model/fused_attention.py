@@ -66,12 +66,12 @@ class Weights(NamedTuple):
 
 
 class _Kept(NamedTuple):
-  """Of a forward pass, for the backward one."""
+  """Of a forward pass, for the backward one: arrays, or their shapes."""
 
-  q: Float[Array, "P HE"]
-  k: Float[Array, "P KE"]
-  v: Float[Array, "P KE"]
-  part: Float[Array, "P D"]
+  q: Any  # (P, HE)
+  k: Any  # (P, KE)
+  v: Any  # (P, KE)
+  part: Any  # (P, D)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

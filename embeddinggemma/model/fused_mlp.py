@@ -43,11 +43,11 @@ class Weights(NamedTuple):
 
 
 class _Kept(NamedTuple):
-  """Of a forward pass, for the backward one."""
+  """Of a forward pass, for the backward one: arrays, or their shapes."""
 
-  gate: Float[Array, "P F"]
-  up: Float[Array, "P F"]
-  part: Float[Array, "P D"]
+  gate: Any  # (P, F)
+  up: Any  # (P, F)
+  part: Any  # (P, D)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

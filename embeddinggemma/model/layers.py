@@ -343,8 +343,8 @@ def _fused_mlp(
   flat = x.reshape(-1, x.shape[2])
   kernels.check_positions(config, flat.shape[0])
 
-  def run(*w: Array) -> Array:
-    weights = fused_mlp.Weights(before, *w, after)
+  def run(gate: Array, up: Array, down: Array) -> Array:
+    weights = fused_mlp.Weights(before, gate, up, down, after)
     return fused_mlp.add_mlp(config.norm_eps, flat, weights).reshape(x.shape)
 
   return run
