@@ -228,13 +228,13 @@ def load(path: str | pathlib.Path, dtype: str | None = None) -> Model:
   model = dataclasses.replace(model, dtype=dtype or model.dtype)
   stored = _stored_prompts(directory, files)
   _check_view(directory, files)
-  params = checkpoint.read_params(directory)
-  if "decoder" in params["model"]:
+  if any(name[0] == "decoder" for name in checkpoint.read_shapes(directory)):
     raise BadInput(
       f"{directory} is a language model, which has no embedding head; train"
       f" one: --config=configs/prefinetune.py --config.init_from={directory}"
     )
   tokenizer = Tokenizer(files["tokenizer.model"])
+  params = tensors.placed(checkpoint.stream(directory))
   return assemble(model, params, tokenizer, str(directory), stored)
 
 
@@ -273,8 +273,8 @@ def _check_view(directory: pathlib.Path, files: checkpoint.Files) -> None:
   view = _json(directory, files, "recipe.json").get("view", "identity")
   if view != "identity":
     raise BadInput(
-      f"checkpoint {directory} needs the view {view!r} of its weights, which"
-      " this version does not have; use a newer one"
+      f"checkpoint {directory} needs the view {view!r} of its weights; give the"
+      " workdir of a training that is finished, which has a plain one"
     )
 
 
@@ -298,7 +298,7 @@ def assemble(
   if missing:
     raise BadInput(f"{name}: tensor {missing[0]!r} is missing")
   for path, leaf in jax.tree_util.tree_leaves_with_path(params["model"]):
-    if not np.isfinite(leaf).all():
+    if not tensors.all_finite(leaf):
       tensor = sharding.path_name(path)
       raise BadInput(f"{name}: tensor {tensor!r} holds NaN or infinity")
   return Model(

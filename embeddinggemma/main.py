@@ -326,12 +326,12 @@ def doctor(values: flags.FlagValues, rest: Sequence[str]) -> int:
 
 
 def import_(values: flags.FlagValues, rest: Sequence[str]) -> None:
-  """Public weights in, as a checkpoint."""
+  """Public weights in, as a checkpoint; what is silently wrong with it."""
   _nothing_more(rest)
   from embeddinggemma.convert import verbs
 
-  workdir = pathlib.Path(values.workdir)
-  verbs.import_model(getattr(values, "from"), workdir, values.part, _console())
+  source, workdir = getattr(values, "from"), pathlib.Path(values.workdir)
+  verbs.import_model(source, workdir, values.part, _examine, _console())
 
 
 def export(values: flags.FlagValues, rest: Sequence[str]) -> None:
@@ -341,8 +341,14 @@ def export(values: flags.FlagValues, rest: Sequence[str]) -> None:
 
   output = pathlib.Path(values.output)
   verbs.export_model(
-    values.model, values.format, output, values.dtype, _console()
+    values.model, values.format, output, values.dtype, _examine, _console()
   )
+
+
+def _examine(place: pathlib.Path) -> None:
+  from embeddinggemma import doctor
+
+  doctor.check_or_stop(place, _console())
 
 
 def sweep(values: flags.FlagValues, rest: Sequence[str]) -> int:

@@ -36,8 +36,8 @@ from embeddinggemma.losses import (
   spread_out,
 )
 from embeddinggemma.model import adapt as surgery
-from embeddinggemma.model import attention, embedder, lora
 from embeddinggemma.model import decoder as decoder_lib
+from embeddinggemma.model import embedder, kernels, lora
 from embeddinggemma.model.config import (
   SEPARATE,
   EncoderDecoderConfig,
@@ -263,7 +263,7 @@ def pretrain(config: LanguageConfig, mesh: Mesh) -> Stage:
 
 def adapt(config: AdaptConfig, mesh: Mesh) -> Stage:
   """Decoder to encoder-decoder by UL2 (paper section 2.1; T5Gemma 2)."""
-  attention.check(config.decoder, mesh.devices.flat[0].platform)
+  kernels.check(config.decoder, mesh.devices.flat[0].platform)
   decode = decoder_lib.encoder_decoder_group(config.both)
 
   # Of one group, so that a Text's arrays lack their first axis.
@@ -420,7 +420,7 @@ STAGES: dict[str, StageKind] = {
 
 def make(config: TrainConfig, mesh: Mesh) -> Stage:
   """The stage of a config; BadInput where its devices cannot run it."""
-  attention.check(config.model, mesh.devices.flat[0].platform)
+  kernels.check(config.model, mesh.devices.flat[0].platform)
   return STAGES[config.stage].make(config, mesh)
 
 

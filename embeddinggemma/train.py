@@ -24,6 +24,7 @@ from embeddinggemma import (
   streams,
 )
 from embeddinggemma import config as config_lib
+from embeddinggemma.convert import folder as folders
 from embeddinggemma.data import (
   denoisers,
   loader,
@@ -395,7 +396,7 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
   """The small files of a checkpoint: all that any verb needs.
 
   A parent's are kept where they say the same as ours, so that it can be
-  averaged with what it became; and so is its licence.
+  averaged with what it became; and so are its terms.
   """
   source = _source(config, made)
   given = checkpoint.read_files(source) if source else {}
@@ -427,7 +428,7 @@ def _inherited(
   config: TrainConfig, given: checkpoint.Files
 ) -> dict[str, bytes]:
   """What of a parent's files is as good as ours, byte for byte."""
-  kept = {name: given[name] for name in ("LICENSE",) if name in given}
+  kept = {name: given[name] for name in given if folders.is_terms(name)}
   known = inputs.prompts_of(given)
   if known and not inputs.other_prompts(known):
     kept["prompts.json"] = given["prompts.json"]

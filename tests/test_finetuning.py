@@ -247,13 +247,14 @@ def test_what_a_parent_says_alike_stays_as_it_wrote_it(
     "model.json": json.dumps(model).encode(),
     "prompts.json": json.dumps(known).encode(),
     "LICENSE": b"Ours alone.",
+    "USE_POLICY.md": b"Be kind.",
   }
   base, tuned = tmp_path / "base", tmp_path / "tuned"
   checkpoint.write(base, checkpoint.read_params(place), files)
   argv = [*finetuning(data_folder, tuned), f"--config.init_from={base}"]
   assert main.call(argv) == 0
   got = checkpoint.read_files(checkpoint.find(tuned))
-  for name in ("model.json", "prompts.json", "LICENSE"):
+  for name in ("model.json", "prompts.json", "LICENSE", "USE_POLICY.md"):
     assert got[name] == files[name]
   argv = ["soup", f"--inputs={base},{tuned}", f"--workdir={tmp_path / 'soup'}"]
   assert main.call(argv) == 0

@@ -99,14 +99,12 @@ def model_config(
     )
   if tree.get("use_bidirectional_attention"):
     _check_whole_window(sizes["window"], where)
-  local, everywhere = _bases(tree, family, where)
   return ModelConfig(
     **sizes,
     up_width=4 * sizes["width"],
     embed_dim=sizes["width"],
     pattern=_pattern(tree, family, sizes["num_layers"], where),
-    local_rope_base=local,
-    global_rope_base=everywhere,
+    **_rope(tree, family, where)._asdict(),
     norm_eps=_number(given, "rms_norm_eps", where),
     attention_softcap=_number(given, "attn_logit_softcapping", where),
     logit_softcap=_number(given, "final_logit_softcapping", where),
@@ -142,42 +140,58 @@ def _check_whole_window(window: int, where: Any) -> None:
     )
 
 
-def _bases(
-  tree: Mapping[str, Any], family: Family, where: Any
-) -> tuple[float, float]:
-  """Bases of rotary positions of (local, global) layers."""
-  scaling = tree.get("rope_scaling")
-  new = tree.get("rope_parameters")
-  if not isinstance(scaling or {}, Mapping) or not isinstance(
-    new or {}, Mapping
-  ):
+class Rope(NamedTuple):
+  """Rotary positions: bases of both kinds of layers, the global ones' factor."""
+
+  local_rope_base: float
+  global_rope_base: float
+  global_rope_factor: float
+
+
+def _rope(tree: Mapping[str, Any], family: Family, where: Any) -> Rope:
+  scaling = tree.get("rope_scaling") or {}
+  new = tree.get("rope_parameters") or {}
+  if not isinstance(scaling, Mapping) or not isinstance(new, Mapping):
     raise BadInput(f"{where}: rope_scaling or rope_parameters is not an object")
-  _check_default(scaling or {}, "rope_scaling", where)
+  bases, factors = [], []
   if not new:
-    names = ("rope_local_base_freq", "rope_theta")
-    if family.bases[0] == family.bases[1]:
-      names = ("rope_theta", "rope_theta")
-    given = dict(zip(names, family.bases)) | {
-      k: tree[k] for k in names if tree.get(k) is not None
-    }
-    local, everywhere = (_number(given, k, where) for k in names)
-    return local, everywhere
-  found = []
-  for name, base in zip(_KINDS, family.bases):
+    alike = family.bases[0] == family.bases[1]
+    names = ("rope_theta" if alike else "rope_local_base_freq", "rope_theta")
+    for name, base in zip(names, family.bases):
+      value = tree.get(name)
+      given = {name: base if value is None else value}
+      bases.append(_number(given, name, where))
+    factor = _factor(scaling, "rope_scaling", where)
+    factors = [factor if alike else 1.0, factor]
+  for name, base in zip(_KINDS, family.bases) if new else ():
     part = new.get(name, {} if set(new) & set(_KINDS) else new)
     if not isinstance(part, Mapping):
       raise BadInput(f"{where}: rope_parameters.{name} is not an object")
-    _check_default(part, f"rope_parameters.{name}", where)
-    found.append(_number({"rope_theta": base, **part}, "rope_theta", where))
-  return found[0], found[1]
-
-
-def _check_default(rope: Mapping[str, Any], name: str, where: Any) -> None:
-  kind = rope.get("rope_type", rope.get("type", "default"))
-  if kind != "default":
+    factors.append(_factor(part, f"rope_parameters.{name}", where))
+    bases.append(_number({"rope_theta": base, **part}, "rope_theta", where))
+  if factors[0] != 1:
     raise BadInput(
-      f"{where}: {name} of type {kind!r} is not supported; only 'default'"
+      f"{where}: rotary positions of local layers are divided by {factors[0]:g},"
+      " which is not supported"
     )
+  local, everywhere = bases
+  return Rope(local, everywhere, factors[1])
+
+
+def _factor(rope: Mapping[str, Any], name: str, where: Any) -> float:
+  """What positions are divided by."""
+  kind = rope.get("rope_type", rope.get("type", "default"))
+  if kind == "default":
+    return 1.0
+  if kind != "linear":
+    raise BadInput(
+      f"{where}: {name} of type {kind!r} is not supported; only 'default' and"
+      " 'linear'"
+    )
+  factor = _number(rope, "factor", where)
+  if factor <= 0:
+    raise BadInput(f"{where}: {name}.factor={factor:g} must be above 0")
+  return factor
 
 
 def _pattern(
@@ -215,6 +229,8 @@ def encoder_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
   odd one reaches no further than the even one below it.
   """
   sizes = {key: getattr(config, ours) for ours, key in _SIZES.items()}
+  factor = config.global_rope_factor
+  scaling = {} if factor == 1 else {"rope_type": "linear", "factor": factor}
   rope = lambda base: {"rope_type": "default", "rope_theta": base}
   return {
     "architectures": ["Gemma3TextModel"],
@@ -229,9 +245,9 @@ def encoder_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
     "rms_norm_eps": config.norm_eps,
     "rope_theta": config.global_rope_base,
     "rope_local_base_freq": config.local_rope_base,
-    "rope_scaling": None,
+    "rope_scaling": scaling or None,
     "rope_parameters": {
-      "full_attention": rope(config.global_rope_base),
+      "full_attention": rope(config.global_rope_base) | scaling,
       "sliding_attention": rope(config.local_rope_base),
     },
     "attention_bias": False,

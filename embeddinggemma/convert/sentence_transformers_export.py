@@ -52,6 +52,7 @@ def export(
   path: str,
   output: pathlib.Path,
   dtype: str,
+  examine: Callable[[pathlib.Path], Any] = lambda folder: None,
   on_tensor: Callable[[int, int], Any] = lambda done, total: None,
 ) -> str:
   """Writes the folder, which appears whole; returns the weights' hash.
@@ -59,6 +60,7 @@ def export(
   Args:
     path: a checkpoint or a workdir.
     dtype: of the stored weights, float32 or bfloat16.
+    examine: looks at the written folder before it takes its name.
     on_tensor: is told how many tensors are written, of how many.
 
   Raises:
@@ -75,6 +77,7 @@ def export(
     checkpoint.require_room(folder, room)
     digest = _write(given, folder, dtype, on_tensor)
     _check_written(given, folder)
+    examine(folder)
   return digest
 
 

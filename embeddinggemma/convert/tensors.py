@@ -36,12 +36,23 @@ class Imported(NamedTuple):
   left_out: int = 0  # tensors of other parts
   notes: tuple[str, ...] = ()  # what a reader should know
 
+  @property
+  def is_embedder(self) -> bool:
+    """Whether it has the head that makes vectors; a language model has not."""
+    return ("down",) in self.tensors
+
 
 def shapes_of(init: Callable[[Key], Params]) -> dict[Name, Shape]:
   """Names and shapes of the tensors that a model of ours has."""
   tree = jax.eval_shape(init, jax.random.key(0))["model"]
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {tuple(k.key for k in path): leaf.shape for path, leaf in leaves}
+
+
+def all_finite(tensor: Any) -> bool:
+  """Whether every value is: only then is the sum, which needs no second array."""
+  total = np.sum(np.asarray(tensor), dtype=np.float64)
+  return bool(np.isfinite(total))
 
 
 def matrix(name: str, shape: Shape, inputs: int = 1) -> Source:
@@ -110,6 +121,11 @@ def lazy(
 
 
 def params(model: Imported) -> Params:
-  """All of a model's tensors, in memory."""
-  read = {name: tensor.read() for name, tensor in model.tensors.items()}
-  return {"model": checkpoint.nest(read), "aux": {}}
+  """All of a model's tensors, on the device."""
+  return placed((name, lazy.read()) for name, lazy in model.tensors.items())
+
+
+def placed(named: Iterable[tuple[Name, np.ndarray]]) -> Params:
+  """On the device, each as it comes: none is held twice for long."""
+  held = {name: jax.device_put(tensor) for name, tensor in named}
+  return {"model": checkpoint.nest(held), "aux": {}}

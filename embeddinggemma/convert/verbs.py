@@ -24,7 +24,8 @@ from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.training import hooks
 from embeddinggemma.types import BadInput
 
-# Format -> (path, output, dtype, on_tensor) -> the weights' hash.
+Examine = Callable[[pathlib.Path], Any]
+# Format -> (path, output, dtype, examine, on_tensor) -> the weights' hash.
 FORMATS: Mapping[str, Callable[..., str]] = {
   sentence_transformers_export.FORMAT: sentence_transformers_export.export,
 }
@@ -43,7 +44,11 @@ _VERSIONS = ("embeddinggemma", "numpy", "orbax-checkpoint", "safetensors")
 
 
 def import_model(
-  source: str, workdir: pathlib.Path, part: str, console: Console
+  source: str,
+  workdir: pathlib.Path,
+  part: str,
+  examine: Examine,
+  console: Console,
 ) -> pathlib.Path:
   """The verb `import`: public weights as a checkpoint; returns its folder.
 
@@ -53,6 +58,9 @@ def import_model(
   Args:
     source: a folder, or the name of a repository to fetch.
     part: of an encoder-decoder: encoder, decoder or both.
+    examine: is called with the folder of an embedder; the checkpoint stays
+      whatever that raises. Of the folder, since its tensors need less memory
+      on their way than those of a checkpoint.
 
   Raises:
     BadInput: see `families.read`; the workdir holds a checkpoint already; the
@@ -80,6 +88,8 @@ def import_model(
     *model.notes,
   ):
     console.print(line, highlight=False, markup=False, soft_wrap=True)
+  if model.is_embedder:
+    examine(folder)
   return place
 
 
@@ -88,13 +98,17 @@ def export_model(
   form: str,
   output: pathlib.Path,
   dtype: str,
+  examine: Examine,
   console: Console,
 ) -> None:
-  """The verb `export`: a checkpoint in another runtime's format."""
+  """The verb `export`: a checkpoint in another runtime's format.
+
+  What `examine` raises of the written files leaves nothing at `output`.
+  """
   if form not in FORMATS:
     raise BadInput(f"--format={form} is unknown{suggest(form, list(FORMATS))}")
   with hooks.Progress(console, "export", 1) as progress:
-    digest = FORMATS[form](path, output, dtype, progress.show_of)
+    digest = FORMATS[form](path, output, dtype, examine, progress.show_of)
   console.print(
     f"{output}  weights {digest[:12]}", highlight=False, soft_wrap=True
   )

@@ -1,9 +1,12 @@
 """Checks that look at a model's parts and run nothing: a second or less."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
 from embeddinggemma import sharding
+from embeddinggemma.convert import tensors
 from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import BOS, EOS, UNK
 from embeddinggemma.doctor.opened import Finding, Opened
@@ -160,7 +163,7 @@ def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
   return {name: leaf.shape for name, leaf in _named(shapes["model"]).items()}
 
 
-def _tensors(opened: Opened) -> dict[str, np.ndarray]:
+def _tensors(opened: Opened) -> dict[str, Any]:
   return _named(opened.model.params["model"])
 
 
@@ -170,7 +173,7 @@ def _named(tree: object) -> dict:
 
 
 def _wrong(
-  name: str, wanted: dict[str, tuple[int, ...]], found: dict[str, np.ndarray]
+  name: str, wanted: dict[str, tuple[int, ...]], found: dict[str, Any]
 ) -> str:
   """What is wrong with a tensor, or ""."""
   if name not in found:
@@ -183,6 +186,6 @@ def _wrong(
       f"tensor {name!r} has shape {shape}, the config says {wanted[name]}"
       f"{note if swapped else ''}"
     )
-  if not np.isfinite(found[name]).all():
+  if not tensors.all_finite(found[name]):
     return f"tensor {name!r} holds NaN or infinity"
   return ""

@@ -17,7 +17,7 @@ POOLINGS = ("mean", "attention", "first", "last")
 PROJECTIONS = ("random", "identity")
 DTYPES = ("float32", "bfloat16")
 SEPARATE, MERGED = "separate", "merged"
-XLA, SPLASH, FUSED = "xla", "splash", "fused"  # see model/attention.py
+XLA, SPLASH, FUSED = "xla", "splash", "fused"  # see model/kernels.py
 REMATS = ("none", "dots", "full")
 # How far to the (left, right) a local layer of window w of an encoder sees,
 # both included. A decoder's sees w positions: its own and w - 1 before.
@@ -36,6 +36,12 @@ _STACK = (  # what the shapes of a side's tensors follow from
   "head_dim",
 )
 _SIZES = (*_STACK, "up_width", "embed_dim", "window")
+_ABOVE_ZERO = (
+  "local_rope_base",
+  "global_rope_base",
+  "global_rope_factor",
+  "norm_eps",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +62,8 @@ class ModelConfig:
   pattern: tuple[str, ...] = (LOCAL,) * 5 + (GLOBAL,)  # repeats over layers
   local_rope_base: float = 1e4
   global_rope_base: float = 1e6
+  # Positions of global layers count so much less; Gemma 3 from 4B on: 8.
+  global_rope_factor: float = 1.0
   norm_eps: float = 1e-6
   pooling: str = "mean"
   pooling_heads: int = 4  # of attention pooling only
@@ -77,7 +85,7 @@ class ModelConfig:
     for name in _SIZES:
       at_least(f"model.{name}", getattr(self, name), 1)
     at_least("model.max_length", self.max_length, 4)
-    for name in ("local_rope_base", "global_rope_base", "norm_eps"):
+    for name in _ABOVE_ZERO:
       above_zero(f"model.{name}", getattr(self, name))
     for name in ("attention_softcap", "logit_softcap"):
       at_least(f"model.{name}", getattr(self, name), 0)
@@ -115,6 +123,12 @@ class ModelConfig:
       raise BadInput(f"model.qk_norm=false, {fix}")
     if self.attention_softcap:
       raise BadInput(f"model.attention_softcap={self.attention_softcap}, {fix}")
+
+  def rope(self, kind: str) -> tuple[float, float]:
+    """Base of rotary positions in a layer of a kind; what they are divided by."""
+    if kind == LOCAL:
+      return self.local_rope_base, 1.0
+    return self.global_rope_base, self.global_rope_factor
 
   def attention_kind(self, layer: int) -> str:
     """LOCAL or GLOBAL: the pattern repeats from the first layer."""

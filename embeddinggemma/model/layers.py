@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from embeddinggemma.model import attention as kernels
-from embeddinggemma.model import fused_attention, fused_mlp
+from embeddinggemma.model import kernels
 from embeddinggemma.model.config import (
   FUSED,
   GLOBAL,
@@ -86,9 +85,8 @@ def turns_of(
   config: ModelConfig, kind: str, position: Int[Array, "R L"]
 ) -> Turns:
   """By which angles a layer of that kind rotates the pairs of a head."""
-  base = config.local_rope_base if kind == LOCAL else config.global_rope_base
-  half = config.head_dim // 2
-  frequency = base ** -(jnp.arange(half, dtype=jnp.float32) / half)
+  (base, factor), half = config.rope(kind), config.head_dim // 2
+  frequency = base ** -(jnp.arange(half, dtype=jnp.float32) / half) / factor
   angle = position[..., None] * frequency[None, None]
   return Turns(jnp.sin(angle), jnp.cos(angle))
 
@@ -292,7 +290,7 @@ class Block(nn.Module):
     own = None if beside else Own(slot, self.reach)
     sources = lambda y: (Source(y, mask, turns), *beside)
     if own and c.attention == FUSED:
-      some = _fused_attention(c, x, own, turns, *gains("attention"))
+      some = kernels.first_half(c, x, *own, turns, *gains("attention"))
       x = attention(x, turns, sources(x), own, some)
     else:
       x = add(x, "attention", lambda y: attention(y, turns, sources(y), own))
@@ -300,54 +298,8 @@ class Block(nn.Module):
       cross = Attention(c, name="cross_attention")
       x = add(x, "cross_attention", lambda y: cross(y, None, across))
     if c.mlp == FUSED:
-      return mlp(x, _fused_mlp(c, x, *gains("mlp")))
+      return mlp(x, kernels.second_half(c, x, *gains("mlp")))
     return add(x, "mlp", mlp)
-
-
-def _fused_attention(
-  config: ModelConfig,
-  x: Float[Array, "R L D"],
-  own: Own,
-  turns: Turns,
-  before: Float[Array, "D"],
-  after: Float[Array, "D"],
-) -> Callable[..., Array]:
-  """What runs a block's first half, given the weights of its attention."""
-  kernels.check_row(config, x.shape[1])
-  core = fused_attention.Core(
-    config.num_heads,
-    config.num_kv_heads,
-    config.head_dim,
-    *own.reach,
-    config.norm_eps,
-  )
-
-  def run(
-    q: Array, k: Array, v: Array, q_gain: Array, k_gain: Array, o: Array
-  ) -> Array:
-    q, k, v = (w.reshape(w.shape[0], -1) for w in (q, k, v))
-    o, q_gain = o.reshape(-1, o.shape[2]), q_gain * config.head_dim**-0.5
-    weights = fused_attention.Weights(before, q, k, v, q_gain, k_gain, o, after)
-    return fused_attention.add_attention(core, x, weights, own.slot, turns)
-
-  return run
-
-
-def _fused_mlp(
-  config: ModelConfig,
-  x: Float[Array, "R L D"],
-  before: Float[Array, "D"],
-  after: Float[Array, "D"],
-) -> Callable[..., Array]:
-  """What runs a block's second half, given the weights of its MLP."""
-  flat = x.reshape(-1, x.shape[2])
-  kernels.check_positions(config, flat.shape[0])
-
-  def run(gate: Array, up: Array, down: Array) -> Array:
-    weights = fused_mlp.Weights(before, gate, up, down, after)
-    return fused_mlp.add_mlp(config.norm_eps, flat, weights).reshape(x.shape)
-
-  return run
 
 
 # What a layer keeps for its gradient besides its input.

@@ -20,10 +20,9 @@ import time
 
 import jax
 import numpy as np
-from rich.console import Console
 
-from embeddinggemma import checkpoint
-from embeddinggemma.convert import safetensors_io, verbs
+from embeddinggemma import checkpoint, main
+from embeddinggemma.convert import safetensors_io
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.data.tokenizer import train_tokenizer
 from embeddinggemma.model import embedder
@@ -33,7 +32,7 @@ PRESET = "embeddinggemma_300m"
 FORMAT = "sentence-transformers"
 
 
-def main() -> None:
+def measure_all() -> None:
   """Makes the model, measures, compares."""
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
@@ -81,14 +80,14 @@ def make(folder: pathlib.Path) -> None:
 
 def export(folder: pathlib.Path, source: str, target: str) -> None:
   """The verb `export`."""
-  path, output = str(folder / source), folder / target
-  verbs.export_model(path, FORMAT, output, "float32", Console(stderr=True))
+  model, output = f"--model={folder / source}", f"--output={folder / target}"
+  assert not main.call(["export", model, f"--format={FORMAT}", output])
 
 
 def bring(folder: pathlib.Path) -> None:
   """The verb `import`."""
-  source = str(folder / "exported")
-  verbs.import_model(source, folder / "imported", "both", Console(stderr=True))
+  source, workdir = folder / "exported", folder / "imported"
+  assert not main.call(["import", f"--from={source}", f"--workdir={workdir}"])
 
 
 JOBS = {
@@ -113,4 +112,4 @@ if __name__ == "__main__":
   if sys.argv[1:]:
     child(sys.argv[1], pathlib.Path(sys.argv[2]))
   else:
-    main()
+    measure_all()

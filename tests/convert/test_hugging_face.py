@@ -116,13 +116,18 @@ def test_families_are_told_apart():
     ({"attention_bias": True}, "attention_bias=True is not supported"),
     ({"hidden_activation": "silu"}, "hidden_activation='silu'"),
     ({"tie_word_embeddings": False}, "tie_word_embeddings=False"),
-    ({"rope_scaling": {"type": "linear"}}, "rope_scaling of type 'linear'"),
+    ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor=0 must be"),
+    ({"rope_scaling": {"type": "yarn"}}, "rope_scaling of type 'yarn'"),
     ({"rope_scaling": "linear"}, "is not an object"),
     (
       {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
       "rope_parameters.full_attention of type 'yarn'",
     ),
     ({"rope_parameters": {"full_attention": 1}}, "is not an object"),
+    (
+      {"rope_parameters": {"rope_type": "linear", "factor": 8.0}},
+      "local layers are divided by 8",
+    ),
     ({"layer_types": ["full_attention"]}, "does not name 24 layers"),
     ({"layer_types": ["chunked"] * 24}, "layer_types holds 'chunked'"),
     ({"_sliding_window_pattern": 0}, "_sliding_window_pattern=0 is not"),
@@ -135,9 +140,12 @@ def test_what_ours_is_not_is_named(changes, message):
   assert re.search(message, str(error.value))
 
 
-def test_what_is_written_is_read_as_the_same_model():
+@pytest.mark.parametrize("factor", [1.0, 8.0])
+def test_what_is_written_is_read_as_the_same_model(factor):
   """Through the old spelling alone, too; the window is the full one."""
-  config = dataclasses.replace(preset("tiny"), local_rope_base=3e4, window=15)
+  config = dataclasses.replace(
+    preset("tiny"), local_rope_base=3e4, window=15, global_rope_factor=factor
+  )
   tree = hugging_face.encoder_json(config, "float32")
   assert tree["sliding_window"] == 14
   old = {k: v for k, v in tree.items() if k != "rope_parameters"}

@@ -203,18 +203,28 @@ def tower():
   )
 
 
+# Of Gemma 3 from 4B on.
+SCALED = {
+  "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+  "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+}
+
+
 def test_the_text_half_of_a_multimodal_gemma_3(imported):
   """What the images' part has is left out, and counted."""
   theirs = randomised(
     transformers.Gemma3ForConditionalGeneration(
       transformers.Gemma3Config(
-        text_config=sizes(SMALL), vision_config=tower(), mm_tokens_per_image=4
+        text_config=sizes(SMALL, rope_parameters=SCALED),
+        vision_config=tower(),
+        mm_tokens_per_image=4,
       )
     )
   )
   found, params = imported(theirs)
   images = [n for n in theirs.state_dict() if "vision" in n or "multi" in n]
   assert found.left_out == len(images) > 10
+  assert found.config.global_rope_factor == 8
   some = texts(LENGTHS, 1)
   ids, slot, places = packed(some, LAYOUTS["one row"], 80)
   hidden, table = jax.jit(decoder.causal_group(found.config))(params, ids, slot)

@@ -49,6 +49,7 @@ def test_import_then_export_changes_nothing(capsys, model, exported, tmp_path):
     capsys, "import", f"--from={exported}", f"--workdir={workdir}"
   )
   assert code == 0 and "embeddinggemma: 43 tensors" in said
+  assert re.search(r"doctor: \d+ checks passed", said)
   argv = ("export", f"--model={workdir}", FORMAT, f"--output={again}")
   assert call(capsys, *argv)[0] == 0
   names = lambda root: {
@@ -87,6 +88,25 @@ def test_an_imported_checkpoint_is_like_a_trained_one(
   )
   assert (tmp_path / "o" / "USE_POLICY.md").read_text() == "be kind"
   assert (exported / "LICENSE").read_text() == "terms of the weights"
+
+
+def test_what_is_silently_wrong_is_said_at_the_end(capsys, folder, tmp_path):
+  """An import stays, to be looked at; an export is not made."""
+  path = folder / "2_Dense" / "model.safetensors"
+  tensors = safetensors.numpy.load_file(path)
+  one = tensors["linear.weight"][:1]  # all vectors point one way
+  tensors["linear.weight"] = np.repeat(one, len(tensors["linear.weight"]), 0)
+  safetensors.numpy.save_file(tensors, path)
+  workdir, output = tmp_path / "in", tmp_path / "out"
+  code, said = call(
+    capsys, "import", f"--from={folder}", f"--workdir={workdir}"
+  )
+  assert code == 1 and "stopped: doctor: collapse: " in said
+  assert checkpoint.find(workdir).is_dir()
+  argv = ("export", f"--model={workdir}", FORMAT, f"--output={output}")
+  code, said = call(capsys, *argv)
+  assert code == 1 and "stopped: doctor: collapse: " in said
+  assert sorted(tmp_path.iterdir()) == [folder, workdir]
 
 
 def test_without_a_licence_file_the_readme_speaks(capsys, folder, tmp_path):
@@ -282,8 +302,8 @@ FAULTS = {
     "attention_bias=True is not supported",
   ),
   "scaled rotary positions": (
-    edit("config.json", rope_scaling={"rope_type": "linear", "factor": 8.0}),
-    "rope_scaling of type 'linear' is not supported",
+    edit("config.json", rope_parameters={"rope_type": "yarn", "factor": 8.0}),
+    "rope_parameters.sliding_attention of type 'yarn' is not supported",
   ),
   "EmbeddingGemma 2": (
     edit("config.json", model_type="embedding_gemma2"),
@@ -455,7 +475,7 @@ def test_an_export_that_fails_leaves_nothing(model, tmp_path):
 
   with pytest.raises(KeyboardInterrupt):
     sentence_transformers_export.export(
-      str(model), tmp_path / "out", "float32", stop
+      str(model), tmp_path / "out", "float32", on_tensor=stop
     )
   assert list(tmp_path.iterdir()) == []
 

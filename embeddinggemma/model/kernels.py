@@ -1,11 +1,13 @@
-"""Implementations of attention, chosen by the config's `attention`.
+"""TPU kernels that run parts of a layer, chosen by the config.
 
-"xla" is `layers`' own, for every platform and every source. "splash" (Pallas,
-rows of any length) and "fused" (`model/fused.py`, short rows) are TPU kernels
-for a row that attends to itself alone, which is every layer of an encoder.
-What else there is, such as the sources of a decoder, goes through XLA.
+attention: "xla" is `layers`' own, for every platform and every source. "splash"
+(Pallas, rows of any length) and "fused" (`fused_attention`, short rows, with
+norms and projections) serve a row that attends to itself alone, which is every
+layer of an encoder; what else there is, such as the sources of a decoder, goes
+through XLA. mlp: "xla", or "fused" (`fused_mlp`) with its norms.
 """
 
+from collections.abc import Callable
 from typing import cast
 
 import jax
@@ -17,6 +19,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jaxtyping import Array, Float, Int
 
+from embeddinggemma.model import fused_attention, fused_mlp
 from embeddinggemma.model.config import FUSED, SPLASH, XLA, ModelConfig
 from embeddinggemma.types import BadInput
 
@@ -114,3 +117,50 @@ def _splash(
     block_sizes=sizes,
     attn_logits_soft_cap=softcap or None,
   )
+
+
+def first_half(
+  config: ModelConfig,
+  x: Float[Array, "R L D"],
+  slot: Int[Array, "R L"],
+  reach: tuple[int | None, int | None],
+  turns: fused_attention.Turns,
+  before: Float[Array, "D"],
+  after: Float[Array, "D"],
+) -> Callable[..., Array]:
+  """What runs a block's first half, given the weights of its attention."""
+  check_row(config, x.shape[1])
+  core = fused_attention.Core(
+    config.num_heads,
+    config.num_kv_heads,
+    config.head_dim,
+    *reach,
+    config.norm_eps,
+  )
+
+  def run(
+    q: Array, k: Array, v: Array, q_gain: Array, k_gain: Array, o: Array
+  ) -> Array:
+    q, k, v = (w.reshape(w.shape[0], -1) for w in (q, k, v))
+    o, q_gain = o.reshape(-1, o.shape[2]), q_gain * config.head_dim**-0.5
+    weights = fused_attention.Weights(before, q, k, v, q_gain, k_gain, o, after)
+    return fused_attention.add_attention(core, x, weights, slot, turns)
+
+  return run
+
+
+def second_half(
+  config: ModelConfig,
+  x: Float[Array, "R L D"],
+  before: Float[Array, "D"],
+  after: Float[Array, "D"],
+) -> Callable[..., Array]:
+  """What runs a block's second half, given the weights of its MLP."""
+  flat = x.reshape(-1, x.shape[2])
+  check_positions(config, flat.shape[0])
+
+  def run(gate: Array, up: Array, down: Array) -> Array:
+    weights = fused_mlp.Weights(before, gate, up, down, after)
+    return fused_mlp.add_mlp(config.norm_eps, flat, weights).reshape(x.shape)
+
+  return run
