@@ -7,7 +7,7 @@ in objective and batch alone.
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +38,7 @@ from embeddinggemma.losses import (
 )
 from embeddinggemma.model import adapt as surgery
 from embeddinggemma.model import decoder as decoder_lib
-from embeddinggemma.model import embedder, lora
+from embeddinggemma.model import embedder, kernels, lora
 from embeddinggemma.model.config import (
   SEPARATE,
   EncoderDecoderConfig,
@@ -52,6 +52,7 @@ from embeddinggemma.types import (
   LossTerm,
   Params,
   Stage,
+  Text,
 )
 
 INITS = ("random", "lsa")
@@ -277,6 +278,7 @@ def pretrain(config: LanguageConfig, mesh: Mesh) -> Stage:
 
 def adapt(config: AdaptConfig, mesh: Mesh) -> Stage:
   """Decoder to encoder-decoder by UL2 (paper section 2.1; T5Gemma 2)."""
+  kernels.check(config.decoder, mesh.devices.flat[0].platform)
   decode = decoder_lib.encoder_decoder_group(config.both)
   if config.separate_gradients:
     decode = tied.apart(decode, "encoder")
@@ -314,8 +316,7 @@ def finetune(config: PairConfig, mesh: Mesh) -> Stage:
 
   Pre-finetuning has larger batches and no hard negatives; the rest is alike.
   """
-  whole = encoder(config.model, mesh, config.mesh.rules)
-  encode = objectives.ENCODE_SIDES[config.calls](whole)
+  encode = _encode_sides(config, mesh)
   objective = objectives.pair_objective(encode, terms(config, mesh), mesh)
   stage = _stage(config, objective)
   if not config.lora.rank:
@@ -326,6 +327,25 @@ def finetune(config: PairConfig, mesh: Mesh) -> Stage:
     view=lora.view(config.lora),
     trainable=lambda path: path.startswith("aux/") and stage.trainable(path),
   )
+
+
+def _encode_sides(config: PairConfig, mesh: Mesh) -> objectives.EncodeSides:
+  """As config.calls says; separate calls of one group share a lookup."""
+  rules = config.mesh.rules
+  whole = encoder(config.model, mesh, rules)
+  apart = objectives.ENCODE_SIDES[config.calls](whole)
+  if config.calls != "separate":
+    return apart
+  sides_of_group = embedder.encode_sides(config.model)
+  together = sharding.data_parallel(sides_of_group, mesh, rules)
+
+  def encode(params: Params, sides: Sequence[Text]) -> list[Array]:
+    # Of several groups, one loop would hold a group of every side at once.
+    if sides[0].ids.shape[0] > mesh.size:
+      return apart(params, sides)
+    return list(together(params, tuple(sides)))
+
+  return encode
 
 
 def _init_pairs(config: PairConfig) -> Callable[[Key], Params]:
@@ -424,7 +444,8 @@ STAGES: dict[str, StageKind] = {
 
 
 def make(config: TrainConfig, mesh: Mesh) -> Stage:
-  """The stage of a config."""
+  """The stage of a config; BadInput where its devices cannot run it."""
+  kernels.check(config.model, mesh.devices.flat[0].platform)
   return STAGES[config.stage].make(config, mesh)
 
 

@@ -48,6 +48,33 @@ batch = jax.tree.map(
 )
 print(step.compile_step(stage, 0, mesh).lower(state, batch).compile().as_text())
 """
+# One layer of a kind, as wide as a TPU's vectors; the gradient of its vectors.
+KERNELS = """
+import dataclasses, sys
+import jax
+from jax.experimental import topologies
+from embeddinggemma.model import embedder
+from embeddinggemma.model.config import preset
+
+attention, mlp = sys.argv[1:]
+config = dataclasses.replace(
+  preset("tiny"), width=256, mlp_width=256, num_heads=2, head_dim=256,
+  window=64, dtype="bfloat16", attention=attention, mlp=mlp,
+)
+device = topologies.get_topology_desc(
+  platform="tpu", topology_name="v5e:1x1", chips_per_host_bounds=(1, 1, 1)
+).devices[0]
+place = lambda shape, dtype: jax.ShapeDtypeStruct(
+  shape, dtype, sharding=jax.sharding.SingleDeviceSharding(device)
+)
+params = jax.eval_shape(embedder.init(config), jax.random.key(0))
+params = jax.tree.map(lambda x: place(x.shape, x.dtype), params)
+rows = place((2, 256), "int32")
+encode = embedder.encode_group(config)
+loss = lambda *a: encode(*a)[:, 0].sum()
+step = jax.jit(jax.grad(loss)).lower(params, rows, rows, place((4,), "bool"))
+print(step.compile().as_text())
+"""
 NEEDS_LIBTPU = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
 )
@@ -102,3 +129,17 @@ except sharding.BadInput as error:
 """
   said = run(program).stdout
   assert said.startswith("mesh.fsdp=8 does not divide the 4 devices of one of")
+
+
+@NEEDS_LIBTPU
+@pytest.mark.parametrize(
+  "attention, mlp, calls",
+  # Of two layers: forward and backward; splash has two of the latter.
+  [("splash", "xla", 2 * 3), ("fused", "fused", 2 * 4)],
+)
+def test_every_kernel_compiles_for_a_v5e(
+  attention: str, mlp: str, calls: int
+) -> None:
+  done = run(KERNELS, attention, mlp)
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert done.stdout.count('custom_call_target="tpu_custom_call"') == calls
