@@ -37,6 +37,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   args = parse_arg(arg, preset="laptop", data="")
   model = preset(args["preset"])
   steps, batch_size, max_length, lr, warmup_steps = SIZES[args["preset"]]
+  small = args["preset"] in ("laptop", "tiny")
 
   config = ConfigDict()
   config.stage = "prefinetune"
@@ -44,9 +45,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.steps = steps
   config.batch_size = batch_size  # pairs, over the whole mesh
   config.max_length = max_length  # tokens, prompt, BOS and EOS included
-  config.groups_per_device = 1  # more: less memory, one more forward pass
+  # More: less memory, one more forward pass. 0: as few as memory allows.
+  config.groups_per_device = 1 if small else 0
   # "joint" halves what is compiled; "separate" is faster on TPU at 300M.
-  small = args["preset"] in ("laptop", "tiny")
   config.calls = "joint" if small else "separate"
   config.init = "lsa" if args["preset"] == "laptop" else "random"
   config.init_from = ""  # a checkpoint; wins over init
@@ -102,5 +103,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   config.mesh = ConfigDict()
   config.mesh.data = -1  # all devices that fsdp leaves
-  config.mesh.fsdp = 1
+  config.mesh.fsdp = 1 if small else -1  # -1: a ring of the TPU's torus
+  # "fsdp" splits the state over fsdp, "zero1" the optimizer's over all devices.
+  config.mesh.rules = "fsdp" if small else "zero1"
   return config

@@ -37,6 +37,7 @@ def from_arguments(args: Mapping[str, Any]) -> ConfigDict:
   model = preset(args["preset"])
   steps, batch_size, max_length, lr, warmup_steps = SIZES[args["preset"]]
   laptop = args["preset"] == "laptop"
+  small = args["preset"] in ("laptop", "tiny")
 
   config = ConfigDict()
   config.stage = "pretrain"
@@ -44,7 +45,8 @@ def from_arguments(args: Mapping[str, Any]) -> ConfigDict:
   config.steps = steps
   config.batch_size = batch_size  # texts, over the whole mesh
   config.max_length = max_length  # tokens; longer texts are cut into several
-  config.groups_per_device = 1  # more: less memory, one more forward pass
+  # More: less memory, one more forward pass. 0: as few as memory allows.
+  config.groups_per_device = 1 if small else 0
   config.init = "lsa" if laptop else "random"
   config.init_from = ""  # a checkpoint; wins over init
   # What a language model learns first, how frequent each word is, it writes
@@ -91,5 +93,7 @@ def from_arguments(args: Mapping[str, Any]) -> ConfigDict:
 
   config.mesh = ConfigDict()
   config.mesh.data = -1  # all devices that fsdp leaves
-  config.mesh.fsdp = 1
+  config.mesh.fsdp = 1 if small else -1  # -1: a ring of the TPU's torus
+  # "fsdp" splits the state over fsdp, "zero1" the optimizer's over all devices.
+  config.mesh.rules = "fsdp" if small else "zero1"
   return config

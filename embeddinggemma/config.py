@@ -20,6 +20,7 @@ class MeshConfig:
 
   data: int
   fsdp: int
+  rules: str = "fsdp"  # what is split: a table of sharding.RULES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,6 +84,12 @@ def _beside(sides: Sequence[Text], ends: Int[np.ndarray, "_"]) -> Text:
   return Text(*(jnp.concatenate(x, axis=1) for x in (ids, slots, valid)))
 
 
+def row_by_row(mesh: Mesh, width: int) -> contrastive.OverRows:
+  """Logits by rows among devices: at most `width` rows at once, so that they
+  take no more than the vectors of that width that they are of."""
+  return lambda of_rows: sharding.over_rows(of_rows, mesh, width)
+
+
 ENCODE_SIDES = {"separate": separate, "joint": joint}
 
 
@@ -109,8 +115,7 @@ def pair_objective(
       negative=sharding.split_batch(apart(*negative), mesh)
       if negative
       else None,
-      # Logits stay row-sharded: each device compares its queries to all.
-      candidates=sharding.replicate(positive, mesh),
+      candidates=positive,
     )
     valid = batch.query.valid.reshape(-1)
     mean = lambda x: jnp.sum(jnp.where(valid, x, 0.0)) / jnp.sum(valid)
@@ -120,19 +125,8 @@ def pair_objective(
       if weight
     }
     loss = sum(terms[name][0] * value for name, value in metrics.items())
-    hit = _in_batch_hit(embeddings, batch)
+    best = row_by_row(mesh, query.shape[1])(contrastive.is_best)
+    hit = jax.lax.stop_gradient(best(*contrastive.sides(embeddings, batch)))
     return jnp.asarray(loss), metrics | {"accuracy": mean(hit)}
 
   return objective
-
-
-def _in_batch_hit(embeddings: Embeddings, batch: PairBatch) -> jax.Array:
-  """1 where the own positive scores highest: is it learning at all?"""
-  scores = embeddings.query @ embeddings.candidates.T
-  own = jnp.eye(scores.shape[0], dtype=bool)
-  rival = ~contrastive.duplicates(batch.keys) & ~own
-  rival &= batch.positive.valid.reshape(1, -1)
-  best = jnp.max(jnp.where(rival, scores, -2.0), axis=1)
-  return (jnp.sum(embeddings.query * embeddings.positive, -1) > best).astype(
-    jnp.float32
-  )

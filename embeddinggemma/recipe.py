@@ -100,7 +100,8 @@ class RecipeConfig:
 def fits(name: str, model: ModelConfig, other: ModelConfig) -> None:
   """Raises BadInput where a stage's sizes are not those of the next one."""
   for field in dataclasses.fields(model):
-    ours, theirs = getattr(model, field.name), getattr(other, field.name)
+    sides = model.portable, other.portable
+    ours, theirs = (getattr(side, field.name) for side in sides)
     if ours != theirs:
       raise BadInput(
         f"{name}.{field.name}={ours} is not prefinetune.model.{field.name}="

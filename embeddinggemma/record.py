@@ -125,7 +125,7 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
     "command": sys.argv,
   }
   return {
-    "model.json": cache.to_json(dataclasses.asdict(config.model)),
+    "model.json": cache.to_json(dataclasses.asdict(config.model.portable)),
     "prompts.json": cache.to_json(dict(prompts.PROMPTS)),
     "recipe.json": cache.to_json(recipe),
     TOKENIZER_FILE: made.tokenizer().model,
@@ -145,7 +145,7 @@ def _inherited(
   with contextlib.suppress(BadInput, KeyError):
     # One that an earlier version wrote may lack what has a default.
     tree = json.loads(given["model.json"])
-    if config_lib.build(ModelConfig, tree) == config.model:
+    if config_lib.build(ModelConfig, tree) == config.model.portable:
       kept["model.json"] = given["model.json"]
   return kept
 

@@ -1,38 +1,69 @@
 """Meshes, the rules that place parameters, and the one shard_map.
 
-Axes: `data` replicates the parameters, `fsdp` shards them; the batch is split
-over both. Models, losses and data never see a mesh.
+Axes: `data` and `fsdp`; the batch is split over both. Whether parameters are
+split over `fsdp`, or optimizer moments over everything, is a table of rules.
+Models, losses and data never see a mesh.
 """
 
+import functools
+import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.experimental import mesh_utils, multihost_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from embeddinggemma.types import BadInput, Params
 
 AXES = ("data", "fsdp")
 BATCH = P(AXES)  # leading axis over the whole mesh
+# The same for moments, in the order in which gradients are scattered: first
+# over `fsdp`, a ring of neighbours, then what is left over `data`.
+_WHOLE = ("fsdp", "data")
 
-# Earlier wins. The embedding table is split by vocabulary rows: by columns,
-# every chip would sort all ids of the global batch. Optimizer moments have
-# their parameter's path inside their own, so they follow it.
-RULES = (
-  (r"embedding$", P("fsdp", None)),
-  (r"(attention|pooling)/(q|k|v)$", P("fsdp", None, None)),
-  (r"attention/o$", P(None, None, "fsdp")),
-  (r"mlp/(gate|up)$", P("fsdp", None)),
-  (r"mlp/down$", P(None, "fsdp")),
-  (r"model/up$", P("fsdp", None)),
-  (r"model/down$", P(None, "fsdp")),
-  (r"aux/lora/.*/[ab]$", P()),
-  (r"(norm/scale|pooling/query|aux/projection|count|step)$", P()),
+AnyMesh = Mesh | AbstractMesh  # sizes of axes are enough to place arrays
+
+# What a parameter is, by its path. The moments of an optimizer have their
+# parameter's path at the end of their own.
+_TABLE = r"embedding$"
+_HEADS = r"(attention|pooling)/(q|k|v)$"  # (width, heads, head)
+_MIXED = r"attention/o$"  # (heads, head, width)
+_MATRIX = r"(mlp/(gate|up|down)|model/(up|down))$"  # (input, output)
+_SMALL = (
+  r"(norm/scale|pooling/query|aux/projection|aux/lora/.*/[ab]|count|step)$"
 )
+
+# Table -> rules: a pattern and its specs, of which the first serves that the
+# mesh divides. Earlier rules win; without one, there is an error.
+#
+# - The embedding table is split by vocabulary rows: by columns, every chip
+#   would sort all ids of the global batch.
+# - Parameters are split along axes that are output, never input: along that
+#   run the blocks of 32 and the channels of the grids of quantisation, and a
+#   device must see all of one. Moments lie on no grid.
+RULES: dict[str, tuple[tuple[Any, ...], ...]] = {
+  # Parameters and their moments over the axis `fsdp`.
+  "fsdp": (
+    (_TABLE, P("fsdp", None)),
+    (_HEADS, P(None, None, "fsdp")),
+    (_MIXED, P(None, None, "fsdp")),
+    (_MATRIX, P(None, "fsdp")),
+    (_SMALL, P()),
+  ),
+  # Moments over the whole mesh, parameters on every device.
+  "zero1": (
+    (rf"^opt_state/.*{_TABLE}", P(_WHOLE, None)),
+    (rf"^opt_state/.*{_HEADS}", P(None, None, _WHOLE), P(_WHOLE, None, None)),
+    (rf"^opt_state/.*{_MIXED}", P(None, None, _WHOLE), P(None, _WHOLE, None)),
+    (rf"^opt_state/.*{_MATRIX}", P(None, _WHOLE), P(_WHOLE, None)),
+    (rf"({_TABLE}|{_HEADS}|{_MIXED}|{_MATRIX}|{_SMALL})", P()),
+  ),
+}
 
 
 def make_mesh(
@@ -40,21 +71,72 @@ def make_mesh(
 ) -> Mesh:
   """A (data, fsdp) mesh; data = -1 takes all devices that fsdp leaves.
 
-  Axis types are Auto: a linen embedding lookup fails under the Explicit ones
-  that jax.make_mesh now gives by default.
+  fsdp = -1 is one ring of a TPU's torus, and 1 where there is none: over one
+  ring at a time TPUs reduce and scatter, over a plane they only reduce. Of
+  devices of several slices, `data` runs over them, outermost, so that `fsdp`
+  stays within one. Axis types are Auto: a linen embedding lookup fails under
+  the Explicit ones that jax.make_mesh gives by default.
   """
   devices = list(jax.devices() if devices is None else devices)
-  if fsdp < 1 or (data < 1 and data != -1):
+  if min(data, fsdp) < -1 or 0 in (data, fsdp):
     raise BadInput(f"mesh.data={data} mesh.fsdp={fsdp}: sizes start at 1")
+  fsdp = _ring(devices) if fsdp == -1 else fsdp
   size = len(devices) // fsdp if data == -1 else data
   if size * fsdp != len(devices):
     raise BadInput(
       f"mesh.data={data} x mesh.fsdp={fsdp} does not divide"
       f" {len(devices)} devices; set them so that data * fsdp is that number"
     )
-  return jax.make_mesh(
-    (size, fsdp), AXES, devices=devices, axis_types=(AxisType.Auto,) * 2
-  )
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if size % slices:
+    raise BadInput(
+      f"mesh.fsdp={fsdp} does not divide the {len(devices) // slices} devices"
+      f" of one of {slices} slices; use one that does"
+    )
+  array = _arrange((size, fsdp), slices, devices)
+  return Mesh(array, AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def _ring(devices: Sequence[jax.Device]) -> int:
+  """How many devices the longest axis of the torus has."""
+  places = [getattr(device, "coords", None) for device in devices]
+  if None in places:
+    return 1
+  return max(len(set(axis)) for axis in zip(*places))
+
+
+def _arrange(
+  shape: tuple[int, int], slices: int, devices: Sequence[jax.Device]
+) -> np.ndarray:
+  """Devices in an order in which neighbours are near."""
+  data, fsdp = shape
+  if slices > 1:
+    arrange = functools.partial(
+      mesh_utils.create_hybrid_device_mesh,
+      (data // slices, fsdp),
+      (slices, 1),
+      devices,
+    )
+  else:
+    arrange = functools.partial(mesh_utils.create_device_mesh, shape, devices)
+  try:
+    return arrange()
+  except NotImplementedError:  # the axes are none of the torus
+    return arrange(allow_split_physical_axes=True)
+
+
+def memory_limit() -> int:
+  """Bytes of one device of this run; 0 where devices do not say.
+
+  The same in every process, of which each has to call it.
+  """
+  stats = jax.local_devices()[0].memory_stats() or {}
+  limit = int(stats.get("bytes_limit", 0))
+  if jax.process_count() == 1:
+    return limit
+  # In units that an int32 holds.
+  told = multihost_utils.process_allgather(np.int32(limit >> 20))
+  return int(np.min(told)) << 20
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -63,27 +145,71 @@ def path_name(path: tuple[Any, ...]) -> str:
   return "/".join(str(name(key)) for key in path)
 
 
-def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+def spec_of(
+  path: str, shape: tuple[int, ...], mesh: AnyMesh, rules: str = "fsdp"
+) -> P:
   """The first rule that matches; no rule, or a size it cannot split, raises."""
-  spec = next((spec for rule, spec in RULES if re.search(rule, path)), None)
-  if spec is None:
+  specs = next(
+    (specs for rule, *specs in RULES[rules] if re.search(rule, path)), None
+  )
+  if specs is None:
     raise BadInput(f"no sharding rule matches {path!r}; add one to RULES")
-  for axis, size in zip(spec, shape):
-    if axis is not None and size % mesh.shape[axis]:
-      raise BadInput(
-        f"mesh.{axis}={mesh.shape[axis]} does not divide {path!r} of shape"
-        f" {shape}; use a smaller mesh.{axis}"
-      )
-  return spec
+  wrong = ""
+  for spec in specs:
+    wrong = _undivided(spec, shape, mesh)
+    if not wrong:
+      return spec
+  raise BadInput(
+    f"{wrong} does not divide {path!r} of shape {shape} (mesh.rules={rules});"
+    " use a smaller one"
+  )
 
 
-def tree_shardings(tree: Any, mesh: Mesh) -> Any:
-  """NamedShardings for a tree of arrays or shapes, by RULES."""
+def _undivided(spec: P, shape: tuple[int, ...], mesh: AnyMesh) -> str:
+  """The mesh axes that do not divide what they are to split, or ""."""
+  for names, size in zip(spec, shape):
+    if size % _parts(names, mesh):
+      names = (names,) if isinstance(names, str) else names
+      return " x ".join(f"mesh.{name}={mesh.shape[name]}" for name in names)
+  return ""
+
+
+def _parts(names: str | tuple[str, ...] | None, mesh: AnyMesh) -> int:
+  """Into how many parts an axis is split over these axes of the mesh."""
+  names = (names,) if isinstance(names, str) else names or ()
+  return math.prod(mesh.shape[name] for name in names)
+
+
+def tree_shardings(tree: Any, mesh: Mesh, rules: str = "fsdp") -> Any:
+  """NamedShardings for a tree of arrays or shapes, by a table of RULES."""
 
   def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-    return NamedSharding(mesh, spec_of(path_name(path), leaf.shape, mesh))
+    spec = spec_of(path_name(path), leaf.shape, mesh, rules)
+    return NamedSharding(mesh, spec)
 
   return jax.tree_util.tree_map_with_path(place, tree)
+
+
+class Placed(NamedTuple):
+  """An array of the state, and what each device holds of it."""
+
+  path: str
+  shape: tuple[int, ...]
+  dtype: str
+  spec: P
+  device_bytes: int
+
+
+def placements(tree: Any, mesh: AnyMesh, rules: str = "fsdp") -> list[Placed]:
+  """What tree_shardings decides, array by array: for people to read."""
+  found = []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    name, dtype = path_name(path), np.dtype(leaf.dtype)
+    spec = spec_of(name, leaf.shape, mesh, rules)
+    parts = math.prod(_parts(names, mesh) for names in spec)
+    size = math.prod(leaf.shape) * dtype.itemsize // parts
+    found.append(Placed(name, tuple(leaf.shape), dtype.name, spec, size))
+  return found
 
 
 def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
@@ -113,7 +239,7 @@ def split_batch(x: jax.Array, mesh: Mesh) -> jax.Array:
 
 
 def data_parallel(
-  f: Callable[..., Any], mesh: Mesh
+  f: Callable[..., Any], mesh: Mesh, rules: str = "fsdp"
 ) -> Callable[[Params, Any], Any]:
   """Maps `f` (one group -> arrays (b, ...)) over all groups of a batch.
 
@@ -123,22 +249,115 @@ def data_parallel(
   One shard_map, manual over every axis, with the parameters gathered at its
   edge; each device scans `f` over its own groups. Under an automatic
   partitioner such a scan all-reduces the gradients once per group, and a
-  Pallas call fails; here gradients are reduced once a step, at the edge.
+  Pallas call fails; here gradients are reduced once a step, at the edge, and
+  each device is left with the part whose moments it holds.
   """
 
-  def local(params: Params, batch: Any) -> Any:
+  def local(whole: Params, part: Params, batch: Any) -> Any:
+    specs = gradient_specs(whole, mesh, rules)
+    params = jax.tree.map(_with_gradient, whole, part, specs)
     if jax.tree.leaves(batch)[0].shape[0] == 1:
       first = f(params, *jax.tree.map(lambda x: x[0], batch))
       return jax.tree.map(lambda x: x[None], first)
     group = jax.checkpoint(lambda group: f(params, *group))
     return jax.lax.scan(lambda _, g: (None, group(g)), None, batch)[1]
 
-  mapped = jax.shard_map(
-    local, mesh=mesh, in_specs=(P(), BATCH), out_specs=BATCH, check_vma=False
-  )
-
   def flat(x: jax.Array) -> jax.Array:
     # (G, b, ...) -> (B, ...): the split stays on the leading axis.
     return split_batch(jnp.reshape(x, (-1, *x.shape[2:])), mesh)
 
-  return lambda params, batch: jax.tree.map(flat, mapped(params, batch))
+  def over_mesh(params: Params, batch: Any) -> Any:
+    specs = gradient_specs(params, mesh, rules)
+    mapped = jax.shard_map(
+      local,
+      mesh=mesh,
+      in_specs=(P(), specs, BATCH),
+      out_specs=BATCH,
+      check_vma=False,
+    )
+    whole = jax.tree.map(
+      lambda x: replicate(jax.lax.stop_gradient(x), mesh), params
+    )
+    return jax.tree.map(flat, mapped(whole, params, batch))
+
+  return over_mesh
+
+
+def over_rows(
+  f: Callable[[Any, Any], jax.Array], mesh: Mesh, at_once: int
+) -> Callable[[Any, Any], jax.Array]:
+  """Divides `f` (rows, columns) -> (B,) by rows among the devices.
+
+  Rows and columns are trees of arrays that begin with B; each device sees its
+  own rows, at most `at_once` of them, and all columns. So a matrix of B x B is
+  never in one place, and no part of it is kept for the backward pass, which
+  gathers the columns and computes it again.
+  """
+
+  def local(rows: Any, columns: Any) -> jax.Array:
+    columns = jax.tree.map(_gathered, columns)
+    number = jax.tree.leaves(rows)[0].shape[0]
+    blocks = next(
+      n
+      for n in range(1, number + 1)
+      if number % n == 0 and number // n <= at_once
+    )
+    if blocks == 1:
+      return f(rows, columns)
+    block = jax.checkpoint(lambda rows: f(rows, columns))
+    apart = lambda x: x.reshape(blocks, -1, *x.shape[1:])
+    found = jax.lax.scan(
+      lambda _, rows: (None, block(rows)), None, jax.tree.map(apart, rows)
+    )
+    return found[1].reshape(number)
+
+  return jax.checkpoint(
+    jax.shard_map(
+      local,
+      mesh=mesh,
+      in_specs=(BATCH, BATCH),
+      out_specs=BATCH,
+      check_vma=False,
+    )
+  )
+
+
+def _gathered(x: jax.Array) -> jax.Array:
+  """All devices' parts, an axis of the mesh at a time, the innermost first."""
+  for name in reversed(AXES):
+    x = jax.lax.all_gather(x, name, tiled=True)
+  return x
+
+
+def gradient_specs(params: Params, mesh: Mesh, rules: str) -> Any:
+  """How the gradients of parameters are split: as their moments are."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: spec_of(
+      f"opt_state/{path_name(path)}", x.shape, mesh, rules
+    ),
+    params,
+  )
+
+
+def _with_gradient(whole: jax.Array, part: jax.Array, spec: P) -> jax.Array:
+  """`whole`, whose gradient goes to `part`: reduced and scattered by `spec`.
+
+  A sum and a slice would say the same, but it is left to a compiler to make
+  one collective of the two, and to move the slice into a loop.
+  """
+
+  @jax.custom_vjp
+  def attach(whole: jax.Array, part: jax.Array) -> jax.Array:
+    del part
+    return whole
+
+  def scatter(_: None, gradient: jax.Array) -> tuple[None, jax.Array]:
+    for axis, names in enumerate(spec):
+      for name in (names,) if isinstance(names, str) else names or ():
+        gradient = jax.lax.psum_scatter(
+          gradient, name, scatter_dimension=axis, tiled=True
+        )
+    return None, gradient
+
+  attach.defvjp(lambda whole, part: (whole, None), scatter)
+  return attach(whole, part)

@@ -7,7 +7,7 @@ in objective and batch alone.
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +27,7 @@ from embeddinggemma.config import (
   at_least,
   suggest,
 )
-from embeddinggemma.data import denoisers
+from embeddinggemma.data import denoisers, packing
 from embeddinggemma.data.denoisers import Denoiser
 from embeddinggemma.losses import (
   contrastive,
@@ -38,13 +38,13 @@ from embeddinggemma.losses import (
 )
 from embeddinggemma.model import adapt as surgery
 from embeddinggemma.model import decoder as decoder_lib
-from embeddinggemma.model import embedder, lora
+from embeddinggemma.model import embedder, kernels, lora
 from embeddinggemma.model.config import (
   SEPARATE,
   EncoderDecoderConfig,
   ModelConfig,
 )
-from embeddinggemma.training import optimizer, tied
+from embeddinggemma.training import memory, optimizer, tied
 from embeddinggemma.types import (
   BadInput,
   Encode,
@@ -52,6 +52,7 @@ from embeddinggemma.types import (
   LossTerm,
   Params,
   Stage,
+  Text,
 )
 
 INITS = ("random", "lsa")
@@ -67,7 +68,8 @@ class TrainConfig:
   steps: int
   batch_size: int  # pairs or texts, over the whole mesh
   max_length: int  # tokens of a text, prompt, BOS and EOS included
-  groups_per_device: int  # > 1 trades recomputation for memory
+  # > 1 trades recomputation for memory; 0: what memory needs, see `groups`.
+  groups_per_device: int
   init: str  # of the table: "random" or "lsa"
   init_from: str  # a checkpoint; empty: `init` decides
   every_checkpoint: int  # steps
@@ -85,8 +87,9 @@ class TrainConfig:
 
   def __post_init__(self) -> None:
     _check_stage(self.stage)
-    for name in ("steps", "batch_size", "groups_per_device"):
+    for name in ("steps", "batch_size"):
       at_least(name, getattr(self, name), 1)
+    at_least("groups_per_device", self.groups_per_device, 0)
     for name in ("every_checkpoint", "keep_checkpoints"):
       at_least(name, getattr(self, name), 1)
     at_least("every_minutes", self.every_minutes, 0)
@@ -98,6 +101,7 @@ class TrainConfig:
         f"{self.model.max_length}; lower it or raise that"
       )
     _one_of("init", self.init, INITS)
+    _one_of("mesh.rules", self.mesh.rules, tuple(sharding.RULES))
     for pattern in self.frozen:
       try:
         re.compile(pattern)
@@ -248,9 +252,9 @@ def _check_stage(name: str) -> None:
     raise BadInput(f"unknown stage {name!r}{suggest(str(name), list(STAGES))}")
 
 
-def encoder(model: ModelConfig, mesh: Mesh) -> Encode:
+def encoder(model: ModelConfig, mesh: Mesh, rules: str = "fsdp") -> Encode:
   """(params, Text) -> (B, M) unit vectors, over the mesh."""
-  return sharding.data_parallel(embedder.encode_group(model), mesh)
+  return sharding.data_parallel(embedder.encode_group(model), mesh, rules)
 
 
 def pretrain(config: LanguageConfig, mesh: Mesh) -> Stage:
@@ -274,6 +278,7 @@ def pretrain(config: LanguageConfig, mesh: Mesh) -> Stage:
 
 def adapt(config: AdaptConfig, mesh: Mesh) -> Stage:
   """Decoder to encoder-decoder by UL2 (paper section 2.1; T5Gemma 2)."""
+  kernels.check(config.decoder, mesh.devices.flat[0].platform)
   decode = decoder_lib.encoder_decoder_group(config.both)
   if config.separate_gradients:
     decode = tied.apart(decode, "encoder")
@@ -302,7 +307,7 @@ def adapt(config: AdaptConfig, mesh: Mesh) -> Stage:
 def _language_stage(
   config: LanguageConfig, losses: Callable[..., Any], mesh: Mesh
 ) -> Stage:
-  whole = sharding.data_parallel(losses, mesh)
+  whole = sharding.data_parallel(losses, mesh, config.mesh.rules)
   return _stage(config, objectives.language_objective(whole))
 
 
@@ -311,8 +316,9 @@ def finetune(config: PairConfig, mesh: Mesh) -> Stage:
 
   Pre-finetuning has larger batches and no hard negatives; the rest is alike.
   """
-  encode = objectives.ENCODE_SIDES[config.calls](encoder(config.model, mesh))
-  stage = _stage(config, objectives.pair_objective(encode, terms(config), mesh))
+  encode = _encode_sides(config, mesh)
+  objective = objectives.pair_objective(encode, terms(config, mesh), mesh)
+  stage = _stage(config, objective)
   if not config.lora.rank:
     return stage
   # The factors learn, and what else is in aux; the model keeps its values.
@@ -321,6 +327,25 @@ def finetune(config: PairConfig, mesh: Mesh) -> Stage:
     view=lora.view(config.lora),
     trainable=lambda path: path.startswith("aux/") and stage.trainable(path),
   )
+
+
+def _encode_sides(config: PairConfig, mesh: Mesh) -> objectives.EncodeSides:
+  """As config.calls says; separate calls of one group share a lookup."""
+  rules = config.mesh.rules
+  whole = encoder(config.model, mesh, rules)
+  apart = objectives.ENCODE_SIDES[config.calls](whole)
+  if config.calls != "separate":
+    return apart
+  sides_of_group = embedder.encode_sides(config.model)
+  together = sharding.data_parallel(sides_of_group, mesh, rules)
+
+  def encode(params: Params, sides: Sequence[Text]) -> list[Array]:
+    # Of several groups, one loop would hold a group of every side at once.
+    if sides[0].ids.shape[0] > mesh.size:
+      return apart(params, sides)
+    return list(together(params, tuple(sides)))
+
+  return encode
 
 
 def _init_pairs(config: PairConfig) -> Callable[[Key], Params]:
@@ -363,15 +388,19 @@ def _stage(config: TrainConfig, objective: objectives.Objective) -> Stage:
     objective=objective,
     optimizer=optimizer.adamw(config.optimizer, config.steps),
     trainable=lambda path: not frozen.search(path),
+    rules=config.mesh.rules,
   )
 
 
-def terms(config: PairConfig) -> dict[str, tuple[float, LossTerm]]:
+def terms(config: PairConfig, mesh: Mesh) -> dict[str, tuple[float, LossTerm]]:
   """Name -> (weight, term); contrastive and spread-out are Matryoshka'd."""
   loss = config.loss
   dims = loss.matryoshka or matryoshka.dims_of(config.model.embed_dim)
   nce = contrastive.info_nce(
-    loss.temperature, loss.keep_positive, loss.hardness
+    loss.temperature,
+    loss.keep_positive,
+    loss.hardness,
+    objectives.row_by_row(mesh, config.model.embed_dim),
   )
   return {
     "contrastive": (1.0, matryoshka.matryoshka(nce, dims)),
@@ -415,13 +444,66 @@ STAGES: dict[str, StageKind] = {
 
 
 def make(config: TrainConfig, mesh: Mesh) -> Stage:
-  """The stage of a config."""
+  """The stage of a config; BadInput where its devices cannot run it."""
+  kernels.check(config.model, mesh.devices.flat[0].platform)
   return STAGES[config.stage].make(config, mesh)
 
 
 def init(config: TrainConfig) -> Callable[[Key], Params]:
   """key -> fresh parameters of the stage's model."""
   return STAGES[config.stage].init(config)
+
+
+def groups(
+  config: TrainConfig, devices: int, capacity: int | None = None
+) -> int:
+  """How many groups a device goes through in a step.
+
+  Args:
+    devices: of the mesh.
+    capacity: bytes of a device's memory; None: what this machine's say. A
+      device that does not say, such as a CPU, gets one group.
+
+  Raises BadInput where the batch does not divide into the devices' groups.
+  """
+  number = config.groups_per_device or 1
+  packing.check_groups(config.batch_size, devices * number, config.stage)
+  if config.groups_per_device:
+    return number
+  capacity = sharding.memory_limit() if capacity is None else capacity
+  if not capacity:
+    return 1
+  return memory.fewest_groups(work(config, devices), capacity)
+
+
+def work(config: TrainConfig, devices: int) -> memory.Work:
+  """What each device has to do in a step, for an estimate of its memory.
+
+  Each text counts as the longest. How the state is split follows from the
+  config alone, so that no device is needed; what does not divide is not split.
+  """
+  sides = [(config.model, config.max_length)]
+  loss = 0
+  if isinstance(config, PairConfig):
+    sides *= 2 + config.negatives
+    # Candidates and logits, and the gradients of both.
+    columns = config.model.embed_dim + config.batch_size // devices
+    loss = 2 * 4 * config.batch_size * columns
+  if isinstance(config, AdaptConfig):
+    sides.append((config.decoder, config.max_length))
+  shapes = jax.eval_shape(init(config), jax.random.key(0))
+  size = 4 * sum(leaf.size for leaf in jax.tree.leaves(shapes))
+  moments = (
+    devices if config.mesh.rules == "zero1" else max(config.mesh.fsdp, 1)
+  )
+  whole = 1 if config.mesh.rules == "zero1" else moments
+  return memory.Work(
+    texts=config.batch_size // devices,
+    sides=tuple(sides),
+    state_bytes=size // whole + 2 * size // moments,
+    parameter_bytes=size,
+    loss_bytes=loss,
+  )
 
 
 def view_of(config: TrainConfig) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import grain
 import numpy as np
 
-from embeddinggemma import cache, inputs
+from embeddinggemma import cache, inputs, stages
 from embeddinggemma.data import (
   corpus,
   denoisers,
@@ -42,7 +42,7 @@ def dataset(
   key = {
     "inputs": inputs.about(config, made),
     "tokenizer": made.tokenizer().hash,
-    "groups": devices * config.groups_per_device,
+    "groups": devices * stages.groups(config, devices),
     "size": [config.batch_size, config.max_length, config.seed],
   }
   if isinstance(config, LanguageConfig):
@@ -62,7 +62,7 @@ def dataset(
 def _text(
   config: LanguageConfig, made: Inputs, devices: int
 ) -> grain.MapDataset:
-  groups = devices * config.groups_per_device
+  groups = devices * stages.groups(config, devices)
   windows, example = read_windows(config, made), example_of(config, made)
   return loader.load_text(
     windows, example, config.batch_size, groups, config.seed
@@ -92,7 +92,7 @@ def _pairs(
   packer = loader.Packer(
     tasks,
     config.batch_size,
-    devices * config.groups_per_device,
+    devices * stages.groups(config, devices),
     config.seed,
     None if vectors is None else vectors.vectors,
   )

@@ -28,7 +28,6 @@ from embeddinggemma.data import (
   denoisers,
   loader,
   mixture,
-  packing,
 )
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.model import adapt
@@ -60,10 +59,11 @@ def check(config: TrainConfig) -> None:
   Before any work, since the rest of a run may take minutes to get there.
   """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-  groups = mesh.size * config.groups_per_device
-  packing.check_groups(config.batch_size, groups, config.stage)
-  shapes = jax.eval_shape(stages.init(config), jax.random.key(0))
-  sharding.tree_shardings(shapes, mesh)
+  stages.groups(config, mesh.size)
+  stage = stages.make(config, mesh)
+  state = jax.eval_shape(lambda: step.abstract_state(stage, config.seed))
+  step.state_shardings(stage, state, mesh)
+  shapes = state.params
   _check_frozen(config, shapes)
   if config.init_from:
     parent = checkpoint.find(config.init_from)

@@ -168,3 +168,4 @@ class Stage:
   optimizer: optax.GradientTransformation
   view: Callable[[Params], Params] = identity
   trainable: Callable[[str], bool] = everything
+  rules: str = "fsdp"  # the table of sharding.RULES that places the state

@@ -2,11 +2,13 @@
 # Sourced by the launchers: one virtual environment in the repository, made
 # once and installed into again only when pyproject.toml has changed.
 #
-#   make_environment EXTRAS   EXTRAS: "" or "[test,lint]"; ends in $venv
+#   make_environment EXTRAS   EXTRAS: "" or "[test,lint]"; ends in $venv, which
+#                             is for a CPU unless JAX_PLATFORMS says otherwise
+#   choose_python             sets $python: $PYTHON if that is set, `python` if
+#                             it has this project, else the environment's
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
-export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 
 # A name on PATH may be a shim that fails when run, so each one is tried.
 find_python() {
@@ -50,6 +52,7 @@ make_venv() {
 
 make_environment() {
   local extras=$1 other
+  export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
   local stamp="$venv/installed$extras.toml"
   make_venv
   # Any group holds what no group does.
@@ -66,4 +69,14 @@ make_environment() {
       -e "$root$extras"
   fi
   cp "$root/pyproject.toml" "$stamp" # the last act: only what is whole has it
+}
+
+choose_python() {
+  local own='import importlib.metadata as m; m.version("embeddinggemma")'
+  python=${PYTHON:-python}
+  if [[ -z ${PYTHON:-} ]] && ! python -c "$own" >/dev/null 2>&1; then
+    make_environment ""
+    # shellcheck disable=SC2034 # for the one that sources this
+    python=$venv/bin/python
+  fi
 }

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
 
 from embeddinggemma import sharding, stages
 from embeddinggemma.config import (
@@ -18,7 +20,12 @@ from embeddinggemma.config import (
   TextConfig,
 )
 from embeddinggemma.data import denoisers, loader, mixture, packing
-from embeddinggemma.model.config import preset
+from embeddinggemma.model import decoder, embedder
+from embeddinggemma.model.config import (
+  PRESETS,
+  EncoderDecoderConfig,
+  preset,
+)
 from embeddinggemma.training import step
 from embeddinggemma.types import BadInput, DenoiseBatch, PairBatch, Text
 
@@ -27,7 +34,7 @@ NEGATIVES, TAUGHT = 2, 48  # hard negatives a pair; width of the teacher
 MESHES = {"1": (1, 1), "8": (8, 1), "4x2": (4, 2)}
 
 
-def config(calls: str) -> stages.PairConfig:
+def config(calls: str, rules: str = "fsdp") -> stages.PairConfig:
   """A tiny stage whose losses are all on."""
   return stages.PairConfig(
     stage="prefinetune",
@@ -49,7 +56,7 @@ def config(calls: str) -> stages.PairConfig:
       0.05, True, 1.0, (32, 8), distill=1.0, teacher_width=TAUGHT
     ),
     optimizer=OptimizerConfig(1e-2, 1, 0.1, 0.01, 0.9, 0.99, 1e-8, 1.0),
-    mesh=MeshConfig(-1, 1),
+    mesh=MeshConfig(-1, 1, rules),
     negatives=NEGATIVES,
   )
 
@@ -60,13 +67,14 @@ def capture() -> optax.GradientTransformation:
   return optax.GradientTransformation(init, lambda g, s, p=None: (g, g))
 
 
-def batch(number: int, groups: int) -> PairBatch:
+def batch(number: int, groups: int, size: int | None = None) -> PairBatch:
   """Random pairs with hard negatives and a teacher, some sharing a text.
 
-  The first batch has empty places; some pairs lack negatives.
+  `size` of the places are filled, by default all but a few of the first
+  batch's; some pairs lack negatives.
   """
   rng = np.random.default_rng(number)
-  size = BATCH - 5 if number == 0 else BATCH
+  size = size or (BATCH - 5 if number == 0 else BATCH)
   text = lambda low, high: rng.integers(
     4, 500, rng.integers(low, high), dtype=np.int32
   )
@@ -86,15 +94,15 @@ def batch(number: int, groups: int) -> PairBatch:
     taught,
   )
   packer = loader.Packer({"qa": rows}, BATCH, groups, 0, vectors)
-  # All batches in one shape: one program for five steps.
+  # All batches in one shape: one program for all of them.
   side = loader.Side(BATCH // groups, 64)
   packer._shapes = {"qa": (side, side, loader.Side(2 * side.rows, 64))}
   return packer(mixture.Draw("qa", np.arange(size))).batch
 
 
-def language_config(name: str) -> stages.LanguageConfig:
+def language_config(name: str, rules: str) -> stages.LanguageConfig:
   """A tiny language model; its vocabulary is in several blocks."""
-  pairs = config("joint")
+  pairs = config("joint", rules)
   shared = {
     field.name: getattr(pairs, field.name)
     for field in dataclasses.fields(stages.TrainConfig)
@@ -117,10 +125,12 @@ def language_config(name: str) -> stages.LanguageConfig:
   )
 
 
-def language_batch(name: str, number: int, groups: int) -> Text | DenoiseBatch:
-  """Random texts of one side, or of two; the first batch has empty places."""
+def language_batch(
+  name: str, number: int, groups: int, size: int | None = None
+) -> Text | DenoiseBatch:
+  """Random texts of one side, or of two; `size` of the places are filled."""
   rng = np.random.default_rng(number)
-  size = BATCH - 5 if number == 0 else BATCH
+  size = size or (BATCH - 5 if number == 0 else BATCH)
   text = lambda: rng.integers(4, 500, rng.integers(4, 28), dtype=np.int32)
   if name == "pretrain":
     sides = [[text() for _ in range(size)]]
@@ -139,7 +149,12 @@ def language_batch(name: str, number: int, groups: int) -> Text | DenoiseBatch:
 
 
 @functools.cache
-def train(mesh_name: str, groups_per_device: int, kind: str = "separate"):
+def train(
+  mesh_name: str,
+  groups_per_device: int,
+  kind: str = "separate",
+  rules: str = "fsdp",
+):
   """Losses of five steps, gradients of the first, and the program's text.
 
   kind: how pairs are encoded, or a language-model stage.
@@ -148,9 +163,9 @@ def train(mesh_name: str, groups_per_device: int, kind: str = "separate"):
   size = shape[0] * shape[1]
   mesh = sharding.make_mesh(*shape, devices=jax.devices()[:size])
   if kind in stages.CALLS:
-    chosen, make = config(kind), batch
+    chosen, make = config(kind, rules), batch
   else:
-    chosen = language_config(kind)
+    chosen = language_config(kind, rules)
     make = functools.partial(language_batch, kind)
   stage = stages.make(chosen, mesh)
   stage = dataclasses.replace(
@@ -169,11 +184,16 @@ def train(mesh_name: str, groups_per_device: int, kind: str = "separate"):
 
 
 @pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("mesh", list(MESHES))
-def test_mesh_and_groups_change_nothing(mesh: str, groups: int) -> None:
+@pytest.mark.parametrize(
+  ("mesh", "rules"),
+  [*((mesh, "fsdp") for mesh in MESHES), ("8", "zero1"), ("4x2", "zero1")],
+)
+def test_mesh_and_groups_change_nothing(
+  mesh: str, rules: str, groups: int
+) -> None:
   # Both ways to call the encoder, since every case must equal the first.
   calls = "joint" if groups == 4 else "separate"
-  check(train("1", 1), train(mesh, groups, calls), mesh)
+  check(train("1", 1), train(mesh, groups, calls, rules), mesh)
 
 
 # Pretraining has the same objective over one side; one case of it will do.
@@ -181,12 +201,17 @@ CASES = [("adapt", mesh, groups) for mesh in MESHES for groups in (1, 4)]
 
 
 @pytest.mark.parametrize(
-  ("stage", "mesh", "groups"), [*CASES[1:], ("pretrain", "4x2", 4)]
+  ("stage", "mesh", "groups", "rules"),
+  [
+    *((*case, "fsdp") for case in CASES[1:]),
+    ("pretrain", "4x2", 4, "fsdp"),
+    ("adapt", "4x2", 4, "zero1"),
+  ],
 )
 def test_denoising_is_the_same_on_every_mesh(
-  stage: str, mesh: str, groups: int
+  stage: str, mesh: str, groups: int, rules: str
 ) -> None:
-  check(train("1", 1, stage), train(mesh, groups, stage), mesh)
+  check(train("1", 1, stage), train(mesh, groups, stage, rules), mesh)
 
 
 def check(want, got, mesh: str) -> None:
@@ -275,11 +300,99 @@ def test_mesh_must_divide() -> None:
     sharding.make_mesh(3, 1)
   with pytest.raises(BadInput, match=r"mesh.fsdp=3"):
     sharding.make_mesh(-1, 3)
+  with pytest.raises(BadInput, match=r"mesh.data=0 mesh.fsdp=1: sizes"):
+    sharding.make_mesh(0, 1)
 
 
-def test_rules_are_strict() -> None:
+def test_no_torus_has_rings_of_one() -> None:
+  assert dict(sharding.make_mesh(-1, -1).shape) == {"data": 8, "fsdp": 1}
+
+
+@pytest.mark.parametrize("rules", list(sharding.RULES))
+def test_rules_are_strict(rules: str) -> None:
   mesh = sharding.make_mesh(4, 2)
-  with pytest.raises(BadInput, match="no sharding rule matches 'model/new'"):
-    sharding.spec_of("model/new", (4,), mesh)
+  for path in ("model/new", "opt_state/0/mu/model/new"):
+    with pytest.raises(BadInput, match=f"no sharding rule matches '{path}'"):
+      sharding.spec_of(path, (4,), mesh, rules)
+
+
+def test_what_a_mesh_does_not_divide_is_named() -> None:
+  mesh = sharding.make_mesh(4, 2)
   with pytest.raises(BadInput, match=r"mesh.fsdp=2 does not divide 'model/up'"):
-    sharding.spec_of("model/up", (3, 4), mesh)
+    sharding.spec_of("model/up", (4, 3), mesh)
+  moment = "opt_state/0/mu/model/up"
+  with pytest.raises(BadInput, match=r"fsdp=2 x mesh.data=4 .*'opt_state/0/mu"):
+    sharding.spec_of(moment, (3, 4), mesh, "zero1")
+  assert sharding.spec_of("model/up", (3, 4), mesh, "zero1") == P()
+
+
+# What a grid of quantisation has blocks or channels along: the axes that a
+# matrix contracts, and the width of a row of the table.
+INPUT_AXES = (
+  (r"embedding$", (1,)),
+  (r"(attention|pooling)/(q|k|v)$", (0,)),
+  (r"attention/o$", (0, 1)),
+  (r"(mlp/(gate|up|down)|model/(up|down))$", (0,)),
+)
+
+
+@pytest.mark.parametrize("rules", list(sharding.RULES))
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_no_block_of_a_grid_is_split(name: str, rules: str) -> None:
+  """On meshes up to 256 devices; of matrices, so not of moments."""
+  plain = dataclasses.replace(PRESETS[name], num_layers=1)
+  pooled = dataclasses.replace(plain, pooling="attention")
+  both = EncoderDecoderConfig(plain, plain, False, "separate")
+  inits = (embedder.init(plain), embedder.init(pooled))
+  trees = [
+    jax.eval_shape(init, jax.random.key(0))
+    for init in (*inits, decoder.init_encoder_decoder(both))
+  ]
+  leaves = {
+    sharding.path_name(path): leaf.shape
+    for tree in trees
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  checked = 0
+  for data, fsdp in [(2**i, 2**j) for i in range(9) for j in range(9 - i)]:
+    mesh = AbstractMesh((data, fsdp), sharding.AXES)
+    for path, shape in leaves.items():
+      try:
+        spec = sharding.spec_of(path, shape, mesh, rules)
+      except BadInput as error:
+        assert f"mesh.fsdp={fsdp} does not divide" in str(error)
+        continue
+      axes = next((a for rule, a in INPUT_AXES if re.search(rule, path)), ())
+      assert axes or not any(spec), path
+      for axis in axes:
+        parts = sharding._parts(tuple(spec)[axis] if any(spec) else None, mesh)
+        assert parts == 1 or shape[axis] // parts % 32 == 0, (path, spec)
+        checked += 1
+  assert checked > 200
+
+
+@pytest.mark.parametrize("name", ["embeddinggemma_300m", "gemma3_270m"])
+def test_moments_are_split_over_every_device(name: str) -> None:
+  model = dataclasses.replace(PRESETS[name], num_layers=1)
+  params = jax.eval_shape(embedder.init(model), jax.random.key(0))
+  state = {"params": params, "opt_state": {"mu": params}}
+  for data, fsdp in ((256, 1), (16, 16), (4, 2)):
+    mesh = AbstractMesh((data, fsdp), sharding.AXES)
+    for placed in sharding.placements(state, mesh, "zero1"):
+      whole = 4 * np.prod(placed.shape, dtype=int)
+      moment = placed.path.startswith("opt_state") and len(placed.shape) > 1
+      parts = data * fsdp if moment else 1
+      assert placed.device_bytes * parts == whole, placed
+
+
+def test_an_array_is_placed_as_the_table_says() -> None:
+  mesh = sharding.make_mesh(4, 2)
+  stage = stages.make(config("joint", "zero1"), mesh)
+  state = step.init_state(stage, 0, mesh)
+  found = sharding.placements(state, mesh, "zero1")
+  for leaf, placed in zip(jax.tree.leaves(state), found, strict=True):
+    assert leaf.addressable_shards[0].data.nbytes == placed.device_bytes
+    assert leaf.shape == placed.shape and leaf.dtype.name == placed.dtype
+  assert sum(p.device_bytes for p in found) < sum(
+    leaf.nbytes for leaf in jax.tree.leaves(state)
+  )

@@ -282,7 +282,7 @@ def same_model(a: ModelConfig, b: ModelConfig) -> bool:
 
 def _meaning(config: ModelConfig) -> dict[str, Any]:
   """All of a config that decides what is computed."""
-  tree = dataclasses.asdict(config)
+  tree = dataclasses.asdict(config.portable)
   tree["pattern"] = kinds = layer_kinds(config)
   if config.window_rule == "symmetric":
     tree["window"] = config.window // 2

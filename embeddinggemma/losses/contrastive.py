@@ -1,23 +1,80 @@
 """InfoNCE with in-batch and hard negatives (paper equation 2 and 3)."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, UInt32
+from jaxtyping import Bool, Float, Int, UInt32
 
-from embeddinggemma.types import Aux, Embeddings, LossTerm, PairBatch
+from embeddinggemma.types import (
+  Array,
+  Aux,
+  Embeddings,
+  LossTerm,
+  PairBatch,
+)
 
 _EXCLUDED = -1e30  # finite: a row with nothing left must not give NaN
 
 
-def duplicates(keys: UInt32[Array, "B 2"]) -> Bool[Array, "B B"]:
-  """True where two pairs share their query or their positive (1 - 1_TN)."""
-  query, positive = keys[:, 0], keys[:, 1]
-  same_query = query[:, None] == query[None, :]
-  return same_query | (positive[:, None] == positive[None, :])
+class Rows(NamedTuple):
+  """Pairs whose loss is asked for: a device's, or all."""
+
+  query: Float[Array, "B M"]
+  positive: Float[Array, "B M"]
+  keys: UInt32[Array, "B 2"]
+  place: Int[Array, "B"]  # which column is a row's own
+  negative: Float[Array, "B N M"] | None
+  negative_valid: Bool[Array, "B N"] | None
+
+
+class Columns(NamedTuple):
+  """What every row is compared with: the positives of the global batch."""
+
+  positive: Float[Array, "C M"]
+  keys: UInt32[Array, "C 2"]
+  valid: Bool[Array, "C"]
+
+
+OfRows = Callable[[Rows, Columns], Array]  # -> (B,)
+# Makes a function of a device's rows and all columns one of the whole batch.
+OverRows = Callable[[OfRows], OfRows]
+
+
+def at_once(of_rows: OfRows) -> OfRows:
+  """All rows in one matrix: where there is one device."""
+  return of_rows
+
+
+def sides(embeddings: Embeddings, batch: PairBatch) -> tuple[Rows, Columns]:
+  """The batch as rows and columns."""
+  negative = embeddings.negative
+  rows = Rows(
+    embeddings.query,
+    embeddings.positive,
+    batch.keys,
+    jnp.arange(batch.keys.shape[0]),
+    negative,
+    None if negative is None else negatives_valid(batch),
+  )
+  valid = batch.positive.valid.reshape(-1)
+  return rows, Columns(embeddings.candidates, batch.keys, valid)
+
+
+def rivals(rows: Rows, columns: Columns) -> Bool[Array, "_B _C"]:
+  """Columns that are no pair's own and share neither query nor positive
+  (1 - 1_TN of equation 3)."""
+  own = rows.place[:, None] == jnp.arange(columns.valid.shape[0])[None, :]
+  same = lambda n: rows.keys[:, n, None] == columns.keys[None, :, n]
+  return ~(own | same(0) | same(1)) & columns.valid[None, :]
 
 
 def info_nce(
-  temperature: float, keep_positive: bool, hardness: float = 0.0
+  temperature: float,
+  keep_positive: bool,
+  hardness: float = 0.0,
+  over_rows: OverRows = at_once,
 ) -> LossTerm:
   """-log softmax of the positive among all positives of the global batch.
 
@@ -30,40 +87,54 @@ def info_nce(
       the positive out of the denominator (the decoupled loss, which can be
       negative). True keeps it and masks only other pairs' duplicates.
     hardness: alpha of w (the paper's is 5); 0 weighs a hard negative as any.
+    over_rows: how the rows of the logits are divided among devices.
 
   Returns:
     A term with values (B,). A pair with nothing to compare to has loss 0.
   """
 
-  def term(
-    aux: Aux, embeddings: Embeddings, batch: PairBatch
-  ) -> Float[Array, "B"]:
-    del aux
-    logits = (
-      jnp.einsum(
-        "id,jd->ij",
-        embeddings.query,
-        embeddings.candidates,
-        preferred_element_type=jnp.float32,
-      )
-      / temperature
-    )
-    positive = jnp.sum(embeddings.query * embeddings.positive, -1) / temperature
-    own = jnp.eye(logits.shape[0], dtype=bool)
-    allowed = ~duplicates(batch.keys) & batch.positive.valid.reshape(1, -1)
-    allowed = (allowed & ~own) | own if keep_positive else allowed & ~own
+  def of_rows(rows: Rows, columns: Columns) -> Float[Array, "_B"]:
+    logits = similarities(rows, columns) / temperature
+    positive = jnp.sum(rows.query * rows.positive, -1) / temperature
+    allowed = rivals(rows, columns)
+    if keep_positive:
+      number = columns.valid.shape[0]
+      allowed |= rows.place[:, None] == jnp.arange(number)[None, :]
     denominator = jax.nn.logsumexp(
       jnp.where(allowed, logits, _EXCLUDED), axis=1
     )
     comparable = jnp.any(allowed, axis=1)
-    if embeddings.negative is not None:
+    if rows.negative is not None:
       # Added apart: beside an absent one, the rest keeps its every bit.
-      hard, valid = _hard_negatives(embeddings, batch, temperature, hardness)
+      hard, valid = _hard_negatives(rows, temperature, hardness)
       denominator = jnp.logaddexp(denominator, hard)
       comparable |= valid
     return jnp.where(comparable, denominator - positive, 0.0)
 
+  def term(
+    aux: Aux, embeddings: Embeddings, batch: PairBatch
+  ) -> Float[Array, "B"]:
+    del aux
+    return over_rows(of_rows)(*sides(embeddings, batch))
+
   return term
+
+
+def similarities(rows: Rows, columns: Columns) -> Float[Array, "_B _C"]:
+  """Cosines of queries and positives."""
+  return jnp.einsum(
+    "id,jd->ij",
+    rows.query,
+    columns.positive,
+    preferred_element_type=jnp.float32,
+  )
+
+
+def is_best(rows: Rows, columns: Columns) -> Float[Array, "_B"]:
+  """1 where the own positive scores above all that may be a negative."""
+  scores = jnp.where(rivals(rows, columns), similarities(rows, columns), -2.0)
+  own = jnp.sum(rows.query * rows.positive, axis=-1)
+  return (own > jnp.max(scores, axis=1)).astype(jnp.float32)
 
 
 def negatives_valid(batch: PairBatch) -> Bool[Array, "B N"]:
@@ -73,18 +144,15 @@ def negatives_valid(batch: PairBatch) -> Bool[Array, "B N"]:
 
 
 def _hard_negatives(
-  embeddings: Embeddings,
-  batch: PairBatch,
-  temperature: float,
-  hardness: float,
-) -> tuple[Float[Array, "B"], Bool[Array, "B"]]:
+  rows: Rows, temperature: float, hardness: float
+) -> tuple[Float[Array, "_B"], Bool[Array, "_B"]]:
   """log sum_n w_n exp(s_n / tau), and whether the query has any."""
-  assert embeddings.negative is not None
-  valid = negatives_valid(batch)
-  negative = jnp.where(valid[:, :, None], embeddings.negative, 0.0)
+  valid = rows.negative_valid
+  assert valid is not None and rows.negative is not None
+  negative = jnp.where(valid[:, :, None], rows.negative, 0.0)
   cosine = jnp.einsum(
     "id,ind->in",
-    embeddings.query,
+    rows.query,
     negative,
     preferred_element_type=jnp.float32,
   )

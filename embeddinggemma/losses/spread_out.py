@@ -6,6 +6,7 @@ of positives. It never needs a B x B matrix, since the sum over all i, j is
 O(B d^2).
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -20,7 +21,10 @@ def second_moment(
   gram = jnp.einsum("bi,bj->ij", x, x, preferred_element_type=jnp.float32)
   own = jnp.sum(x * x, axis=-1) ** 2
   others = jnp.maximum(jnp.sum(valid) - 1, 1)
-  return (jnp.einsum("bi,ij,bj->b", x, gram, x) - own) / others
+  # In full precision: a TPU would else round the devices' parts of G to
+  # bfloat16 before it adds them up, and the more devices, the more is lost.
+  full = jax.lax.Precision.HIGHEST
+  return (jnp.sum(jnp.dot(x, gram, precision=full) * x, -1) - own) / others
 
 
 def spread_out(

@@ -17,6 +17,8 @@ POOLINGS = ("mean", "attention", "first", "last")
 PROJECTIONS = ("random", "identity")
 DTYPES = ("float32", "bfloat16")
 SEPARATE, MERGED = "separate", "merged"
+XLA, SPLASH, FUSED = "xla", "splash", "fused"  # see model/kernels.py
+REMATS = ("none", "dots", "full")
 # How far to the (left, right) a local layer of window w of an encoder sees,
 # both included. A decoder's sees w positions: its own and w - 1 before.
 WINDOW_RULES: dict[str, Callable[[int], tuple[int, int]]] = {
@@ -72,6 +74,12 @@ class ModelConfig:
   attention_softcap: float = 0.0  # Gemma 2: 50; 0: none
   logit_softcap: float = 0.0  # of the output over words; Gemma 2: 30
   window_rule: str = "symmetric"
+  # How it runs, which changes no number: who computes attention and the MLP
+  # with its norms, and what of a layer is computed again for its gradient
+  # instead of kept.
+  attention: str = XLA
+  mlp: str = XLA
+  remat: str = "none"
 
   def __post_init__(self) -> None:
     for name in _SIZES:
@@ -89,11 +97,32 @@ class ModelConfig:
     _one_of("projection_init", self.projection_init, PROJECTIONS)
     _one_of("dtype", self.dtype, DTYPES)
     _one_of("window_rule", self.window_rule, tuple(WINDOW_RULES))
+    _one_of("attention", self.attention, (XLA, SPLASH, FUSED))
+    _one_of("mlp", self.mlp, (XLA, FUSED))
+    _one_of("remat", self.remat, REMATS)
+    if self.attention == FUSED:
+      self._fits_fused()
     for kind in self.pattern:
       _one_of("pattern", kind, (LOCAL, GLOBAL))
     _divides("num_kv_heads", self.num_kv_heads, "num_heads", self.num_heads)
     if self.pooling == "attention":
       _divides("pooling_heads", self.pooling_heads, "width", self.width)
+
+  @property
+  def portable(self) -> "ModelConfig":
+    """The same function of the same weights, to run anywhere.
+
+    This is what a checkpoint holds, and how its readers run it.
+    """
+    return dataclasses.replace(self, attention=XLA, mlp=XLA, remat="none")
+
+  def _fits_fused(self) -> None:
+    """What the fused kernel leaves out, or has no shape for."""
+    fix = f"which model.attention={FUSED!r} does not do; use {SPLASH!r}"
+    if not self.qk_norm:
+      raise BadInput(f"model.qk_norm=false, {fix}")
+    if self.attention_softcap:
+      raise BadInput(f"model.attention_softcap={self.attention_softcap}, {fix}")
 
   def rope(self, kind: str) -> tuple[float, float]:
     """Base of rotary positions in a layer of a kind; what they are divided by."""

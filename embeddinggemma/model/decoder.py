@@ -75,7 +75,7 @@ def init_causal(config: ModelConfig) -> Callable[[types.Key], types.Params]:
 
   def initialise(key: types.Key) -> types.Params:
     ids = jnp.zeros((1, 8), jnp.int32)
-    decoder = Decoder(config).init(key, ids, ids)["params"]
+    decoder = Decoder(config.portable).init(key, ids, ids)["params"]
     return {"model": {"decoder": decoder}, "aux": {}}
 
   return jax.jit(initialise)
@@ -107,9 +107,12 @@ def init_encoder_decoder(
   def initialise(key: types.Key) -> types.Params:
     keys, ids = jax.random.split(key), jnp.zeros((1, 8), jnp.int32)
     encoded = jnp.zeros((1, 8, config.encoder.width))
-    encoder = Encoder(config.encoder).init(keys[0], ids, ids)["params"]
+    encoder = Encoder(config.encoder.portable).init(keys[0], ids, ids)["params"]
     table = encoder["embedding"] if config.tied else None
-    decoder = _decoder(config).init(keys[1], ids, ids, table, encoded, ids)
+    portable = config.decoder.portable
+    decoder = Decoder(portable, config.cross_attention).init(
+      keys[1], ids, ids, table, encoded, ids
+    )
     model = {"encoder": encoder, "decoder": decoder["params"]}
     return {"model": model, "aux": {}}
 

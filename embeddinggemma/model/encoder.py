@@ -9,18 +9,26 @@ from embeddinggemma.model.layers import Reach
 
 
 class Encoder(nn.Module):
-  """Token vectors of packed texts: scaled embedding, blocks, final norm."""
+  """Token vectors of packed texts: scaled embedding, blocks, final norm.
+
+  `embedded` is what the table has for the ids, if that is known already.
+  """
 
   config: ModelConfig
 
   @nn.compact
   def __call__(
-    self, ids: Int[Array, "R L"], slot: Int[Array, "R L"]
+    self,
+    ids: Int[Array, "R L"],
+    slot: Int[Array, "R L"],
+    embedded: Float[Array, "R L D"] | None = None,
   ) -> Float[Array, "R L D"]:
     c = self.config
     init = nn.initializers.normal(c.width**-0.5)
     table = self.param("embedding", init, (c.vocab_size, c.width))
-    return layers.stack(c, layers.embed(table, ids, c.dtype), slot, reach)
+    if embedded is None:
+      embedded = layers.embed(table, ids, c.dtype)
+    return layers.stack(c, embedded, slot, reach)
 
 
 def reach(config: ModelConfig, kind: str) -> Reach:

@@ -7,14 +7,22 @@ row, or what an encoder made of the row, or both in one softmax.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from embeddinggemma.model.config import GLOBAL, LOCAL, ModelConfig
+from embeddinggemma.model import kernels
+from embeddinggemma.model.config import (
+  FUSED,
+  GLOBAL,
+  LOCAL,
+  SPLASH,
+  ModelConfig,
+)
+from embeddinggemma.model.fused_attention import Turns
 
 # Finite, so that a row of nothing but masked keys stays finite as well.
 _MASKED = -1e9
@@ -27,15 +35,22 @@ class Reach(NamedTuple):
   right: int | None
 
 
+class Own(NamedTuple):
+  """What a kernel needs to know of a row that attends to itself."""
+
+  slot: Int[Array, "R L"]
+  reach: Reach
+
+
 class Source(NamedTuple):
-  """What queries attend to. Its positions are None where nothing is rotated.
+  """What queries attend to. Its turns are None where nothing is rotated.
 
   The underscores: the sources of one call may differ in length and width.
   """
 
   x: Float[Array, "R _S _D"]
   mask: Bool[Array, "R L _S"]  # True: that query sees that vector
-  position: Int[Array, "R _S"] | None
+  turns: Turns | None
 
 
 def positions(slot: Int[Array, "R L"]) -> Int[Array, "R L"]:
@@ -66,17 +81,19 @@ def attention_mask(
   return mask
 
 
-def rotate(
-  x: Float[Array, "R L N E"],
-  position: Int[Array, "R L"],
-  base: float,
-  factor: float,
-) -> Float[Array, "R L N E"]:
-  """Rotary position embedding; the halves of E are the pairs' two parts."""
-  half = x.shape[-1] // 2
+def turns_of(
+  config: ModelConfig, kind: str, position: Int[Array, "R L"]
+) -> Turns:
+  """By which angles a layer of that kind rotates the pairs of a head."""
+  (base, factor), half = config.rope(kind), config.head_dim // 2
   frequency = base ** -(jnp.arange(half, dtype=jnp.float32) / half) / factor
-  angle = (position[..., None] * frequency[None, None])[:, :, None, :]
-  sin, cos = jnp.sin(angle), jnp.cos(angle)
+  angle = position[..., None] * frequency[None, None]
+  return Turns(jnp.sin(angle), jnp.cos(angle))
+
+
+def rotate(x: Float[Array, "R L N E"], turns: Turns) -> Float[Array, "R L N E"]:
+  """Rotary position embedding; the halves of E are the pairs' two parts."""
+  sin, cos = (angle[:, :, None, :] for angle in turns)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = (first * cos - second * sin, second * cos + first * sin)
   return jnp.concatenate(turned, axis=-1).astype(x.dtype)
@@ -109,21 +126,37 @@ class RMSNorm(nn.Module):
     return (x32 * jax.lax.rsqrt(power + self.eps) * (1.0 + w)).astype(x.dtype)
 
 
+class Gain(nn.Module):
+  """1 + w of an RMSNorm, by its name, for a kernel that norms."""
+
+  size: int
+  start: float = 1.0
+
+  @nn.compact
+  def __call__(self) -> Float[Array, "D"]:
+    start = nn.initializers.constant(self.start - 1.0)
+    return 1.0 + self.param("scale", start, (self.size,))
+
+
 class Attention(nn.Module):
   """Grouped-query attention, by default with QK-norm; scale 1 / sqrt(E).
 
-  All sources share the projections, the norm of keys and one softmax.
+  All sources share the projections, the norm of keys and one softmax. A row's
+  attention to itself alone may be a kernel's, which is told the slots of the
+  row and its reach instead of a mask. Or a kernel may `run` it all, given the
+  weights.
   """
 
   config: ModelConfig
-  kind: str  # decides the base of rotary positions
 
   @nn.compact
   def __call__(
     self,
     x: Float[Array, "R L D"],
-    position: Int[Array, "R L"] | None,
+    turns: Turns | None,
     sources: Sequence[Source],
+    own: Own | None = None,
+    run: Callable[..., Array] | None = None,
   ) -> Float[Array, "R L D"]:
     c = self.config
     heads, kv_heads, head_dim = c.num_heads, c.num_kv_heads, c.head_dim
@@ -134,21 +167,24 @@ class Attention(nn.Module):
     w_k = self.param("k", init, (width, kv_heads, head_dim))
     w_v = self.param("v", init, (width, kv_heads, head_dim))
     w_o = self.param("o", out_init, (heads, head_dim, c.width))
-    base, factor = c.rope(self.kind)
+    if run:
+      gains = (Gain(head_dim, name=f"{n}_norm")() for n in "qk")
+      return run(w_q, w_k, w_v, *gains, w_o)
     norm = lambda name: (
       RMSNorm(c.norm_eps, name=name) if c.qk_norm else lambda y: y
     )
-    turn = lambda y, at: y if at is None else rotate(y, at, base, factor)
+    turn = lambda y, by: y if by is None else rotate(y, by)
     q_norm, k_norm = norm("q_norm"), norm("k_norm")
-    q = turn(q_norm(_project(x, w_q)), position) * head_dim**-0.5
-    q = q.reshape(*q.shape[:2], kv_heads, heads // kv_heads, head_dim)
-    mixed = _attend(
-      q,
-      _join([turn(k_norm(_project(s.x, w_k)), s.position) for s in sources], 1),
-      _join([_project(s.x, w_v) for s in sources], 1),
-      _join([s.mask for s in sources], 2)[:, None, :, None],
-      c.attention_softcap,
-    )
+    q = turn(q_norm(_project(x, w_q)), turns) * head_dim**-0.5
+    turned = [turn(k_norm(_project(s.x, w_k)), s.turns) for s in sources]
+    k, v = _join(turned, 1), _join([_project(s.x, w_v) for s in sources], 1)
+    if own and c.attention == SPLASH:
+      kernels.check_row(c, x.shape[1])
+      mixed = kernels.splash(q, k, v, *own, c.attention_softcap)
+    else:
+      q = q.reshape(*q.shape[:2], kv_heads, heads // kv_heads, head_dim)
+      mask = _join([s.mask for s in sources], 2)[:, None, :, None]
+      mixed = _attend(q, k, v, mask, c.attention_softcap)
     mixed = mixed.reshape(*x.shape[:2], heads, head_dim)
     return jnp.einsum("rlhe,hed->rld", mixed, w_o.astype(x.dtype))
 
@@ -194,17 +230,26 @@ def _attend(
 
 
 class MLP(nn.Module):
-  """GeGLU with the tanh approximation; gate and up stay separate products."""
+  """GeGLU with the tanh approximation; gate and up stay separate products.
+
+  A kernel may `run` it instead, given the weights.
+  """
 
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x: Float[Array, "R L D"]) -> Float[Array, "R L D"]:
+  def __call__(
+    self,
+    x: Float[Array, "R L D"],
+    run: Callable[[Array, Array, Array], Array] | None = None,
+  ) -> Float[Array, "R L D"]:
     c = self.config
     init = nn.initializers.lecun_normal()
     gate = self.param("gate", init, (c.width, c.mlp_width))
     up = self.param("up", init, (c.width, c.mlp_width))
     down = self.param("down", init, (c.mlp_width, c.width))
+    if run:
+      return run(gate, up, down)
     hidden = jax.nn.gelu(x @ gate.astype(x.dtype), approximate=True)
     return (hidden * (x @ up.astype(x.dtype))) @ down.astype(x.dtype)
 
@@ -217,13 +262,14 @@ class Block(nn.Module):
   """
 
   config: ModelConfig
-  kind: str
+  reach: Reach
 
   @nn.compact
   def __call__(
     self,
     x: Float[Array, "R L D"],
-    position: Int[Array, "R L"],
+    slot: Int[Array, "R L"],
+    turns: Turns,
     mask: Bool[Array, "R L L"],
     beside: Sequence[Source] = (),
     across: Sequence[Source] = (),
@@ -236,13 +282,31 @@ class Block(nn.Module):
       )
       return x + norm("post", c.post_norm_gain)(part(norm("pre", 1.0)(x)))
 
-    attention = Attention(c, self.kind, name="attention")
-    own = lambda y: (Source(y, mask, position), *beside)
-    x = add(x, "attention", lambda y: attention(y, position, own(y)))
+    def gains(name: str) -> tuple[Array, Array]:
+      after = Gain(c.width, c.post_norm_gain, name=f"post_{name}_norm")
+      return Gain(c.width, name=f"pre_{name}_norm")(), after()
+
+    attention, mlp = Attention(c, name="attention"), MLP(c, name="mlp")
+    own = None if beside else Own(slot, self.reach)
+    sources = lambda y: (Source(y, mask, turns), *beside)
+    if own and c.attention == FUSED:
+      some = kernels.first_half(c, x, *own, turns, *gains("attention"))
+      x = attention(x, turns, sources(x), own, some)
+    else:
+      x = add(x, "attention", lambda y: attention(y, turns, sources(y), own))
     if across:
-      cross = Attention(c, GLOBAL, name="cross_attention")
+      cross = Attention(c, name="cross_attention")
       x = add(x, "cross_attention", lambda y: cross(y, None, across))
-    return add(x, "mlp", MLP(c, name="mlp"))
+    if c.mlp == FUSED:
+      return mlp(x, kernels.second_half(c, x, *gains("mlp")))
+    return add(x, "mlp", mlp)
+
+
+# What a layer keeps for its gradient besides its input.
+_KEPT = {
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 def stack(
@@ -255,9 +319,14 @@ def stack(
 ) -> Float[Array, "R L D"]:
   """All layers and the final norm, as parts of the module that calls it."""
   position = positions(slot)
-  masks = {k: attention_mask(slot, reach(config, k)) for k in (LOCAL, GLOBAL)}
+  far = {kind: reach(config, kind) for kind in (LOCAL, GLOBAL)}
+  turns = {kind: turns_of(config, kind, position) for kind in far}
+  masks = {kind: attention_mask(slot, far[kind]) for kind in far}
+  block: Any = Block
+  if config.remat in _KEPT:
+    block = nn.remat(Block, policy=_KEPT[config.remat])
   for i in range(config.num_layers):
     kind = config.attention_kind(i)
-    block = Block(config, kind, name=f"layer_{i}")
-    x = block(x, position, masks[kind], beside, across)
+    layer = block(config, far[kind], name=f"layer_{i}")
+    x = layer(x, slot, turns[kind], masks[kind], beside, across)
   return RMSNorm(config.norm_eps, name="final_norm")(x)

@@ -28,7 +28,7 @@ Tracer = Callable[..., Trace]  # (params, ids, lengths) -> Trace
 @functools.cache
 def tracer(config: ModelConfig) -> Tracer:
   """The module that encodes, with what it makes on the way; jitted."""
-  module = Embedder(config)
+  module = Embedder(config.portable)
 
   def trace(
     params: Params, ids: Int[Array, "R L"], lengths: Int[Array, "R"]

@@ -5,6 +5,7 @@ compiler says what memory it takes, and only if that fits, steps are timed.
 """
 
 import collections
+import math
 import pathlib
 import shutil
 import time
@@ -137,7 +138,7 @@ def shapes_of(data: grain.MapDataset, steps: int) -> tuple[list[Shape], float]:
 def abstract_state(stage: Stage, seed: int, mesh: jax.sharding.Mesh) -> Any:
   """The state's shapes with their shardings: nothing is allocated."""
   state = jax.eval_shape(lambda: step.abstract_state(stage, seed))
-  shardings = sharding.tree_shardings(state, mesh)
+  shardings = step.state_shardings(stage, state, mesh)
   place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
   return jax.tree.map(place, state, shardings)
 
@@ -162,15 +163,17 @@ def memory_of(ready: Ready) -> int:
   # A backend that says nothing gives None.
   of = lambda name: getattr(found, f"{name}_size_in_bytes", 0)
   own = of("argument") + of("temp") + of("output") - of("alias")
-  saved, _ = state_bytes(ready.state, ready.mesh)
+  saved, _ = state_bytes(ready.state)
   return _devices() * own + saved
 
 
-def state_bytes(state: Any, mesh: jax.sharding.Mesh) -> tuple[int, int]:
+def state_bytes(state: Any) -> tuple[int, int]:
   """Bytes of the copy that is saved, and of the state itself."""
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
   saved = size if memory.on_host() else 0
-  return saved, _devices() * size // mesh.shape["fsdp"]
+  part = lambda x: math.prod(x.sharding.shard_shape(x.shape))
+  own = sum(part(x) * x.dtype.itemsize for x in jax.tree.leaves(state))
+  return saved, _devices() * own
 
 
 def _devices() -> int:

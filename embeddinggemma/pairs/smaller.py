@@ -46,8 +46,9 @@ def ways(
     f"--config.groups_per_device={groups}",
     dataclasses.replace(given, groups_per_device=groups),
   )
-  for groups in (4 * stage.groups_per_device, most):
-    if stage.groups_per_device < groups <= most and not most % groups:
+  now = stages.groups(stage, mesh.size)
+  for groups in (4 * now, most):
+    if now < groups <= most and not most % groups:
       yield grouped(stage, groups)
   kinds = [] if stage.lora.rank else ["no_table", "lora"]
   if config_lib.TABLE in stage.frozen:
@@ -80,7 +81,7 @@ def needed(stage: PairConfig, made: Inputs, room: int) -> int:
   """
   mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
   state = forecast.abstract_state(stages.make(stage, mesh), stage.seed, mesh)
-  saved, least = forecast.state_bytes(state, mesh)
+  saved, least = forecast.state_bytes(state)
   if memory.held() + saved + least > room:
     return memory.held() + saved + least
   own = forecast.memory_of(forecast.prepare(stage, made))

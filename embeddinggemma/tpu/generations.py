@@ -27,7 +27,10 @@ class Generation:
   image_family: str  # of Compute Engine; "": none there
   machine: str  # type of a host of a slice of many
   chips_per_host: int
-  gke_accelerator: str  # node label of a slice of many hosts
+  largest_host: int  # chips of one that is a whole slice of the Cloud TPU API
+  containers_per_host: int  # each with its share of the chips, on GKE
+  gke_accelerator: str  # node label
+  gke_placement: bool  # GKE wants a placement policy, and pods to say the shape
   dimensions: int  # of the torus
   devices_per_chip: int  # as JAX shows them with `topology_options`
   topology_options: Mapping[str, str]  # of jax's get_topology_desc
@@ -56,7 +59,10 @@ GENERATIONS = {
       image_family="",
       machine="ct4p-hightpu-4t",
       chips_per_host=4,
+      largest_host=4,
+      containers_per_host=1,
       gke_accelerator="tpu-v4-podslice",
+      gke_placement=False,
       dimensions=3,
       devices_per_chip=1,
       topology_options={"chip_config_name": "megacore"},
@@ -77,7 +83,10 @@ GENERATIONS = {
       image_family=_GCE_SHARED,
       machine="ct5lp-hightpu-4t",
       chips_per_host=4,
+      largest_host=8,
+      containers_per_host=1,
       gke_accelerator="tpu-v5-lite-podslice",
+      gke_placement=False,
       dimensions=2,
       devices_per_chip=1,
       topology_options={},
@@ -98,7 +107,10 @@ GENERATIONS = {
       image_family=_GCE_SHARED,
       machine="ct5p-hightpu-4t",
       chips_per_host=4,
+      largest_host=4,
+      containers_per_host=1,
       gke_accelerator="tpu-v5p-slice",
+      gke_placement=False,
       dimensions=3,
       devices_per_chip=1,
       topology_options={},
@@ -119,7 +131,10 @@ GENERATIONS = {
       image_family=_GCE_SHARED,
       machine="ct6e-standard-4t",
       chips_per_host=4,
+      largest_host=8,
+      containers_per_host=1,
       gke_accelerator="tpu-v6e-slice",
+      gke_placement=False,
       dimensions=2,
       devices_per_chip=1,
       topology_options={},
@@ -140,7 +155,10 @@ GENERATIONS = {
       image_family="ubuntu-accel-2404-amd64-tpu-tpu7x",
       machine="tpu7x-standard-4t",
       chips_per_host=4,
+      largest_host=4,
+      containers_per_host=2,
       gke_accelerator="tpu7x",
+      gke_placement=True,
       dimensions=3,
       devices_per_chip=2,
       topology_options={},
@@ -174,9 +192,33 @@ class Slice:
     return math.prod(map(int, self.topology.split("x")))
 
   @property
+  def chips_per_host(self) -> int:
+    """Of one machine of the slice, which may be smaller than the usual one."""
+    return min(self.chips, self.generation.chips_per_host)
+
+  @property
   def hosts(self) -> int:
-    """Machines of the slice; a shape smaller than one is one."""
-    return max(self.chips // self.generation.chips_per_host, 1)
+    """Machines of the slice."""
+    return self.chips // self.chips_per_host
+
+  @property
+  def queued_hosts(self) -> int:
+    """Machines of the slice where it comes from the Cloud TPU API."""
+    small = self.chips <= self.generation.largest_host
+    return 1 if small else self.hosts
+
+  @property
+  def machine(self) -> str:
+    """The type of each."""
+    usual = f"-{self.generation.chips_per_host}t"
+    stem = self.generation.machine.removesuffix(usual)
+    return f"{stem}-{self.chips_per_host}t"
+
+  @property
+  def accelerator_type(self) -> str:
+    """As the Cloud TPU API has it, such as v5litepod-256."""
+    each = 2 if self.generation.counts == "cores" else 1
+    return f"{self.generation.accelerator}-{self.chips * each}"
 
   @property
   def devices(self) -> int:

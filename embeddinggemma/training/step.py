@@ -38,7 +38,7 @@ def init_state(
   make, source = functools.partial(_fresh, stage), params
   if params is None:
     make, source = _from_key(stage), jax.random.key(seed)
-  shardings = sharding.tree_shardings(jax.eval_shape(make, source), mesh)
+  shardings = state_shardings(stage, jax.eval_shape(make, source), mesh)
   return jax.jit(make, out_shardings=shardings)(source)
 
 
@@ -79,7 +79,7 @@ def compile_step(
 ) -> Program:
   """train_step under jit: the state donated, its shardings kept."""
   state = jax.eval_shape(lambda: abstract_state(stage, seed))
-  shardings = sharding.tree_shardings(state, mesh)
+  shardings = state_shardings(stage, state, mesh)
   return jax.jit(
     lambda state, batch: train_step(stage, seed, state, batch),
     donate_argnums=0,
@@ -87,6 +87,11 @@ def compile_step(
     out_shardings=(shardings, None),
     compiler_options=dict(compiler_options or {}),
   )
+
+
+def state_shardings(stage: Stage, state: Any, mesh: Mesh) -> Any:
+  """NamedShardings of a state's arrays or shapes, by the stage's rules."""
+  return sharding.tree_shardings(state, mesh, stage.rules)
 
 
 def abstract_state(stage: Stage, seed: int) -> TrainState:

@@ -291,7 +291,7 @@ def test_the_sharding_rules_know_every_parameter(name):
   layer = "decoder/layer_0"
   for kind in ("attention", "cross_attention"):
     if f"{layer}/{kind}/q" in specs:
-      assert specs[f"{layer}/{kind}/k"] == P("fsdp", None, None)
+      assert specs[f"{layer}/{kind}/k"] == P(None, None, "fsdp")
       assert specs[f"{layer}/{kind}/o"] == P(None, None, "fsdp")
 
 

@@ -1,0 +1,166 @@
+"""TPU kernels that run parts of a layer, chosen by the config.
+
+attention: "xla" is `layers`' own, for every platform and every source. "splash"
+(Pallas, rows of any length) and "fused" (`fused_attention`, short rows, with
+norms and projections) serve a row that attends to itself alone, which is every
+layer of an encoder; what else there is, such as the sources of a decoder, goes
+through XLA. mlp: "xla", or "fused" (`fused_mlp`) with its norms.
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+import jax
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_kernel as kernel,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_mask as masks,
+)
+from jaxtyping import Array, Float, Int
+
+from embeddinggemma.model import fused_attention, fused_mlp
+from embeddinggemma.model.config import FUSED, SPLASH, XLA, ModelConfig
+from embeddinggemma.types import BadInput
+
+LANES = 128  # a TPU's vector: what kernels' rows are multiples of
+LONGEST = 512  # positions that FUSED holds the logits of
+_BLOCKS = (512, 256, 128)  # of SPLASH, the first that divides a row
+
+
+def check(config: ModelConfig, platform: str) -> None:
+  """Raises BadInput unless devices of the platform can run the config."""
+  for name in ("attention", "mlp"):
+    value = getattr(config, name)
+    if value != XLA and platform != "tpu":
+      raise BadInput(
+        f"model.{name}={value!r} is a TPU kernel, but the devices are of"
+        f" {platform!r}; use {XLA!r}"
+      )
+
+
+def check_row(config: ModelConfig, length: int) -> None:
+  """Raises BadInput for a row that the config's kernel does not take."""
+  what = f"model.attention={config.attention!r} takes rows of"
+  if length % LANES:
+    raise BadInput(
+      f"{what} a multiple of {LANES} positions, and these have {length}; use"
+      f" {XLA!r}, or a max_length above {LANES} so that rows are longer"
+    )
+  if config.attention == FUSED and length > LONGEST:
+    raise BadInput(
+      f"{what} up to {LONGEST} positions, and these have {length}; use"
+      f" {SPLASH!r} or lower max_length"
+    )
+
+
+def check_positions(config: ModelConfig, positions: int) -> None:
+  """Raises BadInput for a group that the fused MLP does not divide."""
+  if positions % LANES:
+    raise BadInput(
+      f"model.mlp={config.mlp!r} takes a multiple of {LANES} positions (rows x"
+      f" length), and a group has {positions}; use {XLA!r}"
+    )
+
+
+def splash(
+  q: Float[Array, "R L H E"],
+  k: Float[Array, "R L K E"],
+  v: Float[Array, "R L K E"],
+  slot: Int[Array, "R L"],
+  reach: tuple[int | None, int | None],
+  softcap: float,
+) -> Float[Array, "R L H E"]:
+  """Attention of rows to themselves; q is normed, rotated and scaled.
+
+  Blocks that no query's reach meets are not computed; slots are the kernel's
+  segments. A row and the heads that share keys are one call, mapped over both.
+  """
+  rows, length, heads, head_dim = q.shape
+  shared = heads // k.shape[2]
+  run = _splash(length, shared, reach, softcap)
+  # (R, K, G, L, E), and (R, K, L, E).
+  grouped = q.reshape(rows, length, -1, shared, head_dim)
+  grouped = grouped.transpose(0, 2, 3, 1, 4)
+  segments = kernel.SegmentIds(slot, slot)
+  a_row = jax.vmap(run, in_axes=(0, 0, 0, None))
+  keys_first = lambda x: x.transpose(0, 2, 1, 3)
+  mixed = cast(
+    Array, jax.vmap(a_row)(grouped, keys_first(k), keys_first(v), segments)
+  )
+  return mixed.transpose(0, 3, 1, 2, 4).reshape(q.shape)
+
+
+def _splash(
+  length: int,
+  heads: int,
+  reach: tuple[int | None, int | None],
+  softcap: float,
+) -> kernel.SplashAttentionKernel:
+  """The kernel of one row: (heads, L, E), (L, E), (L, E) -> (heads, L, E)."""
+  size = next(size for size in _BLOCKS if not length % size)
+  sizes = kernel.BlockSizes(
+    block_q=size,
+    block_kv=size,
+    block_q_dkv=size,
+    block_kv_dkv=size,
+    block_q_dq=size,
+    block_kv_dq=size,
+  )
+  shape = (length, length)
+  if all(side is None or side >= length - 1 for side in reach):
+    mask: masks.Mask = masks.FullMask(shape)
+  else:
+    mask = masks.LocalMask(shape, reach, offset=0)
+  return kernel.make_splash_mqa_single_device(
+    masks.MultiHeadMask([mask] * heads),
+    block_sizes=sizes,
+    attn_logits_soft_cap=softcap or None,
+  )
+
+
+def first_half(
+  config: ModelConfig,
+  x: Float[Array, "R L D"],
+  slot: Int[Array, "R L"],
+  reach: tuple[int | None, int | None],
+  turns: fused_attention.Turns,
+  before: Float[Array, "D"],
+  after: Float[Array, "D"],
+) -> Callable[..., Array]:
+  """What runs a block's first half, given the weights of its attention."""
+  check_row(config, x.shape[1])
+  core = fused_attention.Core(
+    config.num_heads,
+    config.num_kv_heads,
+    config.head_dim,
+    *reach,
+    config.norm_eps,
+  )
+
+  def run(
+    q: Array, k: Array, v: Array, q_gain: Array, k_gain: Array, o: Array
+  ) -> Array:
+    q, k, v = (w.reshape(w.shape[0], -1) for w in (q, k, v))
+    o, q_gain = o.reshape(-1, o.shape[2]), q_gain * config.head_dim**-0.5
+    weights = fused_attention.Weights(before, q, k, v, q_gain, k_gain, o, after)
+    return fused_attention.add_attention(core, x, weights, slot, turns)
+
+  return run
+
+
+def second_half(
+  config: ModelConfig,
+  x: Float[Array, "R L D"],
+  before: Float[Array, "D"],
+  after: Float[Array, "D"],
+) -> Callable[..., Array]:
+  """What runs a block's second half, given the weights of its MLP."""
+  flat = x.reshape(-1, x.shape[2])
+  check_positions(config, flat.shape[0])
+
+  def run(gate: Array, up: Array, down: Array) -> Array:
+    weights = fused_mlp.Weights(before, gate, up, down, after)
+    return fused_mlp.add_mlp(config.norm_eps, flat, weights).reshape(x.shape)
+
+  return run

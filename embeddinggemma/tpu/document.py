@@ -1,0 +1,33 @@
+"""YAML as a person writes it: scripts as blocks, exit codes on one line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+
+class _Dumper(yaml.SafeDumper):
+  """Without references from one place to another that says the same."""
+
+  def ignore_aliases(self, data: Any) -> bool:
+    return True
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.Node:
+  style = "|" if "\n" in text else None
+  return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+def _tuple(dumper: _Dumper, values: tuple) -> yaml.Node:
+  return dumper.represent_sequence("tag:yaml.org,2002:seq", values, True)
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.add_representer(tuple, _tuple)
+
+
+def to_yaml(tree: Mapping[str, Any]) -> str:
+  """A tree as YAML, keys in their order; a tuple stays on its line."""
+  return yaml.dump(
+    tree, Dumper=_Dumper, sort_keys=False, width=10**6, allow_unicode=True
+  )

@@ -1,0 +1,196 @@
+"""Whatever the batch: one loss and gradient, however it is divided.
+
+The model is a bag of words, so that many batches and meshes cost little; what
+whole models do on meshes is in test_mesh.py.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import test_mesh
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embeddinggemma import objectives, sharding, stages
+from embeddinggemma.losses import contrastive, denoise
+from embeddinggemma.model.embedder import unit_or_constant
+from embeddinggemma.types import Embeddings, PairBatch, Teacher, Text
+
+# Data, fsdp, groups a device, table of rules.
+DIVIDED = (
+  (1, 1, 4, "fsdp"),
+  (2, 1, 2, "fsdp"),
+  (8, 1, 2, "zero1"),
+  (4, 2, 1, "fsdp"),
+  (4, 2, 4, "zero1"),
+)
+KINDS = ("pairs", "pretrain", "adapt")
+WIDTH = 16
+
+
+def params(seed: int) -> dict:
+  """A table, and a projection to the teacher."""
+  rng = np.random.default_rng(seed)
+  normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+  return {
+    "model": {"embedding": normal(1024, WIDTH)},
+    "aux": {"projection": normal(WIDTH, test_mesh.TAUGHT)},
+  }
+
+
+def bag_of_words(params, ids, slot, valid):
+  """The mean of a text's rows of the table, at unit norm."""
+  words = params["model"]["embedding"][ids]
+  member = slot[..., None] == jnp.arange(valid.shape[0])[None, None]
+  summed = jnp.einsum("rlb,rld->bd", member.astype(words.dtype), words)
+  return unit_or_constant(summed, valid)
+
+
+def next_word(params, *texts):
+  """Next tokens of the last text, given the same text's words of the first."""
+  table = params["model"]["embedding"]
+  ids, slot, valid = texts[-1]
+  same = slot[:, :, None] == texts[0][1][:, None, :]
+  share = same / jnp.maximum(jnp.sum(same, axis=2, keepdims=True), 1)
+  seen = jnp.einsum("rls,rsd->rld", share, table[texts[0][0]])
+  hidden = 0.3 * (table[ids] + seen)
+  return denoise.next_token(hidden, table, ids, slot, valid, 0.0, 256)
+
+
+def objective_of(kind: str, mesh, rules: str):
+  """All losses on, over a model that compiles in no time."""
+  if kind == "pairs":
+    encode = sharding.data_parallel(bag_of_words, mesh, rules)
+    terms = stages.terms(test_mesh.config("separate"), mesh)
+    return objectives.pair_objective(objectives.separate(encode), terms, mesh)
+  one = lambda params, *text: next_word(params, text)
+  f = next_word if kind == "adapt" else one
+  losses = sharding.data_parallel(f, mesh, rules)
+  return objectives.language_objective(losses)
+
+
+@functools.cache
+def program(kind: str, data: int, fsdp: int, rules: str):
+  """Loss, metrics and gradients on a mesh, of parameters as they are split."""
+  mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+  objective = objective_of(kind, mesh, rules)
+  run = jax.jit(jax.value_and_grad(objective, has_aux=True))
+
+  def call(params, batch):
+    # A parameter's place is that of its path in a state.
+    placed = sharding.tree_shardings({"params": params}, mesh, rules)
+    params = jax.device_put(params, placed["params"])
+    key = jax.random.key(0)
+    return jax.device_get(run(params, sharding.to_devices(batch, mesh), key))
+
+  return call
+
+
+def batch_of(kind: str, seed: int, groups: int, size: int):
+  if kind == "pairs":
+    return test_mesh.batch(seed, groups, size)
+  return test_mesh.language_batch(kind, seed, groups, size)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(st.integers(1, 2**31), st.integers(1, test_mesh.BATCH))
+def test_no_division_changes_anything(kind, seed, size) -> None:
+  held = params(seed)
+  whole = batch_of(kind, seed, 1, size)
+  (loss, metrics), gradients = program(kind, 1, 1, "fsdp")(held, whole)
+  assert np.isfinite(loss)
+  for data, fsdp, groups, rules in DIVIDED:
+    batch = batch_of(kind, seed, data * fsdp * groups, size)
+    got = program(kind, data, fsdp, rules)(held, batch)
+    np.testing.assert_allclose(got[0][0], loss, rtol=1e-5)
+    for name, value in metrics.items():
+      np.testing.assert_allclose(got[0][1][name], value, rtol=2e-5, atol=1e-5)
+    for a, b in zip(
+      jax.tree.leaves(got[1]), jax.tree.leaves(gradients), strict=True
+    ):
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * np.abs(b).max())
+
+
+def test_other_empty_places_are_no_answer() -> None:
+  """The test above can fail: a pair more is another loss."""
+  run = program("pairs", 1, 1, "fsdp")
+  few, more = (
+    run(params(1), test_mesh.batch(3, 1, size))[0][0] for size in (20, 21)
+  )
+  assert abs(few - more) > 1e-3
+
+
+def compiled(size: int, group: int):
+  """The loss and gradients of a batch of pairs in groups of `group`; not run."""
+  mesh = sharding.make_mesh(4, 2)
+  shape = jax.ShapeDtypeStruct
+  groups = size // group
+
+  def text() -> Text:
+    ids = shape((groups, group, 16), jnp.int32)
+    return Text(ids, ids, shape((groups, group), jnp.bool_))
+
+  taught = shape((size, test_mesh.TAUGHT), jnp.float32)
+  keys, task = shape((size, 2), jnp.uint32), shape((), jnp.int32)
+  teacher = Teacher(taught, taught, None)
+  batch = PairBatch(text(), text(), None, teacher, keys, task)
+  place = lambda x, s: shape(x.shape, x.dtype, sharding=s)
+  placed = sharding.tree_shardings({"params": params(0)}, mesh, "zero1")
+  args = (
+    jax.tree.map(place, params(0), placed["params"]),
+    jax.tree.map(
+      lambda x: place(x, sharding.batch_sharding(mesh, x.shape)), batch
+    ),
+    jax.eval_shape(lambda: jax.random.key(0)),
+  )
+  run = jax.value_and_grad(objective_of("pairs", mesh, "zero1"), has_aux=True)
+  return jax.jit(run).lower(*args).compile()
+
+
+def test_memory_grows_by_candidates_and_rows_of_logits() -> None:
+  """At a fixed group, on eight devices."""
+  small, large = 512, 2048
+  held = lambda size: 4 * size * WIDTH + 4 * size * size // 8
+  before, after = (
+    compiled(size, 8).memory_analysis().temp_size_in_bytes
+    for size in (small, large)
+  )
+  assert after - before <= 1.1 * (held(large) - held(small))
+
+
+def test_no_device_holds_all_pairs_of_pairs() -> None:
+  text = compiled(512, 8).as_text()
+  assert "f32[32,512]" in text, "the rows that are computed at once"
+  assert "512,512]" not in text
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 7])
+def test_rows_at_once_change_nothing(at_once: int) -> None:
+  """Of six a device, all are computed at once where seven may be."""
+  mesh = sharding.make_mesh(2, 2, jax.devices()[:4])
+  rng = np.random.default_rng(0)
+  vectors = rng.standard_normal((2, 24, 8)).astype(np.float32)
+  vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+  keys = rng.integers(0, 30, (24, 2)).astype(np.uint32)
+  valid = np.arange(24) < 21
+  term = lambda over_rows: contrastive.info_nce(0.05, True, 5.0, over_rows)
+  empty = np.zeros((1, 1, 1), np.int32)
+  text = Text(empty, empty, valid[None])
+  batch = PairBatch(text, text, None, None, keys, np.asarray(0, np.int32))
+
+  def loss(vectors, over_rows=contrastive.at_once):
+    query, positive = vectors
+    embeddings = Embeddings(query, positive, None, positive)
+    losses = term(over_rows)({}, embeddings, batch)
+    return jnp.sum(jnp.where(valid, losses, 0.0)), losses
+
+  divided = lambda f: sharding.over_rows(f, mesh, at_once)
+  whole = jax.value_and_grad(loss, has_aux=True)
+  (_, want), want_gradient = jax.jit(whole)(vectors)
+  got = jax.jit(lambda vectors: whole(vectors, divided))(vectors)
+  np.testing.assert_allclose(got[0][1], want, rtol=2e-5, atol=1e-5)
+  np.testing.assert_allclose(got[1], want_gradient, rtol=2e-5, atol=1e-5)
