@@ -45,9 +45,9 @@ def activation_bytes(model: ModelConfig, length: int) -> int:
   size = 2 if model.dtype == "bfloat16" else 4
   heads = 3 * (model.num_heads + model.num_kv_heads) * model.head_dim
   layer = (7 * model.width + heads + 3 * model.mlp_width) * size
-  if getattr(model, "attention", "xla") == "xla":
+  if model.attention == "xla":
     layer += 2 * 4 * model.num_heads * length
-  if getattr(model, "remat", "none") == "full":
+  if model.remat == "full":
     # A layer's input, and all of one layer.
     return model.num_layers * model.width * size + layer
   return model.num_layers * layer
