@@ -239,8 +239,7 @@ def require_writable(folder: pathlib.Path, seconds: float = 30.0) -> None:
   thread.join(seconds)
   if failure:
     raise BadInput(
-      f"{folder} cannot be written ({failure[0]}); give a --workdir that every"
-      " process may write"
+      f"{folder} cannot be written ({failure[0]}); choose another path"
     )
 
 

@@ -68,7 +68,7 @@ def as_json(compiled: Compiled) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
   """Of what decides the figures."""
-  import libtpu
+  import libtpu  # pyrefly: ignore[missing-import]
 
   return {"jax": jax.__version__, "libtpu": libtpu.__version__}
 

@@ -14,10 +14,12 @@ from embeddinggemma.model.config import ModelConfig
 # the estimate's error.
 _USABLE = 0.85
 # Whole copies of the parameters beside the state, while gradients are summed:
-# with one group the gradients alone; over several, those of a group, and the
-# sums of the queries' and of the positives' loop. Measured with the compiler
-# of a v5e, at 300M (tests/benchmarks/step_memory.py).
-_COPIES_ONE, _COPIES_MANY = 2.0, 3.5
+# over several groups those of one group, and the sums of the queries' and of
+# the positives' loop. The compiler of a v5e says 3.7 GB where parameters are
+# .85 GB, nearly all of it the table, and activations .06 GB
+# (tests/benchmarks/step_memory.py). With one group, gradients come when most
+# activations are gone, so fewer copies count beside all of these.
+_COPIES_ONE, _COPIES_MANY = 2.0, 3.7
 
 
 class Work(NamedTuple):
@@ -37,8 +39,8 @@ def activation_bytes(model: ModelConfig, length: int) -> int:
 
   Of each layer: inputs and outputs of its parts and of their norms (7 x width),
   queries, keys, values and what they become, three of the MLP's products, and
-  attention's logits and weights in float32. At 300M in bfloat16 this is 1.1
-  times what the compiler of a v5e says; in float32 on a CPU, .6 times.
+  attention's logits and weights in float32. That is .6 times what XLA keeps on
+  a CPU, where it fuses less.
   """
   size = 2 if model.dtype == "bfloat16" else 4
   heads = 3 * (model.num_heads + model.num_kv_heads) * model.head_dim
