@@ -85,7 +85,7 @@ SWITCHES = {
   "json": "print JSON",
   "dense": "search by meaning alone",
   "lexical": "search by words alone",
-  "fit": "also find what would fit: more groups a device",
+  "fit": "also find what would fit: groups a device, recomputation",
   "shardings": "list every parameter: shape, spec, bytes of a device",
   "print": "print a command for each run, run none",
   "skip_bad_rows": "count and list broken lines of the data, do not stop at one",

@@ -1,4 +1,4 @@
-"""What would fit, when a step does not: more groups on a device.
+"""What would fit, when a step does not: more groups, or more recomputation.
 
 A device that embeds its part of the batch in several groups holds the
 activations of one at a time, for one more forward pass. What does not shrink
@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from embeddinggemma.model.config import REMATS
 from embeddinggemma.tpu import compiling, shapes
 from embeddinggemma.tpu.compiling import Compiled
 
@@ -68,12 +69,18 @@ def tries(
 
 
 def search(first: Compiled) -> list[dict[str, Any]]:
-  """Compiles one number of groups after another; a row for each."""
+  """Compiles one number of groups after another; a row for each.
+
+  What recomputes more of a layer is tried beside them, in the config's groups.
+  """
   groups = shapes.groups(first.config, first.mesh, first.slice_)
 
+  def compile_again(**changed: Any) -> Compiled:
+    config = dataclasses.replace(first.config, **changed)
+    return compiling.compile_step(config, first.slice_, first.num_slices)
+
   def attempt(groups: int) -> Try:
-    config = dataclasses.replace(first.config, groups_per_device=groups)
-    again = compiling.compile_step(config, first.slice_, first.num_slices)
+    again = compile_again(groups_per_device=groups)
     return Try(groups, again.fits, again.memory.needed)
 
   made = tries(
@@ -82,11 +89,25 @@ def search(first: Compiled) -> list[dict[str, Any]]:
     first.capacity,
     attempt,
   )
-  return [
-    {
-      "change": {"groups_per_device": one.groups},
-      "fits": one.fits,
-      "needed_bytes": one.needed,
-    }
+  rows = [
+    _row({"groups_per_device": one.groups}, one.fits, one.needed)
     for one in made
   ]
+  if first.fits:
+    return rows
+  for policy in REMATS[REMATS.index(first.config.model.remat) + 1 :]:
+    sides = [s for s in ("model", "decoder") if hasattr(first.config, s)]
+    again = compile_again(
+      groups_per_device=groups,
+      **{
+        side: dataclasses.replace(getattr(first.config, side), remat=policy)
+        for side in sides
+      },
+    )
+    change = {f"{side}.remat": policy for side in sides}
+    rows.append(_row(change, again.fits, again.memory.needed))
+  return rows
+
+
+def _row(change: dict[str, Any], fits: bool, needed: int) -> dict[str, Any]:
+  return {"change": change, "fits": fits, "needed_bytes": needed}

@@ -120,9 +120,9 @@ def _fit(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     verdict = "fits" if row["fits"] else "does not fit"
     needed = row["needed_bytes"] / _GIB
     yield f"  {changed:<40} {verdict}: needs {needed:.2f} GiB"
-  if not rows[-1]["fits"]:
+  if not any(row["fits"] for row in rows):
     yield (
-      "  More groups do not do it: what is left are parameters, gathered"
+      "  None of them does: what is left are parameters, gathered"
       " embeddings and\n  logits. Use a smaller batch_size, more chips, or a"
       " larger mesh.fsdp."
     )

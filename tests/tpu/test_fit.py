@@ -1,8 +1,18 @@
 """What the search for a fit tries, by a memory whose law is known."""
 
+import dataclasses
+import importlib.util
+
 import pytest
 
-from embeddinggemma.tpu import fit
+from embeddinggemma import main
+from embeddinggemma.tpu import (
+  compiling,
+  environment,
+  examine,
+  fit,
+  generations,
+)
 from embeddinggemma.tpu.fit import Try
 
 CAPACITY = 1_000
@@ -44,3 +54,34 @@ def test_only_numbers_that_divide_are_tried() -> None:
 def test_an_end_of_the_choices_is_an_end(left: list[int]) -> None:
   tries = [Try(1, False, 5), Try(2, False, 4), Try(4, False, 3)]
   assert fit.following(tries, left, 1) is None
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+def test_recomputation_is_tried_where_groups_cannot_help() -> None:
+  """One pair a device, on chips that have next to no memory."""
+  environment.prepare()
+  values, _ = main._parse(
+    "compile",
+    [
+      "--config=configs/prefinetune.py:tiny",
+      "--config.model.num_layers=1",
+      "--config.batch_size=4",
+      "--topology=v5e:2x2",
+    ],
+  )
+  config = examine.config_of(values.config.to_dict(), None)
+  v5e = generations.parse("v5e:2x2")
+  small = dataclasses.replace(v5e.generation, hbm_usable=2.0**20)
+  first = compiling.compile_step(
+    config, dataclasses.replace(v5e, generation=small)
+  )
+  rows = fit.search(first)
+  assert [row["change"] for row in rows] == [
+    {"groups_per_device": 1},
+    {"model.remat": "dots"},
+    {"model.remat": "full"},
+  ]
+  assert not any(row["fits"] for row in rows)
+  assert all(row["needed_bytes"] > 2**20 for row in rows)
