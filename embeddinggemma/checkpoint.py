@@ -379,7 +379,8 @@ def write_arrays(
   registry = ocp.type_handlers.create_type_handler_registry(
     (np.ndarray, as_it_is), (Lazy, lazily)
   )
-  arrays = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+  with _quiet():
+    arrays = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
   handlers = {"params": arrays, "files": _FilesHandler()}
   _save_alone(root, 0, items, handlers)
   return workdir / CHECKPOINTS / "0"
