@@ -100,7 +100,7 @@ def batch(number: int, groups: int, size: int | None = None) -> PairBatch:
   return packer(mixture.Draw("qa", np.arange(size))).batch
 
 
-def language_config(name: str, rules: str) -> stages.LanguageConfig:
+def language_config(name: str, rules: str = "fsdp") -> stages.LanguageConfig:
   """A tiny language model; its vocabulary is in several blocks."""
   pairs = config("joint", rules)
   shared = {
