@@ -34,7 +34,7 @@ CHECKPOINTS = "checkpoints"
 AVERAGE, MERGED = "average", "merged"
 _ORBAX = ("commit_success.txt", "_CHECKPOINT_METADATA")  # its own notes
 _ITEMS = ("params", "opt_state", "data", "files")
-_CHUNK, _FILE = 2**22, 2**26  # bytes of `write_arrays`: decoded, encoded
+_CHUNK, _FILE = 2**22, 2**26  # bytes of `write`: decoded, encoded
 _TOGETHER = 2**24  # bytes of the tensors that are read at once
 
 Files = Mapping[str, bytes]
@@ -44,7 +44,7 @@ Shapes = Mapping[Name, jax.ShapeDtypeStruct]
 
 @dataclasses.dataclass(frozen=True)
 class Lazy:
-  """A tensor that is read when `write_arrays` comes to it."""
+  """A tensor that is read when `write` comes to it."""
 
   shape: tuple[int, ...]
   dtype: np.dtype
@@ -317,57 +317,24 @@ def require_room(folder: pathlib.Path, size: int) -> None:
 def write(
   workdir: pathlib.Path, params: Params, files: Files, step: int = 0
 ) -> pathlib.Path:
-  """One checkpoint of parameters alone, by one process; its directory."""
+  """One checkpoint of parameters alone, by one process; its directory.
+
+  Little memory is needed beside arrays that are on the host: nothing is copied
+  first, and small chunks leave for the disk as they are encoded. Of leaves that
+  are `Lazy`, one is in memory at a time. An existing step is kept.
+  """
   root = (workdir / CHECKPOINTS).absolute()
   root.mkdir(parents=True, exist_ok=True)
   if (root / str(step)).exists():
     return workdir / CHECKPOINTS / str(step)
-  require_room(root, sum(x.nbytes for x in jax.tree.leaves(params)))
-  items = {
-    "params": ocp.args.StandardSave(dict(params)),
-    "opt_state": ocp.args.StandardSave({"opt_state": {}}),
-    "data": ocp.args.JsonSave({}),
-    "files": _FilesSave(files),
-  }
-  _save_alone(root, step, items, {"files": _FilesHandler()})
-  return workdir / CHECKPOINTS / str(step)
-
-
-def _save_alone(
-  root: pathlib.Path, step: int, items: dict[str, Any], handlers: Any
-) -> None:
-  options = ocp.CheckpointManagerOptions(
-    enable_async_checkpointing=False,
-    cleanup_tmp_directories=True,
-    create=False,
-    multiprocessing_options=_alone(),
-  )
-  with (
-    _quiet(),
-    _Manager(
-      root, options=options, item_names=_ITEMS, item_handlers=handlers
-    ) as manager,
-  ):
-    manager.save(step, args=ocp.args.Composite(**items))
-
-
-def write_arrays(
-  workdir: pathlib.Path, params: Params, files: Files
-) -> pathlib.Path:
-  """What `write` does with numpy arrays, in little memory beside them.
-
-  Nothing is copied first, and small chunks leave for the disk as they are
-  encoded; `write` holds the weights three times. Of leaves that are `Lazy`,
-  one is in memory at a time.
-  """
-  root = (workdir / CHECKPOINTS).absolute()
-  root.mkdir(parents=True, exist_ok=True)
-  require_room(root, sum(x.nbytes for x in jax.tree.leaves(params)))
+  on_host = lambda x: x if isinstance(x, Lazy) else np.asarray(x)
+  held = jax.tree.map(on_host, dict(params))
+  require_room(root, sum(x.nbytes for x in jax.tree.leaves(held)))
   chunks = lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK)
   items = {
     "params": ocp.args.PyTreeSave(
-      dict(params),
-      save_args=jax.tree.map(chunks, dict(params)),
+      held,
+      save_args=jax.tree.map(chunks, held),
       ocdbt_target_data_file_size=_FILE,
     ),
     "opt_state": ocp.args.StandardSave({"opt_state": {}}),
@@ -379,11 +346,20 @@ def write_arrays(
   registry = ocp.type_handlers.create_type_handler_registry(
     (np.ndarray, as_it_is), (Lazy, lazily)
   )
+  options = ocp.CheckpointManagerOptions(
+    enable_async_checkpointing=False,
+    cleanup_tmp_directories=True,
+    create=False,
+    multiprocessing_options=_alone(),
+  )
   with _quiet():
     arrays = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-  handlers = {"params": arrays, "files": _FilesHandler()}
-  _save_alone(root, 0, items, handlers)
-  return workdir / CHECKPOINTS / "0"
+    handlers = {"params": arrays, "files": _FilesHandler()}
+    with _Manager(
+      root, options=options, item_names=_ITEMS, item_handlers=handlers
+    ) as manager:
+      manager.save(step, args=ocp.args.Composite(**items))
+  return workdir / CHECKPOINTS / str(step)
 
 
 def steps(workdir: pathlib.Path) -> list[int]:

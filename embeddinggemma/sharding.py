@@ -180,7 +180,7 @@ def _parts(names: str | tuple[str, ...] | None, mesh: AnyMesh) -> int:
   return math.prod(mesh.shape[name] for name in names)
 
 
-def tree_shardings(tree: Any, mesh: Mesh, rules: str = "fsdp") -> Any:
+def tree_shardings(tree: Any, mesh: AnyMesh, rules: str = "fsdp") -> Any:
   """NamedShardings for a tree of arrays or shapes, by a table of RULES."""
 
   def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -188,6 +188,21 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: str = "fsdp") -> Any:
     return NamedSharding(mesh, spec)
 
   return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def placed_shapes(tree: Any, mesh: AnyMesh, rules: str = "fsdp") -> Any:
+  """Shapes of arrays or shapes, placed by a table: nothing is allocated."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    tree,
+    tree_shardings(tree, mesh, rules),
+  )
+
+
+def device_bytes(leaf: Any) -> int:
+  """Of a device's part of a placed array or shape, without tiles' padding."""
+  part = leaf.sharding.shard_shape(leaf.shape)
+  return math.prod(part) * np.dtype(leaf.dtype).itemsize
 
 
 class Placed(NamedTuple):
@@ -200,16 +215,18 @@ class Placed(NamedTuple):
   device_bytes: int
 
 
-def placements(tree: Any, mesh: AnyMesh, rules: str = "fsdp") -> list[Placed]:
-  """What tree_shardings decides, array by array: for people to read."""
-  found = []
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    name, dtype = path_name(path), np.dtype(leaf.dtype)
-    spec = spec_of(name, leaf.shape, mesh, rules)
-    parts = math.prod(_parts(names, mesh) for names in spec)
-    size = math.prod(leaf.shape) * dtype.itemsize // parts
-    found.append(Placed(name, tuple(leaf.shape), dtype.name, spec, size))
-  return found
+def placements(tree: Any) -> list[Placed]:
+  """Where each placed array or shape of a tree is: for people to read."""
+  return [
+    Placed(
+      path_name(path),
+      tuple(leaf.shape),
+      np.dtype(leaf.dtype).name,
+      leaf.sharding.spec,
+      device_bytes(leaf),
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  ]
 
 
 def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:

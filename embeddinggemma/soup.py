@@ -73,7 +73,7 @@ def soup(
     params, hashes = _average(found, shapes, factors, workdir)
     recipe = cache.to_json(_recipe(files, hashes, shares))
     content = {**files, "recipe.json": recipe}
-    return checkpoint.write_arrays(workdir, params, content)
+    return checkpoint.write(workdir, params, content)
 
 
 def path(

@@ -62,9 +62,7 @@ def check(config: TrainConfig) -> None:
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   stages.groups(config, mesh.size)
   stage = stages.make(config, mesh)
-  state = jax.eval_shape(lambda: step.abstract_state(stage, config.seed))
-  step.state_shardings(stage, state, mesh)
-  shapes = state.params
+  shapes = step.abstract_state(stage, config.seed, mesh).params
   _check_frozen(config, shapes)
   if config.init_from:
     parent = checkpoint.find(config.init_from)

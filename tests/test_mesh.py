@@ -378,7 +378,8 @@ def test_moments_are_split_over_every_device(name: str) -> None:
   state = {"params": params, "opt_state": {"mu": params}}
   for data, fsdp in ((256, 1), (16, 16), (4, 2)):
     mesh = AbstractMesh((data, fsdp), sharding.AXES)
-    for placed in sharding.placements(state, mesh, "zero1"):
+    shapes = sharding.placed_shapes(state, mesh, "zero1")
+    for placed in sharding.placements(shapes):
       whole = 4 * np.prod(placed.shape, dtype=int)
       moment = placed.path.startswith("opt_state") and len(placed.shape) > 1
       parts = data * fsdp if moment else 1
@@ -389,7 +390,7 @@ def test_an_array_is_placed_as_the_table_says() -> None:
   mesh = sharding.make_mesh(4, 2)
   stage = stages.make(config("joint", "zero1"), mesh)
   state = step.init_state(stage, 0, mesh)
-  found = sharding.placements(state, mesh, "zero1")
+  found = sharding.placements(sharding.placed_shapes(state, mesh, "zero1"))
   for leaf, placed in zip(jax.tree.leaves(state), found, strict=True):
     assert leaf.addressable_shards[0].data.nbytes == placed.device_bytes
     assert leaf.shape == placed.shape and leaf.dtype.name == placed.dtype

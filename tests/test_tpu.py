@@ -10,15 +10,9 @@ import sys
 import pytest
 import test_mesh
 
-QUIET = {
-  "JAX_PLATFORMS": "cpu",
-  "XLA_FLAGS": "",
-  "TPU_SKIP_MDS_QUERY": "1",
-  "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-  "TPU_WORKER_HOSTNAMES": "localhost",
-  "TPU_WORKER_ID": "0",
-  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
+from embeddinggemma.tpu import environment
+
+QUIET = environment.QUIET | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 PROGRAM = """
 import sys
 import jax
@@ -38,10 +32,8 @@ slice_of = lambda device: getattr(device, "slice_index", 0)
 assert all(len({slice_of(d) for d in row}) == 1 for row in mesh.devices)
 assert len({slice_of(d) for d in mesh.devices[:, 0]}) == int(slices)
 stage = stages.make(test_mesh.config("separate", rules), mesh)
-state = jax.eval_shape(lambda: step.abstract_state(stage, 0))
-shardings = step.state_shardings(stage, state, mesh)
+state = step.abstract_state(stage, 0, mesh)
 place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
-state = jax.tree.map(place, state, shardings)
 batch = jax.tree.map(
   lambda x: place(x, sharding.batch_sharding(mesh, x.shape)),
   test_mesh.batch(0, 8 * 4),

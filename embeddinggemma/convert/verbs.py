@@ -79,7 +79,7 @@ def import_model(
     with hooks.Progress(console, "import", total) as progress:
       watched = _watched(model.tensors, lambda n: progress.show(n, ""))
       params = {"model": checkpoint.nest(watched), "aux": {}}
-      place = checkpoint.write_arrays(workdir, params, content)
+      place = checkpoint.write(workdir, params, content)
   count = sum(tensor.size for tensor in model.tensors.values())
   left = f"; left out: {model.left_out}" if model.left_out else ""
   for line in (

@@ -58,9 +58,11 @@ def call(
   def whole(x: Any) -> pl.BlockSpec:
     return pl.BlockSpec(x.shape, lambda i: (0,) * len(x.shape))
 
-  def body(tiles: Any, weights: Any, outputs: Any, totals: Any, *scratch: Any):
+  def body(
+    tiles: Any, weights: Any, outputs: Any, totals: Any, *scratch: Any
+  ) -> None:
     @pl.when(pl.program_id(0) == 0)
-    def _start():
+    def _start() -> None:
       for total in jax.tree.leaves(totals):
         total[...] = jnp.zeros(total.shape, total.dtype)
 

@@ -26,6 +26,7 @@ from embeddinggemma.model.fused import (
   ready,
   summed,
 )
+from embeddinggemma.model.kernels import Turns
 
 _TILE = 256  # positions that are worked on together; whole rows
 _MASKED = -1e9
@@ -40,13 +41,6 @@ class Core(NamedTuple):
   left: int | None  # distances that a query sees, as layers.Reach
   right: int | None
   eps: float
-
-
-class Turns(NamedTuple):
-  """The rotary angles of every position."""
-
-  sin: Float[Array, "R L half"]
-  cos: Float[Array, "R L half"]
 
 
 class Weights(NamedTuple):

@@ -4,28 +4,29 @@ attention: "xla" is `layers`' own, for every platform and every source. "splash"
 (Pallas, rows of any length) and "fused" (`fused_attention`, short rows, with
 norms and projections) serve a row that attends to itself alone, which is every
 layer of an encoder; what else there is, such as the sources of a decoder, goes
-through XLA. mlp: "xla", or "fused" (`fused_mlp`) with its norms.
+through XLA. mlp: "xla", or "fused" (`fused_mlp`) with its norms. Pallas is
+imported where one of them runs: XLA alone starts without it.
 """
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import jax
-from jax.experimental.pallas.ops.tpu.splash_attention import (
-  splash_attention_kernel as kernel,
-)
-from jax.experimental.pallas.ops.tpu.splash_attention import (
-  splash_attention_mask as masks,
-)
 from jaxtyping import Array, Float, Int
 
-from embeddinggemma.model import fused_attention, fused_mlp
 from embeddinggemma.model.config import FUSED, SPLASH, XLA, ModelConfig
 from embeddinggemma.types import BadInput
 
 LANES = 128  # a TPU's vector: what kernels' rows are multiples of
 LONGEST = 512  # positions that FUSED holds the logits of
 _BLOCKS = (512, 256, 128)  # of SPLASH, the first that divides a row
+
+
+class Turns(NamedTuple):
+  """The rotary angles of every position."""
+
+  sin: Float[Array, "R L half"]
+  cos: Float[Array, "R L half"]
 
 
 def check(config: ModelConfig, platform: str) -> None:
@@ -76,13 +77,15 @@ def splash(
   Blocks that no query's reach meets are not computed; slots are the kernel's
   segments. A row and the heads that share keys are one call, mapped over both.
   """
+  from jax.experimental.pallas.ops.tpu import splash_attention
+
   rows, length, heads, head_dim = q.shape
   shared = heads // k.shape[2]
   run = _splash(length, shared, reach, softcap)
   # (R, K, G, L, E), and (R, K, L, E).
   grouped = q.reshape(rows, length, -1, shared, head_dim)
   grouped = grouped.transpose(0, 2, 3, 1, 4)
-  segments = kernel.SegmentIds(slot, slot)
+  segments = splash_attention.SegmentIds(slot, slot)
   a_row = jax.vmap(run, in_axes=(0, 0, 0, None))
   keys_first = lambda x: x.transpose(0, 2, 1, 3)
   mixed = cast(
@@ -96,10 +99,12 @@ def _splash(
   heads: int,
   reach: tuple[int | None, int | None],
   softcap: float,
-) -> kernel.SplashAttentionKernel:
+) -> Callable[..., Any]:
   """The kernel of one row: (heads, L, E), (L, E), (L, E) -> (heads, L, E)."""
+  from jax.experimental.pallas.ops.tpu import splash_attention
+
   size = next(size for size in _BLOCKS if not length % size)
-  sizes = kernel.BlockSizes(
+  sizes = splash_attention.BlockSizes(
     block_q=size,
     block_kv=size,
     block_q_dkv=size,
@@ -109,11 +114,11 @@ def _splash(
   )
   shape = (length, length)
   if all(side is None or side >= length - 1 for side in reach):
-    mask: masks.Mask = masks.FullMask(shape)
+    mask: Any = splash_attention.FullMask(shape)
   else:
-    mask = masks.LocalMask(shape, reach, offset=0)
-  return kernel.make_splash_mqa_single_device(
-    masks.MultiHeadMask([mask] * heads),
+    mask = splash_attention.LocalMask(shape, reach, offset=0)
+  return splash_attention.make_splash_mqa_single_device(
+    splash_attention.MultiHeadMask([mask] * heads),
     block_sizes=sizes,
     attn_logits_soft_cap=softcap or None,
   )
@@ -124,11 +129,13 @@ def first_half(
   x: Float[Array, "R L D"],
   slot: Int[Array, "R L"],
   reach: tuple[int | None, int | None],
-  turns: fused_attention.Turns,
+  turns: Turns,
   before: Float[Array, "D"],
   after: Float[Array, "D"],
 ) -> Callable[..., Array]:
   """What runs a block's first half, given the weights of its attention."""
+  from embeddinggemma.model import fused_attention
+
   check_row(config, x.shape[1])
   core = fused_attention.Core(
     config.num_heads,
@@ -156,6 +163,8 @@ def second_half(
   after: Float[Array, "D"],
 ) -> Callable[..., Array]:
   """What runs a block's second half, given the weights of its MLP."""
+  from embeddinggemma.model import fused_mlp
+
   flat = x.reshape(-1, x.shape[2])
   check_positions(config, flat.shape[0])
 

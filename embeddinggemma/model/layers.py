@@ -22,7 +22,7 @@ from embeddinggemma.model.config import (
   SPLASH,
   ModelConfig,
 )
-from embeddinggemma.model.fused_attention import Turns
+from embeddinggemma.model.kernels import Turns
 
 # Finite, so that a row of nothing but masked keys stays finite as well.
 _MASKED = -1e9

@@ -5,7 +5,6 @@ compiler says what memory it takes, and only if that fits, steps are timed.
 """
 
 import collections
-import math
 import pathlib
 import shutil
 import time
@@ -72,7 +71,7 @@ def prepare(stage: PairConfig, made: Inputs) -> Ready:
     mesh,
     made_stage,
     train.program(stage, made_stage, mesh),
-    abstract_state(made_stage, stage.seed, mesh),
+    step.abstract_state(made_stage, stage.seed, mesh),
     *shapes_of(data, stage.steps),
   )
 
@@ -135,14 +134,6 @@ def shapes_of(data: grain.MapDataset, steps: int) -> tuple[list[Shape], float]:
   return shapes, packing
 
 
-def abstract_state(stage: Stage, seed: int, mesh: jax.sharding.Mesh) -> Any:
-  """The state's shapes with their shardings: nothing is allocated."""
-  state = jax.eval_shape(lambda: step.abstract_state(stage, seed))
-  shardings = step.state_shardings(stage, state, mesh)
-  place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
-  return jax.tree.map(place, state, shardings)
-
-
 def _abstract(batch: Any, mesh: jax.sharding.Mesh) -> Any:
   def place(x: Any) -> jax.ShapeDtypeStruct:
     x = np.asarray(x)
@@ -171,8 +162,7 @@ def state_bytes(state: Any) -> tuple[int, int]:
   """Bytes of the copy that is saved, and of the state itself."""
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
   saved = size if memory.on_host() else 0
-  part = lambda x: math.prod(x.sharding.shard_shape(x.shape))
-  own = sum(part(x) * x.dtype.itemsize for x in jax.tree.leaves(state))
+  own = sum(map(sharding.device_bytes, jax.tree.leaves(state)))
   return saved, _devices() * own
 
 

@@ -9,6 +9,7 @@ from embeddinggemma.inputs import Inputs
 from embeddinggemma.pairs import config as config_lib
 from embeddinggemma.pairs import forecast, memory
 from embeddinggemma.stages import PairConfig
+from embeddinggemma.training import step
 from embeddinggemma.types import BadInput
 
 _SHORTEST = 32  # tokens of a text, below which none is proposed
@@ -80,7 +81,7 @@ def needed(stage: PairConfig, made: Inputs, room: int) -> int:
   Where the state alone is more than `room`, no more than that is said.
   """
   mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
-  state = forecast.abstract_state(stages.make(stage, mesh), stage.seed, mesh)
+  state = step.abstract_state(stages.make(stage, mesh), stage.seed, mesh)
   saved, least = forecast.state_bytes(state)
   if memory.held() + saved + least > room:
     return memory.held() + saved + least

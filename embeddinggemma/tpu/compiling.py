@@ -8,10 +8,9 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
-from embeddinggemma import stages
+from embeddinggemma import sharding, stages
 from embeddinggemma.stages import TrainConfig
 from embeddinggemma.tpu import buffers, generations, shapes, topology
 from embeddinggemma.tpu.generations import Slice
@@ -66,13 +65,6 @@ class Compiled:
     return int(self.slice_.generation.hbm_usable)
 
 
-def bytes_per_device(leaf: jax.ShapeDtypeStruct) -> int:
-  """Of a device's part of an array, without the padding of tiles."""
-  assert leaf.sharding is not None
-  shape = leaf.sharding.shard_shape(leaf.shape)
-  return int(np.prod(shape)) * np.dtype(leaf.dtype).itemsize
-
-
 def compile_step(
   config: TrainConfig, slice_: Slice, num_slices: int = 1
 ) -> Compiled:
@@ -85,12 +77,7 @@ def compile_step(
   mesh = topology.make_mesh(config.mesh, slice_, num_slices)
   batch = shapes.batch(config, mesh, slice_)
   stage = stages.make(config, mesh)
-  state = jax.eval_shape(lambda: step.abstract_state(stage, config.seed))
-  state = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    state,
-    step.state_shardings(stage, state, mesh),
-  )
+  state = step.abstract_state(stage, config.seed, mesh)
   options = generations.compiler_options(
     config.compiler_options, "tpu", slice_.generation.device_kind
   )
@@ -151,7 +138,7 @@ def _memory(
     )
   needs = _NEEDS.search(message)
   stated = int(float(needs[1]) * _UNITS[needs[2]]) if needs else 0
-  given = sum(map(bytes_per_device, jax.tree.leaves(arguments)))
+  given = sum(map(sharding.device_bytes, jax.tree.leaves(arguments)))
   return Memory(given, 0, buffers.parse(layout).bytes or stated, 0)
 
 

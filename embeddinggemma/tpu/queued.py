@@ -86,24 +86,20 @@ def create(
 def describe(launch: Launch, zone: str, project: str) -> list[str]:
   """The command that prints the state."""
   return [
-    *("gcloud", "compute", "tpus", "queued-resources", "describe"),
-    launch.name,
-    f"--zone={zone}",
-    f"--project={project}",
+    *_of("describe", launch, zone, project),
     "--format=value(state.state)",
   ]
 
 
 def delete(launch: Launch, zone: str, project: str) -> list[str]:
   """The command that deletes it with its machines, and waits."""
-  return [
-    *("gcloud", "compute", "tpus", "queued-resources", "delete"),
-    launch.name,
-    f"--zone={zone}",
-    f"--project={project}",
-    "--force",
-    "--quiet",
-  ]
+  return [*_of("delete", launch, zone, project), "--force", "--quiet"]
+
+
+def _of(verb: str, launch: Launch, zone: str, project: str) -> list[str]:
+  place = (f"--zone={zone}", f"--project={project}")
+  words = ("gcloud", "compute", "tpus", "queued-resources", verb)
+  return [*words, launch.name, *place]
 
 
 def ended(launch: Launch) -> list[str]:

@@ -10,7 +10,6 @@ from embeddinggemma import sharding
 from embeddinggemma.tpu import (
   buffers,
   collectives,
-  compiling,
   estimate,
   flops,
   hlo,
@@ -63,7 +62,7 @@ def as_json(compiled: Compiled) -> dict[str, Any]:
     "compile_seconds": round(compiled.seconds, 1),
     "versions": versions(),
   }
-  return report | _costs(compiled, program)
+  return report | _costs(compiled, program, report["model_flops"])
 
 
 def versions() -> dict[str, str]:
@@ -82,18 +81,19 @@ def shardings(compiled: Compiled) -> list[dict[str, Any]]:
   """A row for every array of the state: shape, spec, bytes of a device."""
   return [
     {
-      "path": sharding.path_name(path),
-      "shape": list(leaf.shape),
-      "spec": str(leaf.sharding.spec).removeprefix("PartitionSpec"),
-      "bytes": compiling.bytes_per_device(leaf),
+      "path": placed.path,
+      "shape": list(placed.shape),
+      "spec": str(placed.spec).removeprefix("PartitionSpec"),
+      "bytes": placed.device_bytes,
     }
-    for path, leaf in jax.tree_util.tree_leaves_with_path(compiled.state)
+    for placed in sharding.placements(compiled.state)
   ]
 
 
-def _costs(compiled: Compiled, program: hlo.Program) -> dict[str, Any]:
+def _costs(
+  compiled: Compiled, program: hlo.Program, wanted: float
+) -> dict[str, Any]:
   generation, mesh = compiled.slice_.generation, compiled.mesh
-  wanted = flops.of_step(compiled.config)
   found = collectives.find(program, mesh.size)
   calls = kernels.find(program, generation)
   kernel_seconds = sum(k.times * k.seconds for k in calls)

@@ -38,7 +38,8 @@ def init_state(
   make, source = functools.partial(_fresh, stage), params
   if params is None:
     make, source = _from_key(stage), jax.random.key(seed)
-  shardings = state_shardings(stage, jax.eval_shape(make, source), mesh)
+  shapes = jax.eval_shape(make, source)
+  shardings = sharding.tree_shardings(shapes, mesh, stage.rules)
   return jax.jit(make, out_shardings=shardings)(source)
 
 
@@ -78,8 +79,8 @@ def compile_step(
   compiler_options: Mapping[str, Any] | None = None,
 ) -> Program:
   """train_step under jit: the state donated, its shardings kept."""
-  state = jax.eval_shape(lambda: abstract_state(stage, seed))
-  shardings = state_shardings(stage, state, mesh)
+  shapes = abstract_state(stage, seed, mesh)
+  shardings = jax.tree.map(lambda x: x.sharding, shapes)
   return jax.jit(
     lambda state, batch: train_step(stage, seed, state, batch),
     donate_argnums=0,
@@ -89,14 +90,10 @@ def compile_step(
   )
 
 
-def state_shardings(stage: Stage, state: Any, mesh: Mesh) -> Any:
-  """NamedShardings of a state's arrays or shapes, by the stage's rules."""
-  return sharding.tree_shardings(state, mesh, stage.rules)
-
-
-def abstract_state(stage: Stage, seed: int) -> TrainState:
-  """A fresh state, to be traced for its shapes."""
-  return _from_key(stage)(jax.random.key(seed))
+def abstract_state(stage: Stage, seed: int, mesh: Mesh) -> Any:
+  """A fresh state's shapes with their shardings: nothing is allocated."""
+  shapes = jax.eval_shape(lambda: _from_key(stage)(jax.random.key(seed)))
+  return sharding.placed_shapes(shapes, mesh, stage.rules)
 
 
 class ByShape:

@@ -75,7 +75,7 @@ def make(folder: pathlib.Path) -> None:
     "prompts.json": json.dumps(dict(PROMPTS)).encode(),
     "tokenizer.model": (folder / "tokenizer.model").read_bytes(),
   }
-  checkpoint.write_arrays(folder / "model", params, files)
+  checkpoint.write(folder / "model", params, files)
 
 
 def export(folder: pathlib.Path, source: str, target: str) -> None:

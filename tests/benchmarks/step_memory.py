@@ -95,9 +95,8 @@ def compiled(args: argparse.Namespace, batch_size: int, mesh):
   """The program of a step, from shapes alone."""
   chosen = config(args, batch_size)
   stage = stages.make(chosen, mesh)
-  state = jax.eval_shape(lambda: step.abstract_state(stage, 0))
+  state = step.abstract_state(stage, 0, mesh)
   place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
-  state = jax.tree.map(place, state, step.state_shardings(stage, state, mesh))
   batch = jax.tree.map(
     lambda x: place(x, sharding.batch_sharding(mesh, x.shape)),
     batch_of(args, batch_size, chosen.model.embed_dim),

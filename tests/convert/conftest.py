@@ -69,7 +69,7 @@ def write_checkpoint(tokenizer_model):
       "LICENSE": b"terms of the weights",
     }
     params = jax.tree.map(weights, shapes)
-    checkpoint.write_arrays(workdir, params, content | (files or {}))
+    checkpoint.write(workdir, params, content | (files or {}))
     return workdir
 
   return write

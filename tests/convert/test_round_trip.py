@@ -142,7 +142,7 @@ def test_one_tensor_is_in_memory_at_a_time(exported, tmp_path, monkeypatch):
 
   tensors = {name: watched(t) for name, t in found.tensors.items()}
   params = {"model": checkpoint.nest(tensors), "aux": {}}
-  place = checkpoint.write_arrays(tmp_path, params, {})
+  place = checkpoint.write(tmp_path, params, {})
   assert most == 1
   hash_of = lambda p: checkpoint.content_hash(checkpoint.read_params(p))
   want = json.loads((exported / MARK).read_text())["weights"]
@@ -512,9 +512,7 @@ def test_a_checkpoint_without_a_head_is_no_embedder(
     ({"decoder": encoder["encoder"]}, "is a language model"),
   ):
     name = next(iter(tree))
-    other = checkpoint.write_arrays(
-      tmp_path / name, {"model": tree, "aux": {}}, files
-    )
+    other = checkpoint.write(tmp_path / name, {"model": tree, "aux": {}}, files)
     with pytest.raises(BadInput, match=message):
       sentence_transformers_export.export(
         str(other), tmp_path / "out", "float32"
