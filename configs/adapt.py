@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from embeddinggemma.config import parse_arg, sibling
 from embeddinggemma.data.denoisers import UL2
-from embeddinggemma.model.config import preset
+from embeddinggemma.model.config import LARGE, preset
 
 # What differs by preset: steps, batch_size, max_length, lr, warmup_steps,
 # every_checkpoint.
@@ -53,6 +53,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # `model` is the encoder; the decoder's own sizes can be set apart.
   decoder = preset(args["decoder"] or name)
   config.decoder = ConfigDict(dataclasses.asdict(decoder))
+  for key in LARGE:
+    config.decoder[key] = config.model[key]
   config.decoder_from = ""  # a causal checkpoint of other sizes than model's
   config.tied = True  # one table: input and output of both sides
   # True: computes the table's two gradients apart, should a TPU corrupt them

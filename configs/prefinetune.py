@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from embeddinggemma.config import parse_arg
 from embeddinggemma.data.prompts import TASKS
-from embeddinggemma.model.config import preset
+from embeddinggemma.model.config import LARGE, preset
 
 # What differs by preset: steps, batch_size, max_length, lr, warmup_steps.
 SIZES = {
@@ -72,6 +72,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     {"cpu": {"xla_backend_optimization_level": 1}}
   )
   config.model = ConfigDict(dataclasses.asdict(model))
+  if not small:
+    config.model.update(LARGE)
 
   config.data = ConfigDict()
   config.data.path = args["data"]  # a folder of */pairs.jsonl

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from embeddinggemma.config import parse_arg
-from embeddinggemma.model.config import preset
+from embeddinggemma.model.config import LARGE, preset
 
 # What differs by preset: steps, batch_size, max_length, lr, warmup_steps.
 SIZES = {
@@ -55,9 +55,7 @@ def from_arguments(args: Mapping[str, Any]) -> ConfigDict:
   # So this model hardly learns, and its layers are handed on undamaged.
   config.frozen = ("embedding$", "post_.*norm") if laptop else ()
   config.every_checkpoint = min(max(steps // 4, 1), 500)
-  config.every_minutes = (
-    0.0 if args["preset"] in ("laptop", "tiny") else 5.0
-  )  # saves also by time; 0: no
+  config.every_minutes = 0.0 if small else 5.0  # saves also by time; 0: no
   config.keep_checkpoints = 2
   config.guard = ConfigDict()
   config.guard.skips = 0  # bad batches to go back for and leave out, at most
@@ -69,6 +67,8 @@ def from_arguments(args: Mapping[str, Any]) -> ConfigDict:
     {"cpu": {"xla_backend_optimization_level": 1}}
   )
   config.model = ConfigDict(dataclasses.asdict(model))
+  if not small:
+    config.model.update(LARGE)
   config.vocab_block = 16_384  # words whose logits are held at once
 
   config.data = ConfigDict()

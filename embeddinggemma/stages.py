@@ -278,7 +278,6 @@ def pretrain(config: LanguageConfig, mesh: Mesh) -> Stage:
 
 def adapt(config: AdaptConfig, mesh: Mesh) -> Stage:
   """Decoder to encoder-decoder by UL2 (paper section 2.1; T5Gemma 2)."""
-  kernels.check(config.decoder, mesh.devices.flat[0].platform)
   decode = decoder_lib.encoder_decoder_group(config.both)
   if config.separate_gradients:
     decode = tied.apart(decode, "encoder")
@@ -445,8 +444,16 @@ STAGES: dict[str, StageKind] = {
 
 def make(config: TrainConfig, mesh: Mesh) -> Stage:
   """The stage of a config; BadInput where its devices cannot run it."""
-  kernels.check(config.model, mesh.devices.flat[0].platform)
+  config = on(config, mesh.devices.flat[0].platform)
   return STAGES[config.stage].make(config, mesh)
+
+
+def on(config: TrainConfig, platform: str) -> TrainConfig:
+  """The config as the platform's devices run it; BadInput if they cannot."""
+  sides = {"model": kernels.on(config.model, platform)}
+  if isinstance(config, AdaptConfig):
+    sides["decoder"] = kernels.on(config.decoder, platform)
+  return dataclasses.replace(config, **sides)
 
 
 def init(config: TrainConfig) -> Callable[[Key], Params]:
@@ -461,8 +468,8 @@ def groups(
 
   Args:
     devices: of the mesh.
-    capacity: bytes of a device's memory; None: what this machine's say. A
-      device that does not say, such as a CPU, gets one group.
+    capacity: bytes of a TPU's memory; None: what this machine's devices say.
+      One that does not say, such as a CPU, gets one group.
 
   Raises BadInput where the batch does not divide into the devices' groups.
   """
@@ -470,7 +477,9 @@ def groups(
   packing.check_groups(config.batch_size, devices * number, config.stage)
   if config.groups_per_device:
     return number
-  capacity = sharding.memory_limit() if capacity is None else capacity
+  if capacity is None:
+    config = on(config, jax.default_backend())
+    capacity = sharding.memory_limit()
   if not capacity:
     return 1
   return memory.fewest_groups(work(config, devices), capacity)

@@ -17,7 +17,7 @@ POOLINGS = ("mean", "attention", "first", "last")
 PROJECTIONS = ("random", "identity")
 DTYPES = ("float32", "bfloat16")
 SEPARATE, MERGED = "separate", "merged"
-XLA, SPLASH, FUSED = "xla", "splash", "fused"  # see model/kernels.py
+XLA, SPLASH, FUSED, AUTO = "xla", "splash", "fused", "auto"  # model/kernels.py
 REMATS = ("none", "dots", "full")
 # How far to the (left, right) a local layer of window w of an encoder sees,
 # both included. A decoder's sees w positions: its own and w - 1 before.
@@ -74,9 +74,9 @@ class ModelConfig:
   attention_softcap: float = 0.0  # Gemma 2: 50; 0: none
   logit_softcap: float = 0.0  # of the output over words; Gemma 2: 30
   window_rule: str = "symmetric"
-  # How it runs, which changes no number: who computes attention and the MLP
-  # with its norms, and what of a layer is computed again for its gradient
-  # instead of kept.
+  # How it runs, which changes no number but by rounding: who computes attention
+  # and the MLP with its norms, and what of a layer is computed again for its
+  # gradient instead of kept.
   attention: str = XLA
   mlp: str = XLA
   remat: str = "none"
@@ -97,11 +97,13 @@ class ModelConfig:
     _one_of("projection_init", self.projection_init, PROJECTIONS)
     _one_of("dtype", self.dtype, DTYPES)
     _one_of("window_rule", self.window_rule, tuple(WINDOW_RULES))
-    _one_of("attention", self.attention, (XLA, SPLASH, FUSED))
-    _one_of("mlp", self.mlp, (XLA, FUSED))
+    _one_of("attention", self.attention, (AUTO, XLA, SPLASH, FUSED))
+    _one_of("mlp", self.mlp, (AUTO, XLA, FUSED))
     _one_of("remat", self.remat, REMATS)
-    if self.attention == FUSED:
-      self._fits_fused()
+    if self.attention == FUSED and (what := self.unfused):
+      raise BadInput(
+        f"{what}, which model.attention={FUSED!r} does not do; use {SPLASH!r}"
+      )
     for kind in self.pattern:
       _one_of("pattern", kind, (LOCAL, GLOBAL))
     _divides("num_kv_heads", self.num_kv_heads, "num_heads", self.num_heads)
@@ -114,15 +116,18 @@ class ModelConfig:
 
     This is what a checkpoint holds, and how its readers run it.
     """
-    return dataclasses.replace(self, attention=XLA, mlp=XLA, remat="none")
+    return dataclasses.replace(
+      self, dtype="float32", attention=XLA, mlp=XLA, remat="none"
+    )
 
-  def _fits_fused(self) -> None:
-    """What the fused kernel leaves out, or has no shape for."""
-    fix = f"which model.attention={FUSED!r} does not do; use {SPLASH!r}"
+  @property
+  def unfused(self) -> str:
+    """What of this model's attention the fused kernel leaves out, or ""."""
     if not self.qk_norm:
-      raise BadInput(f"model.qk_norm=false, {fix}")
+      return "model.qk_norm=false"
     if self.attention_softcap:
-      raise BadInput(f"model.attention_softcap={self.attention_softcap}, {fix}")
+      return f"model.attention_softcap={self.attention_softcap}"
+    return ""
 
   def rope(self, kind: str) -> tuple[float, float]:
     """Base of rotary positions in a layer of a kind; what they are divided by."""
@@ -192,6 +197,10 @@ def _divides(small: str, a: int, large: str, b: int) -> None:
   if a < 1 or b % a:
     raise BadInput(f"model.{small}={a} does not divide model.{large}={b}")
 
+
+# How a large model is trained: activations of half the bytes, and on a TPU its
+# kernels.
+LARGE = {"dtype": "bfloat16", "attention": AUTO, "mlp": AUTO}
 
 PRESETS = {
   # The paper's model: 307,581,696 parameters.

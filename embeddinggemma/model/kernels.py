@@ -4,17 +4,19 @@ attention: "xla" is `layers`' own, for every platform and every source. "splash"
 (Pallas, rows of any length) and "fused" (`fused_attention`, short rows, with
 norms and projections) serve a row that attends to itself alone, which is every
 layer of an encoder; what else there is, such as the sources of a decoder, goes
-through XLA. mlp: "xla", or "fused" (`fused_mlp`) with its norms. Pallas is
-imported where one of them runs: XLA alone starts without it.
+through XLA. mlp: "xla", or "fused" (`fused_mlp`) with its norms. "auto" of both
+takes the fastest that the devices and a row's length allow. Pallas is imported
+where one of them runs: XLA alone starts without it.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
 from jaxtyping import Array, Float, Int
 
-from embeddinggemma.model.config import FUSED, SPLASH, XLA, ModelConfig
+from embeddinggemma.model.config import AUTO, FUSED, SPLASH, XLA, ModelConfig
 from embeddinggemma.types import BadInput
 
 LANES = 128  # a TPU's vector: what kernels' rows are multiples of
@@ -29,15 +31,34 @@ class Turns(NamedTuple):
   cos: Float[Array, "R L half"]
 
 
-def check(config: ModelConfig, platform: str) -> None:
-  """Raises BadInput unless devices of the platform can run the config."""
+def on(config: ModelConfig, platform: str) -> ModelConfig:
+  """The config as devices of the platform run it; BadInput if they cannot."""
+  if platform == "tpu":
+    return config
   for name in ("attention", "mlp"):
     value = getattr(config, name)
-    if value != XLA and platform != "tpu":
+    if value not in (XLA, AUTO):
       raise BadInput(
         f"model.{name}={value!r} is a TPU kernel, but the devices are of"
-        f" {platform!r}; use {XLA!r}"
+        f" {platform!r}; use {AUTO!r}"
       )
+  return dataclasses.replace(config, attention=XLA, mlp=XLA)
+
+
+def attention_of(config: ModelConfig, length: int) -> str:
+  """Who computes the attention of rows of that length on a TPU."""
+  if config.attention != AUTO:
+    return config.attention
+  if length % LANES:
+    return XLA
+  return SPLASH if config.unfused or length > LONGEST else FUSED
+
+
+def mlp_of(config: ModelConfig, positions: int) -> str:
+  """Who computes the MLP of so many positions on a TPU."""
+  if config.mlp != AUTO:
+    return config.mlp
+  return XLA if positions % LANES else FUSED
 
 
 def check_row(config: ModelConfig, length: int) -> None:

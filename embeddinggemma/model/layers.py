@@ -178,7 +178,7 @@ class Attention(nn.Module):
     q = turn(q_norm(_project(x, w_q)), turns) * head_dim**-0.5
     turned = [turn(k_norm(_project(s.x, w_k)), s.turns) for s in sources]
     k, v = _join(turned, 1), _join([_project(s.x, w_v) for s in sources], 1)
-    if own and c.attention == SPLASH:
+    if own and kernels.attention_of(c, x.shape[1]) == SPLASH:
       kernels.check_row(c, x.shape[1])
       mixed = kernels.splash(q, k, v, *own, c.attention_softcap)
     else:
@@ -289,7 +289,7 @@ class Block(nn.Module):
     attention, mlp = Attention(c, name="attention"), MLP(c, name="mlp")
     own = None if beside else Own(slot, self.reach)
     sources = lambda y: (Source(y, mask, turns), *beside)
-    if own and c.attention == FUSED:
+    if own and kernels.attention_of(c, x.shape[1]) == FUSED:
       some = kernels.first_half(c, x, *own, turns, *gains("attention"))
       x = attention(x, turns, sources(x), own, some)
     else:
@@ -297,7 +297,7 @@ class Block(nn.Module):
     if across:
       cross = Attention(c, name="cross_attention")
       x = add(x, "cross_attention", lambda y: cross(y, None, across))
-    if c.mlp == FUSED:
+    if kernels.mlp_of(c, x.shape[0] * x.shape[1]) == FUSED:
       return mlp(x, kernels.second_half(c, x, *gains("mlp")))
     return add(x, "mlp", mlp)
 

@@ -8,7 +8,8 @@ chosen, the loss is the same. Bytes are of one device.
 import math
 from typing import NamedTuple
 
-from embeddinggemma.model.config import ModelConfig
+from embeddinggemma.model import kernels
+from embeddinggemma.model.config import XLA, ModelConfig
 
 # Of a device's memory, what a program may take: the rest is the runtime's, and
 # the estimate's error.
@@ -45,7 +46,7 @@ def activation_bytes(model: ModelConfig, length: int) -> int:
   size = 2 if model.dtype == "bfloat16" else 4
   heads = 3 * (model.num_heads + model.num_kv_heads) * model.head_dim
   layer = (7 * model.width + heads + 3 * model.mlp_width) * size
-  if model.attention == "xla":
+  if kernels.attention_of(model, length) == XLA:
     layer += 2 * 4 * model.num_heads * length
   if model.remat == "full":
     # A layer's input, and all of one layer.

@@ -21,12 +21,6 @@ from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RECIPE = "configs/recipe.py:embeddinggemma_300m"
-BF16 = "--config.prefinetune.model.dtype=bfloat16"
-ADAPT = (
-  "--config.max_length=512",
-  "--config.model.dtype=bfloat16",
-  "--config.decoder.dtype=bfloat16",
-)
 ON = "teacher, spread-out, all dimensions"
 
 
@@ -44,19 +38,19 @@ LARGE = (
     f"pre-finetuning, 16,384 pairs of 128 + 128, {ON}",
     RECIPE,
     "v5e:16x16",
-    ("--config.max_length=128", BF16),
+    ("--config.max_length=128",),
   ),
   Case(
     f"the same, 65,536 pairs, {ON}",
     RECIPE,
     "v5e:16x16",
-    ("--config.max_length=128", "--config.batch_size=65536", BF16),
+    ("--config.max_length=128", "--config.batch_size=65536"),
   ),
   Case(
     "the same, 16,384 pairs, two slices",
     RECIPE,
     "v5e:16x16",
-    ("--config.max_length=128", "--num_slices=2", BF16),
+    ("--config.max_length=128", "--num_slices=2"),
   ),
   Case(
     "finetuning, 1,024 pairs, one hard negative, 512 tokens",
@@ -66,26 +60,25 @@ LARGE = (
       "--stage=finetune",
       "--config.finetune.batch_size=1024",
       "--config.max_length=512",
-      BF16,
     ),
   ),
   Case(
     "adaptation, 2,048 texts of 512 in and 512 out",
     "configs/adapt.py:embeddinggemma_300m",
     "v5e:16x16",
-    ADAPT,
+    ("--config.max_length=512",),
   ),
   Case(
     "the same",
     "configs/adapt.py:embeddinggemma_300m",
     "v5p:4x4x8",
-    ADAPT,
+    ("--config.max_length=512",),
   ),
   Case(
     "pre-finetuning, 4,096 pairs of 2,048 + 2,048",
     RECIPE,
     "v5e:16x16",
-    ("--config.max_length=2048", "--config.batch_size=4096", BF16),
+    ("--config.max_length=2048", "--config.batch_size=4096"),
   ),
   Case(
     "pre-finetuning, 65,536 pairs of 512 + 512, in one group: too much",
@@ -95,7 +88,6 @@ LARGE = (
       "--config.max_length=512",
       "--config.batch_size=65536",
       "--config.groups_per_device=1",
-      BF16,
     ),
   ),
 )

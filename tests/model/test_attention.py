@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ import test_mesh
 from jax.experimental import pallas
 
 from embeddinggemma import sharding, stages
-from embeddinggemma.model import embedder
+from embeddinggemma.config import sibling
+from embeddinggemma.model import embedder, kernels
 from embeddinggemma.model.config import preset
 from embeddinggemma.types import BadInput
 
@@ -123,6 +125,37 @@ def test_a_kernel_needs_a_tpu():
   )
   with pytest.raises(BadInput, match=r"model.attention='splash'.*'cpu'; use"):
     stages.make(config, sharding.make_mesh(8, 1))
+
+
+def test_auto_runs_anywhere_and_takes_what_a_row_allows():
+  auto = dataclasses.replace(TINY, attention="auto", mlp="auto")
+  assert kernels.on(auto, "cpu") == TINY
+  assert kernels.on(auto, "tpu") == auto
+  chosen = {n: kernels.attention_of(auto, n) for n in (96, 128, 512, 2048)}
+  assert chosen == {96: "xla", 128: "fused", 512: "fused", 2048: "splash"}
+  unfused = dataclasses.replace(auto, qk_norm=False)
+  assert kernels.attention_of(unfused, 128) == "splash"
+  assert [kernels.mlp_of(auto, n) for n in (96, 384)] == ["xla", "fused"]
+
+
+@pytest.mark.parametrize(
+  "name", ["pretrain", "adapt", "prefinetune", "finetune"]
+)
+@pytest.mark.parametrize("shape", ["embeddinggemma_300m", "gemma3_270m"])
+def test_a_large_model_trains_with_what_is_fast_on_a_tpu(name, shape):
+  config = stages.build(
+    sibling(str(pathlib.Path("configs/x.py").absolute()), name)
+    .get_config(shape)
+    .to_dict()
+  )
+  sides = [config.model, *([config.decoder] if name == "adapt" else [])]
+  for side in sides:
+    assert (side.dtype, side.attention, side.mlp) == (
+      "bfloat16",
+      "auto",
+      "auto",
+    )
+  assert config.model.portable == preset(shape)
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
