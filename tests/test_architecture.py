@@ -16,7 +16,7 @@ LAYERS = (
   {"types", "peers"},
   {"distributed"},
   {"config", "sharding", "cache", "checkpoint", "lexical"},
-  {"model", "losses", "data"},
+  {"model", "losses", "data", "quantize"},
   {"training", "encode", "soup", "objectives"},
   {"stages", "retrieval", "convert"},
   {"evaluate", "load", "inputs"},

@@ -1,0 +1,338 @@
+"""Grids of quantised weights, and a model's parameters as they look on them.
+
+A weight on a grid is an integer of few bits times the scale of its block or
+channel: q * s. Quantisation-aware training (paper section 3.5; Jacob et al.
+2018, arXiv 1712.05877) sees the weights there, while what learns are the raw
+ones in float32; whoever exports packs `integers` of the same raw weights, and
+so ships what was trained. Nobody else may round them again: the grids of
+runtimes differ.
+
+All functions take numpy arrays (of which the result is numpy) and JAX's, and
+give the same bits for both on a CPU. Elsewhere a division may be off by its
+last bit, so that a value in the middle of two steps falls to the other one.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from jaxtyping import Float, Int8
+
+from embeddinggemma import sharding
+from embeddinggemma.config import suggest
+from embeddinggemma.types import Array, BadInput, Params
+
+BLOCK = 32  # of every format: GGUF, LiteRT and ONNX Runtime
+VIEW = "quantize:"  # and the name of a spec: what a checkpoint says of itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """Where the values of a weight may lie."""
+
+  name: str
+  bits: int
+  block: int | None  # along the input; None: one scale an output channel
+  scale: str  # "bfloat16" or "float16", whose values scales have
+  # Scales are the largest value / -2^(bits - 1), so that it is met exactly and
+  # the scale may be negative; else its magnitude / (2^(bits - 1) - 1).
+  signed: bool = False
+
+  @property
+  def highest(self) -> int:
+    """The largest integer."""
+    return 2 ** (self.bits - 1) - 1
+
+  @property
+  def lowest(self) -> int:
+    """The smallest integer."""
+    return -self.highest - self.signed
+
+
+# g4 and g8: LiteRT takes them as they are, and their integers fit the blocks of
+# GGUF and ONNX Runtime. q8_0 and q4_0 are llama.cpp's own: quantising them
+# again changes nothing there; LiteRT has no place for either.
+GRIDS = {
+  grid.name: grid
+  for grid in (
+    Grid("g4", 4, BLOCK, "bfloat16"),
+    Grid("g4c", 4, None, "float16"),
+    Grid("g8", 8, None, "float16"),
+    Grid("q8_0", 8, BLOCK, "float16"),
+    Grid("q4_0", 4, BLOCK, "float16", signed=True),
+  )
+}
+
+
+class Part(NamedTuple):
+  """A kind of weight: the pattern of its path, and which axes are input."""
+
+  pattern: str
+  name: str
+  inputs: int  # leading axes; 0: the last axis
+
+
+# Rows of the table are its channels: of a word, the input of what follows.
+PARTS = (
+  Part(r"embedding$", "embedding", 0),
+  Part(r"(attention|pooling)/(q|k|v)$", "attention", 1),
+  Part(r"attention/o$", "attention", 2),
+  Part(r"mlp/(gate|up|down)$", "feed_forward", 1),
+  Part(r"^(up|down)$", "projection", 1),
+)
+# What has several axes and stays in float: a vector, by heads.
+_FLOAT = r"pooling/query$"
+
+_NAMES = ("embedding", "attention", "feed_forward", "projection")
+_all = lambda grid: dict.fromkeys(_NAMES, grid)
+# Spec -> grid of each part; a part that a spec lacks stays in float.
+#
+# The paper's three are int4 by block, int8 by block, and mixed by channel:
+# "e4_a8_f4_p4". By channel, mixed runs in LiteRT with float activations, whose
+# blocks of int4 force activations to int8, and a channel's scale repeated in
+# each block is a GGUF: so one checkpoint serves both. "int8" is by channel for
+# the same reason: LiteRT has no blocks of int8; "int8_block" is llama.cpp's.
+SPECS: dict[str, Mapping[str, str]] = {
+  "int4": _all("g4"),
+  "int8": _all("g8"),
+  "int8_block": _all("q8_0"),
+  "mixed": _all("g4c") | {"attention": "g8"},
+  "q4_0": _all("q4_0"),
+}
+
+
+def spec_of(name: str) -> Mapping[str, str]:
+  """Looks a spec up; BadInput for an unknown one."""
+  if name not in SPECS:
+    raise BadInput(f"unknown precision {name!r}{suggest(name, list(SPECS))}")
+  return SPECS[name]
+
+
+def part_of(path: str, shape: tuple[int, ...]) -> Part | None:
+  """What a parameter of an embedder is; None: a vector, which stays in float.
+
+  Raises BadInput for a matrix that no pattern matches.
+  """
+  found = next((p for p in PARTS if re.search(p.pattern, path)), None)
+  if found is None and len(shape) > 1 and not re.search(_FLOAT, path):
+    raise BadInput(
+      f"no grid is known for parameter {path!r} of shape {shape}; add its"
+      " pattern to quantize.PARTS"
+    )
+  return found
+
+
+def grid_of(path: str, shape: tuple[int, ...], spec: str) -> Grid | None:
+  """The grid of a parameter of an embedder; None: it stays in float.
+
+  Raises BadInput where blocks do not divide the parameter's input.
+  """
+  part = part_of(path, shape)
+  name = spec_of(spec).get(part.name) if part else None
+  if part is None or name is None:
+    return None
+  grid = GRIDS[name]
+  size = _input_size(shape, part)
+  if grid.block and size % grid.block:
+    raise BadInput(
+      f"parameter {path!r} of shape {shape} has an input of {size}, which"
+      f" blocks of {grid.block} do not divide ({spec!r}); use a precision by"
+      " channel, or other sizes"
+    )
+  return grid
+
+
+def _input_size(shape: tuple[int, ...], part: Part) -> int:
+  return math.prod(shape[: part.inputs]) if part.inputs else shape[-1]
+
+
+def to_rows(weight: Float[Array, "..."], part: Part) -> Float[Array, "*out in"]:
+  """A weight with its input axes as one, the last: blocks run along it.
+
+  The output axes before it are as they were; (out, in), which exporters write,
+  is .reshape(-1, in) of it.
+  """
+  out = tuple(range(part.inputs, weight.ndim)) if part.inputs else (0,)
+  size = _input_size(weight.shape, part)
+  # Output axes stay apart: merged, one that is split over devices is gathered.
+  order = out + tuple(n for n in range(weight.ndim) if n not in out)
+  return weight.transpose(order).reshape(*(weight.shape[n] for n in out), size)
+
+
+def from_rows(
+  rows: Float[Array, "*out in"], part: Part, shape: tuple[int, ...]
+) -> Float[Array, "..."]:
+  """The inverse of to_rows, for a weight of this shape."""
+  if not part.inputs:
+    return rows
+  apart = rows.reshape(*rows.shape[:-1], *shape[: part.inputs])
+  number = apart.ndim - part.inputs
+  order = (*range(number, apart.ndim), *range(number))
+  return apart.transpose(order)
+
+
+def integers(
+  weight: Float[Array, "*out in"], grid: Grid
+) -> tuple[Int8[Array, "*out in"], Float[Array, "*out blocks"]]:
+  """q and s of a weight in rows; of a block of zeros, both are zero.
+
+  A channel has one block.
+  """
+  steps, scale = _steps(weight, grid)
+  return steps.astype(np.int8), scale
+
+
+def dequantised(
+  q: Array, scale: Float[Array, "*out blocks"]
+) -> Float[Array, "*out in"]:
+  """q * s: the values on the grid, in float32."""
+  *out, size = q.shape
+  blocks = q.reshape(*out, scale.shape[-1], -1).astype(np.float32)
+  return (blocks * scale[..., None]).reshape(*out, size)
+
+
+def _steps(
+  weight: Float[Array, "*out in"], grid: Grid
+) -> tuple[Float[Array, "*out in"], Float[Array, "*out blocks"]]:
+  """As integers, but in float32."""
+  xp = jnp if isinstance(weight, jax.Array) else np
+  *out, size = weight.shape
+  blocks = weight.astype(np.float32).reshape(
+    *out, size // (grid.block or size), -1
+  )
+  # By a factor: a compiler may turn a division into one, or not.
+  factor = np.float32(1 / (grid.lowest if grid.signed else grid.highest))
+  low, high = blocks.min(axis=-1), blocks.max(axis=-1)
+  most = xp.maximum(high, -low)
+  extreme = xp.where(high >= -low, high, low) if grid.signed else most
+  scale = _rounded(extreme * factor, grid.scale)
+  inverse = 1 / xp.where(scale == 0, np.float32(1), scale)
+  inverse = xp.where(scale == 0, np.float32(0), inverse)
+  steps = xp.round(blocks * inverse[..., None])
+  steps = xp.clip(steps, grid.lowest, grid.highest)
+  return steps.reshape(*out, size), scale
+
+
+def _rounded(scale: Array, dtype: str) -> Array:
+  """To the nearest value of another type, finite, but in float32.
+
+  For JAX not by two casts, which XLA takes for none (excess precision).
+  """
+  if dtype == "bfloat16":
+    if not isinstance(scale, jax.Array):
+      return scale.astype(ml_dtypes.bfloat16).astype(np.float32)
+    return jax.lax.reduce_precision(scale, exponent_bits=8, mantissa_bits=7)
+  most = np.float32(np.finfo(np.float16).max)
+  scale = scale.clip(-most, most)
+  if not isinstance(scale, jax.Array):
+    return scale.astype(np.float16).astype(np.float32)
+  # Below 2^-14, float16 is even; reduce_precision would give zero.
+  normal = jax.lax.reduce_precision(scale, exponent_bits=5, mantissa_bits=10)
+  even = jnp.round(scale * np.float32(2**24)) * np.float32(2**-24)
+  return jnp.where(jnp.abs(scale) < np.float32(2**-14), even, normal)
+
+
+def _seen(weight: Array, part: Part, grid: Grid) -> Array:
+  """A weight's values on the grid, in its shape."""
+  steps, scale = _steps(to_rows(weight, part), grid)
+  return from_rows(dequantised(steps, scale), part, weight.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def fake_quant(weight: Array, part: Part, grid: Grid) -> Array:
+  """A weight's values on the grid, in its shape; straight-through gradient.
+
+  All of the gradient passes: only a value whose scale was rounded down, or the
+  far side of a signed grid, is beyond the last step, by less than one; without
+  its gradient it could not come back. Not x + stop_gradient(q(x) - x), which
+  is off the grid by a rounding.
+  """
+  return _seen(weight, part, grid)
+
+
+fake_quant.defvjp(
+  lambda weight, part, grid: (_seen(weight, part, grid), None),
+  lambda part, grid, kept, gradient: (gradient,),
+)
+
+
+def view(spec: str) -> Callable[[Params], Params]:
+  """Parameters -> the same with the model on a spec's grids; aux is left out.
+
+  Raises BadInput for an unknown spec and, of a model, as grid_of.
+  """
+  spec_of(spec)
+
+  def see(params: Params) -> Params:
+    model = jax.tree_util.tree_map_with_path(
+      lambda path, x: on_grid(sharding.path_name(path), x, spec),
+      params["model"],
+    )
+    return {**params, "model": model}
+
+  return see
+
+
+def on_grid(path: str, weight: Array, spec: str) -> Array:
+  """One parameter of a model, by its path, as the view shows it."""
+  grid = grid_of(path, weight.shape, spec)
+  part = part_of(path, weight.shape)
+  if grid is None or part is None:
+    return weight
+  see = fake_quant if isinstance(weight, jax.Array) else _seen
+  return see(weight, part, grid)
+
+
+class Packed(NamedTuple):
+  """A parameter as an exporter packs it."""
+
+  path: str
+  grid: Grid
+  q: Int8[np.ndarray, "out in"]
+  scale: Float[np.ndarray, "out blocks"]
+
+
+def packed(path: str, weight: np.ndarray, spec: str) -> Packed | None:
+  """A parameter's integers, (out, in); None: it stays in float.
+
+  dequantised(q, scale) is what the view shows, transposed.
+  """
+  grid = grid_of(path, weight.shape, spec)
+  part = part_of(path, weight.shape)
+  if grid is None or part is None:
+    return None
+  rows = to_rows(weight, part)
+  q, scale = integers(rows.reshape(-1, rows.shape[-1]), grid)
+  return Packed(path, grid, q, scale)
+
+
+def nbytes(shapes: Mapping[str, tuple[int, ...]], spec: str) -> int:
+  """Bytes of a model's weights: integers, scales of 16 bits, the rest float32.
+
+  An empty spec: all of it in float32.
+  """
+  return sum(_nbytes(path, shape, spec) for path, shape in shapes.items())
+
+
+def _nbytes(path: str, shape: tuple[int, ...], spec: str) -> int:
+  grid, part = None, part_of(path, shape)
+  if spec:
+    grid = grid_of(path, shape, spec)
+  size = math.prod(shape)
+  if grid is None or part is None:
+    return 4 * size
+  block = grid.block or _input_size(shape, part)
+  return size * grid.bits // 8 + 2 * size // block
+
+
+def spec_in(view: Any) -> str | None:
+  """The spec that a checkpoint's view names; None: it names none."""
+  named = isinstance(view, str) and view.startswith(VIEW)
+  return view.removeprefix(VIEW) if named else None
