@@ -1,74 +1,29 @@
-"""Grids of quantised weights, and a model's parameters as they look on them.
+"""A model's parameters on grids: what quantisation-aware training sees.
 
-A weight on a grid is an integer of few bits times the scale of its block or
-channel: q * s. Quantisation-aware training (paper section 3.5; Jacob et al.
-2018, arXiv 1712.05877) sees the weights there, while what learns are the raw
-ones in float32; whoever exports packs `integers` of the same raw weights, and
-so ships what was trained. Nobody else may round them again: the grids of
-runtimes differ.
-
-All functions take numpy arrays (of which the result is numpy) and JAX's, and
-give the same bits for both on a CPU. Elsewhere a division may be off by its
-last bit, so that a value in the middle of two steps falls to the other one.
+Training (paper section 3.5; Jacob et al. 2018, arXiv 1712.05877) sees weights
+on their grid, while what learns are the raw ones in float32. Checkpoints hold
+these and the name of the view, which every reader applies; whoever exports
+packs `integers` of the same raw weights, and so ships what was trained. Nobody
+else may round them again: the grids of runtimes differ.
 """
 
-import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Int8
 
 from embeddinggemma import sharding
 from embeddinggemma.config import suggest
+from embeddinggemma.grids import GRIDS, Grid, dequantised, integers
 from embeddinggemma.types import Array, BadInput, Params
 
-BLOCK = 32  # of every format: GGUF, LiteRT and ONNX Runtime
+FLOAT = "float"  # the precision of weights that are on no grid
 VIEW = "quantize:"  # and the name of a spec: what a checkpoint says of itself
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-  """Where the values of a weight may lie."""
-
-  name: str
-  bits: int
-  block: int | None  # along the input; None: one scale an output channel
-  scale: str  # "bfloat16" or "float16", whose values scales have
-  # Scales are the largest value / -2^(bits - 1), so that it is met exactly and
-  # the scale may be negative; else its magnitude / (2^(bits - 1) - 1).
-  signed: bool = False
-
-  @property
-  def highest(self) -> int:
-    """The largest integer."""
-    return 2 ** (self.bits - 1) - 1
-
-  @property
-  def lowest(self) -> int:
-    """The smallest integer."""
-    return -self.highest - self.signed
-
-
-# g4 and g8: LiteRT takes them as they are, and their integers fit the blocks of
-# GGUF and ONNX Runtime. q8_0 and q4_0 are llama.cpp's own: quantising them
-# again changes nothing there; LiteRT has no place for either.
-GRIDS = {
-  grid.name: grid
-  for grid in (
-    Grid("g4", 4, BLOCK, "bfloat16"),
-    Grid("g4c", 4, None, "float16"),
-    Grid("g8", 8, None, "float16"),
-    Grid("q8_0", 8, BLOCK, "float16"),
-    Grid("q4_0", 4, BLOCK, "float16", signed=True),
-  )
-}
 
 
 class Part(NamedTuple):
@@ -108,11 +63,18 @@ SPECS: dict[str, Mapping[str, str]] = {
 }
 
 
-def spec_of(name: str) -> Mapping[str, str]:
-  """Looks a spec up; BadInput for an unknown one."""
+def spec_of(name: str, key: str = "precision") -> Mapping[str, str]:
+  """Looks a spec up; BadInput for an unknown one, which `key` gave."""
   if name not in SPECS:
-    raise BadInput(f"unknown precision {name!r}{suggest(name, list(SPECS))}")
+    raise BadInput(f"{key}={name!r} is unknown{suggest(name, list(SPECS))}")
   return SPECS[name]
+
+
+def known(precision: str) -> str:
+  """A spec or "float"; BadInput for anything else."""
+  if precision != FLOAT:
+    spec_of(precision)
+  return precision
 
 
 def part_of(path: str, shape: tuple[int, ...]) -> Part | None:
@@ -178,71 +140,10 @@ def from_rows(
   return apart.transpose(order)
 
 
-def integers(
-  weight: Float[Array, "*out in"], grid: Grid
-) -> tuple[Int8[Array, "*out in"], Float[Array, "*out blocks"]]:
-  """q and s of a weight in rows; of a block of zeros, both are zero.
-
-  A channel has one block.
-  """
-  steps, scale = _steps(weight, grid)
-  return steps.astype(np.int8), scale
-
-
-def dequantised(
-  q: Array, scale: Float[Array, "*out blocks"]
-) -> Float[Array, "*out in"]:
-  """q * s: the values on the grid, in float32."""
-  *out, size = q.shape
-  blocks = q.reshape(*out, scale.shape[-1], -1).astype(np.float32)
-  return (blocks * scale[..., None]).reshape(*out, size)
-
-
-def _steps(
-  weight: Float[Array, "*out in"], grid: Grid
-) -> tuple[Float[Array, "*out in"], Float[Array, "*out blocks"]]:
-  """As integers, but in float32."""
-  xp = jnp if isinstance(weight, jax.Array) else np
-  *out, size = weight.shape
-  blocks = weight.astype(np.float32).reshape(
-    *out, size // (grid.block or size), -1
-  )
-  # By a factor: a compiler may turn a division into one, or not.
-  factor = np.float32(1 / (grid.lowest if grid.signed else grid.highest))
-  low, high = blocks.min(axis=-1), blocks.max(axis=-1)
-  most = xp.maximum(high, -low)
-  extreme = xp.where(high >= -low, high, low) if grid.signed else most
-  scale = _rounded(extreme * factor, grid.scale)
-  inverse = 1 / xp.where(scale == 0, np.float32(1), scale)
-  inverse = xp.where(scale == 0, np.float32(0), inverse)
-  steps = xp.round(blocks * inverse[..., None])
-  steps = xp.clip(steps, grid.lowest, grid.highest)
-  return steps.reshape(*out, size), scale
-
-
-def _rounded(scale: Array, dtype: str) -> Array:
-  """To the nearest value of another type, finite, but in float32.
-
-  For JAX not by two casts, which XLA takes for none (excess precision).
-  """
-  if dtype == "bfloat16":
-    if not isinstance(scale, jax.Array):
-      return scale.astype(ml_dtypes.bfloat16).astype(np.float32)
-    return jax.lax.reduce_precision(scale, exponent_bits=8, mantissa_bits=7)
-  most = np.float32(np.finfo(np.float16).max)
-  scale = scale.clip(-most, most)
-  if not isinstance(scale, jax.Array):
-    return scale.astype(np.float16).astype(np.float32)
-  # Below 2^-14, float16 is even; reduce_precision would give zero.
-  normal = jax.lax.reduce_precision(scale, exponent_bits=5, mantissa_bits=10)
-  even = jnp.round(scale * np.float32(2**24)) * np.float32(2**-24)
-  return jnp.where(jnp.abs(scale) < np.float32(2**-14), even, normal)
-
-
 def _seen(weight: Array, part: Part, grid: Grid) -> Array:
   """A weight's values on the grid, in its shape."""
-  steps, scale = _steps(to_rows(weight, part), grid)
-  return from_rows(dequantised(steps, scale), part, weight.shape)
+  rows = dequantised(*integers(to_rows(weight, part), grid))
+  return from_rows(rows, part, weight.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -290,6 +191,16 @@ def on_grid(path: str, weight: Array, spec: str) -> Array:
   return see(weight, part, grid)
 
 
+def seen(
+  named: Iterable[tuple[tuple[str, ...], np.ndarray]], precision: str
+) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+  """A checkpoint's tensors as its view shows them, each as it comes."""
+  for name, tensor in named:
+    if precision != FLOAT:
+      tensor = on_grid("/".join(name), tensor, precision)
+    yield name, tensor
+
+
 class Packed(NamedTuple):
   """A parameter as an exporter packs it."""
 
@@ -313,23 +224,20 @@ def packed(path: str, weight: np.ndarray, spec: str) -> Packed | None:
   return Packed(path, grid, q, scale)
 
 
-def nbytes(shapes: Mapping[str, tuple[int, ...]], spec: str) -> int:
-  """Bytes of a model's weights: integers, scales of 16 bits, the rest float32.
+def nbytes(shapes: Mapping[str, tuple[int, ...]], precision: str) -> int:
+  """Bytes of a model's weights in a precision: of a spec, its integers and
+  scales of 16 bits; what is in float, in float32."""
 
-  An empty spec: all of it in float32.
-  """
-  return sum(_nbytes(path, shape, spec) for path, shape in shapes.items())
+  def of(path: str, shape: tuple[int, ...]) -> int:
+    size = math.prod(shape)
+    part = part_of(path, shape)
+    grid = None if precision == FLOAT else grid_of(path, shape, precision)
+    if grid is None or part is None:
+      return 4 * size
+    blocks = size // (grid.block or _input_size(shape, part))
+    return size * grid.bits // 8 + 2 * blocks
 
-
-def _nbytes(path: str, shape: tuple[int, ...], spec: str) -> int:
-  grid, part = None, part_of(path, shape)
-  if spec:
-    grid = grid_of(path, shape, spec)
-  size = math.prod(shape)
-  if grid is None or part is None:
-    return 4 * size
-  block = grid.block or _input_size(shape, part)
-  return size * grid.bits // 8 + 2 * size // block
+  return sum(of(path, shape) for path, shape in shapes.items())
 
 
 def spec_in(view: Any) -> str | None:

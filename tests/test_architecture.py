@@ -15,7 +15,7 @@ PACKAGE = ROOT / "embeddinggemma"
 LAYERS = (
   {"types", "peers"},
   {"distributed"},
-  {"config", "sharding", "cache", "checkpoint", "lexical"},
+  {"config", "sharding", "cache", "checkpoint", "lexical", "grids"},
   {"model", "losses", "data", "quantize"},
   {"training", "encode", "soup", "objectives"},
   {"stages", "retrieval", "convert"},
