@@ -59,6 +59,35 @@ def parse(model: bytes) -> SentencePieceModel:
   )
 
 
+def gemma_pieces(model: bytes, form: str) -> list[Piece]:
+  """The pieces of a BPE model that treats text as Gemma's does.
+
+  BadInput says why `form`, which knows no other treatment, cannot hold it.
+  """
+  given = parse(model)
+  unused = next((p.text for p in given.pieces if p.type == UNUSED), None)
+  faults = {
+    f"it is a {given.kind} model, not bpe": given.kind != "bpe",
+    "its normaliser changes characters": not given.identity,
+    "it puts a space before each text": given.dummy_prefix,
+    "it removes spaces": given.remove_extra_spaces,
+    "it does not write spaces as U+2581": not given.escape_spaces,
+    f"the piece {unused!r} is unused": unused is not None,
+  }
+  for fault, found in faults.items():
+    if found:
+      raise refusal(form, fault)
+  return given.pieces
+
+
+def refusal(form: str, fault: str) -> BadInput:
+  """What is raised of a tokenizer that a format cannot hold."""
+  return BadInput(
+    f"{form} cannot hold this tokenizer: {fault}; train one with this package,"
+    " or use a Gemma tokenizer"
+  )
+
+
 def _piece(data: bytes, number: int) -> Piece:
   fields = dict(_fields(data))
   try:
