@@ -39,11 +39,12 @@ def certify(
     "weights": written.digest,
     "bound": form.dtypes[job.dtype].bound,
     "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+    **written.about,
   }
   if written.artefact.is_file():
     with written.artefact.open("rb") as file:
       digest = hashlib.file_digest(file, "sha256").hexdigest()
-    found |= {"file": written.artefact.name, "sha256": digest}
+    found |= {"sha256": digest}
   found |= _checked(form, job, written)
   cache.write_json(folder / FILE, found)
   return found

@@ -5,6 +5,7 @@ refuse, write and read back. `export` calls them in their order, in a folder
 that appears whole or not at all.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping
@@ -34,7 +35,8 @@ class Dtype(NamedTuple):
 FLOATS = {FLOAT32: Dtype(0.9999), BFLOAT16: Dtype(0.999)}
 
 
-class Job(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Job:
   """A checkpoint on its way out, but its tensors."""
 
   directory: pathlib.Path
@@ -63,7 +65,6 @@ class Written(NamedTuple):
   artefact: pathlib.Path  # what its runtime opens
   digest: str  # of the model's weights, as they were seen
   about: Mapping[str, Any] = {}  # more of what the folder says of itself
-  notes: tuple[str, ...] = ()  # what a person should know
 
 
 class Format(NamedTuple):

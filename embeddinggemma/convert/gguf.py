@@ -7,11 +7,8 @@ applies both Dense; it does not scale vectors to unit length.
 
 import collections
 import contextlib
-import errno
 import json
-import os
 import pathlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import gguf
@@ -33,7 +30,7 @@ from embeddinggemma.convert.exporting import (
   Written,
   common_faults,
 )
-from embeddinggemma.convert.gguf_tensors import ARCHITECTURE, DOWN, UP, Rounded
+from embeddinggemma.convert.gguf_tensors import ARCHITECTURE, DOWN, UP
 from embeddinggemma.convert.gguf_verify import verify
 from embeddinggemma.convert.sentencepiece_model import UNUSED, USER_DEFINED
 from embeddinggemma.data.tokenizer import BOS, EOS, PAD, UNK
@@ -81,38 +78,12 @@ def _write(job: Job, folder: pathlib.Path, on_tensor: OnTensor) -> Written:
     if folders.is_terms(name):
       (folder / name).write_bytes(content)
   path = folder / f"model-{job.dtype}.gguf"
-  with _writer(path) as writer:
+  writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHITECTURE])
+  with contextlib.closing(writer):
     _add_model(writer, job)
     _add_tokenizer(writer, job)
-    digest, rounded = _write_tensors(writer, job, on_tensor)
-  about = {"file": path.name}
-  if not rounded.scales:
-    return Written(path, digest, about)
-  note = (
-    f"{rounded.scales} scales are too small for float16 and became its nearest"
-    f" number; a weight differs by {rounded.most:.1e} at most"
-  )
-  about |= {"scales_rounded": rounded._asdict()}
-  return Written(path, digest, about, (note,))
-
-
-@contextlib.contextmanager
-def _writer(path: pathlib.Path) -> Iterator[gguf.GGUFWriter]:
-  """A writer; a full disk is an OSError that says so.
-
-  numpy, which writes the tensors, tells how much it wrote, and not why.
-  """
-  writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHITECTURE])
-  try:
-    try:
-      yield writer
-    finally:
-      writer.close()
-  except OSError as error:
-    if error.errno is not None:
-      raise
-    reason = os.strerror(errno.ENOSPC)
-    raise OSError(errno.ENOSPC, reason, str(path)) from error
+    digest = _write_tensors(writer, job, on_tensor)
+  return Written(path, digest, {"file": path.name})
 
 
 def _add_model(writer: gguf.GGUFWriter, job: Job) -> None:
@@ -179,8 +150,8 @@ def _add_tokenizer(writer: gguf.GGUFWriter, job: Job) -> None:
 
 def _write_tensors(
   writer: gguf.GGUFWriter, job: Job, on_tensor: OnTensor
-) -> tuple[str, Rounded]:
-  """One tensor in memory at a time; the weights' hash, what is not exact."""
+) -> str:
+  """One tensor in memory at a time; the weights' hash."""
   tensors = gguf_tensors.stored(job)
   for tensor in tensors.values():
     writer.add_tensor_info(
@@ -193,17 +164,29 @@ def _write_tensors(
   writer.write_header_to_file()
   writer.write_kv_data_to_file()
   writer.write_ti_data_to_file()
-  digest, rounded = checkpoint.ContentHash(), Rounded()
+  digest = checkpoint.ContentHash()
   for done, (name, raw) in enumerate(checkpoint.stream(job.directory), 1):
     [(_, seen)] = quantize.seen([(name, raw)], job.trained)
     digest.add_tensor(name, seen)
-    written, lost = gguf_tensors.data(job, name, raw if job.packs else seen)
-    writer.write_tensor_data(written)
-    rounded = rounded.plus(lost)
+    _write_data(
+      writer, gguf_tensors.data(job, name, raw if job.packs else seen)
+    )
     on_tensor(done, len(job.shapes))
   for tensor in list(tensors.values())[len(job.shapes) :]:
-    writer.write_tensor_data(np.zeros(tensor.nbytes, np.uint8))
-  return digest.hexdigest(), rounded
+    _write_data(writer, np.zeros(tensor.nbytes, np.uint8))
+  return digest.hexdigest()
+
+
+def _write_data(writer: gguf.GGUFWriter, data: np.ndarray) -> None:
+  """As its write_tensor_data, but what does not fit on the disk is an error.
+
+  numpy's tofile, which that calls, forgets the last bytes of its buffer then.
+  """
+  assert writer.fout is not None  # opened with the header
+  [file] = writer.fout
+  writer.write_padding(file, file.tell())
+  file.write(data.reshape(-1).view(np.uint8).data)
+  writer.write_padding(file, data.nbytes)
 
 
 FORMAT = Format(

@@ -7,12 +7,12 @@ Q4_0: scale and 16 bytes, of which byte i holds weights i and i + 16, each plus
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import gguf
 import ml_dtypes
 import numpy as np
+from jaxtyping import Float16, Int8, UInt8
 
 from embeddinggemma import quantize
 from embeddinggemma.checkpoint import Name
@@ -31,7 +31,6 @@ _DENSE: dict[Name, str] = {
   ("down",): f"{DOWN}.weight",
 }
 _INTEGERS = {4: Type.Q4_0, 8: Type.Q8_0}  # by bits of a grid
-_PIECE = 2**22  # elements of a table that are packed at once
 _LAYER = "layer_{}".format
 
 
@@ -47,17 +46,6 @@ class Stored(NamedTuple):
     """Bytes of its data."""
     block, size = gguf.GGML_QUANT_SIZES[self.type]
     return math.prod(self.shape) // block * size
-
-
-class Rounded(NamedTuple):
-  """Scales that float16 does not hold, since they are too small."""
-
-  scales: int = 0
-  most: float = 0.0  # by how much a weight differs for it
-
-  def plus(self, other: "Rounded") -> "Rounded":
-    """Both together."""
-    return Rounded(self.scales + other.scales, max(self.most, other.most))
 
 
 def layer_kinds(config: ModelConfig) -> list[str]:
@@ -121,74 +109,43 @@ def is_silent(job: Job, name: Name) -> bool:
   return name[1:2] == (_LAYER(job.config.num_layers),)
 
 
-def data(job: Job, name: Name, array: np.ndarray) -> tuple[np.ndarray, Rounded]:
-  """What the file has of a tensor of ours, and what is not exact of it.
+def data(job: Job, name: Name, array: np.ndarray) -> np.ndarray:
+  """What the file has of a tensor of ours: values, or the bytes of blocks.
 
-  Of a packed one bytes, of another its values. Norms are w of (1 + w) for us,
-  and their sum there.
+  Norms are w of (1 + w) for us, and their sum there.
   """
   if len(array.shape) == 1:
-    return array.astype(np.float32) + np.float32(1), Rounded()
+    return array.astype(np.float32) + np.float32(1)
   if job.packs:
-    return _packed(job, "/".join(name), array)
-  found = names.export(name, array)
-  if job.dtype == BFLOAT16:
-    halves = np.empty(found.shape, np.uint16)
-    for part in _parts(found):
-      halves[part] = found[part].astype(ml_dtypes.bfloat16).view(np.uint16)
-    return halves, Rounded()
-  return np.ascontiguousarray(found, np.float32), Rounded()
+    found = quantize.packed("/".join(name), array, job.precision)
+    assert found is not None, name  # what has no grid has no packed type
+    return _blocks(found.q, _half(job, found), found.grid.bits)
+  dtype = ml_dtypes.bfloat16 if job.dtype == BFLOAT16 else np.float32
+  return np.ascontiguousarray(names.export(name, array), dtype)
 
 
-def _parts(array: np.ndarray) -> Iterator[slice]:
-  """Slices of rows, so that what is computed from them is not large."""
-  step = max(1, _PIECE // math.prod(array.shape[1:]))
-  return (slice(n, n + step) for n in range(0, len(array), step))
+def _half(job: Job, found: quantize.Packed) -> Float16[np.ndarray, "out _"]:
+  """A scale for each block; BadInput for one that float16 does not hold.
 
-
-def _packed(
-  job: Job, path: str, array: np.ndarray
-) -> tuple[np.ndarray, Rounded]:
-  """A weight's integers as blocks: rows of bytes."""
-  part = quantize.part_of(path, array.shape)
-  # Rows of the table are channels: it can be packed piece by piece.
-  by_rows = part is not None and not part.inputs
-  slices = list(_parts(array)) if by_rows else [slice(None)]
-  rows, rounded = [], Rounded()
-  for piece in slices:
-    found = quantize.packed(path, array[piece], job.precision)
-    assert found is not None, path  # only what has a grid has a packed type
-    scale, lost = _half(job, found)
-    rows.append(_blocks(found.q, scale, found.grid.bits))
-    rounded = rounded.plus(lost)
-  return np.concatenate(rows), rounded
-
-
-def _half(job: Job, found: quantize.Packed) -> tuple[np.ndarray, Rounded]:
-  """A scale for each block, in float16; BadInput for one that is too large.
-
-  bfloat16 has fewer digits, but smaller numbers: below 2^-17 float16 may lack
-  one. Its nearest number is taken then, and counted.
+  It holds all small ones of our grids, but not the large ones of bfloat16.
   """
   with np.errstate(over="ignore"):
     half = found.scale.astype(np.float16)
-  if not np.isfinite(half).all():
+  if not np.array_equal(half, found.scale):
+    off = found.scale[half != found.scale]
     raise BadInput(
-      f"{job.directory}: parameter {found.path!r} has a scale of"
-      f" {np.abs(found.scale).max():g}, which float16 does not hold; use"
-      " --dtype=float32"
+      f"{job.directory}: parameter {found.path!r} has a scale of {off[0]:g},"
+      " which float16 does not hold; use --dtype=float32"
     )
-  off = np.abs(half.astype(np.float32) - found.scale)
-  most = float(off.max()) * -found.grid.lowest
-  blocks = found.q.shape[-1] // BLOCK
-  times = blocks // half.shape[-1]
-  return np.repeat(half, times, axis=-1), Rounded(
-    int(np.count_nonzero(off)) * times, most
-  )
+  return np.repeat(half, found.q.shape[1] // BLOCK // half.shape[1], axis=1)
 
 
-def _blocks(q: np.ndarray, scale: np.ndarray, bits: int) -> np.ndarray:
-  """Blocks of ggml: (out, bytes) of integers (out, in), scales (out, blocks)."""
+def _blocks(
+  q: Int8[np.ndarray, "out in"],
+  scale: Float16[np.ndarray, "out blocks"],
+  bits: int,
+) -> UInt8[np.ndarray, "out bytes"]:
+  """A matrix as blocks of ggml."""
   blocks = q.reshape(*scale.shape, BLOCK)
   if bits == 4:
     high = (blocks + np.int8(8)).astype(np.uint8)

@@ -80,7 +80,7 @@ def _wrong_fields(job: Job, fields: Mapping[str, Any]) -> dict[str, bool]:
   ours = [config.attention_kind(n) == LOCAL for n in range(config.num_layers)]
   prompts = json.loads(said("embeddinggemma.prompts") or "null")
   return {
-    **{key: said(key) != value for key, value in expected.items()},
+    **{key: bool(said(key) != value) for key, value in expected.items()},
     "the kinds of layers": kinds[: len(ours)] != ours or len(set(kinds)) != 2,
     "a prompt": prompts != dict(job.prompts),
   }

@@ -128,8 +128,7 @@ def export_model(
       FORMATS[form], path, output, dtype, examine, certify, progress.show_of
     )
   say(f"{output}  weights {written.digest[:12]}")
-  for line in (*written.notes, certificate.summary(found)):
-    say(line)
+  say(certificate.summary(found))
 
 
 def check_tokenizer(model: Imported, where: Any) -> None:
