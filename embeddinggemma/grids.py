@@ -85,7 +85,8 @@ def dequantised(
 ) -> Float[Array, "*out in"]:
   """q * s: the values on the grid, in float32."""
   *out, size = q.shape
-  blocks = q.reshape(*out, scale.shape[-1], -1) * scale[..., None]
+  with np.errstate(invalid="ignore"):
+    blocks = q.reshape(*out, scale.shape[-1], -1) * scale[..., None]
   return blocks.reshape(*out, size)
 
 

@@ -251,8 +251,7 @@ def load(
       f" one: --config=configs/prefinetune.py --config.init_from={directory}"
     )
   tokenizer = Tokenizer(files["tokenizer.model"])
-  read = checkpoint.stream(directory)
-  params = tensors.placed(quantize.seen(read, seen))
+  params = tensors.placed(checkpoint.stream(directory), seen)
   return assemble(model, params, tokenizer, str(directory), stored, seen)
 
 
@@ -289,13 +288,13 @@ def _precision(directory: pathlib.Path, files: checkpoint.Files) -> str:
   if "recipe.json" not in files:
     return quantize.FLOAT
   view = _json(directory, files, "recipe.json").get("view", "identity")
-  spec = quantize.FLOAT if view == "identity" else quantize.spec_in(view)
-  if spec is None:
+  precision = quantize.precision_of(view)
+  if precision is None:
     raise BadInput(
       f"checkpoint {directory} needs the view {view!r} of its weights; give the"
       " workdir of a training that is finished, which has a plain one"
     )
-  return spec
+  return precision
 
 
 def assemble(

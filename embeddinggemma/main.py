@@ -74,6 +74,10 @@ TEXT_FLAGS = {
     "of the written weights: float32, bfloat16; for gguf also q8_0, q4_0,"
     " mixed; default: what the model was trained for",
   ),
+  "precision": (
+    None,
+    "float, int8, int4, mixed, ...: rounds the weights; else as trained",
+  ),
 }
 NUMBER_FLAGS = {
   "dim": (None, "leading dimensions to keep, at unit norm again"),
@@ -177,7 +181,9 @@ def evaluate(values: flags.FlagValues, rest: Sequence[str]) -> None:
   from embeddinggemma import verbs
 
   output = _file(values.output)
-  verbs.evaluate_alone(values.model, values.data, output, _console())
+  verbs.evaluate_alone(
+    values.model, values.data, values.precision, output, _console()
+  )
 
 
 def embed(values: flags.FlagValues, rest: Sequence[str]) -> None:
@@ -443,7 +449,7 @@ VERBS = {
     "score a model at every Matryoshka dimension; JSON and a table",
     evaluate,
     ("model", "output"),
-    ("data",),
+    ("data", "precision"),
   ),
   "prepare": Verb(
     "make the shards that training reads; show what the model will see",

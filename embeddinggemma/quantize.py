@@ -10,7 +10,7 @@ else may round them again: the grids of runtimes differ.
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -192,13 +192,12 @@ def on_grid(path: str, weight: Array, spec: str) -> Array:
 
 
 def seen(
-  named: Iterable[tuple[tuple[str, ...], np.ndarray]], precision: str
-) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-  """A checkpoint's tensors as its view shows them, each as it comes."""
-  for name, tensor in named:
-    if precision != FLOAT:
-      tensor = on_grid("/".join(name), tensor, precision)
-    yield name, tensor
+  name: tuple[str, ...], tensor: np.ndarray, precision: str
+) -> np.ndarray:
+  """A tensor of a checkpoint as a precision shows it."""
+  if precision == FLOAT:
+    return tensor
+  return on_grid("/".join(name), tensor, precision)
 
 
 class Packed(NamedTuple):
@@ -240,7 +239,19 @@ def nbytes(shapes: Mapping[str, tuple[int, ...]], precision: str) -> int:
   return sum(of(path, shape) for path, shape in shapes.items())
 
 
-def spec_in(view: Any) -> str | None:
-  """The spec that a checkpoint's view names; None: it names none."""
-  named = isinstance(view, str) and view.startswith(VIEW)
-  return view.removeprefix(VIEW) if named else None
+def precision_of(view: Any) -> str | None:
+  """What a checkpoint's view shows: a spec, or "float"; None: something else.
+
+  BadInput for a spec that this version does not know.
+  """
+  if view == "identity":
+    return FLOAT
+  if not (isinstance(view, str) and view.startswith(VIEW)):
+    return None
+  spec_of(view.removeprefix(VIEW), "its view")
+  return view.removeprefix(VIEW)
+
+
+def view_named(precision: str) -> str:
+  """The inverse: what a checkpoint says of itself."""
+  return "identity" if precision == FLOAT else f"{VIEW}{precision}"

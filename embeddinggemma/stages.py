@@ -155,6 +155,12 @@ class QatConfig(PairConfig):
         f"lora.rank={self.lora.rank}: {self.stage} moves the weights themselves"
         " to their grid; set it to 0, and quantise after the factors are merged"
       )
+    width = self.loss.teacher_width
+    if self.teaches_itself and width not in (0, self.model.embed_dim):
+      raise BadInput(
+        f"loss.teacher_width={width}, but the start's own vectors are matched,"
+        f" of {self.model.embed_dim}; set it to 0, or give a teacher"
+      )
 
   @property
   def teaches_itself(self) -> bool:
@@ -554,7 +560,7 @@ def work(config: TrainConfig, devices: int) -> memory.Work:
 def view_of(config: TrainConfig) -> str:
   """What a checkpoint says of how its weights are seen."""
   if isinstance(config, QatConfig):
-    return f"{quantize.VIEW}{config.quantize.spec}"
+    return quantize.view_named(config.quantize.spec)
   factored = isinstance(config, PairConfig) and config.lora.rank
   return lora.VIEW if factored else "identity"
 

@@ -133,19 +133,19 @@ def _require_view(config: TrainConfig, source: pathlib.Path) -> None:
   Raw weights of quantisation-aware training are good on their grid alone.
   """
   view = checkpoint.view_of(checkpoint.read_files(source))
-  if view == "identity":
+  precision = quantize.precision_of(view)
+  if precision == quantize.FLOAT:
     return
-  spec = quantize.spec_in(view)
-  if spec is None:
+  if precision is None:
     raise BadInput(
       f"checkpoint {source} needs the view {view!r} of its weights; start from"
       " the final one of its training"
     )
   if view != stages.view_of(config):
     raise BadInput(
-      f"checkpoint {source} was trained to be seen in {spec}; start from its"
-      " own parent, or go on with stage qat and"
-      f" --config.quantize.spec={spec}"
+      f"checkpoint {source} was trained to be seen in {precision}; start from"
+      " its own parent, or go on with stage qat and"
+      f" --config.quantize.spec={precision}"
     )
   if isinstance(config, QatConfig) and config.teaches_itself:
     raise BadInput(
@@ -289,8 +289,11 @@ def _start(run: _Run) -> tuple[TrainState, str]:
     source = record.source(run.config, run.made)
     if source is None:
       return state, "starts from random weights"
+    precision = quantize.precision_of(stages.view_of(run.config))
+    plain = precision in (None, quantize.FLOAT)
+    seen = "" if plain else f", seen in {precision}"
     left = f"; left out: {_some(dropped)}" if dropped else ""
-    return state, f"starts from {source}; fresh: {_some(fresh)}{left}"
+    return state, f"starts from {source}{seen}; fresh: {_some(fresh)}{left}"
   state, position, damaged = restored
   run.stream.restore(position)
   over = "".join(f"; stepped over: {line}" for line in damaged)

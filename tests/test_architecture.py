@@ -24,6 +24,7 @@ LAYERS = (
   {"train"},
   {"initialise", "sweep", "mixture"},
   {"finetuning"},
+  {"qat"},
   {"verbs", "ablation"},
   {"indexing"},
   {"recipe"},

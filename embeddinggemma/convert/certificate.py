@@ -145,6 +145,14 @@ def require(found: Mapping[str, Any]) -> None:
     )
 
 
+def grid(found: Mapping[str, Any]) -> str:
+  """The grid that the weights are on, and since when, or ""."""
+  if found["precision"] == quantize.FLOAT:
+    return ""
+  since = ", rounded after training" if found["rounded_after_training"] else ""
+  return f", on the {found['precision']} grid{since}"
+
+
 def summary(found: Mapping[str, Any]) -> str:
   """The certificate in a line."""
   if "cosine" not in found:

@@ -113,17 +113,15 @@ def export(
   with whole(output) as folder:
     checkpoint.require_room(folder, room)
     written = form.write(job, folder, on_tensor)
-    about: dict[str, Any] = {
+    about = {
       "format": form.name,
       "dtype": job.dtype,
+      "precision": job.precision,
+      "rounded_after_training": job.rounded,
       "weights": written.digest,
+      **written.about,
     }
-    if job.precision != quantize.FLOAT:
-      about |= {
-        "precision": job.precision,
-        "rounded_after_training": job.rounded,
-      }
-    (folder / MARK).write_bytes(cache.to_json({**about, **written.about}))
+    (folder / MARK).write_bytes(cache.to_json(about))
     form.verify(job, folder)
     examine(folder if form.loads else job.directory)
     certify(job, folder, written)
@@ -144,9 +142,9 @@ def opened(form: Format, path: str, dtype: str | None) -> Job:
     config = config_lib.build(ModelConfig, json.loads(files["model.json"]))
     prompts = json.loads(files["prompts.json"])
     view = checkpoint.view_of(files)
+    trained = quantize.precision_of(view)
   except (BadInput, ValueError) as error:
     raise BadInput(f"checkpoint {directory}: {error}") from None
-  trained = quantize.FLOAT if view == "identity" else quantize.spec_in(view)
   if trained is None:
     raise BadInput(
       f"{directory} is seen through the view {view!r}, which {form.name} does"
@@ -198,8 +196,8 @@ def _precision(
     natural = _natural(form, trained)
     others = f"{natural} or {FLOAT32}" if natural != FLOAT32 else FLOAT32
     raise BadInput(
-      f"{directory} was trained for {trained!r}, and --dtype={dtype} would"
-      f" round its weights again; use --dtype={others}"
+      f"--dtype={dtype} would move weights off the {trained} grid that"
+      f" {directory} was trained for; use --dtype={others}"
     )
   return trained
 

@@ -166,7 +166,7 @@ def _write_tensors(
   writer.write_ti_data_to_file()
   digest = checkpoint.ContentHash()
   for done, (name, raw) in enumerate(checkpoint.stream(job.directory), 1):
-    [(_, seen)] = quantize.seen([(name, raw)], job.trained)
+    seen = quantize.seen(name, raw, job.trained)
     digest.add_tensor(name, seen)
     _write_data(
       writer, gguf_tensors.data(job, name, raw if job.packs else seen)

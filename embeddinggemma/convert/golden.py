@@ -87,8 +87,7 @@ def references(
   found = {}
   with jax.default_matmul_precision("highest"):  # else TPUs round to bfloat16
     for precision in dict.fromkeys((job.precision, quantize.FLOAT)):
-      stream = checkpoint.stream(job.directory)
-      params = tensors.placed(quantize.seen(stream, precision))
+      params = tensors.placed(checkpoint.stream(job.directory), precision)
       vectors = [program(params, *_padded(row, job)) for row in rows]
       found[precision] = np.concatenate([np.asarray(v) for v in vectors])
   return found

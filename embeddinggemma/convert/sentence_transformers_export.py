@@ -69,8 +69,8 @@ def _write(job: Job, folder: pathlib.Path, on_tensor: OnTensor) -> Written:
       )
       for place, shapes in _theirs(job).items()
     }
-    stream = quantize.seen(checkpoint.stream(job.directory), job.precision)
-    for done, (name, array) in enumerate(stream, 1):
+    for done, (name, raw) in enumerate(checkpoint.stream(job.directory), 1):
+      array = quantize.seen(name, raw, job.precision)
       content.add_tensor(name, array)
       place, their_name = _place(name)
       writers[place].add(their_name, names.export(name, array))

@@ -123,10 +123,16 @@ def lazy(
 def params(model: Imported, precision: str = quantize.FLOAT) -> Params:
   """All of a model's tensors as a precision shows them, on the device."""
   read = ((name, lazy.read()) for name, lazy in model.tensors.items())
-  return placed(quantize.seen(read, precision))
+  return placed(read, precision)
 
 
-def placed(named: Iterable[tuple[Name, np.ndarray]]) -> Params:
-  """On the device, each as it comes: none is held twice for long."""
-  held = {name: jax.device_put(tensor) for name, tensor in named}
+def placed(
+  named: Iterable[tuple[Name, np.ndarray]], precision: str = quantize.FLOAT
+) -> Params:
+  """Tensors as a precision shows them, on the device, each as it comes: none
+  is held twice for long."""
+  held = {
+    name: jax.device_put(quantize.seen(name, tensor, precision))
+    for name, tensor in named
+  }
   return {"model": checkpoint.nest(held), "aux": {}}

@@ -127,7 +127,7 @@ def export_model(
     written = exporting.export(
       FORMATS[form], path, output, dtype, examine, certify, progress.show_of
     )
-  say(f"{output}  weights {written.digest[:12]}")
+  say(f"{output}  weights {written.digest[:12]}{certificate.grid(found)}")
   say(certificate.summary(found))
 
 
