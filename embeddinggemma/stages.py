@@ -491,15 +491,17 @@ def work(config: TrainConfig, devices: int) -> memory.Work:
   Each text counts as the longest. How the state is split follows from the
   config alone, so that no device is needed; what does not divide is not split.
   """
-  sides = [(config.model, config.max_length)]
-  loss = 0
+  side = (config.model, config.max_length)
+  calls, loss = [(side,)], 0
   if isinstance(config, PairConfig):
-    sides *= 2 + config.negatives
+    texts = [1, 1, *([config.negatives] if config.negatives else [])]
+    texts = [sum(texts)] if config.calls == "joint" else texts
+    calls = [(side,) * number for number in texts]
     # Candidates and logits, and the gradients of both.
     columns = config.model.embed_dim + config.batch_size // devices
     loss = 2 * 4 * config.batch_size * columns
   if isinstance(config, AdaptConfig):
-    sides.append((config.decoder, config.max_length))
+    calls = [(side, (config.decoder, config.max_length))]
   shapes = jax.eval_shape(init(config), jax.random.key(0))
   size = 4 * sum(leaf.size for leaf in jax.tree.leaves(shapes))
   moments = (
@@ -508,7 +510,7 @@ def work(config: TrainConfig, devices: int) -> memory.Work:
   whole = 1 if config.mesh.rules == "zero1" else moments
   return memory.Work(
     texts=config.batch_size // devices,
-    sides=tuple(sides),
+    calls=tuple(calls),
     state_bytes=size // whole + 2 * size // moments,
     parameter_bytes=size,
     loss_bytes=loss,
