@@ -70,6 +70,10 @@ TEXT_FLAGS = {
   "stage": (None, "of a recipe: prefinetune (default), adapt, ..."),
   "topology": (None, "a TPU generation and shape, such as v5e:16x16"),
   "dtype": ("float32", "of the written weights: float32 or bfloat16"),
+  "precision": (
+    None,
+    "float, int8, int4, mixed, ...: rounds the weights; else as trained",
+  ),
 }
 NUMBER_FLAGS = {
   "dim": (None, "leading dimensions to keep, at unit norm again"),
@@ -172,7 +176,9 @@ def evaluate(values: flags.FlagValues, rest: Sequence[str]) -> None:
   from embeddinggemma import verbs
 
   output = _file(values.output)
-  verbs.evaluate_alone(values.model, values.data, output, _console())
+  verbs.evaluate_alone(
+    values.model, values.data, values.precision, output, _console()
+  )
 
 
 def embed(values: flags.FlagValues, rest: Sequence[str]) -> None:
@@ -432,7 +438,7 @@ VERBS = {
     "score a model at every Matryoshka dimension; JSON and a table",
     evaluate,
     ("model", "output"),
-    ("data",),
+    ("data", "precision"),
   ),
   "prepare": Verb(
     "make the shards that training reads; show what the model will see",

@@ -187,11 +187,30 @@ def _summary(workdir: pathlib.Path, done: Mapping[str, Done]) -> dict[str, Any]:
     "mixtures": cache.read_json(workdir / "mixture" / finetuning.TRIALS_FILE)
     | {"picked": done["mixture"].metrics["picked"]},
     "souped": cache.read_json(workdir / "evaluate" / "souped.json"),
+    "precision": cache.read_json(workdir / "evaluate" / "precision.json"),
+    "quantised": _quantised(workdir, done),
     "ablation": cache.read_json(workdir / "ablation" / ablation.RESULT_FILE)
     if "ablation" in done
     else {},
     "data_hash": done["tokenizer"].metrics["data_hash"],
     "command": indexing.query_command(workdir, QUESTION),
+  }
+
+
+def _quantised(
+  workdir: pathlib.Path, done: Mapping[str, Done]
+) -> dict[str, Any]:
+  """Spec -> the model that was trained for it, beside the final one."""
+  if "qat" not in done:
+    return {}
+  stage = done["qat"]
+  place = lambda row: dataclasses.replace(stage, checkpoint=row["checkpoint"])
+  return {
+    spec: {
+      "checkpoint": cache.checkpoint_of(workdir, place(row)),
+      "hash": row["hash"],
+    }
+    for spec, row in stage.metrics["models"].items()
   }
 
 

@@ -1,8 +1,8 @@
 """The recipe on one page: each stage as (config, mesh) -> Stage.
 
 Pre-finetuning, finetuning and quantisation-aware training are one function of
-three configs (paper section 2.3); the language-model stages before them differ
-in objective and batch alone.
+three configs (paper sections 2.3 and 3.5); the language-model stages before
+them differ in objective and batch alone.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from embeddinggemma import config as config_lib
-from embeddinggemma import objectives, sharding
+from embeddinggemma import objectives, quantize, sharding
 from embeddinggemma.config import (
   DataConfig,
   GuardConfig,
@@ -23,6 +23,7 @@ from embeddinggemma.config import (
   LossConfig,
   MeshConfig,
   OptimizerConfig,
+  QuantizeConfig,
   TextConfig,
   at_least,
   suggest,
@@ -133,6 +134,38 @@ class PairConfig(TrainConfig):
           f"loss.matryoshka holds {dim}; dimensions lie between 1 and"
           f" model.embed_dim={self.model.embed_dim}"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class QatConfig(PairConfig):
+  """Finetuning that sees the weights as they will be once quantised.
+
+  Distillation without a teacher is from the checkpoint that it starts from.
+  """
+
+  quantize: QuantizeConfig = dataclasses.field(
+    default=QuantizeConfig(), kw_only=True
+  )
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    quantize.spec_of(self.quantize.spec, "quantize.spec")
+    if self.lora.rank:
+      raise BadInput(
+        f"lora.rank={self.lora.rank}: {self.stage} moves the weights themselves"
+        " to their grid; set it to 0, and quantise after the factors are merged"
+      )
+    width = self.loss.teacher_width
+    if self.teaches_itself and width not in (0, self.model.embed_dim):
+      raise BadInput(
+        f"loss.teacher_width={width}, but the start's own vectors are matched,"
+        f" of {self.model.embed_dim}; set it to 0, or give a teacher"
+      )
+
+  @property
+  def teaches_itself(self) -> bool:
+    """Whether the vectors to match are those of the start."""
+    return bool(self.loss.distill and not self.teacher)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,6 +361,12 @@ def finetune(config: PairConfig, mesh: Mesh) -> Stage:
   )
 
 
+def qat(config: QatConfig, mesh: Mesh) -> Stage:
+  """Finetuning on the quantised view of the weights (paper section 3.5)."""
+  seen = quantize.view(config.quantize.spec)
+  return dataclasses.replace(finetune(config, mesh), view=seen)
+
+
 def _encode_sides(config: PairConfig, mesh: Mesh) -> objectives.EncodeSides:
   """As config.calls says; separate calls of one group share a lookup."""
   rules = config.mesh.rules
@@ -439,6 +478,7 @@ STAGES: dict[str, StageKind] = {
   ),
   "prefinetune": StageKind(PairConfig, finetune, _init_pairs, _adopt_pairs),
   "finetune": StageKind(PairConfig, finetune, _init_pairs, _adopt_pairs),
+  "qat": StageKind(QatConfig, qat, _init_pairs, _adopt_pairs),
 }
 
 
@@ -508,10 +548,12 @@ def work(config: TrainConfig, devices: int) -> memory.Work:
     devices if config.mesh.rules == "zero1" else max(config.mesh.fsdp, 1)
   )
   whole = 1 if config.mesh.rules == "zero1" else moments
+  # Beside the weights, what a view shows of them.
+  shown = 2 if isinstance(config, QatConfig) else 1
   return memory.Work(
     texts=config.batch_size // devices,
     calls=tuple(calls),
-    state_bytes=size // whole + 2 * size // moments,
+    state_bytes=shown * size // whole + 2 * size // moments,
     parameter_bytes=size,
     loss_bytes=loss,
   )
@@ -519,6 +561,8 @@ def work(config: TrainConfig, devices: int) -> memory.Work:
 
 def view_of(config: TrainConfig) -> str:
   """What a checkpoint says of how its weights are seen."""
+  if isinstance(config, QatConfig):
+    return quantize.view_named(config.quantize.spec)
   factored = isinstance(config, PairConfig) and config.lora.rank
   return lora.VIEW if factored else "identity"
 

@@ -18,6 +18,7 @@ from embeddinggemma import (
   indexing,
   initialise,
   inputs,
+  qat,
   record,
   train,
   verbs,
@@ -34,6 +35,7 @@ def steps(run: Run) -> dict[str, Callable[[AllDone], Step]]:
   """Each stage as a function of those before it. Bad paths end it here."""
   _ = run.outside
   left_out = set() if run.recipe.ablation.seeds else {"ablation"}
+  left_out |= set() if run.recipe.qat.specs else {"qat"}
   return cache.bound(STAGES, run, left_out)
 
 
@@ -211,12 +213,28 @@ def _soup(run: Run, done: AllDone) -> Step:
   )
 
 
+def _qat(run: Run, done: AllDone) -> Step:
+  return Step(
+    "qat",
+    {
+      "config": record.relevant(run.recipe.qat),
+      "base": done["soup"].hash,
+      "data": done["tokenizer"].key,
+      "mined": done["mine"].metrics["hash_of_negatives"],
+    },
+    lambda d: qat.train_each(run.qat(), run.mined, d, run.console),
+    resumable=True,
+  )
+
+
 def _evaluate(run: Run, done: AllDone) -> Step:
+  quantised = done["qat"].metrics["models"] if "qat" in done else {}
   return Step(
     "evaluate",
     {
       "weights": done["soup"].hash,
       "trained": [done["prefinetune"].hash, done["finetune"].key],
+      "quantised": {spec: row["hash"] for spec, row in quantised.items()},
     },
     lambda d: _scores(run, done, d),
   )
@@ -279,6 +297,7 @@ STAGES: Mapping[str, Callable[[Run, AllDone], Step]] = {
   "mixture": _mixture,
   "finetune": _finetune,
   "soup": _soup,
+  "qat": _qat,
   "evaluate": _evaluate,
   "index": _index,
   "ablation": _ablation,
@@ -318,6 +337,15 @@ def _scores(run: Run, done: AllDone, directory: pathlib.Path) -> dict[str, Any]:
     for side, places in sides.items()
   }
   cache.write_json(directory / "souped.json", souped)
+  if run.quantised and held_out["test"]:
+    rows = qat.compare(
+      run.workdir / "soup",
+      souped["test"]["soup"],
+      run.quantised,
+      held_out["test"],
+      run.console,
+    )
+    cache.write_json(directory / "precision.json", {"test": rows})
   best = result.get("test", {}).get(verbs.MODEL, {})
   return {"test": {name: _first(dims) for name, dims in best.items()}}
 

@@ -19,6 +19,7 @@ from embeddinggemma import (
   doctor,
   finetuning,
   inputs,
+  qat,
   record,
   soup,
   streams,
@@ -32,7 +33,12 @@ from embeddinggemma.inputs import Inputs
 from embeddinggemma.load import Model, load
 from embeddinggemma.losses import matryoshka
 from embeddinggemma.retrieval import index
-from embeddinggemma.stages import LanguageConfig, PairConfig, TrainConfig
+from embeddinggemma.stages import (
+  LanguageConfig,
+  PairConfig,
+  QatConfig,
+  TrainConfig,
+)
 from embeddinggemma.training import hooks
 from embeddinggemma.types import BadInput
 
@@ -65,6 +71,9 @@ def train_alone(
         " that all hosts share"
       )
     made = _made(config, dependencies, workdir, console)
+    if isinstance(config, QatConfig):
+      place = workdir / qat.TEACH
+      config = qat.with_teacher(config, made, place, console)
     trained = train.train(config, made, workdir, console)
     done = lambda: _close(config, trained, workdir, console)
     distributed.first_does("check", done)
@@ -216,15 +225,20 @@ def _shown(
 
 
 def evaluate_alone(
-  model_path: str, data: str | None, output: pathlib.Path, console: Console
+  model_path: str,
+  data: str | None,
+  precision: str | None,
+  output: pathlib.Path,
+  console: Console,
 ) -> dict[str, Any]:
   """The verb `evaluate`: on the given folder, or on the model's own test."""
-  model = load(model_path)
+  model = load(model_path, precision=precision)
   folder = pathlib.Path(data) if data else _own_test(pathlib.Path(model_path))
   tasks = suite.read_suite(folder)
   table = quality(model, None, tasks, console, "evaluate")
   result = {
     "model": model.hash,
+    "precision": model.precision,
     "data": str(folder),
     "quality": table,
     "summary": {

@@ -15,8 +15,8 @@ PACKAGE = ROOT / "embeddinggemma"
 LAYERS = (
   {"types", "peers"},
   {"distributed"},
-  {"config", "sharding", "cache", "checkpoint", "lexical"},
-  {"model", "losses", "data"},
+  {"config", "sharding", "cache", "checkpoint", "lexical", "grids"},
+  {"model", "losses", "data", "quantize"},
   {"training", "encode", "soup", "objectives"},
   {"stages", "retrieval", "convert"},
   {"evaluate", "load", "inputs"},
@@ -24,6 +24,7 @@ LAYERS = (
   {"train"},
   {"initialise", "sweep", "mixture"},
   {"finetuning"},
+  {"qat"},
   {"verbs", "ablation"},
   {"indexing"},
   {"recipe"},

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import safetensors
 
-from embeddinggemma import checkpoint
+from embeddinggemma import checkpoint, quantize
 from embeddinggemma import config as config_lib
 from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import folder as folders
@@ -46,6 +46,7 @@ class Checkpoint(NamedTuple):
   prompts: Mapping[str, str]
   files: checkpoint.Files
   shapes: checkpoint.Shapes
+  precision: str  # that the weights are seen in
 
 
 def export(
@@ -56,6 +57,9 @@ def export(
   on_tensor: Callable[[int, int], Any] = lambda done, total: None,
 ) -> str:
   """Writes the folder, which appears whole; returns the weights' hash.
+
+  A model that was trained for a precision is written as it is seen: its values
+  on the grid, each as a float.
 
   Args:
     path: a checkpoint or a workdir.
@@ -71,6 +75,11 @@ def export(
     raise BadInput(f"--dtype={dtype} is unknown; use {' or '.join(DTYPES)}")
   given = opened(path)
   _check_holds(given.config, given.directory)
+  if given.precision != quantize.FLOAT and dtype != "float32":
+    raise BadInput(
+      f"--dtype={dtype} would move weights off the {given.precision} grid that"
+      f" {given.directory} was trained for; use float32"
+    )
   with whole(output) as folder:
     size = 4 if dtype == "float32" else 2
     room = size * sum(shape.size for shape in given.shapes.values())
@@ -91,13 +100,13 @@ def opened(path: str) -> Checkpoint:
   try:
     config = config_lib.build(ModelConfig, json.loads(files["model.json"]))
     prompts = json.loads(files["prompts.json"])
-    view = checkpoint.view_of(files)
+    precision = quantize.precision_of(checkpoint.view_of(files))
   except (BadInput, ValueError) as error:
     raise BadInput(f"checkpoint {directory}: {error}") from None
-  if view != "identity":
+  if precision is None:
     raise Stopped(
-      f"{directory} is seen through the view {view!r}, which {FORMAT} does not"
-      " hold"
+      f"{directory} is seen through the view {checkpoint.view_of(files)!r},"
+      f" which {FORMAT} does not hold"
     )
   shapes = checkpoint.read_shapes(directory)
   if any(name[0] == "decoder" for name in shapes):
@@ -113,7 +122,7 @@ def opened(path: str) -> Checkpoint:
         f"checkpoint {directory}: tensor {'/'.join(name)!r} is {ours}, its"
         f" model.json asks for {wanted.get(name, 'none')}"
       )
-  return Checkpoint(directory, config, prompts, files, shapes)
+  return Checkpoint(directory, config, prompts, files, shapes, precision)
 
 
 def _check_holds(config: ModelConfig, where: pathlib.Path) -> None:
@@ -166,10 +175,16 @@ def _write(
     for done, (name, array) in enumerate(stream, 1):
       content.add_tensor(name, array)
       place, their_name = _place(name)
-      writers[place].add(their_name, names.export(name, array))
+      seen = quantize.seen(name, array, given.precision)
+      writers[place].add(their_name, names.export(name, seen))
       on_tensor(done, len(given.shapes))
   digest = content.hexdigest()
-  about = {"format": FORMAT, "dtype": dtype, "weights": digest}
+  about = {
+    "format": FORMAT,
+    "dtype": dtype,
+    "weights": digest,
+    "precision": given.precision,
+  }
   (folder / MARK).write_bytes(_json(about))
   return digest
 

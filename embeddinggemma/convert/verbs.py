@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from embeddinggemma import cache, checkpoint
+from embeddinggemma import cache, checkpoint, quantize
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.config import suggest
 from embeddinggemma.convert import (
@@ -109,8 +109,11 @@ def export_model(
     raise BadInput(f"--format={form} is unknown{suggest(form, list(FORMATS))}")
   with hooks.Progress(console, "export", 1) as progress:
     digest = FORMATS[form](path, output, dtype, examine, progress.show_of)
+  view = checkpoint.view_of(checkpoint.read_files(checkpoint.find(path)))
+  precision = quantize.precision_of(view)
+  seen = "" if precision == quantize.FLOAT else f", on the {precision} grid"
   console.print(
-    f"{output}  weights {digest[:12]}", highlight=False, soft_wrap=True
+    f"{output}  weights {digest[:12]}{seen}", highlight=False, soft_wrap=True
   )
 
 
