@@ -262,8 +262,11 @@ def keep_programs(workdir: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
-  """Keeps a second process out of a workdir; it ends with the process."""
+def locked(workdir: pathlib.Path, flag: str = "--workdir") -> Iterator[None]:
+  """Keeps a second process out of a folder; it ends with the process.
+
+  `flag` names the folder on the command line.
+  """
   workdir.mkdir(parents=True, exist_ok=True)
   with (workdir / LOCK_FILE).open("w") as lock:
     try:
@@ -271,6 +274,6 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     except BlockingIOError:
       raise BadInput(
         f"{workdir} is in use by another process; wait for it or use another"
-        " --workdir"
+        f" {flag}"
       ) from None
     yield

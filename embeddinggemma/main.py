@@ -59,6 +59,7 @@ TEXT_FLAGS = {
   ),
   "prompt": ("document", "the prompt's name: query, document, STS, ..."),
   "index": (None, "a folder that `index` made"),
+  "vectors": (None, "int8 or binary; default: int8, or as the index has them"),
   "show": (None, "FIRST:LAST, the batches to show"),
   "inputs": (None, "A,B,...: checkpoints, or workdirs of runs"),
   "weights": (None, "a share for each of them, such as 0.5,0.3,0.2"),
@@ -92,6 +93,7 @@ SWITCHES = {
   "fit": "also find what would fit: groups a device, recomputation",
   "shardings": "list every parameter: shape, spec, bytes of a device",
   "print": "print a command for each run, run none",
+  "rebuild": "make the index anew, whatever is there",
   "skip_bad_rows": "count and list broken lines of the data, do not stop at one",
 }
 
@@ -197,25 +199,28 @@ def embed(values: flags.FlagValues, rest: Sequence[str]) -> None:
 
 
 def index(values: flags.FlagValues, rest: Sequence[str]) -> None:
-  """Makes a folder or a JSONL searchable."""
+  """Makes a folder or a JSONL searchable, or brings its index up to date."""
   _nothing_more(rest)
   from embeddinggemma import verbs
   from embeddinggemma.load import load
   from embeddinggemma.types import BadInput
 
-  model = load(values.model)
-  most = model.config.embed_dim
-  dim = min(256, most) if values.dim is None else values.dim
-  if not 0 < dim <= most:
-    raise BadInput(f"--dim={dim}: the model has dimensions 1 to {most}")
+  if values.vectors not in (None, "int8", "binary"):
+    raise BadInput(f"--vectors={values.vectors}: give int8 or binary")
+  output = pathlib.Path(values.output)
   about = verbs.build_index(
-    model,
+    load(values.model),
     pathlib.Path(values.input),
-    pathlib.Path(values.output),
-    dim,
+    output,
     _console(),
+    dim=values.dim,
+    vectors=values.vectors,
+    rebuild=values.rebuild,
   )
-  _say({key: about[key] for key in ("chunks", "files", "skipped", "dim")})
+  if values.json:
+    _say(about)
+  else:
+    print(verbs.index_summary(output, about))
 
 
 def query(values: flags.FlagValues, rest: Sequence[str]) -> None:
@@ -453,10 +458,10 @@ VERBS = {
     ("prompt", "dim"),
   ),
   "index": Verb(
-    'make a folder or a .jsonl ({"text", "title"?}) searchable',
+    'make a folder or a .jsonl ({"text", "title"?}) searchable; again: update',
     index,
     ("model", "input", "output"),
-    ("dim",),
+    ("dim", "vectors", "rebuild", "json"),
   ),
   "query": Verb(
     'search an index: query --model=DIR --index=DIR "how do I parse a date"',

@@ -250,6 +250,7 @@ def _index(run: Run, done: AllDone) -> Step:
       "input": run.outside["searched"],
     },
     lambda d: _build_index(run, d),
+    resumable=True,
   )
 
 

@@ -32,7 +32,7 @@ from embeddinggemma.finetuning import SearchConfig
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.load import Model, load
 from embeddinggemma.losses import matryoshka
-from embeddinggemma.retrieval import index
+from embeddinggemma.retrieval import codes, index, search, update
 from embeddinggemma.stages import (
   LanguageConfig,
   PairConfig,
@@ -372,13 +372,13 @@ def _read_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def query(
-  model_path: str, directory: pathlib.Path, text: str, mode: index.Mode, k: int
-) -> list[index.Hit]:
+  model_path: str, directory: pathlib.Path, text: str, mode: search.Mode, k: int
+) -> list[search.Hit]:
   """The verb `query`: the best chunks of an index."""
   opened = index.open_index(directory)
   model = None if mode == "lexical" else load(model_path)
   digest = model.hash if model else opened.about["model"]
-  return index.search(opened, model, text, model=digest, mode=mode, k=k)
+  return search.search(opened, model, text, model=digest, mode=mode, k=k)
 
 
 def quality(
@@ -409,18 +409,51 @@ def build_index(
   model: Model,
   source: pathlib.Path,
   output: pathlib.Path,
-  dim: int,
   console: Console,
+  *,
+  dim: int | None = None,
+  vectors: codes.Kind | None = None,
+  rebuild: bool = False,
   excluded: Sequence[pathlib.Path] = (),
 ) -> dict[str, Any]:
-  """retrieval.index.build_index with a bar."""
+  """The verb `index`: update.build_index with a bar.
+
+  Without `dim` and `vectors`, as the index that is there, else 256 dimensions
+  or the model's, if that is less, in int8.
+  """
+  most = model.config.embed_dim
+  there: dict[str, Any] = {} if rebuild else index.choices(output)
+  making = update.Making(
+    model.hash,
+    model.prompt("document"),
+    there.get("dim", min(256, most)) if dim is None else dim,
+    vectors or there.get("vectors", "int8"),
+  )
+  if dim is not None and not 0 < dim <= most:
+    raise BadInput(f"--dim={dim}: the model has dimensions 1 to {most}")
   with hooks.Progress(console, "index", 1) as progress:
-    return index.build_index(
+    return update.build_index(
       model,
       source,
       output,
-      dim=dim,
-      model=model.hash,
+      making,
+      rebuild=rebuild,
       excluded=excluded,
       progress=progress.show_of,
     )
+
+
+def index_summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
+  """What `index` did, as a person reads it."""
+  lines = [
+    f"{output}: {about['chunks']:,} chunks of {about['files']:,} files,"
+    f" {about['vectors']} at {about['dim']} dimensions,"
+    f" {about['bytes'] / 1e6:,.1f} MB",
+    f"{about['kept']:,} kept, {about['new']:,} new, {about['removed']:,}"
+    f" removed; {about['embedded']:,} embedded; {about['seconds']:.1f} s",
+  ]
+  for reason, count in about["skipped"].items():
+    names = ", ".join(about["examples"][reason])
+    more = ", ..." if count > len(about["examples"][reason]) else ""
+    lines.append(f"left out, {reason}: {count:,} ({names}{more})")
+  return "\n".join([*lines, *filter(None, [about["note"]])])
