@@ -13,20 +13,18 @@ from typing import Any
 from embeddinggemma import (
   ablation,
   cache,
-  doctor,
   finetuning,
   indexing,
   initialise,
   inputs,
   qat,
   record,
+  scoring,
   train,
-  verbs,
 )
 from embeddinggemma.cache import AllDone, Step
 from embeddinggemma.data import corpus
 from embeddinggemma.evaluate import suite
-from embeddinggemma.load import assemble, load
 from embeddinggemma.recipe import Run
 from embeddinggemma.stages import TrainConfig
 
@@ -236,7 +234,12 @@ def _evaluate(run: Run, done: AllDone) -> Step:
       "trained": [done["prefinetune"].hash, done["finetune"].key],
       "quantised": {spec: row["hash"] for spec, row in quantised.items()},
     },
-    lambda d: _scores(run, done, d),
+    lambda d: scoring.score(
+      run,
+      done["initialise"].metrics["chosen"],
+      _ingredients(run, done),
+      d,
+    ),
   )
 
 
@@ -303,56 +306,6 @@ STAGES: Mapping[str, Callable[[Run, AllDone], Step]] = {
   "index": _index,
   "ablation": _ablation,
 }
-
-
-def _scores(run: Run, done: AllDone, directory: pathlib.Path) -> dict[str, Any]:
-  """Scores the model on validation and test, beside what it must beat."""
-  chosen = done["initialise"].metrics["chosen"]
-  tuned = load(run.workdir / "soup")
-  doctor.check_or_stop(tuned, run.console)  # before minutes of scoring
-  fresh = assemble(
-    tuned.config,
-    train.start(run.prefinetune(chosen), run.made)[0],
-    run.made.tokenizer(),
-    verbs.UNTRAINED,
-    dict(tuned.prompts),
-  )
-  result = {}
-  held_out = {
-    side: suite.held_out(run.made.corpus, side) for side in initialise.SIDES
-  }
-  for side, tasks in held_out.items():
-    if not tasks:
-      run.console.print(
-        f"{side}: too few pairs to hold any out", highlight=False
-      )
-      continue
-    result[side] = verbs.quality(tuned, fresh, tasks, run.console, side)
-  cache.write_json(directory / "quality.json", result)
-  # To score every ingredient on the test takes as long as all of the above.
-  first, last = ({x: run.workdir / x} for x in ("prefinetune", "soup"))
-  ends, every = first | last, first | _ingredients(run, done) | last
-  sides = {"validation": every, "test": ends}
-  souped = {
-    side: finetuning.compare(places, held_out[side])
-    for side, places in sides.items()
-  }
-  cache.write_json(directory / "souped.json", souped)
-  if run.quantised and held_out["test"]:
-    rows = qat.compare(
-      run.workdir / "soup",
-      souped["test"]["soup"],
-      run.quantised,
-      held_out["test"],
-      run.console,
-    )
-    cache.write_json(directory / "precision.json", {"test": rows})
-  best = result.get("test", {}).get(verbs.MODEL, {})
-  return {"test": {name: _first(dims) for name, dims in best.items()}}
-
-
-def _first(dims: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-  return dict(next(iter(dims.values())))
 
 
 def _build_index(run: Run, directory: pathlib.Path) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from embeddinggemma.stages import (
   TrainConfig,
 )
 from embeddinggemma.training import hooks
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import BadInput, TextEncoder
 
 # Rows of the quality table, from the least to the most.
 UNTRAINED, MODEL, HYBRID = "untrained", "model", "model + BM25"
@@ -235,7 +235,9 @@ def evaluate_alone(
   model = load(model_path, precision=precision)
   folder = pathlib.Path(data) if data else _own_test(pathlib.Path(model_path))
   tasks = suite.read_suite(folder)
-  table = quality(model, None, tasks, console, "evaluate")
+  encode = suite.remember(model)
+  dims = matryoshka.dims_of(model.config.embed_dim)
+  table = quality(encode, dims, None, tasks, console, "evaluate")
   result = {
     "model": model.hash,
     "precision": model.precision,
@@ -382,14 +384,17 @@ def query(
 
 
 def quality(
-  tuned: Model,
+  encode: TextEncoder,
+  dims: Sequence[int],
   fresh: Model | None,
   tasks: Sequence[suite.EvalTask],
   console: Console,
   name: str,
 ) -> dict[str, Any]:
-  """{system: {task: {dim: {metric: value}}}} for one suite."""
-  dims = matryoshka.dims_of(tuned.config.embed_dim)
+  """{system: {task: {dim: {metric: value}}}} for one suite.
+
+  `encode` remembers, since hybrid search asks it again.
+  """
   table: dict[str, Any] = {}
   with hooks.Progress(console, name, 4) as progress:
     table.update(suite.baselines(tasks))
@@ -397,7 +402,6 @@ def quality(
     if fresh is not None:
       table[UNTRAINED] = suite.evaluate(fresh, tasks, dims[:1])["tasks"]
     progress.show(2, "untrained model")
-    encode = suite.remember(tuned)
     table[MODEL] = suite.evaluate(encode, tasks, dims)["tasks"]
     progress.show(3, "model")
     table[HYBRID] = suite.hybrid(encode, tasks, dims[0])

@@ -16,7 +16,9 @@ from embeddinggemma.evaluate import (
   mixtures,
   page,
   plots,
+  precision,
   starts,
+  vectors,
 )
 
 if TYPE_CHECKING:
@@ -42,8 +44,8 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
 
   summary: {"stages": [{"name", "seconds", "cached", "checkpoint", "hash",
   "metrics"}], "final", "seconds", "curves": {stage: [metrics rows]},
-  "initialisation": see starts.section, "mixtures", "souped": see mixtures, "ablation": see ablations,
-  "forgetting": see forgetting.section,
+  "initialisation": see starts.section, "mixtures", "souped": see mixtures,
+  "ablation", "forgetting", "precision", "vectors": see their files' sections,
   "quality": {system: {task: {dim or "":
   {metric: value}}}}, "command", "data_hash", "versions": {package: version}};
   every part may be missing or empty.
@@ -55,6 +57,8 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
     *_quality(summary.get("quality") or {}),
     *forgetting.section(summary.get("forgetting") or {}),
     *mixtures.soup_section(summary.get("souped") or {}),
+    *precision.section(summary.get("precision") or {}),
+    *vectors.section(summary.get("vectors") or {}),
     *ablations.section(summary.get("ablation") or {}),
     *mixtures.section(summary.get("mixtures") or {}),
     *starts.section(summary.get("initialisation") or {}),
