@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from embeddinggemma.evaluate import (
   ablations,
+  by_stage,
   curves,
   forgetting,
   metrics,
@@ -56,6 +57,9 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
     *_command(summary),
     *_quality(summary.get("quality") or {}),
     *forgetting.section(summary.get("forgetting") or {}),
+    *by_stage.section(
+      summary.get("souped") or {}, summary.get("precision") or {}
+    ),
     *mixtures.soup_section(summary.get("souped") or {}),
     *precision.section(summary.get("precision") or {}),
     *vectors.section(summary.get("vectors") or {}),
