@@ -67,10 +67,14 @@ TEXT_FLAGS = {
   "metric": (None, "what the plot shows, such as loss; else the first"),
   "from": (None, "a folder of public weights, or OWNER/NAME to fetch"),
   "part": ("both", "of an encoder-decoder: encoder, decoder or both"),
-  "format": (None, "sentence-transformers"),
+  "format": (None, "sentence-transformers or gguf (llama.cpp)"),
   "stage": (None, "of a recipe: prefinetune (default), adapt, ..."),
   "topology": (None, "a TPU generation and shape, such as v5e:16x16"),
-  "dtype": ("float32", "of the written weights: float32 or bfloat16"),
+  "dtype": (
+    None,
+    "of the written weights: float32, bfloat16; for gguf also q8_0, q4_0,"
+    " mixed; default: what the model was trained for",
+  ),
   "precision": (
     None,
     "float, int8, int4, mixed, ...: rounds the weights; else as trained",
@@ -94,6 +98,7 @@ SWITCHES = {
   "shardings": "list every parameter: shape, spec, bytes of a device",
   "print": "print a command for each run, run none",
   "rebuild": "make the index anew, whatever is there",
+  "uncertified": "keep an export whose runtime gives other vectors",
   "skip_bad_rows": "count and list broken lines of the data, do not stop at one",
 }
 
@@ -362,7 +367,13 @@ def export(values: flags.FlagValues, rest: Sequence[str]) -> None:
 
   output = pathlib.Path(values.output)
   verbs.export_model(
-    values.model, values.format, output, values.dtype, _examine, _console()
+    values.model,
+    values.format,
+    output,
+    values.dtype,
+    values.uncertified,
+    _examine,
+    _console(),
   )
 
 
@@ -506,10 +517,10 @@ VERBS = {
     ("part",),
   ),
   "export": Verb(
-    "a model out, for sentence-transformers",
+    "a model out, for sentence-transformers or llama.cpp, and a certificate",
     export,
     ("model", "format", "output"),
-    ("dtype",),
+    ("dtype", "uncertified"),
   ),
   "compile": Verb(
     "compile a stage for a TPU topology on any machine: memory, time, traffic",
