@@ -194,6 +194,7 @@ def _summary(workdir: pathlib.Path, done: Mapping[str, Done]) -> dict[str, Any]:
     "ablation": cache.read_json(workdir / "ablation" / ablation.RESULT_FILE)
     if "ablation" in done
     else {},
+    "exports": done["export"].metrics["exports"],
     "data_hash": done["tokenizer"].metrics["data_hash"],
     "command": indexing.query_command(workdir, QUESTION),
   }

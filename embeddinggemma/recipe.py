@@ -24,6 +24,7 @@ from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.qat import SpecsConfig
 from embeddinggemma.retrieval.candidates import MiningConfig
 from embeddinggemma.retrieval.teacher import TeacherModel
+from embeddinggemma.shipping import ExportConfig
 from embeddinggemma.stages import (
   AdaptConfig,
   LanguageConfig,
@@ -46,6 +47,7 @@ class RecipeConfig:
   mixture: SearchConfig
   finetune: PairConfig
   qat: SpecsConfig
+  export: ExportConfig
   index: IndexConfig
   ablation: AblationConfig
   seconds: dict[str, float]  # measured on two cores, for the plan

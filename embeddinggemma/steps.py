@@ -20,6 +20,7 @@ from embeddinggemma import (
   qat,
   record,
   scoring,
+  shipping,
   train,
 )
 from embeddinggemma.cache import AllDone, Step
@@ -225,14 +226,19 @@ def _qat(run: Run, done: AllDone) -> Step:
   )
 
 
+def _of_models(done: AllDone) -> dict[str, str]:
+  """The hash of each model that was trained for a precision."""
+  models = done["qat"].metrics["models"] if "qat" in done else {}
+  return {spec: row["hash"] for spec, row in models.items()}
+
+
 def _evaluate(run: Run, done: AllDone) -> Step:
-  quantised = done["qat"].metrics["models"] if "qat" in done else {}
   return Step(
     "evaluate",
     {
       "weights": done["soup"].hash,
       "trained": [done["prefinetune"].hash, done["finetune"].key],
-      "quantised": {spec: row["hash"] for spec, row in quantised.items()},
+      "quantised": _of_models(done),
     },
     lambda d: scoring.score(
       run,
@@ -240,6 +246,23 @@ def _evaluate(run: Run, done: AllDone) -> Step:
       _ingredients(run, done),
       d,
     ),
+  )
+
+
+def _export(run: Run, done: AllDone) -> Step:
+  config = run.recipe.export
+  trained = {f"qat-{spec}": place for spec, place in run.quantised.items()}
+  models = {"soup": run.workdir / "soup", **trained}
+  formats = dict.fromkeys(trained, config.quantised) | {"soup": config.formats}
+  return Step(
+    "export",
+    {
+      "weights": done["soup"].hash,
+      "quantised": _of_models(done),
+      "config": dataclasses.asdict(config),
+      "runtimes": config.runtimes,
+    },
+    lambda d: {"exports": shipping.export_all(models, formats, d, run.console)},
   )
 
 
@@ -303,6 +326,7 @@ STAGES: Mapping[str, Callable[[Run, AllDone], Step]] = {
   "soup": _soup,
   "qat": _qat,
   "evaluate": _evaluate,
+  "export": _export,
   "index": _index,
   "ablation": _ablation,
 }

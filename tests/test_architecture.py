@@ -26,7 +26,7 @@ LAYERS = (
   {"finetuning"},
   {"qat"},
   {"verbs", "ablation"},
-  {"indexing"},
+  {"indexing", "shipping"},
   {"recipe"},
   {"scoring", "pairs"},
   {"steps"},

@@ -12,6 +12,7 @@ from embeddinggemma.evaluate import (
   ablations,
   by_stage,
   curves,
+  exports,
   forgetting,
   metrics,
   mixtures,
@@ -46,7 +47,7 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
   summary: {"stages": [{"name", "seconds", "cached", "checkpoint", "hash",
   "metrics"}], "final", "seconds", "curves": {stage: [metrics rows]},
   "initialisation": see starts.section, "mixtures", "souped": see mixtures,
-  "ablation", "forgetting", "precision", "vectors": see their files' sections,
+  "ablation", "forgetting", "precision", "vectors", "exports": see their files' sections,
   "quality": {system: {task: {dim or "":
   {metric: value}}}}, "command", "data_hash", "versions": {package: version}};
   every part may be missing or empty.
@@ -63,6 +64,7 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
     *mixtures.soup_section(summary.get("souped") or {}),
     *precision.section(summary.get("precision") or {}),
     *vectors.section(summary.get("vectors") or {}),
+    *exports.section(summary.get("exports") or []),
     *ablations.section(summary.get("ablation") or {}),
     *mixtures.section(summary.get("mixtures") or {}),
     *starts.section(summary.get("initialisation") or {}),
