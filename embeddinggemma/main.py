@@ -287,6 +287,7 @@ def mixture(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Searches mixtures of tasks to finetune on."""
   _nothing_more(rest)
   from embeddinggemma import config, finetuning, stages, verbs
+  from embeddinggemma.training.config import PairConfig
   from embeddinggemma.types import BadInput
 
   tree = _config(values)
@@ -297,7 +298,7 @@ def mixture(values: flags.FlagValues, rest: Sequence[str]) -> None:
     choice = dataclasses.replace(choice, pick=values.pick)
   workdir = pathlib.Path(values.workdir)
   base = stages.build(tree["finetune"])
-  if not isinstance(base, stages.PairConfig):
+  if not isinstance(base, PairConfig):
     raise BadInput(f"mixture: {base.stage!r} is no training on pairs")
   picked = verbs.search_mixtures(base, choice, workdir, _console())
   if values.json:

@@ -25,7 +25,7 @@ from embeddinggemma.qat import SpecsConfig
 from embeddinggemma.retrieval.candidates import MiningConfig
 from embeddinggemma.retrieval.teacher import TeacherModel
 from embeddinggemma.shipping import ExportConfig
-from embeddinggemma.stages import (
+from embeddinggemma.training.config import (
   AdaptConfig,
   LanguageConfig,
   PairConfig,

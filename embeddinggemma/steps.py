@@ -27,7 +27,7 @@ from embeddinggemma.cache import AllDone, Step
 from embeddinggemma.data import corpus
 from embeddinggemma.evaluate import suite
 from embeddinggemma.recipe import Run
-from embeddinggemma.stages import TrainConfig
+from embeddinggemma.training.config import TrainConfig
 
 
 def steps(run: Run) -> dict[str, Callable[[AllDone], Step]]:

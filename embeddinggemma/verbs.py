@@ -33,13 +33,13 @@ from embeddinggemma.inputs import Inputs
 from embeddinggemma.load import Model, load
 from embeddinggemma.losses import matryoshka
 from embeddinggemma.retrieval import codes, index, search, update
-from embeddinggemma.stages import (
+from embeddinggemma.training import hooks
+from embeddinggemma.training.config import (
   LanguageConfig,
   PairConfig,
   QatConfig,
   TrainConfig,
 )
-from embeddinggemma.training import hooks
 from embeddinggemma.types import BadInput, TextEncoder
 
 # Rows of the quality table, from the least to the most.

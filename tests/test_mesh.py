@@ -28,6 +28,13 @@ from embeddinggemma.model.config import (
   preset,
 )
 from embeddinggemma.training import step
+from embeddinggemma.training.config import (
+  CALLS,
+  AdaptConfig,
+  LanguageConfig,
+  PairConfig,
+  TrainConfig,
+)
 from embeddinggemma.types import BadInput, DenoiseBatch, PairBatch, Text
 
 BATCH, STEPS = 32, 5
@@ -35,9 +42,9 @@ NEGATIVES, TAUGHT = 2, 48  # hard negatives a pair; width of the teacher
 MESHES = {"1": (1, 1), "8": (8, 1), "4x2": (4, 2)}
 
 
-def config(calls: str, rules: str = "fsdp") -> stages.PairConfig:
+def config(calls: str, rules: str = "fsdp") -> PairConfig:
   """A tiny stage whose losses are all on."""
-  return stages.PairConfig(
+  return PairConfig(
     stage="prefinetune",
     seed=0,
     steps=STEPS,
@@ -101,20 +108,20 @@ def batch(number: int, groups: int, size: int | None = None) -> PairBatch:
   return packer(mixture.Draw("qa", np.arange(size))).batch
 
 
-def language_config(name: str, rules: str = "fsdp") -> stages.LanguageConfig:
+def language_config(name: str, rules: str = "fsdp") -> LanguageConfig:
   """A tiny language model; its vocabulary is in several blocks."""
   pairs = config("joint", rules)
   shared = {
     field.name: getattr(pairs, field.name)
-    for field in dataclasses.fields(stages.TrainConfig)
+    for field in dataclasses.fields(TrainConfig)
   } | {
     "stage": name,
     "data": TextConfig("", False, "", "", "", ""),
     "vocab_block": 256,
   }
   if name == "pretrain":
-    return stages.LanguageConfig(**shared)
-  return stages.AdaptConfig(
+    return LanguageConfig(**shared)
+  return AdaptConfig(
     **shared | {"keep_checkpoints": 1},
     decoder=preset("tiny"),
     decoder_from="",
@@ -163,7 +170,7 @@ def train(
   shape = MESHES[mesh_name]
   size = shape[0] * shape[1]
   mesh = sharding.make_mesh(*shape, devices=jax.devices()[:size])
-  if kind in stages.CALLS:
+  if kind in CALLS:
     chosen, make = config(kind, rules), batch
   else:
     chosen = language_config(kind, rules)

@@ -14,12 +14,13 @@ from embeddinggemma.config import MeshConfig
 from embeddinggemma.model import embedder
 from embeddinggemma.model.config import LARGE, preset
 from embeddinggemma.training import memory
+from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import BadInput
 
 V5E = 16_909_336_576  # bytes, as one says of itself
 
 
-def large(batch_size: int = 16_384, length: int = 128) -> stages.PairConfig:
+def large(batch_size: int = 16_384, length: int = 128) -> PairConfig:
   """Pre-finetuning of the paper's model."""
   model = dataclasses.replace(preset("embeddinggemma_300m"), **LARGE)
   return dataclasses.replace(
