@@ -100,7 +100,7 @@ class _Before(NamedTuple):
 
   about: Mapping[str, Any]
   read: reading.Reading
-  vectors: Float16[np.ndarray, "n D"]
+  vectors: Float16[np.ndarray, "_n _D"]
 
 
 def _before(output: Path, making: Making, rebuild: bool) -> tuple[_Before, str]:
@@ -113,8 +113,8 @@ def _before(output: Path, making: Making, rebuild: bool) -> tuple[_Before, str]:
     _require_same(output, about, making)
     opened = index.open_index(output)
     return _Before(about, opened.read(), opened.vectors), ""
-  except index.Damaged as error:
-    return nothing, f"{error}: made anew"
+  except index.Damaged:
+    return nothing, f"{output} was damaged, and is made anew"
 
 
 def _known(before: _Before) -> reading.Known:
@@ -147,7 +147,7 @@ def _short(value: Any) -> Any:
 
 
 class _Done(NamedTuple):
-  vectors: Float16[np.ndarray, "n D"]
+  vectors: Float16[np.ndarray, "_n _D"]
   counts: dict[str, int]
 
 
