@@ -441,7 +441,8 @@ def index_summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
     f" {about['vectors']} at {about['dim']} dimensions,"
     f" {about['bytes'] / 1e6:,.1f} MB",
     f"{about['kept']:,} kept, {about['new']:,} new, {about['removed']:,}"
-    f" removed; {about['embedded']:,} embedded; {about['seconds']:.1f} s",
+    f" removed; {about['embedded']:,} embedded in"
+    f" {about['embedding_seconds']:.1f} s, {about['seconds']:.1f} s in all",
   ]
   for reason, count in about["skipped"].items():
     names = ", ".join(about["examples"][reason])
