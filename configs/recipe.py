@@ -33,6 +33,7 @@ SECONDS = {
     "soup": 1.0,
     "qat": 30.0,
     "evaluate": 70.0,
+    "export": 10.0,
     "index": 25.0,
   },
   "tiny": {
@@ -49,6 +50,7 @@ SECONDS = {
     "soup": 1.0,
     "qat": 10.0,
     "evaluate": 10.0,
+    "export": 5.0,
     "index": 5.0,
   },
 }
@@ -90,6 +92,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.qat = sibling(__file__, "qat").get_config(args["preset"])
   del config.qat.quantize
   config.qat.specs = ("int4",)  # one training for each; none: left out
+  config.export = ConfigDict()
+  config.export.formats = ("sentence-transformers", "gguf")  # of the soup
+  config.export.quantised = ("gguf",)  # of each that qat trained
   config.index = ConfigDict()
   config.index.input = ""  # a folder or a JSONL
   config.index.dim = min(256, config.prefinetune.model.embed_dim)

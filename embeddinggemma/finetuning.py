@@ -25,8 +25,8 @@ from embeddinggemma.mixture import search as search_lib
 from embeddinggemma.mixture.optimizer import OptimizerConfig
 from embeddinggemma.retrieval import negatives, teacher, tfidf
 from embeddinggemma.retrieval.candidates import MiningConfig
-from embeddinggemma.stages import PairConfig
 from embeddinggemma.training import hooks
+from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import BadInput, Pair, Stopped, Weights
 
 TRIALS_FILE = "trials.json"

@@ -57,14 +57,11 @@ def build(
   about = verbs.build_index(
     load(model),
     source.path,
-    directory / "index",
-    dim,
+    directory,
     console,
-    source.excluded,
+    dim=dim,
+    excluded=source.excluded,
   )
-  for path in (directory / "index").iterdir():
-    path.rename(directory / path.name)
-  (directory / "index").rmdir()
   return {"chunks": about["chunks"], "source": about["source"]}
 
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
   from rich.console import Console
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PATH = (  # what another path mends
   errno.EROFS,
   errno.EACCES,
@@ -32,6 +33,9 @@ _PATH = (  # what another path mends
   errno.EISDIR,
   errno.ENAMETOOLONG,
 )
+
+
+_SHORT = re.compile(r"\d+ requested and \d+ written")  # by NumPy, to a file
 
 
 class Verb(NamedTuple):
@@ -59,6 +63,8 @@ TEXT_FLAGS = {
   ),
   "prompt": ("document", "the prompt's name: query, document, STS, ..."),
   "index": (None, "a folder that `index` made"),
+  "labels": (None, 'a .jsonl of examples ({"text", "label"})'),
+  "vectors": (None, "int8 or binary; default: int8, or as the index has them"),
   "show": (None, "FIRST:LAST, the batches to show"),
   "inputs": (None, "A,B,...: checkpoints, or workdirs of runs"),
   "weights": (None, "a share for each of them, such as 0.5,0.3,0.2"),
@@ -96,6 +102,7 @@ SWITCHES = {
   "fit": "also find what would fit: groups a device, recomputation",
   "shardings": "list every parameter: shape, spec, bytes of a device",
   "print": "print a command for each run, run none",
+  "rebuild": "make the index anew, whatever is there",
   "uncertified": "keep an export whose runtime gives other vectors",
   "skip_bad_rows": "count and list broken lines of the data, do not stop at one",
 }
@@ -202,41 +209,51 @@ def embed(values: flags.FlagValues, rest: Sequence[str]) -> None:
 
 
 def index(values: flags.FlagValues, rest: Sequence[str]) -> None:
-  """Makes a folder or a JSONL searchable."""
+  """Makes a folder or a JSONL searchable, or brings its index up to date."""
   _nothing_more(rest)
   from embeddinggemma import verbs
   from embeddinggemma.load import load
   from embeddinggemma.types import BadInput
 
-  model = load(values.model)
-  most = model.config.embed_dim
-  dim = min(256, most) if values.dim is None else values.dim
-  if not 0 < dim <= most:
-    raise BadInput(f"--dim={dim}: the model has dimensions 1 to {most}")
+  if values.vectors not in (None, "int8", "binary"):
+    raise BadInput(f"--vectors={values.vectors}: give int8 or binary")
+  output = pathlib.Path(values.output)
   about = verbs.build_index(
-    model,
+    load(values.model),
     pathlib.Path(values.input),
-    pathlib.Path(values.output),
-    dim,
+    output,
     _console(),
+    dim=values.dim,
+    vectors=values.vectors,
+    rebuild=values.rebuild,
   )
-  _say({key: about[key] for key in ("chunks", "files", "skipped", "dim")})
+  if values.json:
+    _say(about)
+  else:
+    print(verbs.index_summary(output, about))
 
 
 def query(values: flags.FlagValues, rest: Sequence[str]) -> None:
-  """Searches an index."""
-  from embeddinggemma import verbs
+  """Searches an index, or labels texts as labelled examples are."""
   from embeddinggemma.types import BadInput
 
-  text = " ".join(rest)
-  if not text.strip():
-    raise BadInput('the query is empty; put it last: query ... "how do I ..."')
-  if not _is_text(text):
-    raise BadInput("the query is not UTF-8; type it anew")
   if values.dense and values.lexical:
     raise BadInput(
       "--dense and --lexical exclude each other; hybrid is neither"
     )
+  if values.labels is not None:
+    _label(values, " ".join(rest))
+    return
+  if values.index is None:
+    raise BadInput(_missing("query", "index"))
+  if values.input is not None:
+    raise BadInput("query: --input is for --labels; put the query last")
+  _search(values, _last("query", " ".join(rest)))
+
+
+def _search(values: flags.FlagValues, text: str) -> None:
+  from embeddinggemma import verbs
+
   mode = "dense" if values.dense else "lexical" if values.lexical else "hybrid"
   hits = verbs.query(
     values.model, pathlib.Path(values.index), text, mode, values.k
@@ -247,6 +264,49 @@ def query(values: flags.FlagValues, rest: Sequence[str]) -> None:
   for hit in hits:
     print(f"{hit.score:.3f}  {hit.path}:{hit.line}  {hit.title}".rstrip())
     print("\n".join(f"    {line}" for line in hit.snippet.splitlines()[:6]))
+
+
+def _label(values: flags.FlagValues, text: str) -> None:
+  """Prints the k likeliest labels of a text, or the likeliest of each."""
+  from embeddinggemma import verbs
+  from embeddinggemma.types import BadInput
+
+  if values.index is not None or values.dense or values.lexical:
+    raise BadInput("query: --labels goes without --index, --dense, --lexical")
+  if values.input is None:
+    texts = [_last("text", text)]
+  elif text:
+    raise BadInput(f"query: {text!r} or --input={values.input}, not both")
+  else:
+    texts, _ = verbs.read_texts(values.input)
+  guesses = verbs.label(values.model, pathlib.Path(values.labels), texts)
+  if values.json:
+    _say(
+      [
+        {"text": guess.text, "labels": dict(guess.labels[: values.k])}
+        for guess in guesses
+      ]
+    )
+  elif values.input is None:
+    for name, share in guesses[0].labels[: values.k]:
+      print(f"{share:.3f}  {name}")
+  else:
+    for guess in guesses:
+      name, share = guess.labels[0]
+      print(f"{share:.3f}  {name}  {guess.text}")
+
+
+def _last(what: str, text: str) -> str:
+  """The text that stands last on a command line."""
+  from embeddinggemma.types import BadInput
+
+  if not text.strip():
+    raise BadInput(
+      f'the {what} is empty; put it last: query ... "how do I ..."'
+    )
+  if not _is_text(text):
+    raise BadInput(f"the {what} is not UTF-8; type it anew")
+  return text
 
 
 def teach(values: flags.FlagValues, rest: Sequence[str]) -> None:
@@ -282,6 +342,7 @@ def mixture(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Searches mixtures of tasks to finetune on."""
   _nothing_more(rest)
   from embeddinggemma import config, finetuning, stages, verbs
+  from embeddinggemma.training.config import PairConfig
   from embeddinggemma.types import BadInput
 
   tree = _config(values)
@@ -292,7 +353,7 @@ def mixture(values: flags.FlagValues, rest: Sequence[str]) -> None:
     choice = dataclasses.replace(choice, pick=values.pick)
   workdir = pathlib.Path(values.workdir)
   base = stages.build(tree["finetune"])
-  if not isinstance(base, stages.PairConfig):
+  if not isinstance(base, PairConfig):
     raise BadInput(f"mixture: {base.stage!r} is no training on pairs")
   picked = verbs.search_mixtures(base, choice, workdir, _console())
   if values.json:
@@ -464,16 +525,17 @@ VERBS = {
     ("prompt", "dim"),
   ),
   "index": Verb(
-    'make a folder or a .jsonl ({"text", "title"?}) searchable',
+    'make a folder or a .jsonl ({"text", "title"?}) searchable; again: update',
     index,
     ("model", "input", "output"),
-    ("dim",),
+    ("dim", "vectors", "rebuild", "json"),
   ),
   "query": Verb(
-    'search an index: query --model=DIR --index=DIR "how do I parse a date"',
+    'search an index: query --model=DIR --index=DIR "how do I parse a date";'
+    " --labels=FILE: label texts",
     query,
-    ("model", "index"),
-    ("dense", "lexical", "json", "k"),
+    ("model",),
+    ("index", "dense", "lexical", "labels", "input", "json", "k"),
   ),
   "teach": Verb(
     "write a teacher's vectors of pairs, for distillation",
@@ -822,7 +884,8 @@ def call(argv: Sequence[str]) -> int:
 def _cannot_write(error: BaseException | None) -> str | None:
   """A full disk or an unfit path in the chain of causes, with the fix.
 
-  Libraries that write from C++ (TensorStore) keep the text, not the number.
+  Libraries that write from C++ (TensorStore) keep the text, not the number;
+  NumPy counts what it could write.
   """
   room = "make room or choose another folder, then start the same command again"
   while error is not None:
@@ -832,7 +895,7 @@ def _cannot_write(error: BaseException | None) -> str | None:
       fix = room if error.errno in _FULL else "choose another path"
       return f"{error.strerror}{where if path else ''}; {fix}"
     text = os.strerror(errno.ENOSPC)
-    if text in str(error):
+    if text in str(error) or _SHORT.fullmatch(str(error)):
       return f"{text}; {room}"
     error = error.__cause__ or error.__context__
   return None

@@ -24,7 +24,7 @@ from embeddinggemma.evaluate import precision as precision_lib
 from embeddinggemma.evaluate import suite
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.load import load
-from embeddinggemma.stages import QatConfig
+from embeddinggemma.training.config import QatConfig
 
 TEACH = "teach"  # the folder of the start's vectors, in a workdir
 

@@ -24,7 +24,8 @@ from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.qat import SpecsConfig
 from embeddinggemma.retrieval.candidates import MiningConfig
 from embeddinggemma.retrieval.teacher import TeacherModel
-from embeddinggemma.stages import (
+from embeddinggemma.shipping import ExportConfig
+from embeddinggemma.training.config import (
   AdaptConfig,
   LanguageConfig,
   PairConfig,
@@ -46,6 +47,7 @@ class RecipeConfig:
   mixture: SearchConfig
   finetune: PairConfig
   qat: SpecsConfig
+  export: ExportConfig
   index: IndexConfig
   ablation: AblationConfig
   seconds: dict[str, float]  # measured on two cores, for the plan

@@ -13,22 +13,21 @@ from typing import Any
 from embeddinggemma import (
   ablation,
   cache,
-  doctor,
   finetuning,
   indexing,
   initialise,
   inputs,
   qat,
   record,
+  scoring,
+  shipping,
   train,
-  verbs,
 )
 from embeddinggemma.cache import AllDone, Step
 from embeddinggemma.data import corpus
 from embeddinggemma.evaluate import suite
-from embeddinggemma.load import assemble, load
 from embeddinggemma.recipe import Run
-from embeddinggemma.stages import TrainConfig
+from embeddinggemma.training.config import TrainConfig
 
 
 def steps(run: Run) -> dict[str, Callable[[AllDone], Step]]:
@@ -227,16 +226,43 @@ def _qat(run: Run, done: AllDone) -> Step:
   )
 
 
+def _of_models(done: AllDone) -> dict[str, str]:
+  """The hash of each model that was trained for a precision."""
+  models = done["qat"].metrics["models"] if "qat" in done else {}
+  return {spec: row["hash"] for spec, row in models.items()}
+
+
 def _evaluate(run: Run, done: AllDone) -> Step:
-  quantised = done["qat"].metrics["models"] if "qat" in done else {}
   return Step(
     "evaluate",
     {
       "weights": done["soup"].hash,
       "trained": [done["prefinetune"].hash, done["finetune"].key],
-      "quantised": {spec: row["hash"] for spec, row in quantised.items()},
+      "quantised": _of_models(done),
     },
-    lambda d: _scores(run, done, d),
+    lambda d: scoring.score(
+      run,
+      done["initialise"].metrics["chosen"],
+      _ingredients(run, done),
+      d,
+    ),
+  )
+
+
+def _export(run: Run, done: AllDone) -> Step:
+  config = run.recipe.export
+  trained = {f"qat-{spec}": place for spec, place in run.quantised.items()}
+  models = {"soup": run.workdir / "soup", **trained}
+  formats = dict.fromkeys(trained, config.quantised) | {"soup": config.formats}
+  return Step(
+    "export",
+    {
+      "weights": done["soup"].hash,
+      "quantised": _of_models(done),
+      "config": dataclasses.asdict(config),
+      "runtimes": config.runtimes,
+    },
+    lambda d: {"exports": shipping.export_all(models, formats, d, run.console)},
   )
 
 
@@ -250,6 +276,7 @@ def _index(run: Run, done: AllDone) -> Step:
       "input": run.outside["searched"],
     },
     lambda d: _build_index(run, d),
+    resumable=True,
   )
 
 
@@ -299,59 +326,10 @@ STAGES: Mapping[str, Callable[[Run, AllDone], Step]] = {
   "soup": _soup,
   "qat": _qat,
   "evaluate": _evaluate,
+  "export": _export,
   "index": _index,
   "ablation": _ablation,
 }
-
-
-def _scores(run: Run, done: AllDone, directory: pathlib.Path) -> dict[str, Any]:
-  """Scores the model on validation and test, beside what it must beat."""
-  chosen = done["initialise"].metrics["chosen"]
-  tuned = load(run.workdir / "soup")
-  doctor.check_or_stop(tuned, run.console)  # before minutes of scoring
-  fresh = assemble(
-    tuned.config,
-    train.start(run.prefinetune(chosen), run.made)[0],
-    run.made.tokenizer(),
-    verbs.UNTRAINED,
-    dict(tuned.prompts),
-  )
-  result = {}
-  held_out = {
-    side: suite.held_out(run.made.corpus, side) for side in initialise.SIDES
-  }
-  for side, tasks in held_out.items():
-    if not tasks:
-      run.console.print(
-        f"{side}: too few pairs to hold any out", highlight=False
-      )
-      continue
-    result[side] = verbs.quality(tuned, fresh, tasks, run.console, side)
-  cache.write_json(directory / "quality.json", result)
-  # To score every ingredient on the test takes as long as all of the above.
-  first, last = ({x: run.workdir / x} for x in ("prefinetune", "soup"))
-  ends, every = first | last, first | _ingredients(run, done) | last
-  sides = {"validation": every, "test": ends}
-  souped = {
-    side: finetuning.compare(places, held_out[side])
-    for side, places in sides.items()
-  }
-  cache.write_json(directory / "souped.json", souped)
-  if run.quantised and held_out["test"]:
-    rows = qat.compare(
-      run.workdir / "soup",
-      souped["test"]["soup"],
-      run.quantised,
-      held_out["test"],
-      run.console,
-    )
-    cache.write_json(directory / "precision.json", {"test": rows})
-  best = result.get("test", {}).get(verbs.MODEL, {})
-  return {"test": {name: _first(dims) for name, dims in best.items()}}
-
-
-def _first(dims: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-  return dict(next(iter(dims.values())))
 
 
 def _build_index(run: Run, directory: pathlib.Path) -> dict[str, Any]:

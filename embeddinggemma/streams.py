@@ -21,7 +21,7 @@ from embeddinggemma.data import (
 )
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.retrieval import negatives, teacher
-from embeddinggemma.stages import (
+from embeddinggemma.training.config import (
   AdaptConfig,
   LanguageConfig,
   PairConfig,

@@ -32,16 +32,16 @@ from embeddinggemma.data import (
 )
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.model import adapt
-from embeddinggemma.stages import (
+from embeddinggemma.tpu import generations
+from embeddinggemma.training import fit as fit_lib
+from embeddinggemma.training import guard, hooks, step
+from embeddinggemma.training.config import (
   AdaptConfig,
   LanguageConfig,
   PairConfig,
   QatConfig,
   TrainConfig,
 )
-from embeddinggemma.tpu import generations
-from embeddinggemma.training import fit as fit_lib
-from embeddinggemma.training import guard, hooks, step
 from embeddinggemma.types import (
   BadBatch,
   BadInput,

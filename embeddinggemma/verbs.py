@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +14,7 @@ from rich.text import Text
 from embeddinggemma import (
   cache,
   checkpoint,
+  classify,
   distributed,
   doctor,
   finetuning,
@@ -32,15 +32,15 @@ from embeddinggemma.finetuning import SearchConfig
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.load import Model, load
 from embeddinggemma.losses import matryoshka
-from embeddinggemma.retrieval import index
-from embeddinggemma.stages import (
+from embeddinggemma.retrieval import codes, index, search, update
+from embeddinggemma.training import hooks
+from embeddinggemma.training.config import (
   LanguageConfig,
   PairConfig,
   QatConfig,
   TrainConfig,
 )
-from embeddinggemma.training import hooks
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import BadInput, TextEncoder
 
 # Rows of the quality table, from the least to the most.
 UNTRAINED, MODEL, HYBRID = "untrained", "model", "model + BM25"
@@ -235,7 +235,9 @@ def evaluate_alone(
   model = load(model_path, precision=precision)
   folder = pathlib.Path(data) if data else _own_test(pathlib.Path(model_path))
   tasks = suite.read_suite(folder)
-  table = quality(model, None, tasks, console, "evaluate")
+  encode = suite.remember(model)
+  dims = matryoshka.dims_of(model.config.embed_dim)
+  table = quality(encode, dims, None, tasks, console, "evaluate")
   result = {
     "model": model.hash,
     "precision": model.precision,
@@ -335,10 +337,7 @@ def embed(
     show_progress_bar=console.is_terminal,
   )
   output.parent.mkdir(parents=True, exist_ok=True)
-  partial = output.with_name(f"{output.name}.partial")
-  with partial.open("wb") as file:
-    np.save(file, vectors)
-  partial.replace(output)
+  cache.write_array(output, vectors)
   console.print(
     f"{output}: {vectors.shape[0]} x {vectors.shape[1]}", highlight=False
   )
@@ -372,24 +371,35 @@ def _read_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def query(
-  model_path: str, directory: pathlib.Path, text: str, mode: index.Mode, k: int
-) -> list[index.Hit]:
+  model_path: str, directory: pathlib.Path, text: str, mode: search.Mode, k: int
+) -> list[search.Hit]:
   """The verb `query`: the best chunks of an index."""
   opened = index.open_index(directory)
   model = None if mode == "lexical" else load(model_path)
   digest = model.hash if model else opened.about["model"]
-  return index.search(opened, model, text, model=digest, mode=mode, k=k)
+  return search.search(opened, model, text, model=digest, mode=mode, k=k)
+
+
+def label(
+  model_path: str, examples: pathlib.Path, texts: Sequence[str]
+) -> list[classify.Guess]:
+  """The verb `query --labels`: what labelled examples say of other texts."""
+  known = classify.read(examples)
+  return classify.classify(load(model_path), known, texts)
 
 
 def quality(
-  tuned: Model,
+  encode: TextEncoder,
+  dims: Sequence[int],
   fresh: Model | None,
   tasks: Sequence[suite.EvalTask],
   console: Console,
   name: str,
 ) -> dict[str, Any]:
-  """{system: {task: {dim: {metric: value}}}} for one suite."""
-  dims = matryoshka.dims_of(tuned.config.embed_dim)
+  """{system: {task: {dim: {metric: value}}}} for one suite.
+
+  `encode` remembers, since hybrid search asks it again.
+  """
   table: dict[str, Any] = {}
   with hooks.Progress(console, name, 4) as progress:
     table.update(suite.baselines(tasks))
@@ -397,7 +407,6 @@ def quality(
     if fresh is not None:
       table[UNTRAINED] = suite.evaluate(fresh, tasks, dims[:1])["tasks"]
     progress.show(2, "untrained model")
-    encode = suite.remember(tuned)
     table[MODEL] = suite.evaluate(encode, tasks, dims)["tasks"]
     progress.show(3, "model")
     table[HYBRID] = suite.hybrid(encode, tasks, dims[0])
@@ -409,18 +418,52 @@ def build_index(
   model: Model,
   source: pathlib.Path,
   output: pathlib.Path,
-  dim: int,
   console: Console,
+  *,
+  dim: int | None = None,
+  vectors: codes.Kind | None = None,
+  rebuild: bool = False,
   excluded: Sequence[pathlib.Path] = (),
 ) -> dict[str, Any]:
-  """retrieval.index.build_index with a bar."""
+  """The verb `index`: update.build_index with a bar.
+
+  Without `dim` and `vectors`, as the index that is there, else 256 dimensions
+  or the model's, if that is less, in int8.
+  """
+  most = model.config.embed_dim
+  there: dict[str, Any] = {} if rebuild else index.choices(output)
+  making = update.Making(
+    model.hash,
+    model.prompt("document"),
+    there.get("dim", min(256, most)) if dim is None else dim,
+    vectors or there.get("vectors", "int8"),
+  )
+  if dim is not None and not 0 < dim <= most:
+    raise BadInput(f"--dim={dim}: the model has dimensions 1 to {most}")
   with hooks.Progress(console, "index", 1) as progress:
-    return index.build_index(
+    return update.build_index(
       model,
       source,
       output,
-      dim=dim,
-      model=model.hash,
+      making,
+      rebuild=rebuild,
       excluded=excluded,
       progress=progress.show_of,
     )
+
+
+def index_summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
+  """What `index` did, as a person reads it."""
+  lines = [
+    f"{output}: {about['chunks']:,} chunks of {about['files']:,} files,"
+    f" {about['vectors']} at {about['dim']} dimensions,"
+    f" {about['bytes'] / 1e6:,.1f} MB",
+    f"{about['kept']:,} kept, {about['new']:,} new, {about['removed']:,}"
+    f" removed; {about['embedded']:,} embedded in"
+    f" {about['embedding_seconds']:.1f} s, {about['seconds']:.1f} s in all",
+  ]
+  for reason, count in about["skipped"].items():
+    names = ", ".join(about["examples"][reason])
+    more = ", ..." if count > len(about["examples"][reason]) else ""
+    lines.append(f"left out, {reason}: {count:,} ({names}{more})")
+  return "\n".join([*lines, *filter(None, [about["note"]])])

@@ -7,7 +7,7 @@ from typing import Any
 from embeddinggemma import indexing
 from embeddinggemma.load import Model
 from embeddinggemma.pairs import scores
-from embeddinggemma.retrieval import chunks
+from embeddinggemma.retrieval import reading
 
 _SAMPLES = (64, 512, 2048)  # texts, until encoding them takes
 _SAMPLED = 2.0  # seconds
@@ -68,7 +68,7 @@ def seconds_a_token(model: Model, suites: scores.Suites) -> float:
 
 def _tokens(model: Model, source: indexing.Source) -> float:
   """About how many tokens an index of a source reads."""
-  rows = chunks.read(source.path, source.excluded).chunks
+  rows = reading.read(source.path, source.excluded).chunks
   sample = rows[:: max(len(rows) // _CHUNKS, 1)]
   texts, titles = [row.text for row in sample], [row.title for row in sample]
   read = scores.tokens(model, texts, "document", titles)

@@ -272,6 +272,7 @@ def _index(run: Run, done: AllDone) -> Step:
       "input": run.outside["searched"],
     },
     lambda d: indexing.build(model, run.source, config.dim, d, run.console),
+    resumable=True,
   )
 
 

@@ -1,27 +1,24 @@
-"""Files cut into the pieces that an index answers with: path, line, title.
+"""Text cut into the pieces that an index answers with: path, line, title.
 
 A Python file is cut by function and class, other text by paragraph, into
-pieces that an encoder of a few hundred tokens reads whole.
+pieces that an encoder of a few hundred tokens reads whole. A piece is lines of
+its file as they are, but for the indent that all of them share.
 """
 
 import ast
-import collections
-import os
+import dataclasses
+import itertools
 import re
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from pathlib import PurePath
 from typing import NamedTuple
 
-from embeddinggemma.data import jsonl
-from embeddinggemma.types import BadInput
-
+VERSION = 2  # raise it when the same content would be cut otherwise
 MAX_CHARS = 1200
-MAX_BYTES = 4 * 2**20  # a larger file is data, not something to read
-SKIPPED_FOLDERS = frozenset(["__pycache__", "node_modules"])
 
-Block = tuple[int, str]  # the line it starts on, its text
+Lines = tuple[int, int]  # from the first, from 0, to before the last
 _HEADING = re.compile(r"#{1,6} +(.+)")
 _DEFS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -35,32 +32,6 @@ class Chunk(NamedTuple):
   text: str
 
 
-class Reading(NamedTuple):
-  """The chunks of an input, and why files were skipped, counted."""
-
-  chunks: list[Chunk]
-  files: int
-  skipped: dict[str, int]
-
-
-def read(source: Path, excluded: Sequence[Path] = ()) -> Reading:
-  """The chunks of a folder (recursively), a JSONL or a text file.
-
-  In a folder, hidden files, binary files, broken encodings and very large
-  files are skipped and counted. A broken JSONL line is BadInput.
-  """
-  if source.is_dir():
-    return _read_folder(source, excluded)
-  if not source.is_file():
-    raise BadInput(f"{source}: no such folder or file to index")
-  if source.suffix == ".jsonl":
-    return Reading(list(_read_jsonl(source)), 1, {})
-  content = _content(source)
-  if isinstance(content, _Skipped):
-    raise BadInput(f"{source}: cannot be indexed ({content.reason})")
-  return Reading(chunk(source.name, content), 1, {})
-
-
 def chunk(path: str, content: str) -> list[Chunk]:
   """A file's chunks; Python that does not parse is cut as text."""
   if path.endswith(".py"):
@@ -71,86 +42,40 @@ def chunk(path: str, content: str) -> list[Chunk]:
   return _text_chunks(path, content)
 
 
-class _Skipped(NamedTuple):
-  reason: str
+def row_chunks(path: str, line: int, title: str, text: str) -> list[Chunk]:
+  """The chunks of a row of a JSONL; each stands on the row's line."""
+  page = _Page(path, text.split("\n"))
+  pieces = _pack(page, title, _paragraphs(page))
+  return [piece._replace(line=line) for piece in pieces]
 
 
-def _read_folder(root: Path, excluded: Sequence[Path]) -> Reading:
-  chunks: list[Chunk] = []
-  skipped: collections.Counter[str] = collections.Counter()
-  files = 0
-  for path in _files(root, [other.resolve() for other in excluded]):
-    content = _content(path)
-    if isinstance(content, _Skipped):
-      skipped[content.reason] += 1
-      continue
-    files += 1
-    chunks += chunk(path.relative_to(root).as_posix(), content)
-  return Reading(chunks, files, dict(skipped))
+@dataclasses.dataclass(frozen=True)
+class _Page:
+  """The lines of a file."""
 
+  path: str
+  lines: list[str]
 
-def _files(root: Path, excluded: Sequence[Path]) -> Iterator[Path]:
-  for folder, folders, names in os.walk(root):
-    folders[:] = sorted(
-      name
-      for name in folders
-      if not name.startswith(".")
-      and name not in SKIPPED_FOLDERS
-      and (Path(folder) / name).resolve() not in excluded
-    )
-    for name in sorted(names):
-      path = Path(folder) / name
-      hidden = name.startswith(".") or path.resolve() in excluded
-      if not hidden and path.is_file():
-        yield path
+  def text(self, first: int, last: int) -> str:
+    return "\n".join(self.lines[first:last])
 
-
-def _content(path: Path) -> str | _Skipped:
-  try:
-    if path.stat().st_size > MAX_BYTES:
-      return _Skipped("too large")
-    data = path.read_bytes()
-  except OSError:
-    return _Skipped("unreadable")
-  if b"\0" in data[:8192]:
-    return _Skipped("binary")
-  try:
-    text = data.decode("utf-8-sig")
-  except UnicodeDecodeError:
-    return _Skipped("not UTF-8")
-  return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _read_jsonl(path: Path) -> Iterator[Chunk]:
-  """The rows' texts, long ones in pieces; each stands on its row's line."""
-  rows = jsonl.read_rows(path, ("text",), ("title",))
-  for number, (_, row) in enumerate(rows, 1):
-    title, text = row["title"], row["text"]
-    whole = [Chunk(str(path), number, title, text)]
-    if len(text) > MAX_CHARS:
-      whole = _pack(str(path), title, list(_paragraphs(text)), "\n\n")
-    for piece in whole:
-      yield piece._replace(line=number)
+  def size(self, first: int, last: int) -> int:
+    return sum(map(len, self.lines[first:last])) + last - first - 1
 
 
 def _python_chunks(path: str, content: str) -> list[Chunk]:
-  lines = content.split("\n")
-  module = Path(path).with_suffix("")
+  page = _Page(path, content.split("\n"))
+  module = PurePath(path).with_suffix("")
   name = module.parent.name if module.name == "__init__" else module.name
-  owners = [name or module.name] * (len(lines) + 1)
+  owners = [name or module.name] * len(page.lines)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about other people's escapes
     tree = ast.parse(content)
   _claim(tree, owners[0], owners)
   chunks: list[Chunk] = []
-  start = 0
-  for end in range(1, len(lines) + 1):
-    if end == len(lines) or owners[end] != owners[start]:
-      blocks = [
-        (start + 1 + i, text) for i, text in enumerate(lines[start:end])
-      ]
-      chunks += _pack(path, owners[start], blocks, "\n")
-      start = end
+  numbers = range(len(page.lines))
+  for owner, group in itertools.groupby(numbers, owners.__getitem__):
+    chunks += _pack(page, owner, [(number, number + 1) for number in group])
   return chunks
 
 
@@ -169,58 +94,58 @@ def _claim(node: ast.AST, name: str, owners: list[str]) -> None:
 
 
 def _text_chunks(path: str, content: str) -> list[Chunk]:
+  page, title = _Page(path, content.split("\n")), PurePath(path).stem
   headings = path.endswith((".md", ".markdown"))
-  title = Path(path).stem
   chunks: list[Chunk] = []
-  section: list[Block] = []
-  for number, paragraph in _paragraphs(content):
-    heading = _HEADING.match(paragraph) if headings else None
+  section: list[Lines] = []
+  for first, last in _paragraphs(page):
+    heading = _HEADING.match(page.lines[first]) if headings else None
     if heading:
-      chunks += _pack(path, title, section, "\n\n")
+      chunks += _pack(page, title, section)
       title, section = heading[1].strip(), []
-    section.append((number, paragraph))
-  return chunks + _pack(path, title, section, "\n\n")
+    section.append((first, last))
+  return chunks + _pack(page, title, section)
 
 
-def _paragraphs(content: str) -> Iterator[Block]:
-  start, held = 1, []
-  for number, line in enumerate([*content.split("\n"), ""], 1):
+def _paragraphs(page: _Page) -> Iterator[Lines]:
+  """Runs of lines that are not blank."""
+  first = None
+  for number, line in enumerate([*page.lines, ""]):
     if line.strip():
-      start = start if held else number
-      held.append(line)
-    elif held:
-      yield start, "\n".join(held)
-      held = []
+      first = number if first is None else first
+    elif first is not None:
+      yield first, number
+      first = None
 
 
-def _pack(
-  path: str, title: str, blocks: Sequence[Block], joint: str
-) -> list[Chunk]:
-  """Joins blocks while they fit in MAX_CHARS; splits a longer one."""
+def _pack(page: _Page, title: str, units: Iterable[Lines]) -> list[Chunk]:
+  """Joins units while they fit in MAX_CHARS, with the lines between them."""
   chunks: list[Chunk] = []
-  start, held = 0, ""
-  for number, text in _fitting(blocks):
-    if held and len(held) + len(joint) + len(text) > MAX_CHARS:
-      chunks.append(Chunk(path, start, title, _dedented(held)))
-      held = ""
-    if held:
-      held += joint + text
-    elif text.strip():
-      start, held = number, text
-  if held:
-    chunks.append(Chunk(path, start, title, _dedented(held)))
-  return chunks
+  start, end = 0, 0  # of what is held
+  for first, last in _fitting(page, units):
+    if start == end:
+      start, end = first, last
+    elif page.size(start, last) <= MAX_CHARS:
+      end = last
+    else:
+      chunks += _pieces(page, title, start, end)
+      start, end = first, last
+  return chunks + _pieces(page, title, start, end)
 
 
-def _dedented(text: str) -> str:
-  return textwrap.dedent(text).rstrip()
+def _fitting(page: _Page, units: Iterable[Lines]) -> Iterator[Lines]:
+  """The units that hold something; lines in place of one that is too long."""
+  for first, last in units:
+    parts = [(first, last)]
+    if page.size(first, last) > MAX_CHARS:
+      parts = [(number, number + 1) for number in range(first, last)]
+    yield from (part for part in parts if page.text(*part).strip())
 
 
-def _fitting(blocks: Sequence[Block]) -> Iterator[Block]:
-  for number, text in blocks:
-    if len(text) <= MAX_CHARS:
-      yield number, text
-      continue
-    for offset, line in enumerate(text.split("\n")):
-      for begin in range(0, max(1, len(line)), MAX_CHARS):
-        yield number + offset, line[begin : begin + MAX_CHARS]
+def _pieces(page: _Page, title: str, start: int, end: int) -> list[Chunk]:
+  """One chunk; several of a single line that is too long."""
+  text = page.text(start, end)
+  if len(text) <= MAX_CHARS:
+    text = textwrap.dedent(text).rstrip()
+  parts = [text[at : at + MAX_CHARS] for at in range(0, len(text), MAX_CHARS)]
+  return [Chunk(page.path, start + 1, title, p) for p in parts if p.strip()]

@@ -1,290 +1,231 @@
-"""A semantic index on disk, and hybrid search in it.
+"""A semantic index on disk: one folder, at every moment whole.
 
-Vectors are cut to a Matryoshka dimension, brought back to unit length and
-held in int8 with one global scale by usearch; a stemmed BM25 index stands
-beside them. No file is a pickle.
+index.json names a folder of files beside it. A new index is written under a
+name of its own, and index.json is replaced last; so a reader, or a kill, meets
+the old index or the new one. No file is a pickle.
+
+  index.json          what the index is; `data` names the folder of the rest
+  data-*/chunks.jsonl   a row a chunk: path, line, title, text
+  data-*/files.jsonl    a row a file: its hash and chunks, or why left out
+  data-*/vectors.npy    float16, unit length
+  data-*/codes.npy      int8 or bits, which choose what vectors are compared
+  data-*/spread.npz     mean, covariance and scale of the vectors
+  data-*/graph.usearch  of the codes, where they are too many to compare all
+  data-*/bm25/          the words
 """
 
+import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float16, Shaped
 
-from embeddinggemma import encode as encode_lib
-from embeddinggemma import lexical
-from embeddinggemma.retrieval import chunks
-from embeddinggemma.types import BadInput, TextEncoder
+from embeddinggemma import cache, lexical
+from embeddinggemma.retrieval import chunks, codes, reading
+from embeddinggemma.types import BadInput
 
-FORMAT = 1
-CANDIDATES = 100  # of each side, that hybrid search fuses
-EXACT_UP_TO = 100_000  # vectors: below, every one is compared
-BLOCK = 4096  # chunks encoded at a time
-SNIPPET_CHARS = 240
-
-_BROKEN = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError)
-Mode = Literal["hybrid", "dense", "lexical"]
+FORMAT = 2
+INDEX_FILE = "index.json"
+GRAPH = "graph.usearch"
+PENDING = "pending"  # vectors of an index that is not yet there
+_DATA = "data-"
+_BROKEN = (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError)
 
 
-class Hit(NamedTuple):
-  """One answer: where it stands and how it begins."""
-
-  score: float
-  path: str
-  line: int
-  title: str
-  snippet: str
+class Damaged(BadInput):
+  """An index of which a part is missing or broken; `index` makes it anew."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-  """An opened index."""
+  """An opened index; vectors and codes stay on disk until they are read."""
 
   about: Mapping[str, Any]
-  chunks: list[chunks.Chunk]
+  lines: Sequence[bytes]
+  vectors: Float16[np.ndarray, "n D"]
+  codes: Shaped[np.ndarray, "n _"]
+  spread: codes.Spread
+  graph: Any | None  # usearch.index.Index
   words: lexical.BM25
-  vectors: Any  # usearch.index.Index
-  moments: Float[np.ndarray, "R D"]  # mean, then covariance
+  folder: Path
+
+  def __len__(self) -> int:
+    return len(self.lines)
+
+  def chunk(self, place: int) -> chunks.Chunk:
+    """The chunk in a place."""
+    return chunks.Chunk(**json.loads(self.lines[place]))
+
+  def read(self) -> reading.Reading:
+    """All chunks, by their files."""
+    files, skipped, start = [], {}, 0
+    try:
+      for line in (self.folder / "files.jsonl").read_bytes().splitlines():
+        row = json.loads(line)
+        if "skipped" in row:
+          skipped[row["path"]] = row["skipped"]
+          continue
+        places = range(start, start := start + row["chunks"])
+        own = [self.chunk(place) for place in places]
+        files.append(reading.File(row["path"], row["digest"], own))
+      if start != len(self):
+        raise ValueError("files.jsonl is not of these chunks")
+    except _BROKEN as error:
+      raise Damaged(_damaged(self.folder.parent, error)) from None
+    return reading.Reading(files, skipped)
 
 
-def build_index(
-  encode: TextEncoder,
-  source: Path,
-  output: Path,
-  *,
-  dim: int,
-  model: str,
-  query_prompt: str = "query",
-  document_prompt: str = "document",
-  excluded: Sequence[Path] = (),
-  progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-  """Indexes a folder, a text file or a JSONL {"text", "title"?}.
-
-  `model` is the content hash of the model's weights, which search checks.
-  `progress` is called with (chunks encoded, chunks). The output appears whole
-  or not at all, and replaces an older index; BadInput if it is anything else.
-  Returns what index.json holds.
-  """
-  _require_replaceable(output)
-  reading = chunks.read(source, (output, *excluded))
-  if not reading.chunks:
-    raise BadInput(f"{source}: no text to index (skipped: {reading.skipped})")
-  vectors = _encode(encode, reading.chunks, dim, document_prompt, progress)
-  scale = _scale(vectors)
-  about = {
-    "format": FORMAT,
-    "model": model,
-    "dim": dim,
-    "dtype": "i8",
-    "scale": scale,
-    "query_prompt": query_prompt,
-    "document_prompt": document_prompt,
-    "bm25": {"k1": lexical.K1, "b": lexical.B, "analyser": "stemmed"},
-    "source": str(source.resolve()),
-    "chunks": len(reading.chunks),
-    "files": reading.files,
-    "skipped": reading.skipped,
-  }
-  output.parent.mkdir(parents=True, exist_ok=True)
-  part = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-  try:
-    _write(part, about, reading.chunks, vectors)
-    _replace(part, output)
-  finally:
-    shutil.rmtree(part, ignore_errors=True)
-  return about
+def _damaged(directory: Path, error: Exception) -> str:
+  return f"{directory}: a damaged index ({error}); `index` again makes it anew"
 
 
 def open_index(directory: Path) -> Index:
-  """Opens an index; the vectors stay on disk until they are read."""
-  from usearch import index as usearch
+  """Opens an index; BadInput if it is none, damaged, or of another format."""
+  while True:
+    about = about_of(directory)
+    require_format(directory, about)
+    try:
+      return _open(directory / about["data"], about)
+    except _BROKEN as error:
+      # An update that came between has taken the files away.
+      if about_of(directory) == about:
+        raise Damaged(_damaged(directory, error)) from None
 
+
+def about_of(directory: Path) -> dict[str, Any]:
+  """What index.json holds; BadInput if there is none."""
+  path = directory / INDEX_FILE
+  if not path.is_file() and (directory / PENDING).is_dir():
+    raise BadInput(f"{directory}: not an index yet; `index` again finishes it")
   try:
-    about = json.loads((directory / "index.json").read_text(encoding="utf-8"))
-    if about["format"] != FORMAT:
-      raise BadInput(f"{directory}: index format {about['format']}; build anew")
-    lines = (directory / "chunks.jsonl").read_text(encoding="utf-8")
-    vectors = usearch.Index(ndim=about["dim"], metric="ip", dtype="i8")
-    vectors.view(str(directory / "vectors.usearch"))
-    moments = np.load(directory / "moments.npy", allow_pickle=False)
+    about = json.loads(path.read_text(encoding="utf-8"))
+    about["format"]
   except _BROKEN as error:
-    raise BadInput(f"{directory}: not an index ({error})") from None
-  rows = [chunks.Chunk(**json.loads(line)) for line in lines.splitlines()]
-  words = lexical.load_bm25(directory / "bm25")
-  if not len(rows) == len(vectors) == words.size:
-    raise BadInput(f"{directory}: its files disagree; build the index anew")
-  return Index(about, rows, words, vectors, moments)
+    raise Damaged(f"{directory}: not an index ({error!r})") from None
+  return about
 
 
-def search(
-  index: Index | Path,
-  encode: TextEncoder | None,
-  text: str,
-  *,
-  model: str,
-  mode: Mode = "hybrid",
-  k: int = 10,
-) -> list[Hit]:
-  """The k best chunks; hybrid sums standardised cosines and BM25 scores.
+def choices(directory: Path) -> dict[str, Any]:
+  """What index.json holds, or nothing: what a user need not say again."""
+  try:
+    return about_of(directory)
+  except BadInput:
+    return {}
 
-  `lexical` needs no encoder. BadInput: an empty query, k below 1, or an index
-  that was made with another model.
+
+def require_format(directory: Path, about: Mapping[str, Any]) -> None:
+  """Fails on an index that another version wrote."""
+  if about["format"] != FORMAT:
+    raise BadInput(
+      f"{directory}: index format {about['format']}, where this version has"
+      f" {FORMAT}; make it anew with `index --rebuild`"
+    )
+
+
+def _open(folder: Path, about: Mapping[str, Any]) -> Index:
+  lines = (folder / "chunks.jsonl").read_bytes().splitlines()
+  vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+  coded = np.load(folder / "codes.npy", mmap_mode="r")
+  with np.load(folder / "spread.npz") as file:
+    spread = codes.Spread(*(file[name] for name in codes.Spread._fields))
+  path, graph = folder / GRAPH, None
+  if path.is_file():
+    graph = codes.empty_graph(about["vectors"], about["dim"])
+    graph.view(str(path))
+  try:
+    words = lexical.load_bm25(folder / "bm25")
+  except BadInput as error:
+    raise ValueError(error) from None
+  sizes = {len(lines), len(vectors), len(coded), words.size, about["chunks"]}
+  if len(sizes) > 1 or vectors.shape[1] != about["dim"]:
+    raise ValueError("its files disagree")
+  return Index(about, lines, vectors, coded, spread, graph, words, folder)
+
+
+@contextlib.contextmanager
+def writing(output: Path) -> Iterator[None]:
+  """Keeps other writers out of an index, and clears what kills left in it.
+
+  What is pending goes once the block has ended well. BadInput if the folder
+  holds anything else than an index.
   """
-  if isinstance(index, Path):
-    index = open_index(index)
-  if not text.strip():
-    raise BadInput("the query is empty; give some words to search for")
-  if k < 1:
-    raise BadInput(f"k is {k}; ask for at least one result")
-  if mode == "lexical":
-    places, scores = _lexical(index, text, k)
-  else:
-    query = _query_vector(index, encode, text, model)
-    find = _dense if mode == "dense" else _hybrid
-    places, scores = find(index, query, text, k)
-  return [
-    _hit(index.chunks[place], float(score))
-    for place, score in zip(places[:k], scores[:k], strict=True)
-  ]
+  _require_ours(output)
+  with cache.locked(output, "--output"):
+    _clear(output)
+    yield
+    shutil.rmtree(output / PENDING, ignore_errors=True)
 
 
-def _encode(
-  encode: TextEncoder,
-  rows: list[chunks.Chunk],
-  dim: int,
-  prompt: str,
-  progress: Callable[[int, int], None] | None,
-) -> Float[np.ndarray, "n D"]:
-  parts = []
-  for start in range(0, len(rows), BLOCK):
-    block = rows[start : start + BLOCK]
-    texts, titles = [r.text for r in block], [r.title for r in block]
-    parts.append(encode_lib.truncate(encode(texts, prompt, titles), dim))
-    if progress:
-      progress(start + len(block), len(rows))
-  return np.concatenate(parts)
+def commit(
+  output: Path,
+  about: dict[str, Any],
+  read: reading.Reading,
+  vectors: Float16[np.ndarray, "n D"],
+) -> dict[str, Any]:
+  """Writes an index and puts it in place of the old one; returns its about.
+
+  Codes are made of the vectors each time, so their scale always fits, and an
+  index that was brought up to date is byte for byte one made anew.
+  """
+  folder = Path(tempfile.mkdtemp(prefix=_DATA, dir=output))
+  try:
+    folder.chmod(0o755)
+    _write_rows(folder, read)
+    cache.write_array(folder / "vectors.npy", vectors)
+    spread = codes.spread(vectors)
+    np.savez(folder / "spread.npz", **spread._asdict())
+    coded = codes.encode(vectors, about["vectors"], spread)
+    cache.write_array(folder / "codes.npy", coded)
+    if coded.nbytes > codes.EXACT_BYTES:
+      graph = codes.make_graph(coded, about["vectors"], about["dim"])
+      (folder / GRAPH).write_bytes(graph.save())
+    texts = [f"{chunk.title} {chunk.text}" for chunk in read.chunks]
+    lexical.save_bm25(lexical.bm25(texts, "stemmed"), folder / "bm25")
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    about = {"format": FORMAT, "data": folder.name, **about, "bytes": size}
+    cache.write_json(output / INDEX_FILE, about)
+  except BaseException:
+    shutil.rmtree(folder, ignore_errors=True)
+    raise
+  _clear(output)
+  return about
 
 
-def _scale(vectors: Float[np.ndarray, "n D"]) -> float:
-  """The number that 127 stands for; a rare larger one is clipped."""
-  return float(np.quantile(np.abs(vectors).max(axis=1), 0.99))
+def _write_rows(folder: Path, read: reading.Reading) -> None:
+  """As ASCII: a text may hold line separators."""
+  with (folder / "chunks.jsonl").open("w", encoding="ascii") as file:
+    for chunk in read.chunks:
+      file.write(json.dumps(chunk._asdict()) + "\n")
+  with (folder / "files.jsonl").open("w", encoding="ascii") as file:
+    for path, digest, own in read.files:
+      row = {"path": path, "digest": digest, "chunks": len(own)}
+      file.write(json.dumps(row) + "\n")
+    for path, reason in read.skipped.items():
+      file.write(json.dumps({"path": path, "skipped": reason}) + "\n")
 
 
-def _write(
-  folder: Path,
-  about: Mapping[str, Any],
-  rows: list[chunks.Chunk],
-  vectors: Float[np.ndarray, "n D"],
-) -> None:
-  from usearch import index as usearch
-
-  store = usearch.Index(ndim=about["dim"], metric="ip", dtype="i8")
-  codes = np.clip(np.round(vectors / about["scale"] * 127), -127, 127)
-  codes = codes.astype(np.int8)
-  store.add(np.arange(len(codes)), codes, threads=1)  # one: same file again
-  store.save(str(folder / "vectors.usearch"))
-  mean = vectors.mean(axis=0)
-  covariance = vectors.T @ vectors / len(vectors) - np.outer(mean, mean)
-  np.save(folder / "moments.npy", np.vstack([mean, covariance]))
-  words = lexical.bm25([f"{row.title} {row.text}" for row in rows], "stemmed")
-  lexical.save_bm25(words, folder / "bm25")
-  with (folder / "chunks.jsonl").open("w", encoding="utf-8") as file:
-    for row in rows:  # ASCII: a text may hold line separators
-      file.write(json.dumps(row._asdict()) + "\n")
-  (folder / "index.json").write_text(json.dumps(about, indent=2) + "\n")
-
-
-def _require_replaceable(output: Path) -> None:
-  if not output.exists() or (output / "index.json").is_file():
+def _require_ours(output: Path) -> None:
+  if not output.exists() or (output / INDEX_FILE).is_file():
     return
-  if not output.is_dir() or any(output.iterdir()):
+  ours = (cache.LOCK_FILE, cache.KEY_FILE, PENDING, INDEX_FILE, _DATA)
+  if not output.is_dir() or not all(
+    path.name.startswith(ours) for path in output.iterdir()
+  ):
     raise BadInput(f"{output}: exists and is no index; name another folder")
 
 
-def _replace(part: Path, output: Path) -> None:
-  part.chmod(0o755)
-  old = part.with_name(part.name + ".old")
-  if output.exists():
-    output.rename(old)
-  os.replace(part, output)
-  shutil.rmtree(old, ignore_errors=True)
-
-
-def _query_vector(
-  index: Index, encode: TextEncoder | None, text: str, model: str
-) -> Float[np.ndarray, "D"]:
-  if encode is None:
-    raise BadInput("dense search needs a model; give --model or --lexical")
-  if index.about["model"] != model:
-    raise BadInput(
-      f"the index was made with model {index.about['model'][:12]}, not "
-      f"{model[:12]}; index again or search with that model"
-    )
-  vector = encode([text], index.about["query_prompt"])
-  return encode_lib.truncate(vector, index.about["dim"])[0]
-
-
-def _lexical(index: Index, text: str, k: int) -> tuple[np.ndarray, np.ndarray]:
-  best, values = lexical.top_k(index.words([text]), k)
-  found = values[0] > 0
-  return best[0][found], values[0][found]
-
-
-def _dense(
-  index: Index, query: Float[np.ndarray, "D"], text: str, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-  del text
-  places = _nearest(index, query, max(k, CANDIDATES))
-  return _sorted(places, _cosines(index, query, places))
-
-
-def _hybrid(
-  index: Index, query: Float[np.ndarray, "D"], text: str, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-  words = index.words([text])
-  best, _ = lexical.top_k(words, max(k, CANDIDATES))
-  places = np.union1d(_nearest(index, query, max(k, CANDIDATES)), best[0])
-  mean, covariance = index.moments[0], index.moments[1:]
-  spread = np.sqrt(np.maximum(query @ covariance @ query, 0.0))
-  dense = lexical.standardised(
-    _cosines(index, query, places), query @ mean, spread
-  )
-  sparse = lexical.standardised(words[0][places], words.mean(), words.std())
-  return _sorted(places, dense + sparse)
-
-
-def _nearest(
-  index: Index, query: Float[np.ndarray, "D"], count: int
-) -> np.ndarray:
-  codes = np.round(query / np.abs(query).max() * 127).astype(np.int8)
-  exact = len(index.chunks) <= EXACT_UP_TO
-  found = index.vectors.search(codes, count, exact=exact, threads=1)
-  return np.asarray(found.keys, np.int64)
-
-
-def _cosines(
-  index: Index, query: Float[np.ndarray, "D"], places: np.ndarray
-) -> Float[np.ndarray, "n"]:
-  codes = np.stack(index.vectors.get(places, dtype="i8"))
-  return codes.astype(np.float32) @ query * (index.about["scale"] / 127)
-
-
-def _sorted(
-  places: np.ndarray, scores: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  order = np.lexsort((places, -scores))
-  return places[order], scores[order]
-
-
-def _hit(row: chunks.Chunk, score: float) -> Hit:
-  snippet = row.text.strip()
-  if len(snippet) > SNIPPET_CHARS:
-    snippet = snippet[:SNIPPET_CHARS].rstrip() + " ..."
-  return Hit(score, row.path, row.line, row.title, snippet)
+def _clear(output: Path) -> None:
+  """Deletes the data that index.json does not name."""
+  named = None
+  if (output / INDEX_FILE).is_file():
+    with contextlib.suppress(BadInput):
+      named = about_of(output).get("data")
+  for path in output.glob(f"{_DATA}*"):
+    if path.name != named:
+      shutil.rmtree(path, ignore_errors=True)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from embeddinggemma import stages
-from embeddinggemma.stages import TrainConfig
 from embeddinggemma.tpu import compiling, generations, report
 from embeddinggemma.tpu import fit as fits
+from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.types import BadInput
 
 

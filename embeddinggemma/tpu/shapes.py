@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 from embeddinggemma import sharding, stages
 from embeddinggemma.data import packing
-from embeddinggemma.stages import AdaptConfig, PairConfig, TrainConfig
 from embeddinggemma.tpu.generations import Slice
+from embeddinggemma.training.config import AdaptConfig, PairConfig, TrainConfig
 from embeddinggemma.types import DenoiseBatch, PairBatch, Teacher, Text
 
 

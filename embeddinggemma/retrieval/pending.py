@@ -1,0 +1,46 @@
+"""Vectors of texts, on disk block by block until an index holds them.
+
+So an interrupted indexing goes on where it was.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float16
+
+from embeddinggemma import cache
+
+ID_BYTES = 16
+
+
+class Pending:
+  """The blocks of a folder that were made as `key` says; others go."""
+
+  def __init__(self, folder: Path, key: str):
+    self._folder = folder / key
+    self.vectors: dict[bytes, np.ndarray] = {}
+    for path in folder.glob("*"):
+      if path != self._folder:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in sorted(self._folder.glob("*.npy")):
+      self._hold(np.load(path))
+
+  def add(
+    self, ids: Sequence[bytes], vectors: Float16[np.ndarray, "n D"]
+  ) -> None:
+    """Keeps a block; a kill does not lose it any more."""
+    dim = vectors.shape[1]
+    row = np.dtype([("id", "u1", ID_BYTES), ("vector", "f2", dim)])
+    block = np.zeros(len(ids), row)
+    block["id"] = np.frombuffer(b"".join(ids), np.uint8).reshape(-1, ID_BYTES)
+    block["vector"] = vectors
+    self._folder.mkdir(parents=True, exist_ok=True)
+    number = sum(1 for _ in self._folder.glob("*.npy"))
+    cache.write_array(self._folder / f"{number}.npy", block)
+    self._hold(block)
+
+  def _hold(self, block: np.ndarray) -> None:
+    for name, vector in zip(block["id"], block["vector"], strict=True):
+      self.vectors[name.tobytes()] = vector

@@ -1,0 +1,199 @@
+"""What there is to index: a folder, a JSONL or a text file, as chunks.
+
+Nothing in a folder stops it: what holds no text that can be read as it is
+written is left out, and named with the reason.
+"""
+
+import collections
+import hashlib
+import os
+import stat
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from embeddinggemma.data import jsonl
+from embeddinggemma.retrieval import chunks
+from embeddinggemma.types import BadInput
+
+MAX_BYTES = 4 * 2**20  # a larger file is data, not something to read
+GENERATED = frozenset(["__pycache__", "node_modules"])
+ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # one of them stands in each
+
+Known = Mapping[tuple[str, str], list[chunks.Chunk]]  # by path and digest
+
+
+class File(NamedTuple):
+  """A file that was read; the digest is of its bytes."""
+
+  path: str
+  digest: str
+  chunks: list[chunks.Chunk]
+
+
+class Reading(NamedTuple):
+  """The files of an input, and the reason for each that was left out."""
+
+  files: list[File]
+  skipped: dict[str, str]
+
+  @property
+  def chunks(self) -> list[chunks.Chunk]:
+    """Those of all files, in their order."""
+    return [chunk for file in self.files for chunk in file.chunks]
+
+  @property
+  def reasons(self) -> dict[str, list[str]]:
+    """What was left out for each reason, the commonest first."""
+    found: dict[str, list[str]] = collections.defaultdict(list)
+    for path, reason in self.skipped.items():
+      found[reason].append(path)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def require(source: Path) -> None:
+  """Fails on an input that is not there."""
+  if not source.exists():
+    raise BadInput(f"{source}: no such folder or file to index")
+
+
+def read(
+  source: Path, excluded: Sequence[Path] = (), known: Known | None = None
+) -> Reading:
+  """The chunks of a folder (recursively), a JSONL or a text file.
+
+  `known` has the chunks of files that were cut before. A broken line of a
+  JSONL is BadInput, and so is a single file that holds no text.
+  """
+  require(source)
+  known = known or {}
+  if source.is_dir():
+    return _read_folder(source, excluded, known)
+  if source.suffix == ".jsonl":
+    return Reading([_read_jsonl(source)], {})
+  try:
+    return Reading([_read_file(str(source), source.name, known)], {})
+  except _LeftOut as left_out:
+    raise BadInput(f"{source}: cannot be indexed ({left_out})") from None
+
+
+class _LeftOut(Exception):
+  """Why a file has no text for an index."""
+
+
+def _read_folder(root: Path, excluded: Sequence[Path], known: Known) -> Reading:
+  files: list[File] = []
+  skipped: dict[str, str] = {}
+  real = os.path.realpath(root)
+  for path, reason in _walk(real, {os.path.realpath(p) for p in excluded}):
+    try:
+      if reason:
+        raise _LeftOut(reason)
+      files.append(_read_file(os.path.join(real, path), path, known))
+    except _LeftOut as left_out:
+      skipped[path] = str(left_out)
+  return Reading(files, skipped)
+
+
+def _walk(root: str, excluded: Collection[str]) -> Iterator[tuple[str, str]]:
+  """(path in the folder, "" or why not to read it) of all that is there.
+
+  A folder that is left out is named once. Links to folders are not followed,
+  so none leads in a circle or out of the folder.
+  """
+  waiting = [""]
+  while waiting:
+    folder = waiting.pop()
+    try:
+      entries = sorted(os.scandir(os.path.join(root, folder)), key=_name)
+    except OSError:
+      yield folder or ".", "unreadable folder"
+      continue
+    folders = []
+    for entry in entries:
+      path, kind = os.path.join(folder, entry.name), _kind(entry)
+      if entry.path in excluded:
+        continue
+      if kind == "folder":
+        folders.append(path)
+      else:
+        yield _printable(path), "" if kind == "file" else kind
+    waiting += reversed(folders)
+
+
+def _name(entry: os.DirEntry) -> str:
+  return entry.name
+
+
+def _kind(entry: os.DirEntry) -> str:
+  """`file`, `folder`, or why it is neither to us."""
+  if _printable(entry.name) != entry.name:
+    return "name not UTF-8"
+  if entry.name.startswith("."):
+    return "hidden"
+  try:
+    mode = entry.stat().st_mode
+  except OSError:
+    return "broken link" if entry.is_symlink() else "unreadable"
+  if stat.S_ISDIR(mode):
+    return _kind_of_folder(entry)
+  return "file" if stat.S_ISREG(mode) else "not a file"
+
+
+def _kind_of_folder(entry: os.DirEntry) -> str:
+  if entry.is_symlink():
+    return "linked folder"
+  if entry.name in GENERATED:
+    return "generated folder"
+  marks = (os.path.join(entry.path, name) for name in ENVIRONMENTS)
+  return "virtual environment" if any(map(os.path.lexists, marks)) else "folder"
+
+
+def _printable(name: str) -> str:
+  return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _read_file(place: str, path: str, known: Known) -> File:
+  data = _data(place)
+  digest = hashlib.sha256(data).hexdigest()
+  cut = known.get((path, digest))
+  return File(
+    path, digest, chunks.chunk(path, _text(data)) if cut is None else cut
+  )
+
+
+def _data(place: str) -> bytes:
+  try:
+    with open(place, "rb") as file:
+      data = file.read(MAX_BYTES + 1)
+  except OSError:
+    raise _LeftOut("unreadable") from None
+  if len(data) > MAX_BYTES:
+    raise _LeftOut("too large")
+  return data
+
+
+def _text(data: bytes) -> str:
+  """The content, with one kind of line end."""
+  if b"\0" in data[:8192]:
+    raise _LeftOut("binary")
+  try:
+    text = data.decode("utf-8-sig")
+  except UnicodeDecodeError:
+    raise _LeftOut("not UTF-8") from None
+  if not text.strip():
+    raise _LeftOut("empty")
+  return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _read_jsonl(path: Path) -> File:
+  """The rows' texts, long ones in pieces; each stands on its row's line."""
+  with path.open("rb") as file:
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+  rows = jsonl.read_rows(path, ("text",), ("title",))
+  cut = [
+    piece
+    for number, (_, row) in enumerate(rows, 1)
+    for piece in chunks.row_chunks(str(path), number, row["title"], row["text"])
+  ]
+  return File(str(path), digest, cut)
