@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
+
 from embeddinggemma.types import BadInput
 
 T = TypeVar("T")
@@ -74,6 +76,21 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a file whole or not at all."""
   partial = path.with_name(f"{path.name}.partial")
   partial.write_bytes(to_json(value))
+  partial.replace(path)
+
+
+def write_array(path: pathlib.Path, array: np.ndarray) -> None:
+  """Writes a .npy file whole or not at all.
+
+  np.save says nothing where the disk is full for the last 4096 bytes: it leaves
+  them in a buffer of C's, whose end nobody asks about.
+  """
+  array = np.ascontiguousarray(array)
+  header = np.lib.format.header_data_from_array_1_0(array)
+  partial = path.with_name(f"{path.name}.partial")
+  with partial.open("wb") as file:
+    np.lib.format.write_array_header_1_0(file, header)
+    file.write(array.reshape(-1).view(np.uint8).data)
   partial.replace(path)
 
 

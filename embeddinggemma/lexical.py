@@ -6,8 +6,10 @@ variant as bm25s computes it. Always say which BM25: plain, or stemmed.
 """
 
 import dataclasses
+import errno
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -112,7 +114,10 @@ def _bm25s() -> Any:
 
 
 def save_bm25(scores: BM25, directory: Path) -> None:
-  """Writes the index as plain arrays and JSON; nothing is pickled."""
+  """Writes the index as plain arrays and JSON; nothing is pickled.
+
+  What np.save left out because the disk is full is an OSError here, too.
+  """
   directory.mkdir(parents=True, exist_ok=True)
   about = {
     "analyser": scores.analyser,
@@ -122,6 +127,12 @@ def save_bm25(scores: BM25, directory: Path) -> None:
   (directory / "lexical.json").write_text(json.dumps(about) + "\n")
   if scores.index is not None:
     scores.index.save(directory, allow_pickle=False, show_progress=False)
+    for path in directory.glob("*.npy"):
+      try:
+        np.load(path, mmap_mode="r")
+      except (ValueError, EOFError):
+        reason = os.strerror(errno.ENOSPC)
+        raise OSError(errno.ENOSPC, reason, str(path)) from None
 
 
 def load_bm25(directory: Path) -> BM25:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
   from rich.console import Console
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PATH = (  # what another path mends
   errno.EROFS,
   errno.EACCES,
@@ -32,6 +33,9 @@ _PATH = (  # what another path mends
   errno.EISDIR,
   errno.ENAMETOOLONG,
 )
+
+
+_SHORT = re.compile(r"\d+ requested and \d+ written")  # by NumPy, to a file
 
 
 class Verb(NamedTuple):
@@ -59,6 +63,7 @@ TEXT_FLAGS = {
   ),
   "prompt": ("document", "the prompt's name: query, document, STS, ..."),
   "index": (None, "a folder that `index` made"),
+  "labels": (None, 'a .jsonl of examples ({"text", "label"})'),
   "vectors": (None, "int8 or binary; default: int8, or as the index has them"),
   "show": (None, "FIRST:LAST, the batches to show"),
   "inputs": (None, "A,B,...: checkpoints, or workdirs of runs"),
@@ -229,19 +234,26 @@ def index(values: flags.FlagValues, rest: Sequence[str]) -> None:
 
 
 def query(values: flags.FlagValues, rest: Sequence[str]) -> None:
-  """Searches an index."""
-  from embeddinggemma import verbs
+  """Searches an index, or labels texts as labelled examples are."""
   from embeddinggemma.types import BadInput
 
-  text = " ".join(rest)
-  if not text.strip():
-    raise BadInput('the query is empty; put it last: query ... "how do I ..."')
-  if not _is_text(text):
-    raise BadInput("the query is not UTF-8; type it anew")
   if values.dense and values.lexical:
     raise BadInput(
       "--dense and --lexical exclude each other; hybrid is neither"
     )
+  if values.labels is not None:
+    _label(values, " ".join(rest))
+    return
+  if values.index is None:
+    raise BadInput(_missing("query", "index"))
+  if values.input is not None:
+    raise BadInput("query: --input is for --labels; put the query last")
+  _search(values, _last("query", " ".join(rest)))
+
+
+def _search(values: flags.FlagValues, text: str) -> None:
+  from embeddinggemma import verbs
+
   mode = "dense" if values.dense else "lexical" if values.lexical else "hybrid"
   hits = verbs.query(
     values.model, pathlib.Path(values.index), text, mode, values.k
@@ -252,6 +264,49 @@ def query(values: flags.FlagValues, rest: Sequence[str]) -> None:
   for hit in hits:
     print(f"{hit.score:.3f}  {hit.path}:{hit.line}  {hit.title}".rstrip())
     print("\n".join(f"    {line}" for line in hit.snippet.splitlines()[:6]))
+
+
+def _label(values: flags.FlagValues, text: str) -> None:
+  """Prints the k likeliest labels of a text, or the likeliest of each."""
+  from embeddinggemma import verbs
+  from embeddinggemma.types import BadInput
+
+  if values.index is not None or values.dense or values.lexical:
+    raise BadInput("query: --labels goes without --index, --dense, --lexical")
+  if values.input is None:
+    texts = [_last("text", text)]
+  elif text:
+    raise BadInput(f"query: {text!r} or --input={values.input}, not both")
+  else:
+    texts, _ = verbs.read_texts(values.input)
+  guesses = verbs.label(values.model, pathlib.Path(values.labels), texts)
+  if values.json:
+    _say(
+      [
+        {"text": guess.text, "labels": dict(guess.labels[: values.k])}
+        for guess in guesses
+      ]
+    )
+  elif values.input is None:
+    for name, share in guesses[0].labels[: values.k]:
+      print(f"{share:.3f}  {name}")
+  else:
+    for guess in guesses:
+      name, share = guess.labels[0]
+      print(f"{share:.3f}  {name}  {guess.text}")
+
+
+def _last(what: str, text: str) -> str:
+  """The text that stands last on a command line."""
+  from embeddinggemma.types import BadInput
+
+  if not text.strip():
+    raise BadInput(
+      f'the {what} is empty; put it last: query ... "how do I ..."'
+    )
+  if not _is_text(text):
+    raise BadInput(f"the {what} is not UTF-8; type it anew")
+  return text
 
 
 def teach(values: flags.FlagValues, rest: Sequence[str]) -> None:
@@ -476,10 +531,11 @@ VERBS = {
     ("dim", "vectors", "rebuild", "json"),
   ),
   "query": Verb(
-    'search an index: query --model=DIR --index=DIR "how do I parse a date"',
+    'search an index: query --model=DIR --index=DIR "how do I parse a date";'
+    " --labels=FILE: label texts",
     query,
-    ("model", "index"),
-    ("dense", "lexical", "json", "k"),
+    ("model",),
+    ("index", "dense", "lexical", "labels", "input", "json", "k"),
   ),
   "teach": Verb(
     "write a teacher's vectors of pairs, for distillation",
@@ -828,7 +884,8 @@ def call(argv: Sequence[str]) -> int:
 def _cannot_write(error: BaseException | None) -> str | None:
   """A full disk or an unfit path in the chain of causes, with the fix.
 
-  Libraries that write from C++ (TensorStore) keep the text, not the number.
+  Libraries that write from C++ (TensorStore) keep the text, not the number;
+  NumPy counts what it could write.
   """
   room = "make room or choose another folder, then start the same command again"
   while error is not None:
@@ -838,7 +895,7 @@ def _cannot_write(error: BaseException | None) -> str | None:
       fix = room if error.errno in _FULL else "choose another path"
       return f"{error.strerror}{where if path else ''}; {fix}"
     text = os.strerror(errno.ENOSPC)
-    if text in str(error):
+    if text in str(error) or _SHORT.fullmatch(str(error)):
       return f"{text}; {room}"
     error = error.__cause__ or error.__context__
   return None

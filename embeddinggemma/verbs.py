@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +14,7 @@ from rich.text import Text
 from embeddinggemma import (
   cache,
   checkpoint,
+  classify,
   distributed,
   doctor,
   finetuning,
@@ -337,10 +337,7 @@ def embed(
     show_progress_bar=console.is_terminal,
   )
   output.parent.mkdir(parents=True, exist_ok=True)
-  partial = output.with_name(f"{output.name}.partial")
-  with partial.open("wb") as file:
-    np.save(file, vectors)
-  partial.replace(output)
+  cache.write_array(output, vectors)
   console.print(
     f"{output}: {vectors.shape[0]} x {vectors.shape[1]}", highlight=False
   )
@@ -381,6 +378,14 @@ def query(
   model = None if mode == "lexical" else load(model_path)
   digest = model.hash if model else opened.about["model"]
   return search.search(opened, model, text, model=digest, mode=mode, k=k)
+
+
+def label(
+  model_path: str, examples: pathlib.Path, texts: Sequence[str]
+) -> list[classify.Guess]:
+  """The verb `query --labels`: what labelled examples say of other texts."""
+  known = classify.read(examples)
+  return classify.classify(load(model_path), known, texts)
 
 
 def quality(
@@ -454,7 +459,8 @@ def index_summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
     f" {about['vectors']} at {about['dim']} dimensions,"
     f" {about['bytes'] / 1e6:,.1f} MB",
     f"{about['kept']:,} kept, {about['new']:,} new, {about['removed']:,}"
-    f" removed; {about['embedded']:,} embedded; {about['seconds']:.1f} s",
+    f" removed; {about['embedded']:,} embedded in"
+    f" {about['embedding_seconds']:.1f} s, {about['seconds']:.1f} s in all",
   ]
   for reason, count in about["skipped"].items():
     names = ", ".join(about["examples"][reason])

@@ -20,7 +20,7 @@ LAYERS = (
   {"training", "encode", "soup", "objectives"},
   {"stages", "retrieval", "convert"},
   {"evaluate", "load", "inputs"},
-  {"streams", "doctor", "record", "result", "tpu"},
+  {"streams", "doctor", "record", "result", "tpu", "classify"},
   {"train"},
   {"initialise", "sweep", "mixture"},
   {"finetuning"},

@@ -325,6 +325,72 @@ def test_answers_name_a_line(trained, indexed, capsys):
   assert (hit["path"], hit["line"]) == ("river.md", 1)
 
 
+def test_index_says_what_it_did(fails, trained, tmp_path, capsys):
+  source, output = tmp_path / "source", tmp_path / "index"
+  source.mkdir()
+  (source / "a.md").write_text("The river is wide.")
+  (source / "b.png").write_bytes(b"\0")
+  argv = ["index", f"--model={trained}", f"--input={source}"]
+  argv += [f"--output={output}", "--dim=16", "--vectors=binary"]
+  assert main.call(argv) == 0
+  said = capsys.readouterr().out.splitlines()
+  assert said[0].startswith(
+    f"{output}: 1 chunks of 1 files, binary at 16 dimensions, 0.0 MB"
+  )
+  assert said[1].startswith("0 kept, 1 new, 0 removed; 1 embedded in ")
+  assert said[2:] == ["left out, binary: 1 (b.png)"]
+  (source / "c.md").write_text("A bridge.")
+  as_is = argv[:4]  # dimension and vectors are those of the index
+  assert main.call([*as_is, "--json"]) == 0
+  about = json.loads(capsys.readouterr().out)
+  assert {"kept": 1, "new": 1, "dim": 16, "vectors": "binary"} == {
+    key: about[key] for key in ("kept", "new", "dim", "vectors")
+  }
+  said = fails(*as_is, "--dim=8")
+  assert said.startswith(f"{output}: dim=16 there, 8 now; add --rebuild")
+  assert main.call([*as_is, "--rebuild"]) == 0
+  assert "int8 at 32 dimensions" in capsys.readouterr().out
+  assert fails(*argv, "--vectors=int4") == "--vectors=int4: give int8 or binary"
+
+
+def test_labels_of_a_text_and_of_many(trained, tmp_path, capsys):
+  rows = [("the river is wide", "water"), ("a stone wall", "stone")]
+  labels, texts = tmp_path / "labels.jsonl", tmp_path / "texts.txt"
+  labels.write_text(
+    "".join(
+      json.dumps({"text": text, "label": name}) + "\n" for text, name in rows
+    )
+  )
+  texts.write_text("the river is wide\na stone wall\n")
+  argv = ["query", f"--model={trained}", f"--labels={labels}"]
+  assert main.call([*argv, "the river", "is wide"]) == 0
+  said = [line.split() for line in capsys.readouterr().out.splitlines()]
+  assert [name for _, name in said] == ["water", "stone"]
+  assert sum(float(share) for share, _ in said) == pytest.approx(1, abs=2e-3)
+  assert main.call([*argv, f"--input={texts}"]) == 0
+  said = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+  assert [row[1:] for row in said] == [[label, text] for text, label in rows]
+  assert main.call([*argv, f"--input={texts}", "--k=1", "--json"]) == 0
+  found = json.loads(capsys.readouterr().out)
+  assert [list(row["labels"]) for row in found] == [["water"], ["stone"]]
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["x"], "query: --index is missing"),
+    (["--index=i", "--input=t", "x"], "query: --input is for --labels"),
+    (["--labels=l"], "the text is empty; put it last"),
+    (["--labels=l", "--index=i", "x"], "query: --labels goes without --index"),
+    (["--labels=l", "--dense", "x"], "query: --labels goes without --index"),
+    (["--labels=l", "--input=t", "x"], "query: 'x' or --input=t, not both"),
+    (["--labels=none.jsonl", "x"], "cannot read none.jsonl: No such file"),
+  ],
+)
+def test_a_query_that_is_neither_search_nor_labels(fails, flags, message):
+  assert fails("query", "--model=none", *flags).startswith(message)
+
+
 def test_a_bad_query_is_refused(fails, trained, indexed, tmp_path):
   flags = ["query", f"--model={trained}", f"--index={indexed}"]
   assert fails(*flags).startswith("the query is empty; put it last")

@@ -142,7 +142,7 @@ def _read_sentences(path: Path, name: str, scored: bool) -> EvalTask:
 
 
 def _read_labels(path: Path, name: str) -> list[EvalTask]:
-  texts, labels = _labels(path)
+  texts, labels = read_labels(path)
   clustering = EvalTask(
     f"{name}/clustering", "clustering", "clustering", texts, gold=labels
   )
@@ -151,7 +151,7 @@ def _read_labels(path: Path, name: str) -> list[EvalTask]:
   task = _task(path.parent, name, "classification")
   if train is None or train == path or task == "clustering":
     return [dataclasses.replace(clustering, name=name)]
-  train_texts, train_labels = _labels(train)
+  train_texts, train_labels = read_labels(train)
   gold = (train_labels, labels)
   classification = EvalTask(
     name, "classification", task, texts, train_texts, (), gold
@@ -159,11 +159,12 @@ def _read_labels(path: Path, name: str) -> list[EvalTask]:
   return [classification, clustering]
 
 
-def _labels(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def read_labels(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+  """Texts and labels of a JSONL; BadInput for a bad line or a single label."""
   texts, labels = [], []
   for origin, row in jsonl.read_rows(path, ("text",)):
     label = row.get("label")
-    if not isinstance(label, str | int) or label == "":
+    if not isinstance(label, str | int) or not str(label).strip():
       raise BadInput(f"{origin}: 'label' is neither text nor a whole number")
     texts.append(row["text"])
     labels.append(str(label))

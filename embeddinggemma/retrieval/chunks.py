@@ -6,11 +6,12 @@ its file as they are, but for the indent that all of them share.
 """
 
 import ast
+import dataclasses
 import itertools
 import re
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -43,24 +44,38 @@ def chunk(path: str, content: str) -> list[Chunk]:
 
 def row_chunks(path: str, line: int, title: str, text: str) -> list[Chunk]:
   """The chunks of a row of a JSONL; each stands on the row's line."""
-  lines = text.split("\n")
-  pieces = _pack(path, title, lines, list(_paragraphs(lines)))
+  page = _Page(path, text.split("\n"))
+  pieces = _pack(page, title, _paragraphs(page))
   return [piece._replace(line=line) for piece in pieces]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Page:
+  """The lines of a file."""
+
+  path: str
+  lines: list[str]
+
+  def text(self, first: int, last: int) -> str:
+    return "\n".join(self.lines[first:last])
+
+  def size(self, first: int, last: int) -> int:
+    return sum(map(len, self.lines[first:last])) + last - first - 1
+
+
 def _python_chunks(path: str, content: str) -> list[Chunk]:
-  lines = content.split("\n")
+  page = _Page(path, content.split("\n"))
   module = PurePath(path).with_suffix("")
   name = module.parent.name if module.name == "__init__" else module.name
-  owners = [name or module.name] * len(lines)
+  owners = [name or module.name] * len(page.lines)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about other people's escapes
     tree = ast.parse(content)
   _claim(tree, owners[0], owners)
   chunks: list[Chunk] = []
-  for owner, group in itertools.groupby(range(len(lines)), owners.__getitem__):
-    units = [(number, number + 1) for number in group]
-    chunks += _pack(path, owner, lines, units)
+  numbers = range(len(page.lines))
+  for owner, group in itertools.groupby(numbers, owners.__getitem__):
+    chunks += _pack(page, owner, [(number, number + 1) for number in group])
   return chunks
 
 
@@ -79,23 +94,23 @@ def _claim(node: ast.AST, name: str, owners: list[str]) -> None:
 
 
 def _text_chunks(path: str, content: str) -> list[Chunk]:
+  page, title = _Page(path, content.split("\n")), PurePath(path).stem
   headings = path.endswith((".md", ".markdown"))
-  title, lines = PurePath(path).stem, content.split("\n")
   chunks: list[Chunk] = []
   section: list[Lines] = []
-  for first, last in _paragraphs(lines):
-    heading = _HEADING.match(lines[first]) if headings else None
+  for first, last in _paragraphs(page):
+    heading = _HEADING.match(page.lines[first]) if headings else None
     if heading:
-      chunks += _pack(path, title, lines, section)
+      chunks += _pack(page, title, section)
       title, section = heading[1].strip(), []
     section.append((first, last))
-  return chunks + _pack(path, title, lines, section)
+  return chunks + _pack(page, title, section)
 
 
-def _paragraphs(lines: Sequence[str]) -> Iterator[Lines]:
+def _paragraphs(page: _Page) -> Iterator[Lines]:
   """Runs of lines that are not blank."""
   first = None
-  for number, line in enumerate([*lines, ""]):
+  for number, line in enumerate([*page.lines, ""]):
     if line.strip():
       first = number if first is None else first
     elif first is not None:
@@ -103,39 +118,34 @@ def _paragraphs(lines: Sequence[str]) -> Iterator[Lines]:
       first = None
 
 
-def _pack(
-  path: str, title: str, lines: Sequence[str], units: Sequence[Lines]
-) -> list[Chunk]:
+def _pack(page: _Page, title: str, units: Iterable[Lines]) -> list[Chunk]:
   """Joins units while they fit in MAX_CHARS, with the lines between them."""
   chunks: list[Chunk] = []
-  start, end, size = 0, 0, 0  # of what is held: lines, characters
-  for first, last in _fitting(lines, units):
-    added = sum(len(line) + 1 for line in lines[end:last])
-    if start < end and size + added - 1 <= MAX_CHARS:
-      end, size = last, size + added
-      continue
-    chunks += _pieces(path, title, lines, start, end)
-    start, end = first, last
-    size = sum(len(line) + 1 for line in lines[first:last])
-  return chunks + _pieces(path, title, lines, start, end)
+  start, end = 0, 0  # of what is held
+  for first, last in _fitting(page, units):
+    if start == end:
+      start, end = first, last
+    elif page.size(start, last) <= MAX_CHARS:
+      end = last
+    else:
+      chunks += _pieces(page, title, start, end)
+      start, end = first, last
+  return chunks + _pieces(page, title, start, end)
 
 
-def _fitting(lines: Sequence[str], units: Sequence[Lines]) -> Iterator[Lines]:
+def _fitting(page: _Page, units: Iterable[Lines]) -> Iterator[Lines]:
   """The units that hold something; lines in place of one that is too long."""
   for first, last in units:
-    if sum(len(line) + 1 for line in lines[first:last]) - 1 > MAX_CHARS:
+    parts = [(first, last)]
+    if page.size(first, last) > MAX_CHARS:
       parts = [(number, number + 1) for number in range(first, last)]
-    else:
-      parts = [(first, last)]
-    yield from (p for p in parts if any(map(str.strip, lines[slice(*p)])))
+    yield from (part for part in parts if page.text(*part).strip())
 
 
-def _pieces(
-  path: str, title: str, lines: Sequence[str], start: int, end: int
-) -> list[Chunk]:
+def _pieces(page: _Page, title: str, start: int, end: int) -> list[Chunk]:
   """One chunk; several of a single line that is too long."""
-  text = "\n".join(lines[start:end])
+  text = page.text(start, end)
   if len(text) <= MAX_CHARS:
     text = textwrap.dedent(text).rstrip()
   parts = [text[at : at + MAX_CHARS] for at in range(0, len(text), MAX_CHARS)]
-  return [Chunk(path, start + 1, title, p) for p in parts if p.strip()]
+  return [Chunk(page.path, start + 1, title, p) for p in parts if p.strip()]

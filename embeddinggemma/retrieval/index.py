@@ -77,10 +77,12 @@ class Index:
       if start != len(self):
         raise ValueError("files.jsonl is not of these chunks")
     except _BROKEN as error:
-      raise Damaged(
-        f"{self.folder.parent}: a damaged index ({error})"
-      ) from None
+      raise Damaged(_damaged(self.folder.parent, error)) from None
     return reading.Reading(files, skipped)
+
+
+def _damaged(directory: Path, error: Exception) -> str:
+  return f"{directory}: a damaged index ({error}); `index` again makes it anew"
 
 
 def open_index(directory: Path) -> Index:
@@ -93,7 +95,7 @@ def open_index(directory: Path) -> Index:
     except _BROKEN as error:
       # An update that came between has taken the files away.
       if about_of(directory) == about:
-        raise Damaged(f"{directory}: a damaged index ({error})") from None
+        raise Damaged(_damaged(directory, error)) from None
 
 
 def about_of(directory: Path) -> dict[str, Any]:
@@ -150,12 +152,14 @@ def _open(folder: Path, about: Mapping[str, Any]) -> Index:
 def writing(output: Path) -> Iterator[None]:
   """Keeps other writers out of an index, and clears what kills left in it.
 
-  BadInput if the folder holds anything else than an index.
+  What is pending goes once the block has ended well. BadInput if the folder
+  holds anything else than an index.
   """
   _require_ours(output)
   with cache.locked(output, "--output"):
     _clear(output)
     yield
+    shutil.rmtree(output / PENDING, ignore_errors=True)
 
 
 def commit(
@@ -173,11 +177,11 @@ def commit(
   try:
     folder.chmod(0o755)
     _write_rows(folder, read)
-    _write_array(folder / "vectors.npy", vectors)
+    cache.write_array(folder / "vectors.npy", vectors)
     spread = codes.spread(vectors)
     np.savez(folder / "spread.npz", **spread._asdict())
     coded = codes.encode(vectors, about["vectors"], spread)
-    _write_array(folder / "codes.npy", coded)
+    cache.write_array(folder / "codes.npy", coded)
     if coded.nbytes > codes.EXACT_BYTES:
       graph = codes.make_graph(coded, about["vectors"], about["dim"])
       (folder / GRAPH).write_bytes(graph.save())
@@ -190,7 +194,6 @@ def commit(
     shutil.rmtree(folder, ignore_errors=True)
     raise
   _clear(output)
-  shutil.rmtree(output / PENDING, ignore_errors=True)
   return about
 
 
@@ -205,15 +208,6 @@ def _write_rows(folder: Path, read: reading.Reading) -> None:
       file.write(json.dumps(row) + "\n")
     for path, reason in read.skipped.items():
       file.write(json.dumps({"path": path, "skipped": reason}) + "\n")
-
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-  """np.save's bytes; np.save itself keeps silent about a disk that is full."""
-  array = np.ascontiguousarray(array)
-  header = np.lib.format.header_data_from_array_1_0(array)
-  with path.open("wb") as file:
-    np.lib.format.write_array_header_1_0(file, header)
-    file.write(array.reshape(-1).view(np.uint8).data)
 
 
 def _require_ours(output: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float16
 
+from embeddinggemma import cache
+
 ID_BYTES = 16
 
 
@@ -36,10 +38,7 @@ class Pending:
     block["vector"] = vectors
     self._folder.mkdir(parents=True, exist_ok=True)
     number = sum(1 for _ in self._folder.glob("*.npy"))
-    partial = self._folder / f"{number}.partial"
-    with partial.open("wb") as file:
-      np.save(file, block)
-    partial.replace(partial.with_suffix(".npy"))
+    cache.write_array(self._folder / f"{number}.npy", block)
     self._hold(block)
 
   def _hold(self, block: np.ndarray) -> None:

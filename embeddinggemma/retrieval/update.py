@@ -100,7 +100,7 @@ class _Before(NamedTuple):
 
   about: Mapping[str, Any]
   read: reading.Reading
-  vectors: Float16[np.ndarray, "n D"]
+  vectors: Float16[np.ndarray, "_n _D"]
 
 
 def _before(output: Path, making: Making, rebuild: bool) -> tuple[_Before, str]:
@@ -113,8 +113,8 @@ def _before(output: Path, making: Making, rebuild: bool) -> tuple[_Before, str]:
     _require_same(output, about, making)
     opened = index.open_index(output)
     return _Before(about, opened.read(), opened.vectors), ""
-  except index.Damaged as error:
-    return nothing, f"{error}: made anew"
+  except index.Damaged:
+    return nothing, f"{output} was damaged, and is made anew"
 
 
 def _known(before: _Before) -> reading.Known:
@@ -147,8 +147,8 @@ def _short(value: Any) -> Any:
 
 
 class _Done(NamedTuple):
-  vectors: Float16[np.ndarray, "n D"]
-  counts: dict[str, int]
+  vectors: Float16[np.ndarray, "_n _D"]
+  counts: dict[str, float]
 
 
 def _embed(
@@ -167,6 +167,7 @@ def _embed(
   places = {name: place for place, name in enumerate(old)}
   new = {n: r for n, r in zip(ids, rows, strict=True) if n not in places}
   todo = [item for item in new.items() if item[0] not in pending.vectors]
+  began = time.perf_counter()
   for start in range(0, len(todo), BLOCK):
     names, block = zip(*todo[start : start + BLOCK], strict=True)
     texts, titles = [r.text for r in block], [r.title for r in block]
@@ -174,6 +175,7 @@ def _embed(
     pending.add(names, made.astype(np.float16))
     if progress:
       progress(start + len(block), len(todo))
+  embedding = time.perf_counter() - began
   vectors = np.empty((len(ids), dim), np.float16)
   for row, name in enumerate(ids):
     vectors[row] = (
@@ -184,6 +186,7 @@ def _embed(
     "new": sum(name in new for name in ids),
     "removed": (Counter(old) - Counter(ids)).total(),
     "embedded": len(todo),  # new ones, each text once
+    "embedding_seconds": round(embedding, 2),
   }
   return _Done(vectors, counts)
 

@@ -1,0 +1,25 @@
+"""A model's stand-in that reads nothing but words."""
+
+import zlib
+
+import numpy as np
+
+from embeddinggemma import lexical
+from embeddinggemma.retrieval import update
+
+
+def bag_of_words(texts, prompt_name, titles=()):
+  """Counts of hashed words, at unit length."""
+  assert prompt_name in ("query", "document")
+  titles = titles or [""] * len(texts)
+  vectors = np.full((len(texts), 256), 1e-3, np.float32)
+  for row, title, text in zip(vectors, titles, texts, strict=True):
+    for word in lexical.tokens(f"{title} {text}"):
+      row[zlib.crc32(word.encode()) % 128] += 1
+  return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def making(**options):
+  """What an index of it is made with, unless the options say otherwise."""
+  options = {"dim": 128, "vectors": "int8"} | options
+  return update.Making("m" * 64, "title: none | text: ", **options)

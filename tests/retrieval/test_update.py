@@ -1,0 +1,306 @@
+"""Indexing again does only what is new, whole or not at all."""
+
+import errno
+import json
+import os
+import pathlib
+import resource
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from stand_in import bag_of_words, making
+
+from embeddinggemma import cache, main
+from embeddinggemma.retrieval import index, pending, reading, search, update
+from embeddinggemma.types import BadInput
+
+HERE = pathlib.Path(__file__).parent
+KINDS = ("int8", "binary")
+
+
+class Counting:
+  """The stand-in, and the texts that it was given."""
+
+  def __init__(self, fail_after: int = 10**9):
+    self.texts: list[str] = []
+    self._fail_after = fail_after
+
+  def __call__(self, texts, prompt_name, titles=()):
+    if len(self.texts) >= self._fail_after:
+      raise KeyboardInterrupt
+    self.texts += texts
+    return bag_of_words(texts, prompt_name, titles)
+
+
+@pytest.fixture
+def source(tmp_path):
+  """Three small files."""
+  root = tmp_path / "source"
+  root.mkdir()
+  for name in ("river", "stone", "lantern"):
+    (root / f"{name}.txt").write_text(f"about the {name}")
+  return root
+
+
+def _update(source, output, encode=bag_of_words, rebuild=False, **options):
+  return update.build_index(
+    encode, source, output, making(**options), rebuild=rebuild
+  )
+
+
+def _counts(about):
+  names = ("kept", "new", "removed", "embedded")
+  return tuple(about[name] for name in names)
+
+
+def _data(output):
+  """The bytes of all files but the random name that holds them."""
+  data = output / index.about_of(output)["data"]
+  files = sorted(path for path in data.rglob("*") if path.is_file())
+  # A zip archive has the time in it.
+  return {
+    str(path.relative_to(data)): path.read_bytes()
+    for path in files
+    if path.suffix != ".npz"
+  }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_update_embeds_what_is_new_and_equals_a_rebuild(
+  source, tmp_path, kind
+):
+  output, encode = tmp_path / "i", Counting()
+  assert _counts(_update(source, output, vectors=kind)) == (0, 3, 0, 3)
+  (source / "stone.txt").write_text("about the copper")
+  (source / "lantern.txt").unlink()
+  (source / "garden.txt").write_text("about the garden")
+  (source / "image.png").write_bytes(b"\0")
+  about = _update(source, output, encode, vectors=kind)
+  assert sorted(encode.texts) == ["about the copper", "about the garden"]
+  assert _counts(about) == (1, 2, 2, 2)
+  assert about["skipped"] == {"binary": 1}
+  _update(source, tmp_path / "anew", vectors=kind)
+  assert _data(output) == _data(tmp_path / "anew")
+  old, new = (index.open_index(tmp_path / n).spread for n in ("i", "anew"))
+  np.testing.assert_array_equal(old.covariance, new.covariance)
+
+
+def test_nothing_new_writes_nothing(source, tmp_path):
+  output, encode = tmp_path / "i", Counting()
+  first = _update(source, output)
+  stamp = (output / "index.json").stat().st_mtime_ns
+  about = _update(source, output, encode)
+  assert encode.texts == []
+  assert _counts(about) == (3, 0, 0, 0)
+  assert about["data"] == first["data"]
+  assert (output / "index.json").stat().st_mtime_ns == stamp
+
+
+def test_what_is_the_same_text_elsewhere_is_kept(source, tmp_path):
+  """A vector is known by title and text; a title is a stem, or a heading."""
+  output, encode = tmp_path / "i", Counting()
+  _update(source, output)
+  (source / "sub").mkdir()
+  (source / "stone.txt").rename(source / "sub" / "stone.txt")
+  shutil.copy(source / "river.txt", source / "sub")
+  about = _update(source, output, encode)
+  assert encode.texts == []
+  assert _counts(about) == (4, 0, 0, 0)
+  hits = search.search(
+    output, bag_of_words, "stone", model="m" * 64, mode="dense"
+  )
+  assert hits[0].path == "sub/stone.txt"
+  (source / "sub" / "river.txt").unlink()
+  assert _counts(_update(source, output, encode)) == (3, 0, 1, 0)
+
+
+def test_rows_of_a_jsonl_are_kept(tmp_path):
+  path, encode = tmp_path / "a.jsonl", Counting()
+  rows = [{"text": f"text {n}", "title": "t"} for n in range(4)]
+  path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+  _update(path, tmp_path / "i")
+  rows[1]["title"] = "u"
+  del rows[0]
+  path.write_text("".join(json.dumps(r) + "\n" for r in [*rows, rows[0]]))
+  about = _update(path, tmp_path / "i", encode)
+  assert encode.texts == ["text 1"]
+  assert _counts(about) == (2, 2, 2, 1)
+
+
+@pytest.mark.parametrize(
+  ("options", "said"),
+  [
+    ({"dim": 64}, "dim=128 there, 64 now; add --rebuild to make it anew"),
+    ({"vectors": "binary"}, "vectors='int8' there, 'binary' now"),
+  ],
+)
+def test_an_index_made_otherwise_is_not_mixed(source, tmp_path, options, said):
+  output = tmp_path / "i"
+  _update(source, output)
+  with pytest.raises(BadInput, match=said):
+    _update(source, output, **options)
+  about = _update(source, output, rebuild=True, **options)
+  assert _counts(about) == (0, 3, 0, 3)
+  assert options.items() <= index.open_index(output).about.items()
+
+
+def test_an_index_of_another_model_or_prompt_is_not_mixed(source, tmp_path):
+  output = tmp_path / "i"
+  _update(source, output)
+  other = making()._replace(model="n" * 64, document_prompt="passage: ")
+  with pytest.raises(BadInput) as error:
+    update.build_index(bag_of_words, source, output, other)
+  assert "model='mmmmmmmmmmmm' there, 'nnnnnnnnnnnn' now" in str(error.value)
+  assert "'title: none | text: ' there, 'passage: ' now" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "files.jsonl", "index.json"])
+def test_a_damaged_index_is_made_anew(source, tmp_path, name):
+  output = tmp_path / "i"
+  data = output / _update(source, output)["data"]
+  place = output if name == "index.json" else data
+  os.truncate(place / name, 10)
+  about = _update(source, output)
+  assert about["note"] == f"{output} was damaged, and is made anew"
+  assert _counts(about) == (0, 3, 0, 3)
+  assert len(index.open_index(output)) == 3
+
+
+def test_an_interrupted_indexing_goes_on(source, tmp_path, monkeypatch):
+  monkeypatch.setattr(update, "BLOCK", 1)
+  output, encode = tmp_path / "i", Counting()
+  with pytest.raises(KeyboardInterrupt):
+    _update(source, output, Counting(fail_after=2))
+  with pytest.raises(BadInput, match="not an index yet; `index` again"):
+    index.open_index(output)
+  about = _update(source, output, encode)
+  assert len(encode.texts) == 1
+  assert _counts(about) == (0, 3, 0, 1)
+  _update(source, tmp_path / "anew")
+  assert _data(output) == _data(tmp_path / "anew")
+  assert not (output / index.PENDING).exists()
+
+
+def test_vectors_of_another_making_are_dropped(tmp_path):
+  vectors = np.eye(3, 8, dtype=np.float16)
+  ids = [bytes([n]) * pending.ID_BYTES for n in range(3)]
+  first = pending.Pending(tmp_path, "a")
+  first.add(ids[:2], vectors[:2])
+  first.add(ids[2:], vectors[2:])
+  (tmp_path / "a" / "7.partial").write_bytes(b"cut sh")
+  again = pending.Pending(tmp_path, "a")
+  for name, vector in zip(ids, vectors, strict=True):
+    np.testing.assert_array_equal(again.vectors[name], vector)
+  assert pending.Pending(tmp_path, "b").vectors == {}
+  assert pending.Pending(tmp_path, "a").vectors == {}
+
+
+def test_two_at_once_are_refused(source, tmp_path):
+  output = tmp_path / "i"
+  with (
+    index.writing(output),
+    pytest.raises(BadInput, match=r"in use by .* or use another --output"),
+  ):
+    _update(source, output)
+  _update(source, output)
+
+
+def test_a_reader_meets_an_update(source, tmp_path, monkeypatch):
+  """It has read index.json when the files that it names are replaced."""
+  output = tmp_path / "i"
+  _update(source, output)
+  (source / "new.txt").write_text("new")
+  about_of, updates = index.about_of, [lambda: _update(source, output)]
+
+  def slow(directory):
+    about = about_of(directory)
+    if updates:
+      updates.pop()()
+    return about
+
+  monkeypatch.setattr(index, "about_of", slow)
+  assert len(index.open_index(output)) == 4
+
+
+def test_an_open_index_outlives_an_update(source, tmp_path):
+  output = tmp_path / "i"
+  _update(source, output)
+  opened = index.open_index(output)
+  (source / "stone.txt").unlink()
+  _update(source, output)
+  hits = search.search(opened, bag_of_words, "stone", model="m" * 64)
+  assert hits[0].path == "stone.txt"
+  assert len(index.open_index(output)) == 2
+
+
+def test_a_kill_at_any_change_leaves_a_whole_index(source, tmp_path):
+  old, output = tmp_path / "old", tmp_path / "i"
+  _update(source, old)
+  (source / "stone.txt").unlink()
+  (source / "new.txt").write_text("new")
+  worker = [sys.executable, HERE / "killed_update.py", old, source, output]
+  done = subprocess.run(
+    worker,
+    env={**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent.parent}"},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  rows = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+  states = [row[0] for row in rows]
+  assert states == sorted(states, key=["old", "new"].index)  # never back
+  assert states.count("old") > 10 and states.count("new") > 3
+  assert all(row[2] == "clean" for row in rows)
+  embedded = [int(row[1]) for row in rows]  # after the kill
+  assert set(embedded) == {0, 1} and embedded.index(0) < states.index("new")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.2, 0.5, 0.9])
+def test_a_full_disk_leaves_the_old_index(tmp_path, share):
+  """A limit on the size of files fails as a full disk does, in each writer."""
+  source, output = tmp_path / "source", tmp_path / "i"
+  source.mkdir()
+  (source / "a.txt").write_text("about the stone")
+  _update(source, output, dim=256)
+  old = _data(output)
+  words = np.random.default_rng(0).integers(0, 9999, (60, 40))
+  text = "\n\n".join(" ".join(f"w{n}" for n in row) for row in words)
+  (source / "b.txt").write_text(text)
+  most = 256 * 256 * 4  # the spread: the largest file
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * most), hard))
+  try:
+    with pytest.raises(OSError) as error:
+      _update(source, output, dim=256)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  said = main._cannot_write(error.value)
+  assert said is not None and "make room or choose another folder" in said
+  assert error.value.errno in (errno.EFBIG, None)
+  assert _data(output) == old
+  assert len(list(output.glob("data-*"))) == 1
+  assert _update(source, output, dim=256)["new"] > 1
+
+
+def test_the_lock_names_its_flag(tmp_path):
+  with (
+    cache.locked(tmp_path),
+    pytest.raises(BadInput, match="use another --workdir"),
+    cache.locked(tmp_path),
+  ):
+    raise AssertionError
+
+
+def test_a_changed_way_of_cutting_cuts_again(source, tmp_path, monkeypatch):
+  _update(source, tmp_path / "i")
+  monkeypatch.setattr(update.chunks, "VERSION", 99)
+  seen = []
+  read = reading.read
+  spy = lambda *args: seen.append(args[2]) or read(*args)
+  monkeypatch.setattr(reading, "read", spy)
+  assert _counts(_update(source, tmp_path / "i")) == (3, 0, 0, 0)
+  _update(source, tmp_path / "i")
+  assert [len(known) for known in seen] == [0, 3]
