@@ -263,15 +263,16 @@ STAGES: dict[str, StageKind] = {
 
 def make(config: TrainConfig, mesh: Mesh) -> Stage:
   """The stage of a config; BadInput where its devices cannot run it."""
-  config = on(config, mesh.devices.flat[0].platform)
+  config = on(config, mesh.devices.flat[0])
   return STAGES[config.stage].make(config, mesh)
 
 
-def on(config: TrainConfig, platform: str) -> TrainConfig:
-  """The config as the platform's devices run it; BadInput if they cannot."""
-  sides = {"model": kernels.on(config.model, platform)}
+def on(config: TrainConfig, device: jax.Device) -> TrainConfig:
+  """The config as such devices run it; BadInput if they cannot."""
+  platform, kind = device.platform, device.device_kind
+  sides = {"model": kernels.on(config.model, platform, kind)}
   if isinstance(config, AdaptConfig):
-    sides["decoder"] = kernels.on(config.decoder, platform)
+    sides["decoder"] = kernels.on(config.decoder, platform, kind)
   return dataclasses.replace(config, **sides)
 
 
@@ -297,7 +298,7 @@ def groups(
   if config.groups_per_device:
     return number
   if capacity is None:
-    config = on(config, jax.default_backend())
+    config = on(config, jax.devices()[0])
     capacity = sharding.memory_limit()
   if not capacity:
     return 1

@@ -29,6 +29,7 @@ STAGES = (
   "soup",
   "qat",
   "evaluate",
+  "export",
   "index",
 )
 
@@ -86,6 +87,7 @@ def kill_when(arguments: list[str], ready) -> None:
   process.wait()
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_weights(
   command, finished, tmp_path
 ):
@@ -130,6 +132,7 @@ def test_a_second_run_trains_nothing(command, finished):
   assert newest.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_parts_are_taken_out_one_by_one(command, finished):
   workdir, whole = finished
   argv = [*command(workdir), "--config.ablation.seeds=(0,)"]

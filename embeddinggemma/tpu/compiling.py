@@ -91,7 +91,7 @@ def compile_step(
     try:
       program = jitted.lower(state, batch).compile()
     except jax.errors.JaxRuntimeError as error:
-      message = " ".join(str(error).split())
+      message = _short(str(error))
       if "RESOURCE_EXHAUSTED" not in message:
         raise BadInput(_why(message, slice_, options)) from error
     texts = (_read(pathlib.Path(folder), name) for name in _MODULES)
@@ -111,6 +111,12 @@ def compile_step(
     layout,
     time.monotonic() - start,
   )
+
+
+def _short(message: str) -> str:
+  """What the compiler says, without the list of every allocation."""
+  line = " ".join(message.split())
+  return re.split(r" Largest program allocations| =====", line)[0][:1000]
 
 
 def _read(folder: pathlib.Path, ending: str) -> str:

@@ -22,6 +22,7 @@ from embeddinggemma.types import DenoiseBatch, PairBatch, Teacher, Text
 def groups(config: TrainConfig, mesh: Mesh, slice_: Slice) -> int:
   """How many groups a device goes through in a step."""
   capacity = int(slice_.generation.hbm_usable)
+  config = stages.on(config, mesh.devices.flat[0])
   return stages.groups(config, mesh.size, capacity)
 
 
