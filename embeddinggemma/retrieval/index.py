@@ -35,6 +35,7 @@ INDEX_FILE = "index.json"
 GRAPH = "graph.usearch"
 PENDING = "pending"  # vectors of an index that is not yet there
 _DATA = "data-"
+_KEPT = (cache.LOCK_FILE, cache.KEY_FILE, cache.PROGRAMS)  # beside an index
 _BROKEN = (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError)
 
 
@@ -155,7 +156,7 @@ def writing(output: Path) -> Iterator[None]:
   What is pending goes once the block has ended well. BadInput if the folder
   holds anything else than an index.
   """
-  _require_ours(output)
+  require_ours(output)
   with cache.locked(output, "--output"):
     _clear(output)
     yield
@@ -210,10 +211,11 @@ def _write_rows(folder: Path, read: reading.Reading) -> None:
       file.write(json.dumps({"path": path, "skipped": reason}) + "\n")
 
 
-def _require_ours(output: Path) -> None:
+def require_ours(output: Path) -> None:
+  """Fails on a folder that holds anything else than an index."""
   if not output.exists() or (output / INDEX_FILE).is_file():
     return
-  ours = (cache.LOCK_FILE, cache.KEY_FILE, PENDING, INDEX_FILE, _DATA)
+  ours = (*_KEPT, PENDING, INDEX_FILE, _DATA)
   if not output.is_dir() or not all(
     path.name.startswith(ours) for path in output.iterdir()
   ):
