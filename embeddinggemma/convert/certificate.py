@@ -150,7 +150,8 @@ def grid(found: Mapping[str, Any]) -> str:
   if found["precision"] == quantize.FLOAT:
     return ""
   since = ", rounded after training" if found["rounded_after_training"] else ""
-  return f", on the {found['precision']} grid{since}"
+  dense = ", both Dense as floats" if "unpacked" in found else ""
+  return f", on the {found['precision']} grid{since}{dense}"
 
 
 def summary(found: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from embeddinggemma import cache, checkpoint, quantize
 from embeddinggemma import config as config_lib
+from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import hugging_face, tensors
 from embeddinggemma.convert.output import MARK, whole
@@ -47,6 +48,8 @@ class Job:
   dtype: str
   trained: str  # the precision that its weights were trained for, or "float"
   precision: str  # the one that what is written has
+  # Matrices whose values on the grid are stored, and not their integers.
+  unpacked: tuple[Name, ...] = ()
 
   @property
   def rounded(self) -> bool:
@@ -73,6 +76,7 @@ class Format(NamedTuple):
   name: str
   dtypes: Mapping[str, Dtype]
   faults: Callable[[Job], Mapping[str, bool]]  # what it cannot hold: is it so?
+  settle: Callable[[Job], Job]  # decides what depends on the weights
   size: Callable[[Job], int]  # bytes of its weights; BadInput as well
   write: Callable[[Job, pathlib.Path, OnTensor], Written]
   verify: Callable[[Job, pathlib.Path], None]  # Stopped: it reads back another
@@ -109,6 +113,7 @@ def export(
   for fault, found in form.faults(job).items():
     if found:
       raise BadInput(f"{job.directory}: {form.name} cannot hold {fault}")
+  job = form.settle(job)
   room = form.size(job)
   with whole(output) as folder:
     checkpoint.require_room(folder, room)

@@ -9,7 +9,7 @@ import collections
 import contextlib
 import json
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -30,6 +30,7 @@ from embeddinggemma.convert.exporting import (
   Written,
   common_faults,
 )
+from embeddinggemma.convert.gguf_head import settle
 from embeddinggemma.convert.gguf_tensors import ARCHITECTURE, DOWN, UP
 from embeddinggemma.convert.gguf_verify import verify
 from embeddinggemma.convert.sentencepiece_model import UNUSED, USER_DEFINED
@@ -83,7 +84,10 @@ def _write(job: Job, folder: pathlib.Path, on_tensor: OnTensor) -> Written:
     _add_model(writer, job)
     _add_tokenizer(writer, job)
     digest = _write_tensors(writer, job, on_tensor)
-  return Written(path, digest, {"file": path.name})
+  about: dict[str, Any] = {"file": path.name}
+  if job.unpacked:
+    about["unpacked"] = ["/".join(name) for name in job.unpacked]
+  return Written(path, digest, about)
 
 
 def _add_model(writer: gguf.GGUFWriter, job: Job) -> None:
@@ -166,11 +170,8 @@ def _write_tensors(
   writer.write_ti_data_to_file()
   digest = checkpoint.ContentHash()
   for done, (name, raw) in enumerate(checkpoint.stream(job.directory), 1):
-    seen = quantize.seen(name, raw, job.trained)
-    digest.add_tensor(name, seen)
-    _write_data(
-      writer, gguf_tensors.data(job, name, raw if job.packs else seen)
-    )
+    digest.add_tensor(name, quantize.seen(name, raw, job.trained))
+    _write_data(writer, gguf_tensors.data(job, name, raw))
     on_tensor(done, len(job.shapes))
   for tensor in list(tensors.values())[len(job.shapes) :]:
     _write_data(writer, np.zeros(tensor.nbytes, np.uint8))
@@ -198,6 +199,7 @@ FORMAT = Format(
     "mixed": Dtype(0.998, "mixed", ("mixed",)),
   },
   _faults,
+  settle,
   _size,
   _write,
   verify,

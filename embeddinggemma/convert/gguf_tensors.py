@@ -98,7 +98,7 @@ def _stored(
 def _type(job: Job, name: Name, shape: Shape) -> Type:
   if len(shape) == 1:
     return Type.F32
-  if job.packs:
+  if job.packs and name not in job.unpacked:
     grid = quantize.grid_of("/".join(name), shape, job.precision)
     return _INTEGERS[grid.bits] if grid else Type.F32
   return Type.BF16 if job.dtype == BFLOAT16 else Type.F32
@@ -116,12 +116,13 @@ def data(job: Job, name: Name, array: np.ndarray) -> np.ndarray:
   """
   if len(array.shape) == 1:
     return array.astype(np.float32) + np.float32(1)
-  if job.packs:
+  if job.packs and name not in job.unpacked:
     found = quantize.packed("/".join(name), array, job.precision)
     assert found is not None, name  # what has no grid has no packed type
     return _blocks(found.q, _half(job, found), found.grid.bits)
+  seen = quantize.seen(name, array, job.precision)
   dtype = ml_dtypes.bfloat16 if job.dtype == BFLOAT16 else np.float32
-  return np.ascontiguousarray(names.export(name, array), dtype)
+  return np.ascontiguousarray(names.export(name, seen), dtype)
 
 
 def _half(job: Job, found: quantize.Packed) -> Float16[np.ndarray, "out _"]:

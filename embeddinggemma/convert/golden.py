@@ -17,7 +17,7 @@ from embeddinggemma.convert import tensors
 from embeddinggemma.convert.exporting import Job
 from embeddinggemma.data import packing, prompts, samples
 from embeddinggemma.data.tokenizer import Tokenizer
-from embeddinggemma.model import embedder
+from embeddinggemma.model import embedder, trace
 
 _CODE = (
   "def first(items):\n\tfor item in items:\n\t\tif item:\n\t\t\treturn item",
@@ -26,6 +26,7 @@ _CODE = (
 )
 # Rows that programs are compiled for, and the longest text's.
 _LENGTHS = (128, 512)
+_POOLED = (8, 128)  # rows that are traced together, and their length
 
 
 class Item(NamedTuple):
@@ -91,6 +92,23 @@ def references(
       vectors = [program(params, *_padded(row, job)) for row in rows]
       found[precision] = np.concatenate([np.asarray(v) for v in vectors])
   return found
+
+
+def pooled(job: Job) -> Float[np.ndarray, "n D"]:
+  """What goes into the head, of the shorter golden texts."""
+  count, length = _POOLED
+  rows = [item.ids for item in items(job) if len(item.ids) <= length]
+  run = trace.tracer(job.config.portable)
+  params = tensors.placed(checkpoint.stream(job.directory), job.precision)
+  found = []
+  for start in range(0, len(rows), count):
+    ids, lengths = np.zeros(_POOLED, np.int32), np.ones(count, np.int32)
+    few = rows[start : start + count]
+    for n, row in enumerate(few):
+      ids[n, : len(row)], lengths[n] = row, len(row)
+    tokens = np.asarray(run(params, ids, lengths).tokens)
+    found += [tokens[n, : len(row)].mean(axis=0) for n, row in enumerate(few)]
+  return np.stack(found)
 
 
 def _padded(

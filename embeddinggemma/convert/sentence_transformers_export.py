@@ -188,5 +188,12 @@ def _verify(job: Job, folder: pathlib.Path) -> None:
 
 
 FORMAT = Format(
-  "sentence-transformers", FLOATS, _faults, _size, _write, _verify, loads=True
+  "sentence-transformers",
+  FLOATS,
+  _faults,
+  lambda job: job,
+  _size,
+  _write,
+  _verify,
+  loads=True,
 )

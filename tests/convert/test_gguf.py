@@ -304,7 +304,8 @@ def changed_checkpoint(workdir, name, change):
     leaf = leaf[key]
   leaf[name[-1]] = change(leaf[name[-1]])
   files = checkpoint.read_files(place)
-  return checkpoint.write(workdir.parent / "changed", params, files)
+  target = workdir.with_name(f"{workdir.name}-{name[-1]}")
+  return checkpoint.write(target, params, files)
 
 
 def test_small_scales_are_exact(write_checkpoint, config, tmp_path):
@@ -325,10 +326,34 @@ def test_small_scales_are_exact(write_checkpoint, config, tmp_path):
 
 def test_a_scale_beyond_float16_is_refused(write_checkpoint, config, tmp_path):
   workdir = write_checkpoint(tmp_path / "model", config, trained_for("int4"))
-  other = changed_checkpoint(workdir, ("up",), lambda x: x * 1e7)
-  with pytest.raises(BadInput, match=r"'up' has a scale of .*float32"):
+  name = ("encoder", "layer_0", "mlp", "up")
+  other = changed_checkpoint(workdir, name, lambda x: x * 1e7)
+  with pytest.raises(BadInput, match=r"mlp/up' has a scale of .*float32"):
     exporting.export(FORMAT, str(other), tmp_path / "out")
   assert not (tmp_path / "out").exists()
+
+
+def test_a_head_that_8_bits_would_spoil_is_stored_as_floats(
+  write_checkpoint, config, tmp_path
+):
+  """A dimension far above the others, as in a table of latent semantics: what
+  is rounded with it is lost. The floats are the values on the grid."""
+  workdir = write_checkpoint(tmp_path / "model", config, trained_for("q4_0"))
+  gain = lambda x: np.where(np.arange(len(x)) == 5, np.float32(400), x)
+  other = changed_checkpoint(workdir, ("encoder", "final_norm", "scale"), gain)
+  other = changed_checkpoint(
+    other.parent.parent, ("up",), lambda x: x * (np.arange(32) != 5)[:, None]
+  )
+  exporting.export(FORMAT, str(other), tmp_path / "out")
+  assert mark(tmp_path / "out")["unpacked"] == ["up", "down"]
+  found = {tensor.name: tensor for tensor in read(tmp_path / "out").tensors}
+  for name, theirs in (("up", "dense_2"), ("down", "dense_3")):
+    raw = dict(checkpoint.stream(other))[(name,)]
+    shown = names.export((name,), quantize.on_grid(name, raw, "q4_0"))
+    np.testing.assert_array_equal(found[f"{theirs}.weight"].data, shown)
+  assert found["token_embd.weight"].tensor_type.name == "Q4_0"
+  exporting.export(FORMAT, str(workdir), tmp_path / "other")
+  assert "unpacked" not in mark(tmp_path / "other")
 
 
 @pytest.mark.parametrize("share", [0.3, 0.99])
