@@ -31,7 +31,9 @@ SECONDS = {
     "mixture": 110.0,
     "finetune": 40.0,
     "soup": 1.0,
+    "qat": 30.0,
     "evaluate": 70.0,
+    "export": 10.0,
     "index": 25.0,
   },
   "tiny": {
@@ -46,7 +48,9 @@ SECONDS = {
     "mixture": 30.0,
     "finetune": 5.0,
     "soup": 1.0,
+    "qat": 10.0,
     "evaluate": 10.0,
+    "export": 5.0,
     "index": 5.0,
   },
 }
@@ -85,6 +89,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.mixture = mixture.get_config(args["preset"]).search
   config.finetune = sibling(__file__, "finetune").get_config(args["preset"])
   _distil(config.finetune, small)
+  config.qat = sibling(__file__, "qat").get_config(args["preset"])
+  del config.qat.quantize
+  config.qat.specs = ("int4",)  # one training for each; none: left out
+  config.export = ConfigDict()
+  config.export.formats = ("sentence-transformers", "gguf")  # of the soup
+  config.export.quantised = ("gguf",)  # of each that qat trained
   config.index = ConfigDict()
   config.index.input = ""  # a folder or a JSONL
   config.index.dim = min(256, config.prefinetune.model.embed_dim)
@@ -105,17 +115,20 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   # Finetuning reads the same pairs, in the same lengths, as pre-finetuning.
   tuning = config.prefinetune
-  for name in ("model", "mesh", "data", "init"):
-    config.finetune[name] = tuning[name]
+  for stage in (config.finetune, config.qat):
+    for name in ("model", "mesh", "data", "init"):
+      stage[name] = tuning[name]
 
   # Common knobs at the top: references to the same values in the stages.
   config.seed = tuning.seed
-  for stage in (config.pretrain, config.adapt, tuning, config.finetune):
+  stages = (config.pretrain, config.adapt, tuning, config.finetune, config.qat)
+  for stage in stages:
     stage.seed = config.get_ref("seed")
   for name in ("steps", "batch_size", "max_length", "groups_per_device"):
     config[name] = tuning[name]
     tuning[name] = config.get_ref(name)
-  config.finetune.max_length = config.get_ref("max_length")
+  for stage in (config.finetune, config.qat):
+    stage.max_length = config.get_ref("max_length")
   config.mesh, config.optimizer = tuning.mesh, tuning.optimizer
   return config
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from embeddinggemma import cache, finetuning, initialise, train
 from embeddinggemma.evaluate import suite
 from embeddinggemma.inputs import Inputs
-from embeddinggemma.stages import PairConfig
+from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import Weights
 
 RESULT_FILE = "ablation.json"

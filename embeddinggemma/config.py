@@ -75,6 +75,13 @@ class LoraConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class QuantizeConfig:
+  """The grids that training sees the weights on: a spec of quantize.SPECS."""
+
+  spec: str = "int4"
+
+
+@dataclasses.dataclass(frozen=True)
 class LossConfig:
   """The paper's section 2.2; coefficients are not published."""
 

@@ -25,8 +25,8 @@ from embeddinggemma.mixture import search as search_lib
 from embeddinggemma.mixture.optimizer import OptimizerConfig
 from embeddinggemma.retrieval import negatives, teacher, tfidf
 from embeddinggemma.retrieval.candidates import MiningConfig
-from embeddinggemma.stages import PairConfig
 from embeddinggemma.training import hooks
+from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import BadInput, Pair, Stopped, Weights
 
 TRIALS_FILE = "trials.json"
@@ -71,11 +71,12 @@ def teacher_of(config: TeachConfig) -> teacher.TeacherModel:
   folder = pathlib.Path(config.teacher)
   # One with modules.json is in sentence-transformers' layout.
   if folder.is_dir() and not (folder / "modules.json").is_file():
-    return _ours(load(config.teacher))
+    return teacher_of_model(load(config.teacher))
   return teacher.sentence_transformer(config.teacher)
 
 
-def _ours(model: Model) -> teacher.TeacherModel:
+def teacher_of_model(model: Model) -> teacher.TeacherModel:
+  """A loaded model as a teacher."""
   return teacher.from_encoder(model, model.hash, model.config.embed_dim)
 
 
@@ -113,7 +114,11 @@ def mine(
     own = directory / "vectors"
     with hooks.Progress(console, "vectors", len(items)) as progress:
       teacher.teach(
-        items, _ours(model), own, dtype="float32", progress=progress.show_of
+        items,
+        teacher_of_model(model),
+        own,
+        dtype="float32",
+        progress=progress.show_of,
       )
     vectors = teacher.open_vectors(own)
   with hooks.Progress(console, "mine", len(pairs)) as progress:
@@ -364,7 +369,14 @@ def with_mean(
   place: pathlib.Path, tasks: Sequence[suite.EvalTask]
 ) -> dict[str, float]:
   """{task type or "mean": score} of a checkpoint or workdir."""
-  by_type = score(load(place), tasks)
+  return scores_with_mean(load(place), tasks)
+
+
+def scores_with_mean(
+  model: Model, tasks: Sequence[suite.EvalTask]
+) -> dict[str, float]:
+  """{task type or "mean": score} of a loaded model."""
+  by_type = score(model, tasks)
   return {**by_type, "mean": statistics.fmean(by_type.values())}
 
 

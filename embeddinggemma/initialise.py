@@ -18,7 +18,7 @@ from embeddinggemma.config import at_least, suggest
 from embeddinggemma.evaluate import suite
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.load import load
-from embeddinggemma.stages import PairConfig
+from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import BadInput
 
 # From the least that is known to the most; the last is the paper's choice.

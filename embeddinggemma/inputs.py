@@ -15,7 +15,7 @@ from embeddinggemma import checkpoint
 from embeddinggemma.data import corpus, lsa, prompts, sources, text
 from embeddinggemma.data.tokenizer import Tokenizer, train_tokenizer
 from embeddinggemma.retrieval import negatives, teacher
-from embeddinggemma.stages import (
+from embeddinggemma.training.config import (
   LanguageConfig,
   PairConfig,
   TrainConfig,

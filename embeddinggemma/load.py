@@ -16,7 +16,14 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from embeddinggemma import checkpoint, config, encode, sharding, stages
+from embeddinggemma import (
+  checkpoint,
+  config,
+  encode,
+  quantize,
+  sharding,
+  stages,
+)
 from embeddinggemma.convert import families, sentence_transformers, tensors
 from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import Tokenizer
@@ -35,7 +42,8 @@ class Model:
   tokenizer: Tokenizer
   prompts: dict[str, str]
   name: str  # the checkpoint it came from
-  hash: str  # of its weights
+  hash: str  # of its weights, as they are seen
+  precision: str = quantize.FLOAT  # that they are seen in: float, or a spec
 
   def encode_query(
     self,
@@ -192,7 +200,11 @@ def _check_finite(vectors: np.ndarray, texts: Sequence[str]) -> None:
     )
 
 
-def load(path: str | pathlib.Path, dtype: str | None = None) -> Model:
+def load(
+  path: str | pathlib.Path,
+  dtype: str | None = None,
+  precision: str | None = None,
+) -> Model:
   """The model of a checkpoint directory or of a workdir (its final one).
 
   Or of an EmbeddingGemma folder of sentence-transformers, public or exported.
@@ -201,19 +213,24 @@ def load(path: str | pathlib.Path, dtype: str | None = None) -> Model:
     path: the directory.
     dtype: what activations are computed in, "float32" or "bfloat16"; None: as
       the model was trained. Vectors are float32 either way.
+    precision: what weights are rounded to, a spec of quantize.SPECS such as
+      "int4", or "float"; None: what the model was trained for.
 
   Raises:
     BadInput: there is none, its weights, config and tokenizer disagree, or
-      its weights need a view that this version does not have.
+      its weights need a view that this version does not have; an unknown
+      precision, or one whose blocks do not divide the model's sizes.
   """
   if sentence_transformers.is_folder(pathlib.Path(path)):
     found = families.read(pathlib.Path(path))
+    seen = quantize.known(precision or quantize.FLOAT)
     return assemble(
       dataclasses.replace(found.config, dtype=dtype or found.config.dtype),
-      tensors.params(found),
+      tensors.params(found, seen),
       Tokenizer(found.tokenizer),
       str(path),
       found.prompts,
+      seen,
     )
   directory = checkpoint.find(path)
   files = checkpoint.read_files(directory)
@@ -227,15 +244,15 @@ def load(path: str | pathlib.Path, dtype: str | None = None) -> Model:
     raise BadInput(f"{directory}: model.json: {error}") from None
   model = dataclasses.replace(model, dtype=dtype or model.dtype)
   stored = _stored_prompts(directory, files)
-  _check_view(directory, files)
+  seen = quantize.known(precision or _precision(directory, files))
   if any(name[0] == "decoder" for name in checkpoint.read_shapes(directory)):
     raise BadInput(
       f"{directory} is a language model, which has no embedding head; train"
       f" one: --config=configs/prefinetune.py --config.init_from={directory}"
     )
   tokenizer = Tokenizer(files["tokenizer.model"])
-  params = tensors.placed(checkpoint.stream(directory))
-  return assemble(model, params, tokenizer, str(directory), stored)
+  params = tensors.placed(checkpoint.stream(directory), seen)
+  return assemble(model, params, tokenizer, str(directory), stored, seen)
 
 
 def _json(
@@ -266,16 +283,18 @@ def _stored_prompts(
   return stored
 
 
-def _check_view(directory: pathlib.Path, files: checkpoint.Files) -> None:
-  """Weights that are seen through a view are others than those stored."""
+def _precision(directory: pathlib.Path, files: checkpoint.Files) -> str:
+  """What the weights were trained to be seen in."""
   if "recipe.json" not in files:
-    return
+    return quantize.FLOAT
   view = _json(directory, files, "recipe.json").get("view", "identity")
-  if view != "identity":
+  precision = quantize.precision_of(view)
+  if precision is None:
     raise BadInput(
       f"checkpoint {directory} needs the view {view!r} of its weights; give the"
       " workdir of a training that is finished, which has a plain one"
     )
+  return precision
 
 
 def assemble(
@@ -284,6 +303,7 @@ def assemble(
   tokenizer: Tokenizer,
   name: str,
   stored_prompts: Mapping[str, str] = prompts.PROMPTS,
+  precision: str = quantize.FLOAT,
 ) -> Model:
   """A Model after the checks that keep it from being silently wrong."""
   if tokenizer.vocab_size > model.vocab_size:
@@ -308,4 +328,5 @@ def assemble(
     dict(stored_prompts),
     name,
     checkpoint.content_hash(params),
+    precision,
   )

@@ -72,10 +72,18 @@ TEXT_FLAGS = {
   "metric": (None, "what the plot shows, such as loss; else the first"),
   "from": (None, "a folder of public weights, or OWNER/NAME to fetch"),
   "part": ("both", "of an encoder-decoder: encoder, decoder or both"),
-  "format": (None, "sentence-transformers"),
+  "format": (None, "sentence-transformers or gguf (llama.cpp)"),
   "stage": (None, "of a recipe: prefinetune (default), adapt, ..."),
   "topology": (None, "a TPU generation and shape, such as v5e:16x16"),
-  "dtype": ("float32", "of the written weights: float32 or bfloat16"),
+  "dtype": (
+    None,
+    "of the written weights: float32, bfloat16; for gguf also q8_0, q4_0,"
+    " mixed; default: what the model was trained for",
+  ),
+  "precision": (
+    None,
+    "float, int8, int4, mixed, ...: rounds the weights; else as trained",
+  ),
 }
 NUMBER_FLAGS = {
   "dim": (None, "leading dimensions to keep, at unit norm again"),
@@ -95,6 +103,7 @@ SWITCHES = {
   "shardings": "list every parameter: shape, spec, bytes of a device",
   "print": "print a command for each run, run none",
   "rebuild": "make the index anew, whatever is there",
+  "uncertified": "keep an export whose runtime gives other vectors",
   "skip_bad_rows": "count and list broken lines of the data, do not stop at one",
 }
 
@@ -179,7 +188,9 @@ def evaluate(values: flags.FlagValues, rest: Sequence[str]) -> None:
   from embeddinggemma import verbs
 
   output = _file(values.output)
-  verbs.evaluate_alone(values.model, values.data, output, _console())
+  verbs.evaluate_alone(
+    values.model, values.data, values.precision, output, _console()
+  )
 
 
 def embed(values: flags.FlagValues, rest: Sequence[str]) -> None:
@@ -330,6 +341,7 @@ def mixture(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Searches mixtures of tasks to finetune on."""
   _nothing_more(rest)
   from embeddinggemma import config, finetuning, stages, verbs
+  from embeddinggemma.training.config import PairConfig
   from embeddinggemma.types import BadInput
 
   tree = _config(values)
@@ -340,7 +352,7 @@ def mixture(values: flags.FlagValues, rest: Sequence[str]) -> None:
     choice = dataclasses.replace(choice, pick=values.pick)
   workdir = pathlib.Path(values.workdir)
   base = stages.build(tree["finetune"])
-  if not isinstance(base, stages.PairConfig):
+  if not isinstance(base, PairConfig):
     raise BadInput(f"mixture: {base.stage!r} is no training on pairs")
   picked = verbs.search_mixtures(base, choice, workdir, _console())
   if values.json:
@@ -410,7 +422,13 @@ def export(values: flags.FlagValues, rest: Sequence[str]) -> None:
 
   output = pathlib.Path(values.output)
   verbs.export_model(
-    values.model, values.format, output, values.dtype, _examine, _console()
+    values.model,
+    values.format,
+    output,
+    values.dtype,
+    values.uncertified,
+    _examine,
+    _console(),
   )
 
 
@@ -491,7 +509,7 @@ VERBS = {
     "score a model at every Matryoshka dimension; JSON and a table",
     evaluate,
     ("model", "output"),
-    ("data",),
+    ("data", "precision"),
   ),
   "prepare": Verb(
     "make the shards that training reads; show what the model will see",
@@ -555,10 +573,10 @@ VERBS = {
     ("part",),
   ),
   "export": Verb(
-    "a model out, for sentence-transformers",
+    "a model out, for sentence-transformers or llama.cpp, and a certificate",
     export,
     ("model", "format", "output"),
-    ("dtype",),
+    ("dtype", "uncertified"),
   ),
   "compile": Verb(
     "compile a stage for a TPU topology on any machine: memory, time, traffic",

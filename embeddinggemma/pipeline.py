@@ -23,6 +23,7 @@ from embeddinggemma import (
   pairs,
   recipe,
   record,
+  scoring,
 )
 from embeddinggemma import steps as steps_lib
 from embeddinggemma.cache import Done, Step
@@ -175,23 +176,44 @@ def _rows(
 def _summary(workdir: pathlib.Path, done: Mapping[str, Done]) -> dict[str, Any]:
   final = done["soup"]
   compared = workdir / "initialise" / initialise.RESULT_FILE
-  quality = cache.read_json(workdir / "evaluate" / "quality.json")
+  scores = {
+    name: cache.read_json(workdir / "evaluate" / file)
+    for name, file in scoring.FILES.items()
+  }
   return {
     "final": {
       "checkpoint": cache.checkpoint_of(workdir, final),
       "hash": final.hash,
       "metrics": done["evaluate"].metrics,
     },
-    "quality": quality,
+    **scores,
     "initialisation": cache.read_json(compared),
     "mixtures": cache.read_json(workdir / "mixture" / finetuning.TRIALS_FILE)
     | {"picked": done["mixture"].metrics["picked"]},
-    "souped": cache.read_json(workdir / "evaluate" / "souped.json"),
+    "quantised": _quantised(workdir, done),
     "ablation": cache.read_json(workdir / "ablation" / ablation.RESULT_FILE)
     if "ablation" in done
     else {},
+    "exports": done["export"].metrics["exports"],
     "data_hash": done["tokenizer"].metrics["data_hash"],
     "command": indexing.query_command(workdir, QUESTION),
+  }
+
+
+def _quantised(
+  workdir: pathlib.Path, done: Mapping[str, Done]
+) -> dict[str, Any]:
+  """Spec -> the model that was trained for it, beside the final one."""
+  if "qat" not in done:
+    return {}
+  stage = done["qat"]
+  place = lambda row: dataclasses.replace(stage, checkpoint=row["checkpoint"])
+  return {
+    spec: {
+      "checkpoint": cache.checkpoint_of(workdir, place(row)),
+      "hash": row["hash"],
+    }
+    for spec, row in stage.metrics["models"].items()
   }
 
 

@@ -21,9 +21,11 @@ from embeddinggemma.indexing import IndexConfig
 from embeddinggemma.initialise import InitialiseConfig
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.model.config import ModelConfig
+from embeddinggemma.qat import SpecsConfig
 from embeddinggemma.retrieval.candidates import MiningConfig
 from embeddinggemma.retrieval.teacher import TeacherModel
-from embeddinggemma.stages import (
+from embeddinggemma.shipping import ExportConfig
+from embeddinggemma.training.config import (
   AdaptConfig,
   LanguageConfig,
   PairConfig,
@@ -44,6 +46,8 @@ class RecipeConfig:
   mine: MiningConfig
   mixture: SearchConfig
   finetune: PairConfig
+  qat: SpecsConfig
+  export: ExportConfig
   index: IndexConfig
   ablation: AblationConfig
   seconds: dict[str, float]  # measured on two cores, for the plan
@@ -61,6 +65,7 @@ class RecipeConfig:
       "adapt.model",
       "adapt.decoder",
       "finetune.model",
+      "qat.model",
     ):
       stage, field = name.split(".")
       fits(name, getattr(getattr(self, stage), field), self.prefinetune.model)
@@ -71,7 +76,7 @@ class RecipeConfig:
         " makes; set it, or take lsa out of pretrain.init, adapt.init and"
         " initialise.inits"
       )
-    for name in ("adapt", "prefinetune", "finetune"):
+    for name in ("adapt", "prefinetune", "finetune", "qat"):
       if getattr(self, name).init_from:
         raise BadInput(
           f"{name}.init_from is set, but in a recipe {name} starts from the"
@@ -81,20 +86,26 @@ class RecipeConfig:
       raise BadInput(
         "pretrain.data and adapt.data differ; a recipe prepares one text"
       )
-    for name in ("path", "tokenizer", "skip_bad_rows"):
-      ours = getattr(self.finetune.data, name)
-      theirs = getattr(self.prefinetune.data, name)
-      if ours != theirs:
-        raise BadInput(
-          f"finetune.data.{name}={ours!r} is not prefinetune.data.{name}="
-          f"{theirs!r}; a recipe has one corpus"
-        )
+    for stage in ("finetune", "qat"):
+      for name in ("path", "tokenizer", "skip_bad_rows"):
+        ours = getattr(getattr(self, stage).data, name)
+        theirs = getattr(self.prefinetune.data, name)
+        if ours != theirs:
+          raise BadInput(
+            f"{stage}.data.{name}={ours!r} is not prefinetune.data.{name}="
+            f"{theirs!r}; a recipe has one corpus"
+          )
     for name in ("prefinetune", "finetune"):
       if getattr(self, name).teacher:
         raise BadInput(
           f"{name}.teacher is set, but in a recipe the stage `teach` writes the"
           " vectors; set teach.teacher"
         )
+    if self.qat.teacher:
+      raise BadInput(
+        "qat.teacher is set, but in a recipe qat matches the vectors of the"
+        " soup; set qat.loss.distill, or use `train`"
+      )
 
 
 def fits(name: str, model: ModelConfig, other: ModelConfig) -> None:
@@ -192,6 +203,17 @@ class Run:
     taught = self._taught(self.recipe.finetune)
     return dataclasses.replace(taught, init_from=start)
 
+  def qat(self) -> SpecsConfig:
+    """Quantisation-aware training starts from the soup."""
+    start = str(self.workdir / "soup")
+    return dataclasses.replace(self.recipe.qat, init_from=start)
+
+  @property
+  def quantised(self) -> dict[str, pathlib.Path]:
+    """Where the models are that are trained for a precision."""
+    specs = self.recipe.qat.specs
+    return {spec: self.workdir / "qat" / spec for spec in specs}
+
   def _taught(self, stage: PairConfig) -> PairConfig:
     if not stage.loss.distill:
       return stage
@@ -205,6 +227,7 @@ def check(recipe: RecipeConfig) -> None:
     recipe.adapt,
     recipe.prefinetune,
     recipe.finetune,
+    *map(recipe.qat.of, recipe.qat.specs),
   ):
     train.check(stage)
   ours = inputs.given_tokenizer(recipe.prefinetune)

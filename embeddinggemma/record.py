@@ -14,7 +14,7 @@ from embeddinggemma.convert import folder as folders
 from embeddinggemma.data import prompts
 from embeddinggemma.inputs import TOKENIZER_FILE, Inputs
 from embeddinggemma.model.config import ModelConfig
-from embeddinggemma.stages import AdaptConfig, TrainConfig
+from embeddinggemma.training.config import AdaptConfig, TrainConfig
 from embeddinggemma.types import BadInput
 
 CONFIG_FILE = "config.json"

@@ -8,7 +8,7 @@ import jax
 
 from embeddinggemma import cache, checkpoint, distributed, soup
 from embeddinggemma.model import lora
-from embeddinggemma.stages import AdaptConfig, PairConfig, TrainConfig
+from embeddinggemma.training.config import AdaptConfig, PairConfig, TrainConfig
 from embeddinggemma.types import BadInput, Params
 
 

@@ -55,12 +55,28 @@ RULES: dict[str, tuple[tuple[Any, ...], ...]] = {
     (_MATRIX, P(None, "fsdp")),
     (_SMALL, P()),
   ),
-  # Moments over the whole mesh, parameters on every device.
+  # Moments over the whole mesh, parameters on every device. A layer's are small:
+  # where there are more devices than they divide into, over `fsdp` alone.
   "zero1": (
     (rf"^opt_state/.*{_TABLE}", P(_WHOLE, None)),
-    (rf"^opt_state/.*{_HEADS}", P(None, None, _WHOLE), P(_WHOLE, None, None)),
-    (rf"^opt_state/.*{_MIXED}", P(None, None, _WHOLE), P(None, _WHOLE, None)),
-    (rf"^opt_state/.*{_MATRIX}", P(None, _WHOLE), P(_WHOLE, None)),
+    (
+      rf"^opt_state/.*{_HEADS}",
+      P(None, None, _WHOLE),
+      P(_WHOLE, None, None),
+      P(None, None, "fsdp"),
+    ),
+    (
+      rf"^opt_state/.*{_MIXED}",
+      P(None, None, _WHOLE),
+      P(None, _WHOLE, None),
+      P(None, None, "fsdp"),
+    ),
+    (
+      rf"^opt_state/.*{_MATRIX}",
+      P(None, _WHOLE),
+      P(_WHOLE, None),
+      P(None, "fsdp"),
+    ),
     (rf"({_TABLE}|{_HEADS}|{_MIXED}|{_MATRIX}|{_SMALL})", P()),
   ),
 }

@@ -1,8 +1,8 @@
 """The recipe on one page: each stage as (config, mesh) -> Stage.
 
 Pre-finetuning, finetuning and quantisation-aware training are one function of
-three configs (paper section 2.3); the language-model stages before them differ
-in objective and batch alone.
+three configs (paper sections 2.3 and 3.5); the language-model stages before
+them differ in objective and batch alone.
 """
 
 import dataclasses
@@ -15,20 +15,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from embeddinggemma import config as config_lib
-from embeddinggemma import objectives, sharding
+from embeddinggemma import objectives, quantize, sharding
 from embeddinggemma.config import (
-  DataConfig,
-  GuardConfig,
-  LoraConfig,
-  LossConfig,
-  MeshConfig,
-  OptimizerConfig,
-  TextConfig,
-  at_least,
   suggest,
 )
-from embeddinggemma.data import denoisers, packing
-from embeddinggemma.data.denoisers import Denoiser
+from embeddinggemma.data import packing
 from embeddinggemma.losses import (
   contrastive,
   denoise,
@@ -40,11 +31,16 @@ from embeddinggemma.model import adapt as surgery
 from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model import embedder, kernels, lora
 from embeddinggemma.model.config import (
-  SEPARATE,
-  EncoderDecoderConfig,
   ModelConfig,
 )
 from embeddinggemma.training import memory, optimizer, tied
+from embeddinggemma.training.config import (
+  AdaptConfig,
+  LanguageConfig,
+  PairConfig,
+  QatConfig,
+  TrainConfig,
+)
 from embeddinggemma.types import (
   BadInput,
   Encode,
@@ -54,190 +50,6 @@ from embeddinggemma.types import (
   Stage,
   Text,
 )
-
-INITS = ("random", "lsa")
-CALLS = ("separate", "joint")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-  """What every stage of training has; config.json of a workdir holds it."""
-
-  stage: str
-  seed: int
-  steps: int
-  batch_size: int  # pairs or texts, over the whole mesh
-  max_length: int  # tokens of a text, prompt, BOS and EOS included
-  # > 1 trades recomputation for memory; 0: what memory needs, see `groups`.
-  groups_per_device: int
-  init: str  # of the table: "random" or "lsa"
-  init_from: str  # a checkpoint; empty: `init` decides
-  every_checkpoint: int  # steps
-  keep_checkpoints: int
-  compiler_options: dict[str, dict[str, Any]]  # of the step, by platform
-  model: ModelConfig
-  data: DataConfig | TextConfig
-  optimizer: OptimizerConfig
-  mesh: MeshConfig
-  # Patterns of parameters that keep their values.
-  frozen: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
-  # Minutes after which a checkpoint is due, whatever the step; 0: none is.
-  every_minutes: float = dataclasses.field(default=0.0, kw_only=True)
-  guard: GuardConfig = dataclasses.field(default=GuardConfig(), kw_only=True)
-
-  def __post_init__(self) -> None:
-    _check_stage(self.stage)
-    for name in ("steps", "batch_size"):
-      at_least(name, getattr(self, name), 1)
-    at_least("groups_per_device", self.groups_per_device, 0)
-    for name in ("every_checkpoint", "keep_checkpoints"):
-      at_least(name, getattr(self, name), 1)
-    at_least("every_minutes", self.every_minutes, 0)
-    at_least("seed", self.seed, 0)
-    at_least("max_length", self.max_length, 4)
-    if self.max_length > self.model.max_length:
-      raise BadInput(
-        f"max_length={self.max_length} exceeds model.max_length="
-        f"{self.model.max_length}; lower it or raise that"
-      )
-    _one_of("init", self.init, INITS)
-    _one_of("mesh.rules", self.mesh.rules, tuple(sharding.RULES))
-    for pattern in self.frozen:
-      try:
-        re.compile(pattern)
-      except re.error as error:
-        raise BadInput(f"frozen: {pattern!r} is no pattern: {error}") from None
-
-
-@dataclasses.dataclass(frozen=True)
-class PairConfig(TrainConfig):
-  """Contrastive training on pairs."""
-
-  calls: str  # queries and positives in "separate" calls, or "joint" in one
-  data: DataConfig
-  loss: LossConfig
-  # Hard negatives of a query, at most.
-  negatives: int = dataclasses.field(default=0, kw_only=True)
-  # A folder of vectors that `teach` wrote; "": no teacher.
-  teacher: str = dataclasses.field(default="", kw_only=True)
-  lora: LoraConfig = dataclasses.field(default=LoraConfig(), kw_only=True)
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    _one_of("calls", self.calls, CALLS)
-    _one_of("loss.distance", self.loss.distance, tuple(distill.DISTANCES))
-    at_least("negatives", self.negatives, 0)
-    for dim in self.loss.matryoshka:
-      if not 0 < dim <= self.model.embed_dim:
-        raise BadInput(
-          f"loss.matryoshka holds {dim}; dimensions lie between 1 and"
-          f" model.embed_dim={self.model.embed_dim}"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class LanguageConfig(TrainConfig):
-  """Next tokens of running text."""
-
-  data: TextConfig
-  vocab_block: int  # rows of the table that logits are formed of at once
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    at_least("vocab_block", self.vocab_block, 1)
-
-  @property
-  def fewest(self) -> int:
-    """Tokens of the shortest text that is taken: one to see, one to guess."""
-    return 2
-
-
-@dataclasses.dataclass(frozen=True)
-class AdaptConfig(LanguageConfig):
-  """Denoising by an encoder-decoder; `model` is its encoder."""
-
-  decoder: ModelConfig
-  decoder_from: str  # a causal checkpoint of other sizes; empty: init_from
-  tied: bool  # one table for both sides
-  cross_attention: str  # "separate", or "merged" with self-attention
-  hold_steps: int  # fresh cross-attention alone moves, so many steps
-  denoisers: tuple[tuple[float, ...], ...]  # (mean span, rate, weight)
-  average: int  # last checkpoints that the result is the mean of
-  # The tied table's gradients of lookups and logits, each computed alone.
-  separate_gradients: bool = dataclasses.field(default=False, kw_only=True)
-
-  def __post_init__(self) -> None:
-    super().__post_init__()
-    at_least("hold_steps", self.hold_steps, 0)
-    at_least("average", self.average, 1)
-    if self.keep_checkpoints < self.average:
-      raise BadInput(
-        f"keep_checkpoints={self.keep_checkpoints} is below average="
-        f"{self.average}; keep as many as the mean takes"
-      )
-    if self.separate_gradients and not self.tied:
-      raise BadInput(
-        "separate_gradients=True is for one table of both sides, but tied is"
-        " False; their gradients are apart already"
-      )
-    if self.decoder_from and not self.init_from:
-      raise BadInput(
-        f"decoder_from={self.decoder_from} is set, but init_from, which the"
-        " encoder starts from, is not; set both or neither"
-      )
-    if self.holds and self.hold_steps >= self.steps:
-      raise BadInput(
-        f"hold_steps={self.hold_steps} is not below steps={self.steps}: only"
-        " cross-attention would learn; lower it"
-      )
-    if self.fewest > self.max_length - 2:
-      raise BadInput(
-        f"max_length={self.max_length} leaves {self.max_length - 2} tokens"
-        f" between BOS and EOS, but the shortest span and one more take"
-        f" {self.fewest}; raise it, or give denoisers of shorter spans"
-      )
-    _ = self.both
-
-  @property
-  def holds(self) -> bool:
-    """Whether cross-attention starts fresh and first learns alone.
-
-    T5Gemma section 2: it then reads an encoder of another width.
-    """
-    return bool(self.hold_steps) and (
-      self.cross_attention == SEPARATE
-      and self.model.width != self.decoder.width
-    )
-
-  @property
-  def fewest(self) -> int:
-    """Tokens of the shortest span, and one more."""
-    spans = [d.span for d in self.mixture if d.weight and d.span]
-    return int(min(spans, default=1)) + 1
-
-  @property
-  def both(self) -> EncoderDecoderConfig:
-    """Encoder and decoder; BadInput where they do not fit."""
-    return EncoderDecoderConfig(
-      self.model, self.decoder, self.tied, self.cross_attention
-    )
-
-  @property
-  def mixture(self) -> tuple[Denoiser, ...]:
-    """The denoisers, checked."""
-    for row in self.denoisers:
-      if len(row) != 3:
-        raise BadInput(
-          f"denoisers holds {row}; each is (mean span, rate, weight)"
-        )
-    found = tuple(Denoiser(*row) for row in self.denoisers)
-    denoisers.check(found)
-    return found
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-  if value not in known:
-    raise BadInput(f"{name}={value!r} is unknown; use {' or '.join(known)}")
 
 
 def build(tree: Mapping[str, Any]) -> TrainConfig:
@@ -326,6 +138,12 @@ def finetune(config: PairConfig, mesh: Mesh) -> Stage:
     view=lora.view(config.lora),
     trainable=lambda path: path.startswith("aux/") and stage.trainable(path),
   )
+
+
+def qat(config: QatConfig, mesh: Mesh) -> Stage:
+  """Finetuning on the quantised view of the weights (paper section 3.5)."""
+  seen = quantize.view(config.quantize.spec)
+  return dataclasses.replace(finetune(config, mesh), view=seen)
 
 
 def _encode_sides(config: PairConfig, mesh: Mesh) -> objectives.EncodeSides:
@@ -439,20 +257,22 @@ STAGES: dict[str, StageKind] = {
   ),
   "prefinetune": StageKind(PairConfig, finetune, _init_pairs, _adopt_pairs),
   "finetune": StageKind(PairConfig, finetune, _init_pairs, _adopt_pairs),
+  "qat": StageKind(QatConfig, qat, _init_pairs, _adopt_pairs),
 }
 
 
 def make(config: TrainConfig, mesh: Mesh) -> Stage:
   """The stage of a config; BadInput where its devices cannot run it."""
-  config = on(config, mesh.devices.flat[0].platform)
+  config = on(config, mesh.devices.flat[0])
   return STAGES[config.stage].make(config, mesh)
 
 
-def on(config: TrainConfig, platform: str) -> TrainConfig:
-  """The config as the platform's devices run it; BadInput if they cannot."""
-  sides = {"model": kernels.on(config.model, platform)}
+def on(config: TrainConfig, device: jax.Device) -> TrainConfig:
+  """The config as such devices run it; BadInput if they cannot."""
+  platform, kind = device.platform, device.device_kind
+  sides = {"model": kernels.on(config.model, platform, kind)}
   if isinstance(config, AdaptConfig):
-    sides["decoder"] = kernels.on(config.decoder, platform)
+    sides["decoder"] = kernels.on(config.decoder, platform, kind)
   return dataclasses.replace(config, **sides)
 
 
@@ -478,7 +298,7 @@ def groups(
   if config.groups_per_device:
     return number
   if capacity is None:
-    config = on(config, jax.default_backend())
+    config = on(config, jax.devices()[0])
     capacity = sharding.memory_limit()
   if not capacity:
     return 1
@@ -491,25 +311,29 @@ def work(config: TrainConfig, devices: int) -> memory.Work:
   Each text counts as the longest. How the state is split follows from the
   config alone, so that no device is needed; what does not divide is not split.
   """
-  sides = [(config.model, config.max_length)]
-  loss = 0
+  side = (config.model, config.max_length)
+  calls, loss = [(side,)], 0
   if isinstance(config, PairConfig):
-    sides *= 2 + config.negatives
+    texts = [1, 1, *([config.negatives] if config.negatives else [])]
+    texts = [sum(texts)] if config.calls == "joint" else texts
+    calls = [(side,) * number for number in texts]
     # Candidates and logits, and the gradients of both.
     columns = config.model.embed_dim + config.batch_size // devices
     loss = 2 * 4 * config.batch_size * columns
   if isinstance(config, AdaptConfig):
-    sides.append((config.decoder, config.max_length))
+    calls = [(side, (config.decoder, config.max_length))]
   shapes = jax.eval_shape(init(config), jax.random.key(0))
   size = 4 * sum(leaf.size for leaf in jax.tree.leaves(shapes))
   moments = (
     devices if config.mesh.rules == "zero1" else max(config.mesh.fsdp, 1)
   )
   whole = 1 if config.mesh.rules == "zero1" else moments
+  # Beside the weights, what a view shows of them.
+  shown = 2 if isinstance(config, QatConfig) else 1
   return memory.Work(
     texts=config.batch_size // devices,
-    sides=tuple(sides),
-    state_bytes=size // whole + 2 * size // moments,
+    calls=tuple(calls),
+    state_bytes=shown * size // whole + 2 * size // moments,
     parameter_bytes=size,
     loss_bytes=loss,
   )
@@ -517,6 +341,8 @@ def work(config: TrainConfig, devices: int) -> memory.Work:
 
 def view_of(config: TrainConfig) -> str:
   """What a checkpoint says of how its weights are seen."""
+  if isinstance(config, QatConfig):
+    return quantize.view_named(config.quantize.spec)
   factored = isinstance(config, PairConfig) and config.lora.rank
   return lora.VIEW if factored else "identity"
 

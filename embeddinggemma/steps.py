@@ -13,27 +13,28 @@ from typing import Any
 from embeddinggemma import (
   ablation,
   cache,
-  doctor,
   finetuning,
   indexing,
   initialise,
   inputs,
+  qat,
   record,
+  scoring,
+  shipping,
   train,
-  verbs,
 )
 from embeddinggemma.cache import AllDone, Step
 from embeddinggemma.data import corpus
 from embeddinggemma.evaluate import suite
-from embeddinggemma.load import assemble, load
 from embeddinggemma.recipe import Run
-from embeddinggemma.stages import TrainConfig
+from embeddinggemma.training.config import TrainConfig
 
 
 def steps(run: Run) -> dict[str, Callable[[AllDone], Step]]:
   """Each stage as a function of those before it. Bad paths end it here."""
   _ = run.outside
   left_out = set() if run.recipe.ablation.seeds else {"ablation"}
+  left_out |= set() if run.recipe.qat.specs else {"qat"}
   return cache.bound(STAGES, run, left_out)
 
 
@@ -211,14 +212,57 @@ def _soup(run: Run, done: AllDone) -> Step:
   )
 
 
+def _qat(run: Run, done: AllDone) -> Step:
+  return Step(
+    "qat",
+    {
+      "config": record.relevant(run.recipe.qat),
+      "base": done["soup"].hash,
+      "data": done["tokenizer"].key,
+      "mined": done["mine"].metrics["hash_of_negatives"],
+    },
+    lambda d: qat.train_each(run.qat(), run.mined, d, run.console),
+    resumable=True,
+  )
+
+
+def _of_models(done: AllDone) -> dict[str, str]:
+  """The hash of each model that was trained for a precision."""
+  models = done["qat"].metrics["models"] if "qat" in done else {}
+  return {spec: row["hash"] for spec, row in models.items()}
+
+
 def _evaluate(run: Run, done: AllDone) -> Step:
   return Step(
     "evaluate",
     {
       "weights": done["soup"].hash,
       "trained": [done["prefinetune"].hash, done["finetune"].key],
+      "quantised": _of_models(done),
     },
-    lambda d: _scores(run, done, d),
+    lambda d: scoring.score(
+      run,
+      done["initialise"].metrics["chosen"],
+      _ingredients(run, done),
+      d,
+    ),
+  )
+
+
+def _export(run: Run, done: AllDone) -> Step:
+  config = run.recipe.export
+  trained = {f"qat-{spec}": place for spec, place in run.quantised.items()}
+  models = {"soup": run.workdir / "soup", **trained}
+  formats = dict.fromkeys(trained, config.quantised) | {"soup": config.formats}
+  return Step(
+    "export",
+    {
+      "weights": done["soup"].hash,
+      "quantised": _of_models(done),
+      "config": dataclasses.asdict(config),
+      "runtimes": config.runtimes,
+    },
+    lambda d: {"exports": shipping.export_all(models, formats, d, run.console)},
   )
 
 
@@ -281,51 +325,12 @@ STAGES: Mapping[str, Callable[[Run, AllDone], Step]] = {
   "mixture": _mixture,
   "finetune": _finetune,
   "soup": _soup,
+  "qat": _qat,
   "evaluate": _evaluate,
+  "export": _export,
   "index": _index,
   "ablation": _ablation,
 }
-
-
-def _scores(run: Run, done: AllDone, directory: pathlib.Path) -> dict[str, Any]:
-  """Scores the model on validation and test, beside what it must beat."""
-  chosen = done["initialise"].metrics["chosen"]
-  tuned = load(run.workdir / "soup")
-  doctor.check_or_stop(tuned, run.console)  # before minutes of scoring
-  fresh = assemble(
-    tuned.config,
-    train.start(run.prefinetune(chosen), run.made)[0],
-    run.made.tokenizer(),
-    verbs.UNTRAINED,
-    dict(tuned.prompts),
-  )
-  result = {}
-  held_out = {
-    side: suite.held_out(run.made.corpus, side) for side in initialise.SIDES
-  }
-  for side, tasks in held_out.items():
-    if not tasks:
-      run.console.print(
-        f"{side}: too few pairs to hold any out", highlight=False
-      )
-      continue
-    result[side] = verbs.quality(tuned, fresh, tasks, run.console, side)
-  cache.write_json(directory / "quality.json", result)
-  # To score every ingredient on the test takes as long as all of the above.
-  first, last = ({x: run.workdir / x} for x in ("prefinetune", "soup"))
-  ends, every = first | last, first | _ingredients(run, done) | last
-  sides = {"validation": every, "test": ends}
-  souped = {
-    side: finetuning.compare(places, held_out[side])
-    for side, places in sides.items()
-  }
-  cache.write_json(directory / "souped.json", souped)
-  best = result.get("test", {}).get(verbs.MODEL, {})
-  return {"test": {name: _first(dims) for name, dims in best.items()}}
-
-
-def _first(dims: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-  return dict(next(iter(dims.values())))
 
 
 def _build_index(run: Run, directory: pathlib.Path) -> dict[str, Any]:

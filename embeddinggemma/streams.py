@@ -3,9 +3,11 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import grain
 import numpy as np
+from jaxtyping import Int
 
 from embeddinggemma import cache, inputs, stages
 from embeddinggemma.data import (
@@ -19,10 +21,11 @@ from embeddinggemma.data import (
 )
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.retrieval import negatives, teacher
-from embeddinggemma.stages import (
+from embeddinggemma.training.config import (
   AdaptConfig,
   LanguageConfig,
   PairConfig,
+  QatConfig,
   TrainConfig,
 )
 from embeddinggemma.types import BadInput, Pair
@@ -50,7 +53,7 @@ def dataset(
     key |= {"stage": config.stage, "denoisers": mixed}
     return cache.share("text", key, lambda: _text(config, made, devices)), 0
   assert isinstance(config, PairConfig)
-  key |= {"negatives": config.negatives}
+  key |= {"negatives": config.negatives, "read": _reading(config)}
   tasks, packer, truncated = cache.share(
     "pairs", key, lambda: _pairs(config, made, devices, say)
   )
@@ -75,8 +78,7 @@ def _pairs(
   devices: int,
   say: Callable[[str], None],
 ) -> tuple[dict[str, mixture.Rows], loader.Packer, int]:
-  pairs = read_pairs(config, made)
-  tasks, truncated = _tokenised(config, made, pairs)
+  tasks, truncated = read_tasks(config, made)
   if truncated:
     say(
       f"{truncated} texts are longer than max_length={config.max_length}"
@@ -87,8 +89,12 @@ def _pairs(
   vectors = None
   if config.teacher:
     vectors = teacher.open_vectors(pathlib.Path(config.teacher))
-    members = sources.by_task(pairs)
-    tasks = {t: _taught(r, members[t], vectors) for t, r in tasks.items()}
+    members = sources.by_task(read_pairs(config, made))
+    read = rows_read(config, tasks)
+    tasks = {
+      task: _taught(rows, members[task], read[task], vectors)
+      for task, rows in tasks.items()
+    }
   packer = loader.Packer(
     tasks,
     config.batch_size,
@@ -119,15 +125,53 @@ def read_tasks(
   config: PairConfig, made: Inputs
 ) -> tuple[dict[str, mixture.Rows], int]:
   """Tokenised rows by task, and the number of truncated texts."""
-  return _tokenised(config, made, read_pairs(config, made))
-
-
-def _tokenised(
-  config: PairConfig, made: Inputs, pairs: Sequence[Pair]
-) -> tuple[dict[str, mixture.Rows], int]:
-  return mixture.tokenise(
-    pairs, made.tokenizer(), config.max_length, config.negatives
+  about = inputs.about(config, made)
+  key = {
+    "inputs": {k: v for k, v in about.items() if k != "teacher"},
+    "tokenizer": made.tokenizer().hash,
+    "size": [config.max_length, config.negatives],
+  }
+  tokenise = lambda: mixture.tokenise(
+    read_pairs(config, made),
+    made.tokenizer(),
+    config.max_length,
+    config.negatives,
   )
+  return cache.share("tokens", key, tokenise)
+
+
+def rows_read(
+  config: PairConfig, tasks: Mapping[str, mixture.Rows]
+) -> dict[str, Int[np.ndarray, "_"]]:
+  """Task -> the rows whose teacher's vectors are needed: of those that read
+  all, all; of quantisation-aware training, those of its own batches."""
+  if not isinstance(config, QatConfig):
+    return {task: np.arange(len(rows)) for task, rows in tasks.items()}
+  weights = shares(config, tasks)
+  drawn = mixture.draws(tasks, weights, config.batch_size, config.seed)
+  read: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
+  for index in range(config.steps + config.guard.skips):
+    draw = cast(mixture.Draw, drawn[index])
+    read[draw.task].append(draw.rows)
+  none = np.zeros(0, np.int64)
+  return {t: np.unique(np.concatenate([none, *r])) for t, r in read.items()}
+
+
+def pairs_read(config: QatConfig, made: Inputs) -> list[Pair]:
+  """The pairs of its batches."""
+  tasks, _ = read_tasks(config, made)
+  read = rows_read(config, tasks)
+  members = sources.by_task(read_pairs(config, made))
+  return [members[task][i] for task in read for i in read[task].tolist()]
+
+
+def _reading(config: PairConfig) -> Sequence[object]:
+  """What `rows_read` depends on, besides the tasks."""
+  if not isinstance(config, QatConfig):
+    return ()
+  data = config.data
+  steps = config.steps + config.guard.skips
+  return [steps, dict(data.weights), data.size_exponent]
 
 
 def read_pairs(config: PairConfig, made: Inputs) -> list[Pair]:
@@ -139,26 +183,38 @@ def read_pairs(config: PairConfig, made: Inputs) -> list[Pair]:
 
 
 def _taught(
-  rows: mixture.Rows, pairs: Sequence[Pair], vectors: teacher.Vectors
+  rows: mixture.Rows,
+  pairs: Sequence[Pair],
+  read: Int[np.ndarray, "_"],
+  vectors: teacher.Vectors,
 ) -> mixture.Rows:
-  """A task's rows with a teacher's row for each text of its pairs."""
+  """A task's rows with a teacher's row for each text of those that are read."""
   document = prompts.document_prompt(rows.task)
   places = np.full((len(rows), 2 + rows.negatives), -1)
   items: list[teacher.Item] = []
   there: list[tuple[int, int]] = []
-  for row, pair in enumerate(pairs):
+  for row in read.tolist():
+    pair = pairs[row]
     given = mixture.titled_negatives(pair, rows.negatives)
     sides = [(pair.positive, pair.title), *given]
     items.append(teacher.Item(rows.task, pair.query, ""))
     items += [teacher.Item(document, *side) for side in sides]
     there += [(row, place) for place in range(1 + len(sides))]
-  places[tuple(np.array(there).T)] = vectors.places(teacher.keys_of(items))
+  if there:
+    places[tuple(np.array(there).T)] = vectors.places(teacher.keys_of(items))
   return dataclasses.replace(rows, taught=places)
 
 
 def check_teacher(config: TrainConfig) -> None:
   """Fails on a teacher that is missing, unused, or of another width."""
   if not isinstance(config, PairConfig):
+    return
+  if isinstance(config, QatConfig) and config.teaches_itself:
+    if not config.init_from:
+      raise BadInput(
+        f"loss.distill={config.loss.distill} matches the vectors of the start,"
+        " and there is none; set --config.init_from=DIR, the model to quantise"
+      )
     return
   if not config.teacher:
     if config.loss.distill:

@@ -18,6 +18,7 @@ from embeddinggemma import (
   checkpoint,
   distributed,
   inputs,
+  quantize,
   record,
   result,
   sharding,
@@ -31,15 +32,16 @@ from embeddinggemma.data import (
 )
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.model import adapt
-from embeddinggemma.stages import (
-  AdaptConfig,
-  LanguageConfig,
-  PairConfig,
-  TrainConfig,
-)
 from embeddinggemma.tpu import generations
 from embeddinggemma.training import fit as fit_lib
 from embeddinggemma.training import guard, hooks, step
+from embeddinggemma.training.config import (
+  AdaptConfig,
+  LanguageConfig,
+  PairConfig,
+  QatConfig,
+  TrainConfig,
+)
 from embeddinggemma.types import (
   BadBatch,
   BadInput,
@@ -64,6 +66,7 @@ def check(config: TrainConfig) -> None:
   stage = stages.make(config, mesh)
   shapes = step.abstract_state(stage, config.seed, mesh).params
   _check_frozen(config, shapes)
+  jax.eval_shape(stage.view, shapes)  # fails on sizes that it cannot show
   if config.init_from:
     parent = checkpoint.find(config.init_from)
     _adopt(config, shapes, parent, _read_shapes)
@@ -115,7 +118,7 @@ def _adopt(
   """The same with what `read` makes of a checkpoint: tensors, or shapes."""
   if source is None:
     return fresh, [], []
-  _require_plain(source)
+  _require_view(config, source)
   given = read(source)
   other = config.decoder_from if isinstance(config, AdaptConfig) else ""
   decoder = read(checkpoint.find(other)) if other else None
@@ -124,13 +127,31 @@ def _adopt(
   return params, new, adapt.dropped(given, moved)
 
 
-def _require_plain(source: pathlib.Path) -> None:
-  """Refuses weights that are to be seen through a view, not as they are."""
+def _require_view(config: TrainConfig, source: pathlib.Path) -> None:
+  """Refuses weights that are to be seen through a view, but for the same one.
+
+  Raw weights of quantisation-aware training are good on their grid alone.
+  """
   view = checkpoint.view_of(checkpoint.read_files(source))
-  if view != "identity":
+  precision = quantize.precision_of(view)
+  if precision == quantize.FLOAT:
+    return
+  if precision is None:
     raise BadInput(
       f"checkpoint {source} needs the view {view!r} of its weights; start from"
       " the final one of its training"
+    )
+  if view != stages.view_of(config):
+    raise BadInput(
+      f"checkpoint {source} was trained to be seen in {precision}; start from"
+      " its own parent, or go on with stage qat and"
+      f" --config.quantize.spec={precision}"
+    )
+  if isinstance(config, QatConfig) and config.teaches_itself:
+    raise BadInput(
+      f"checkpoint {source} is quantised, so no teacher of itself; give"
+      " --config.teacher=DIR, vectors of its float parent that `teach` wrote,"
+      " or --config.loss.distill=0"
     )
 
 
@@ -268,8 +289,11 @@ def _start(run: _Run) -> tuple[TrainState, str]:
     source = record.source(run.config, run.made)
     if source is None:
       return state, "starts from random weights"
+    precision = quantize.precision_of(stages.view_of(run.config))
+    plain = precision in (None, quantize.FLOAT)
+    seen = "" if plain else f", seen in {precision}"
     left = f"; left out: {_some(dropped)}" if dropped else ""
-    return state, f"starts from {source}; fresh: {_some(fresh)}{left}"
+    return state, f"starts from {source}{seen}; fresh: {_some(fresh)}{left}"
   state, position, damaged = restored
   run.stream.restore(position)
   over = "".join(f"; stepped over: {line}" for line in damaged)

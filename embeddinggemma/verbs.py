@@ -19,6 +19,7 @@ from embeddinggemma import (
   doctor,
   finetuning,
   inputs,
+  qat,
   record,
   soup,
   streams,
@@ -32,9 +33,14 @@ from embeddinggemma.inputs import Inputs
 from embeddinggemma.load import Model, load
 from embeddinggemma.losses import matryoshka
 from embeddinggemma.retrieval import codes, index, reading, search, update
-from embeddinggemma.stages import LanguageConfig, PairConfig, TrainConfig
 from embeddinggemma.training import hooks
-from embeddinggemma.types import BadInput
+from embeddinggemma.training.config import (
+  LanguageConfig,
+  PairConfig,
+  QatConfig,
+  TrainConfig,
+)
+from embeddinggemma.types import BadInput, TextEncoder
 
 # Rows of the quality table, from the least to the most.
 UNTRAINED, MODEL, HYBRID = "untrained", "model", "model + BM25"
@@ -65,6 +71,9 @@ def train_alone(
         " that all hosts share"
       )
     made = _made(config, dependencies, workdir, console)
+    if isinstance(config, QatConfig):
+      place = workdir / qat.TEACH
+      config = qat.with_teacher(config, made, place, console)
     trained = train.train(config, made, workdir, console)
     done = lambda: _close(config, trained, workdir, console)
     distributed.first_does("check", done)
@@ -216,15 +225,22 @@ def _shown(
 
 
 def evaluate_alone(
-  model_path: str, data: str | None, output: pathlib.Path, console: Console
+  model_path: str,
+  data: str | None,
+  precision: str | None,
+  output: pathlib.Path,
+  console: Console,
 ) -> dict[str, Any]:
   """The verb `evaluate`: on the given folder, or on the model's own test."""
-  model = load(model_path)
+  model = load(model_path, precision=precision)
   folder = pathlib.Path(data) if data else _own_test(pathlib.Path(model_path))
   tasks = suite.read_suite(folder)
-  table = quality(model, None, tasks, console, "evaluate")
+  encode = suite.remember(model)
+  dims = matryoshka.dims_of(model.config.embed_dim)
+  table = quality(encode, dims, None, tasks, console, "evaluate")
   result = {
     "model": model.hash,
+    "precision": model.precision,
     "data": str(folder),
     "quality": table,
     "summary": {
@@ -375,14 +391,17 @@ def label(
 
 
 def quality(
-  tuned: Model,
+  encode: TextEncoder,
+  dims: Sequence[int],
   fresh: Model | None,
   tasks: Sequence[suite.EvalTask],
   console: Console,
   name: str,
 ) -> dict[str, Any]:
-  """{system: {task: {dim: {metric: value}}}} for one suite."""
-  dims = matryoshka.dims_of(tuned.config.embed_dim)
+  """{system: {task: {dim: {metric: value}}}} for one suite.
+
+  `encode` remembers, since hybrid search asks it again.
+  """
   table: dict[str, Any] = {}
   with hooks.Progress(console, name, 4) as progress:
     table.update(suite.baselines(tasks))
@@ -390,7 +409,6 @@ def quality(
     if fresh is not None:
       table[UNTRAINED] = suite.evaluate(fresh, tasks, dims[:1])["tasks"]
     progress.show(2, "untrained model")
-    encode = suite.remember(tuned)
     table[MODEL] = suite.evaluate(encode, tasks, dims)["tasks"]
     progress.show(3, "model")
     table[HYBRID] = suite.hybrid(encode, tasks, dims[0])

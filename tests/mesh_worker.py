@@ -18,12 +18,13 @@ import test_mesh
 
 from embeddinggemma import distributed, sharding, stages
 from embeddinggemma.training import step
+from embeddinggemma.training.config import CALLS
 
 
 def run(kind: str, data: int, fsdp: int, groups: int) -> dict[str, np.ndarray]:
   """What `test_mesh.train` returns of one process, from all of them."""
   mesh = sharding.make_mesh(data, fsdp)
-  if kind in stages.CALLS:
+  if kind in CALLS:
     chosen, make = test_mesh.config(kind), test_mesh.batch
   else:
     chosen = test_mesh.language_config(kind)

@@ -130,4 +130,5 @@ def test_stages_are_known():
     "adapt",
     "prefinetune",
     "finetune",
+    "qat",
   }

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from embeddinggemma import checkpoint, doctor, main
-from embeddinggemma.data import prompts
+from embeddinggemma.data import prompts, samples
 from embeddinggemma.data.tokenizer import EOS, Tokenizer
-from embeddinggemma.doctor import folder, parts, texts, vectors
+from embeddinggemma.doctor import folder, parts, vectors
 from embeddinggemma.doctor.opened import Opened
 from embeddinggemma.load import Model, _program, assemble, load
 from embeddinggemma.model import embedder, encoder, layers, pooling, trace
@@ -80,7 +80,7 @@ def cheap_faults(model):
 
 def only(check, model):
   """Whether a model passes one check alone."""
-  return doctor.CHECKS[check].run(Opened(model, texts.BRIEF)).passed
+  return doctor.CHECKS[check].run(Opened(model, samples.BRIEF)).passed
 
 
 def test_a_healthy_model_passes_everything(healthy):
@@ -184,8 +184,8 @@ def fitted(model, apart=False):
   A linear discriminant: along it, the sides of a pair differ little and pairs
   differ much; or the other way round, if `apart`.
   """
-  first, second = texts.sides()
-  opened = Opened(model, texts.BRIEF)
+  first, second = samples.sides()
+  opened = Opened(model, samples.BRIEF)
   states = opened.states(opened.ids([*first, *second]))
   pooled = [states.tokens(n).mean(axis=0) for n in range(len(states.ids))]
   a, b = np.split(np.array(pooled, np.float64), 2)
@@ -216,11 +216,11 @@ def test_a_head_that_tells_the_wrong_things_apart(healthy):
 
 
 def test_vectors_without_the_dense_layers(healthy, monkeypatch):
-  opened = Opened(healthy, texts.BRIEF)
-  tokens = [opened.brief.tokens(n) for n in range(len(texts.BRIEF))]
+  opened = Opened(healthy, samples.BRIEF)
+  tokens = [opened.brief.tokens(n) for n in range(len(samples.BRIEF))]
   bare = np.array([x.mean(axis=0) for x in tokens])
   bare /= np.linalg.norm(bare, axis=1, keepdims=True)
-  known = dict(zip(texts.BRIEF, bare, strict=True))
+  known = dict(zip(samples.BRIEF, bare, strict=True))
   encode = lambda self, sentences: np.stack([known[text] for text in sentences])
   monkeypatch.setattr(Model, "encode", encode)
   found = doctor.quick(healthy)
@@ -467,7 +467,7 @@ def test_an_exported_folder_is_healthy(exported, capsys):
 def test_a_folder_that_others_read_wrongly(rewritten, name, change, said):
   path = rewritten(name, change)
   model = load(path)
-  found = folder.check_folder(path, model.tokenizer, texts.BRIEF)
+  found = folder.check_folder(path, model.tokenizer, samples.BRIEF)
   assert found.passed is False and said in found.reason and found.fix
   assert doctor.quick(model) == []
 
@@ -509,5 +509,5 @@ def test_the_first_fault_stops(healthy):
 
 
 def test_every_brief_text_is_short_in_bytes():
-  assert all(len(text.encode()) <= 28 for text in texts.BRIEF)
-  assert len({language for language, *_ in texts.PAIRS}) >= 12
+  assert all(len(text.encode()) <= 28 for text in samples.BRIEF)
+  assert len({language for language, *_ in samples.PAIRS}) >= 12

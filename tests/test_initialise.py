@@ -6,6 +6,7 @@ import pytest
 
 from embeddinggemma import checkpoint, initialise, stages
 from embeddinggemma.config import build, sibling
+from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import BadInput
 
 
@@ -48,7 +49,7 @@ def test_starts_differ_in_nothing_else():
   path = str(pathlib.Path("configs/x.py").absolute())
   tree = sibling(path, "prefinetune").get_config("tiny").to_dict()
   config = stages.build(tree)
-  assert isinstance(config, stages.PairConfig)
+  assert isinstance(config, PairConfig)
   parents = {"decoder-only": pathlib.Path("a")}
   found = {
     name: initialise.start_from(config, name, parents)

@@ -27,7 +27,9 @@ STAGES = (
   "mixture",
   "finetune",
   "soup",
+  "qat",
   "evaluate",
+  "export",
   "index",
 )
 
@@ -85,6 +87,7 @@ def kill_when(arguments: list[str], ready) -> None:
   process.wait()
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_weights(
   command, finished, tmp_path
 ):
@@ -105,10 +108,13 @@ def test_killed_anywhere_it_ends_with_the_same_weights(
   trials = lambda: sorted((tmp_path / "mixture").glob("*/trial-*"))
   kill_when(command(tmp_path), lambda: len(trials()) == 2)
   kill_when(command(tmp_path), seen("finetune/2", 2))
+  kill_when(command(tmp_path), seen("qat/int4", 2))
   assert main.call(command(tmp_path)) == 0
   assert len(trials()) == 3
   _, whole = finished
   assert summary(tmp_path)["final"]["hash"] == whole["final"]["hash"]
+  hashes = lambda of: {k: row["hash"] for k, row in of["quantised"].items()}
+  assert hashes(summary(tmp_path)) == hashes(whole)
   rows = [json.loads(line) for line in metrics.read_text().splitlines()]
   assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
 
@@ -126,6 +132,7 @@ def test_a_second_run_trains_nothing(command, finished):
   assert newest.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_parts_are_taken_out_one_by_one(command, finished):
   workdir, whole = finished
   argv = [*command(workdir), "--config.ablation.seeds=(0,)"]
@@ -245,6 +252,31 @@ def test_evaluate_writes_every_dimension(finished, tmp_path):
   for by_dim in result["quality"]["model"].values():
     assert set(by_dim) == {"32"}
     assert all(0 <= v <= 1 for v in by_dim["32"].values())
+
+
+def test_precisions_are_compared(finished, tmp_path, capsys):
+  workdir, whole = finished
+  place = whole["quantised"]["int4"]["checkpoint"]
+  rows = whole["precision"]["test"]
+  assert [(row["weights"], row["precision"]) for row in rows] == [
+    ("as trained", "float"),
+    ("rounded", "int4"),
+    ("trained for it", "int4"),
+  ]
+  assert rows[0]["scores"] == whole["souped"]["test"]["soup"]
+  assert rows[1]["bytes"] == rows[2]["bytes"] < rows[0]["bytes"] / 5
+  data = f"--data={workdir / 'tokenizer' / 'corpus' / 'test'}"
+  for row, more in ((rows[1], ["--precision=int4"]), (rows[2], [])):
+    model = place if row is rows[2] else workdir
+    output = tmp_path / "scores.json"
+    argv = ["evaluate", f"--model={model}", data, f"--output={output}"]
+    assert main.call([*argv, *more]) == 0
+    result = json.loads(output.read_text())
+    assert result["precision"] == "int4"
+    means = result["summary"]["mean_type"]
+    assert means["32"] == pytest.approx(row["scores"]["mean"])
+  assert main.call([*argv, "--precision=int3"]) == 2
+  assert "precision='int3' is unknown" in capsys.readouterr().err
 
 
 def test_prepare_shows_the_batches_that_training_saw(

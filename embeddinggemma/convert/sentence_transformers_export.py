@@ -8,13 +8,11 @@ of tensors without a prefix.
 import contextlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors
 
-from embeddinggemma import checkpoint
-from embeddinggemma import config as config_lib
+from embeddinggemma import checkpoint, quantize
 from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import (
@@ -25,130 +23,39 @@ from embeddinggemma.convert import (
   tensors,
   tokenizer_json,
 )
-from embeddinggemma.convert.output import MARK, whole
+from embeddinggemma.convert.exporting import (
+  FLOATS,
+  Format,
+  Job,
+  OnTensor,
+  Written,
+  common_faults,
+)
 from embeddinggemma.convert.sentence_transformers import DOWN, POOLING, UP
-from embeddinggemma.model import embedder
-from embeddinggemma.model.config import LOCAL, ModelConfig
-from embeddinggemma.types import BadInput, Stopped
+from embeddinggemma.types import Stopped
 
-FORMAT = "sentence-transformers"
-DTYPES = tuple(safetensors_io.NAMES)
 _OLD = "sentence_transformers.models"  # names that every version knows
 _VERSION = "5.1.0"  # the first version that knows the model
 _DENSE = {("up",): UP, ("down",): DOWN}
+_SIZES = {"float32": 4, "bfloat16": 2}  # bytes of an element
 
 
-class Checkpoint(NamedTuple):
-  """What an export needs of a checkpoint, but its tensors."""
-
-  directory: pathlib.Path
-  config: ModelConfig
-  prompts: Mapping[str, str]
-  files: checkpoint.Files
-  shapes: checkpoint.Shapes
-
-
-def export(
-  path: str,
-  output: pathlib.Path,
-  dtype: str,
-  examine: Callable[[pathlib.Path], Any] = lambda folder: None,
-  on_tensor: Callable[[int, int], Any] = lambda done, total: None,
-) -> str:
-  """Writes the folder, which appears whole; returns the weights' hash.
-
-  Args:
-    path: a checkpoint or a workdir.
-    dtype: of the stored weights, float32 or bfloat16.
-    examine: looks at the written folder before it takes its name.
-    on_tensor: is told how many tensors are written, of how many.
-
-  Raises:
-    BadInput: the path is no embedder, or the output is something else's.
-    Stopped: the format cannot hold the model.
-  """
-  if dtype not in DTYPES:
-    raise BadInput(f"--dtype={dtype} is unknown; use {' or '.join(DTYPES)}")
-  given = opened(path)
-  _check_holds(given.config, given.directory)
-  with whole(output) as folder:
-    size = 4 if dtype == "float32" else 2
-    room = size * sum(shape.size for shape in given.shapes.values())
-    checkpoint.require_room(folder, room)
-    digest = _write(given, folder, dtype, on_tensor)
-    _check_written(given, folder)
-    examine(folder)
-  return digest
-
-
-def opened(path: str) -> Checkpoint:
-  """An embedder's checkpoint; BadInput if it is not one."""
-  directory = checkpoint.find(path)
-  files = checkpoint.read_files(directory)
-  for name in ("model.json", "prompts.json", folders.TOKENIZER_FILE):
-    if name not in files:
-      raise BadInput(f"checkpoint {directory} has no {name}; it is not a model")
-  try:
-    config = config_lib.build(ModelConfig, json.loads(files["model.json"]))
-    prompts = json.loads(files["prompts.json"])
-    view = checkpoint.view_of(files)
-  except (BadInput, ValueError) as error:
-    raise BadInput(f"checkpoint {directory}: {error}") from None
-  if view != "identity":
-    raise Stopped(
-      f"{directory} is seen through the view {view!r}, which {FORMAT} does not"
-      " hold"
-    )
-  shapes = checkpoint.read_shapes(directory)
-  if any(name[0] == "decoder" for name in shapes):
-    raise BadInput(
-      f"{directory} is a language model; {FORMAT} holds an embedder: train one"
-      f" with --config.init_from={directory}"
-    )
-  wanted = tensors.shapes_of(embedder.init(config))
-  for name in sorted({*wanted, *shapes}):
-    ours = shapes[name].shape if name in shapes else "missing"
-    if wanted.get(name, "unknown") != ours:
-      raise BadInput(
-        f"checkpoint {directory}: tensor {'/'.join(name)!r} is {ours}, its"
-        f" model.json asks for {wanted.get(name, 'none')}"
-      )
-  return Checkpoint(directory, config, prompts, files, shapes)
-
-
-def _check_holds(config: ModelConfig, where: pathlib.Path) -> None:
-  """Stopped names what another runtime would compute otherwise."""
-  local = LOCAL in hugging_face.layer_kinds(config)
-  faults = {
-    f"pooling={config.pooling!r}; it pools by the mean": (
-      config.pooling != "mean"
-    ),
-    f"window_rule={config.window_rule!r}; its window is symmetric": (
-      local and config.window_rule != "symmetric"
-    ),
-    "window=1, of which it takes half": local and config.window < 2,
-    "qk_norm=false; its attention norms queries and keys": not config.qk_norm,
-    f"attention_softcap={config.attention_softcap}; it has none": bool(
-      config.attention_softcap
-    ),
-    f"logit_softcap={config.logit_softcap}; it has none": bool(
-      config.logit_softcap
-    ),
-    f"width={config.width} of num_heads={config.num_heads}; transformers"
+def _faults(job: Job) -> dict[str, bool]:
+  """What sentence-transformers, or transformers under it, lacks."""
+  config = job.config
+  return common_faults(config) | {
+    f"model.width={config.width} of num_heads={config.num_heads}; transformers"
     " wants a width that they divide": bool(config.width % config.num_heads),
   }
-  for fault, found in faults.items():
-    if found:
-      raise Stopped(f"{where}: {FORMAT} cannot hold model.{fault}")
 
 
-def _write(
-  given: Checkpoint,
-  folder: pathlib.Path,
-  dtype: str,
-  on_tensor: Callable[[int, int], Any],
-) -> str:
-  for name, content in _files(given, dtype).items():
+def _size(job: Job) -> int:
+  elements = sum(shape.size for shape in job.shapes.values())
+  return _SIZES[job.dtype] * elements
+
+
+def _write(job: Job, folder: pathlib.Path, on_tensor: OnTensor) -> Written:
+  for name, content in _files(job).items():
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
@@ -157,21 +64,18 @@ def _write(
     writers = {
       place: stack.enter_context(
         safetensors_io.Writer(
-          folder / place / safetensors_io.WEIGHTS, shapes, dtype
+          folder / place / safetensors_io.WEIGHTS, shapes, job.dtype
         )
       )
-      for place, shapes in _theirs(given).items()
+      for place, shapes in _theirs(job).items()
     }
-    stream = checkpoint.stream(given.directory)
-    for done, (name, array) in enumerate(stream, 1):
+    for done, (name, raw) in enumerate(checkpoint.stream(job.directory), 1):
+      array = quantize.seen(name, raw, job.precision)
       content.add_tensor(name, array)
       place, their_name = _place(name)
       writers[place].add(their_name, names.export(name, array))
-      on_tensor(done, len(given.shapes))
-  digest = content.hexdigest()
-  about = {"format": FORMAT, "dtype": dtype, "weights": digest}
-  (folder / MARK).write_bytes(_json(about))
-  return digest
+      on_tensor(done, len(job.shapes))
+  return Written(folder, content.hexdigest())
 
 
 def _place(name: Name) -> tuple[str, str]:
@@ -181,19 +85,19 @@ def _place(name: Name) -> tuple[str, str]:
   return "", names.theirs(name[1:], names.GEMMA3)
 
 
-def _theirs(given: Checkpoint) -> dict[str, dict[str, tensors.Shape]]:
+def _theirs(job: Job) -> dict[str, dict[str, tensors.Shape]]:
   """Folder -> name -> shape, in the order in which tensors come."""
   found: dict[str, dict[str, tensors.Shape]] = {}
-  for name, shape in given.shapes.items():
+  for name, shape in job.shapes.items():
     place, their_name = _place(name)
     size = names.exported_shape(name, shape.shape)
     found.setdefault(place, {})[their_name] = size
   return found
 
 
-def _files(given: Checkpoint, dtype: str) -> dict[str, bytes]:
+def _files(job: Job) -> dict[str, bytes]:
   """All of the folder but the weights."""
-  config, model = given.config, given.files[folders.TOKENIZER_FILE]
+  config, model = job.config, job.files[folders.TOKENIZER_FILE]
   dense = lambda ins, outs: {
     "in_features": ins,
     "out_features": outs,
@@ -204,7 +108,7 @@ def _files(given: Checkpoint, dtype: str) -> dict[str, bytes]:
   special = ("bos_token", "eos_token", "pad_token", "unk_token")
   trees = {
     sentence_transformers.MODULES: _modules(),
-    "config.json": hugging_face.encoder_json(config, dtype),
+    "config.json": hugging_face.encoder_json(config, job.dtype),
     sentence_transformers.LENGTH: {
       "max_seq_length": config.max_length,
       "do_lower_case": False,
@@ -212,7 +116,7 @@ def _files(given: Checkpoint, dtype: str) -> dict[str, bytes]:
     sentence_transformers.SETTINGS: {
       "model_type": "SentenceTransformer",
       "__version__": {"sentence_transformers": _VERSION},
-      "prompts": dict(given.prompts),
+      "prompts": dict(job.prompts),
       "default_prompt_name": None,
       "similarity_fn_name": "cosine",
     },
@@ -222,7 +126,7 @@ def _files(given: Checkpoint, dtype: str) -> dict[str, bytes]:
     "tokenizer_config.json": settings,
     "special_tokens_map.json": {k: settings[k] for k in special},
   }
-  terms = {k: v for k, v in given.files.items() if folders.is_terms(k)}
+  terms = {k: v for k, v in job.files.items() if folders.is_terms(k)}
   return {
     **{name: _json(tree) for name, tree in trees.items()},
     **terms,
@@ -259,7 +163,7 @@ def _json(value: Any) -> bytes:
   return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _check_written(given: Checkpoint, folder: pathlib.Path) -> None:
+def _verify(job: Job, folder: pathlib.Path) -> None:
   """Stopped unless the folder reads back as the model that went in.
 
   By our own importer, and by the format's own reader of the weights' headers.
@@ -267,12 +171,12 @@ def _check_written(given: Checkpoint, folder: pathlib.Path) -> None:
   back = sentence_transformers.read(folder)
   window = folders.read_json(folder, "config.json")["sliding_window"]
   wrong = {
-    "the config": not hugging_face.same_model(back.config, given.config),
-    "the window": window != hugging_face.full_window(given.config),
-    "a prompt": back.prompts != given.prompts,
-    "the tokenizer": back.tokenizer != given.files[folders.TOKENIZER_FILE],
+    "the config": not hugging_face.same_model(back.config, job.config),
+    "the window": window != hugging_face.full_window(job.config),
+    "a prompt": back.prompts != job.prompts,
+    "the tokenizer": back.tokenizer != job.files[folders.TOKENIZER_FILE],
   }
-  for place, shapes in _theirs(given).items():
+  for place, shapes in _theirs(job).items():
     path = folder / place / safetensors_io.WEIGHTS
     with safetensors.safe_open(str(path), "numpy") as file:
       wrong[f"{path.name} of {place or 'the encoder'}"] = file.metadata() != {
@@ -281,3 +185,15 @@ def _check_written(given: Checkpoint, folder: pathlib.Path) -> None:
   for what, differs in wrong.items():
     if differs:
       raise Stopped(f"the export does not read back: {what} differs")
+
+
+FORMAT = Format(
+  "sentence-transformers",
+  FLOATS,
+  _faults,
+  lambda job: job,
+  _size,
+  _write,
+  _verify,
+  loads=True,
+)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from embeddinggemma import checkpoint
+from embeddinggemma import checkpoint, quantize
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.types import BadInput, Key, Params
@@ -120,12 +120,19 @@ def lazy(
   }
 
 
-def params(model: Imported) -> Params:
-  """All of a model's tensors, on the device."""
-  return placed((name, lazy.read()) for name, lazy in model.tensors.items())
+def params(model: Imported, precision: str = quantize.FLOAT) -> Params:
+  """All of a model's tensors as a precision shows them, on the device."""
+  read = ((name, lazy.read()) for name, lazy in model.tensors.items())
+  return placed(read, precision)
 
 
-def placed(named: Iterable[tuple[Name, np.ndarray]]) -> Params:
-  """On the device, each as it comes: none is held twice for long."""
-  held = {name: jax.device_put(tensor) for name, tensor in named}
+def placed(
+  named: Iterable[tuple[Name, np.ndarray]], precision: str = quantize.FLOAT
+) -> Params:
+  """Tensors as a precision shows them, on the device, each as it comes: none
+  is held twice for long."""
+  held = {
+    name: jax.device_put(quantize.seen(name, tensor, precision))
+    for name, tensor in named
+  }
   return {"model": checkpoint.nest(held), "aux": {}}

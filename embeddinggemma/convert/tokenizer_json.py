@@ -24,13 +24,12 @@ from embeddinggemma.convert.sentencepiece_model import (
   CONTROL,
   NORMAL,
   UNKNOWN,
-  UNUSED,
   USER_DEFINED,
   Piece,
 )
 from embeddinggemma.data.tokenizer import BOS, EOS, PAD, UNK
-from embeddinggemma.types import BadInput
 
+_FORMAT = "tokenizer.json"
 _SPACE = "\u2581"
 _ADDED = {UNKNOWN: True, CONTROL: True, USER_DEFINED: False}  # type -> special
 
@@ -106,21 +105,10 @@ def tokenizer_config(model: bytes, max_length: int) -> dict[str, Any]:
 
 def _pieces(model: bytes) -> list[Piece]:
   """Those of a model that the format can hold; else BadInput says why."""
-  given = sentencepiece_model.parse(model)
-  faults = {
-    f"it is a {given.kind} model, not bpe": given.kind != "bpe",
-    "its normaliser changes characters": not given.identity,
-    "it puts a space before each text": given.dummy_prefix,
-    "it removes spaces": given.remove_extra_spaces,
-    "it does not write spaces as U+2581": not given.escape_spaces,
-  }
-  fault = next((words for words, is_so in faults.items() if is_so), "")
-  if fault := fault or _fault(given.pieces):
-    raise BadInput(
-      f"tokenizer.json cannot hold this tokenizer: {fault}; train one with"
-      " this package, or use a Gemma tokenizer"
-    )
-  return given.pieces
+  pieces = sentencepiece_model.gemma_pieces(model, _FORMAT)
+  if fault := _fault(pieces):
+    raise sentencepiece_model.refusal(_FORMAT, fault)
+  return pieces
 
 
 def _fault(pieces: Sequence[Piece]) -> str:
@@ -128,8 +116,6 @@ def _fault(pieces: Sequence[Piece]) -> str:
   known = {p.text for p in pieces if p.type in (NORMAL, USER_DEFINED)}
   scores: dict[float, str] = {}
   for piece in pieces:
-    if piece.type == UNUSED:
-      return f"the piece {piece.text!r} is unused"
     if piece.type != NORMAL or len(piece.text) == 1:
       continue
     if lacking := set(piece.text) - known:

@@ -14,7 +14,10 @@ from embeddinggemma import cache, checkpoint
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.config import suggest
 from embeddinggemma.convert import (
+  certificate,
+  exporting,
   families,
+  gguf,
   safetensors_io,
   sentence_transformers_export,
 )
@@ -25,9 +28,8 @@ from embeddinggemma.training import hooks
 from embeddinggemma.types import BadInput
 
 Examine = Callable[[pathlib.Path], Any]
-# Format -> (path, output, dtype, examine, on_tensor) -> the weights' hash.
-FORMATS: Mapping[str, Callable[..., str]] = {
-  sentence_transformers_export.FORMAT: sentence_transformers_export.export,
+FORMATS = {
+  form.name: form for form in (sentence_transformers_export.FORMAT, gguf.FORMAT)
 }
 # What is fetched of a repository: no pickles, no code.
 _WANTED = (
@@ -97,21 +99,36 @@ def export_model(
   path: str,
   form: str,
   output: pathlib.Path,
-  dtype: str,
+  dtype: str | None,
+  uncertified: bool,
   examine: Examine,
   console: Console,
 ) -> None:
   """The verb `export`: a checkpoint in another runtime's format.
 
-  What `examine` raises of the written files leaves nothing at `output`.
+  What `examine` raises of the written files leaves nothing at `output`, and so
+  does a certificate that fails, unless `uncertified`.
   """
   if form not in FORMATS:
     raise BadInput(f"--format={form} is unknown{suggest(form, list(FORMATS))}")
-  with hooks.Progress(console, "export", 1) as progress:
-    digest = FORMATS[form](path, output, dtype, examine, progress.show_of)
-  console.print(
-    f"{output}  weights {digest[:12]}", highlight=False, soft_wrap=True
+  say = lambda line: console.print(
+    line, highlight=False, markup=False, soft_wrap=True
   )
+  found = {}
+
+  def certify(
+    job: exporting.Job, folder: pathlib.Path, written: exporting.Written
+  ) -> None:
+    found.update(certificate.certify(FORMATS[form], job, folder, written))
+    if not uncertified:
+      certificate.require(found)
+
+  with hooks.Progress(console, "export", 1) as progress:
+    written = exporting.export(
+      FORMATS[form], path, output, dtype, examine, certify, progress.show_of
+    )
+  say(f"{output}  weights {written.digest[:12]}{certificate.grid(found)}")
+  say(certificate.summary(found))
 
 
 def check_tokenizer(model: Imported, where: Any) -> None:

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from embeddinggemma.convert import sentence_transformers
-from embeddinggemma.doctor import attention, folder, head, parts, texts, vectors
+from embeddinggemma.data import samples
+from embeddinggemma.doctor import attention, folder, head, parts, vectors
 from embeddinggemma.doctor.opened import Finding, Opened
 from embeddinggemma.load import Model, load
 from embeddinggemma.training.hooks import Progress
@@ -148,15 +149,15 @@ def _refused(error: BadInput) -> Finding:
 
 def _texts(model: Model) -> tuple[str, ...]:
   """Short ones first; the last are longer than the window and than max_length."""
-  first, second = texts.sides()
+  first, second = samples.sides()
   half = min(model.config.window, model.config.max_length) // 2
-  long = texts.of_words(half + 4), texts.of_words(model.config.max_length)
-  return (*texts.BRIEF, *first, *second, *texts.EXTREMES, *long)
+  long = samples.of_words(half + 4), samples.of_words(model.config.max_length)
+  return (*samples.BRIEF, *first, *second, *samples.EXTREMES, *long)
 
 
 def _quick(model: Model) -> Findings:
   cheap = {name: check for name, check in CHECKS.items() if check.cheap}
-  return _run(Opened(model, texts.BRIEF), cheap)
+  return _run(Opened(model, samples.BRIEF), cheap)
 
 
 def _run(

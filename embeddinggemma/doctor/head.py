@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from embeddinggemma.doctor import texts
+from embeddinggemma.data import samples
 from embeddinggemma.doctor.opened import Finding, Opened, States
 from embeddinggemma.doctor.parts import HEAD
 from embeddinggemma.types import Array
@@ -90,7 +90,7 @@ def check_applied(opened: Opened) -> Finding:
 
 def explain(opened: Opened) -> Fault | None:
   """Why the vectors of encode are not the right ones; None if they are."""
-  vectors = opened.vectors[: len(texts.BRIEF)]
+  vectors = opened.vectors[: len(samples.BRIEF)]
   states, head = opened.brief, _head(opened)
   right = _pooled(opened, states)
   near = lambda x: x is not None and np.abs(x - vectors).max() < TOLERANCE
@@ -135,9 +135,9 @@ def _vectors(
 
 def _better(opened: Opened) -> str:
   """The order of the Dense layers that finds many more pairs, or ""."""
-  if len(opened.texts) == len(texts.BRIEF):  # the pairs are not among them
+  if len(opened.texts) == len(samples.BRIEF):  # the pairs are not among them
     return ""
-  first, second = texts.sides()
+  first, second = samples.sides()
   states = opened.states(opened.ids([*first, *second]))
   pooled, head = _pooled(opened, states), _head(opened)
   ours = _found(_vectors(pooled, head, opened))

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from embeddinggemma.data import packing
-from embeddinggemma.doctor import texts
+from embeddinggemma.data import packing, samples
 from embeddinggemma.load import Model
 from embeddinggemma.model import trace
 
@@ -42,7 +41,7 @@ class States(NamedTuple):
 class Opened:
   """A loaded model and the texts to try it on.
 
-  They begin with `texts.BRIEF`; the sides of the pairs are next, or nothing.
+  They begin with `samples.BRIEF`; the sides of the pairs are next, or nothing.
   """
 
   model: Model
@@ -66,7 +65,7 @@ class Opened:
   @functools.cached_property
   def brief(self) -> States:
     """Of the first texts."""
-    return self.states(self.ids(texts.BRIEF))
+    return self.states(self.ids(samples.BRIEF))
 
   def ids(self, texts: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
     """As encode makes them."""

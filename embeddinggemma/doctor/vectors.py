@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from embeddinggemma import encode
-from embeddinggemma.doctor import texts
+from embeddinggemma.data import samples
 from embeddinggemma.doctor.head import TOLERANCE
 from embeddinggemma.doctor.opened import Finding, Opened
 from embeddinggemma.losses import matryoshka
@@ -98,7 +98,7 @@ def check_bfloat16(opened: Opened) -> Finding:
   """
   fix = "run it in float32"
   try:
-    coarse = opened.encode(texts.BRIEF, "bfloat16")
+    coarse = opened.encode(samples.BRIEF, "bfloat16")
   except Stopped as stopped:
     return Finding("bfloat16", False, str(stopped), fix)
   cosine = float(np.sum(coarse * opened.vectors[: len(coarse)], axis=1).min())
@@ -167,7 +167,7 @@ def check_meaning(opened: Opened) -> Finding:
   So it is for random weights too, which see a few equal tokens: only a model
   that tells them apart the wrong way round fails.
   """
-  pairs = opened.vectors[len(texts.BRIEF) :][: 2 * len(texts.PAIRS)]
+  pairs = opened.vectors[len(samples.BRIEF) :][: 2 * len(samples.PAIRS)]
   first, second = np.split(pairs, 2)
   cosine = first @ second.T
   same = float(np.trace(cosine)) / len(cosine)

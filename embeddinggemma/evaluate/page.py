@@ -24,6 +24,7 @@ th { color: var(--soft); font-weight: 500; white-space: normal;
   vertical-align: bottom; }
 code { overflow-wrap: anywhere; font-size: .8125rem; }
 th:first-child, td:first-child { text-align: left; }
+td.long { white-space: normal; text-align: left; min-width: 11rem; }
 .best { color: var(--best); font-weight: 600; }
 td small { display: block; color: var(--soft); font-size: .75rem;
   font-weight: 400; }
@@ -34,6 +35,9 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: .7rem;
 svg { width: 100%; max-width: 36rem; height: auto; display: block; }
 svg text { font-family: system-ui, sans-serif; }
 """
+
+
+LONG = 40  # characters: a longer cell of a table has several lines
 
 
 class Noted(NamedTuple):
@@ -60,21 +64,26 @@ def table(
 ) -> str:
   """A table that scrolls sideways where it is too wide; cells are escaped.
 
-  marked: (row, column) of the cells to stand out.
+  marked: (row, column) of the cells to stand out. Long cells have lines.
   """
   marked = set(marked)
   head = "".join(f"<th>{escape(name)}</th>" for name in header)
   lines = []
   for number, row in enumerate(rows):
     cells = "".join(
-      f"<td{' class=best' if (number, i) in marked else ''}>{_inside(cell)}"
-      "</td>"
+      f"<td{_look(cell, (number, i) in marked)}>{_inside(cell)}</td>"
       for i, cell in enumerate(row)
     )
     lines.append(f"<tr>{cells}</tr>")
   return (
     f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
   )
+
+
+def _look(cell: Any, marked: bool) -> str:
+  if marked:
+    return " class=best"
+  return " class=long" if isinstance(cell, str) and len(cell) > LONG else ""
 
 
 def _inside(cell: Any) -> str:

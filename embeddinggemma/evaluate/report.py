@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from embeddinggemma.evaluate import (
   ablations,
+  by_stage,
   curves,
+  exports,
   forgetting,
   metrics,
   mixtures,
   page,
   plots,
+  precision,
   starts,
+  vectors,
 )
 
 if TYPE_CHECKING:
@@ -42,8 +46,8 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
 
   summary: {"stages": [{"name", "seconds", "cached", "checkpoint", "hash",
   "metrics"}], "final", "seconds", "curves": {stage: [metrics rows]},
-  "initialisation": see starts.section, "mixtures", "souped": see mixtures, "ablation": see ablations,
-  "forgetting": see forgetting.section,
+  "initialisation": see starts.section, "mixtures", "souped": see mixtures,
+  "ablation", "forgetting", "precision", "vectors", "exports": see their files' sections,
   "quality": {system: {task: {dim or "":
   {metric: value}}}}, "command", "data_hash", "versions": {package: version}};
   every part may be missing or empty.
@@ -54,7 +58,13 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
     *_command(summary),
     *_quality(summary.get("quality") or {}),
     *forgetting.section(summary.get("forgetting") or {}),
+    *by_stage.section(
+      summary.get("souped") or {}, summary.get("precision") or {}
+    ),
     *mixtures.soup_section(summary.get("souped") or {}),
+    *precision.section(summary.get("precision") or {}),
+    *vectors.section(summary.get("vectors") or {}),
+    *exports.section(summary.get("exports") or []),
     *ablations.section(summary.get("ablation") or {}),
     *mixtures.section(summary.get("mixtures") or {}),
     *starts.section(summary.get("initialisation") or {}),

@@ -43,7 +43,7 @@ def evaluate(
   """
   scores: TaskScores = {}
   for task in suite:
-    left, right = _encoded(encode, task)
+    left, right = encoded(encode, task)
     scores[task.name] = {
       str(dim): _score(task, encode_lib.truncate(left, dim), _cut(right, dim))
       for dim in dims
@@ -99,7 +99,7 @@ def hybrid(
   scores: TaskScores = {}
   for task in suite:
     if task.kind == "retrieval":
-      left, right = _encoded(encode, task)
+      left, right = encoded(encode, task)
       cosines = metrics.dense_scores(
         encode_lib.truncate(left, dim), encode_lib.truncate(right, dim)
       )
@@ -123,7 +123,8 @@ def remember(encode: TextEncoder) -> TextEncoder:
   return remembered
 
 
-def _encoded(encode: TextEncoder, task: EvalTask) -> Vectors:
+def encoded(encode: TextEncoder, task: EvalTask) -> Vectors:
+  """The vectors of a task's queries and of its documents, in full."""
   left = encode(task.queries, task.task)
   if not task.documents:
     return left, left[:0]

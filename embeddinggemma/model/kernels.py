@@ -21,6 +21,8 @@ from embeddinggemma.types import BadInput
 
 LANES = 128  # a TPU's vector: what kernels' rows are multiples of
 LONGEST = 512  # positions that FUSED holds the logits of
+# 16 MiB: FUSED needs 17 for rows of LONGEST, and 25 for the MLP's gradient.
+_SMALL_VMEM = ("TPU v2", "TPU v3", "TPU v4")
 _BLOCKS = (512, 256, 128)  # of SPLASH, the first that divides a row
 
 
@@ -31,10 +33,17 @@ class Turns(NamedTuple):
   cos: Float[Array, "R L half"]
 
 
-def on(config: ModelConfig, platform: str) -> ModelConfig:
-  """The config as devices of the platform run it; BadInput if they cannot."""
+def on(config: ModelConfig, platform: str, kind: str) -> ModelConfig:
+  """The config as a kind of device runs it; BadInput if it cannot."""
   if platform == "tpu":
-    return config
+    if kind not in _SMALL_VMEM:
+      return config
+    unless = lambda told, instead: instead if told == AUTO else told
+    return dataclasses.replace(
+      config,
+      attention=unless(config.attention, SPLASH),
+      mlp=unless(config.mlp, XLA),
+    )
   for name in ("attention", "mlp"):
     value = getattr(config, name)
     if value not in (XLA, AUTO):

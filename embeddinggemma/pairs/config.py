@@ -13,7 +13,7 @@ from embeddinggemma.indexing import IndexConfig
 from embeddinggemma.load import Model, load
 from embeddinggemma.recipe import without_knobs
 from embeddinggemma.retrieval.candidates import MiningConfig
-from embeddinggemma.stages import PairConfig
+from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import BadInput, Pair
 
 TABLE = "embedding$"  # the pattern of the largest tensor's path

@@ -19,8 +19,8 @@ from embeddinggemma import checkpoint, sharding, stages, streams, train
 from embeddinggemma.evaluate import page
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.pairs import memory
-from embeddinggemma.stages import PairConfig
 from embeddinggemma.training import step
+from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import Stage
 
 T = TypeVar("T")

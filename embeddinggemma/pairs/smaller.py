@@ -8,8 +8,8 @@ from embeddinggemma.config import LoraConfig
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.pairs import config as config_lib
 from embeddinggemma.pairs import forecast, memory
-from embeddinggemma.stages import PairConfig
 from embeddinggemma.training import step
+from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import BadInput
 
 _SHORTEST = 32  # tokens of a text, below which none is proposed

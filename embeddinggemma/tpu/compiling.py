@@ -11,10 +11,10 @@ import jax
 from jax.sharding import Mesh
 
 from embeddinggemma import sharding, stages
-from embeddinggemma.stages import TrainConfig
 from embeddinggemma.tpu import buffers, generations, shapes, topology
 from embeddinggemma.tpu.generations import Slice
 from embeddinggemma.training import step
+from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.types import BadInput
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
@@ -106,11 +106,16 @@ def compile_step(
     mesh,
     state,
     _memory(program, (state, batch), message, layout),
-    message,
+    _short(message),
     hlo,
     layout,
     time.monotonic() - start,
   )
+
+
+def _short(message: str) -> str:
+  """What the compiler says, without the list of every allocation."""
+  return re.split(r" Largest program allocations| =====", message)[0][:1000]
 
 
 def _read(folder: pathlib.Path, ending: str) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from embeddinggemma import stages
-from embeddinggemma.stages import TrainConfig
 from embeddinggemma.tpu import compiling, generations, report
 from embeddinggemma.tpu import fit as fits
+from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.types import BadInput
 
 
@@ -35,7 +35,10 @@ def config_of(tree: Mapping[str, Any], name: str | None) -> TrainConfig:
   )
   if name not in inner:
     raise BadInput(f"--stage={name}: the config holds {', '.join(inner)}")
-  return stages.build(inner[name])
+  found = dict(inner[name])
+  if specs := found.pop("specs", ()):  # a recipe's; the first stands for all
+    found["quantize"] = {"spec": specs[0]}
+  return stages.build(found)
 
 
 def examine(

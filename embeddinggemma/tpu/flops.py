@@ -18,7 +18,7 @@ from embeddinggemma.losses import matryoshka
 from embeddinggemma.model import decoder, encoder
 from embeddinggemma.model.config import MERGED, ModelConfig
 from embeddinggemma.model.layers import Reach
-from embeddinggemma.stages import AdaptConfig, PairConfig, TrainConfig
+from embeddinggemma.training.config import AdaptConfig, PairConfig, TrainConfig
 
 _BACKWARD = 3  # a forward pass, and twice that for the gradients
 

@@ -14,14 +14,15 @@ from jax.sharding import Mesh
 
 from embeddinggemma import sharding, stages
 from embeddinggemma.data import packing
-from embeddinggemma.stages import AdaptConfig, PairConfig, TrainConfig
 from embeddinggemma.tpu.generations import Slice
+from embeddinggemma.training.config import AdaptConfig, PairConfig, TrainConfig
 from embeddinggemma.types import DenoiseBatch, PairBatch, Teacher, Text
 
 
 def groups(config: TrainConfig, mesh: Mesh, slice_: Slice) -> int:
   """How many groups a device goes through in a step."""
   capacity = int(slice_.generation.hbm_usable)
+  config = stages.on(config, mesh.devices.flat[0])
   return stages.groups(config, mesh.size, capacity)
 
 

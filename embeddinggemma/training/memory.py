@@ -9,7 +9,8 @@ import math
 from typing import NamedTuple
 
 from embeddinggemma.model import kernels
-from embeddinggemma.model.config import XLA, ModelConfig
+from embeddinggemma.model.config import FUSED, XLA, ModelConfig
+from embeddinggemma.model.kernels import LANES
 
 # Of a device's memory, what a program may take: the rest is the runtime's, and
 # the estimate's error.
@@ -27,9 +28,9 @@ class Work(NamedTuple):
   """What a device has to do in a step, but for how it is grouped."""
 
   texts: int  # examples of this device
-  # Of each model that an example goes through: itself, and an example's
-  # positions in it, at most.
-  sides: tuple[tuple[ModelConfig, int], ...]
+  # By call: of each model that an example goes through in it, itself, and an
+  # example's positions in it, at most.
+  calls: tuple[tuple[tuple[ModelConfig, int], ...], ...]
   state_bytes: int
   parameter_bytes: int  # of all parameters, unsplit
   loss_bytes: int  # of what the losses hold, whatever the groups
@@ -38,15 +39,20 @@ class Work(NamedTuple):
 def activation_bytes(model: ModelConfig, length: int) -> int:
   """What the backward pass keeps of a position in rows of `length`.
 
-  Of each layer: inputs and outputs of its parts and of their norms (7 x width),
-  queries, keys, values and what they become, three of the MLP's products, and
-  attention's logits and weights in float32. That is .6 times what XLA keeps on
-  a CPU, where it fuses less.
+  Of each layer: inputs and outputs of its parts and of their norms, queries,
+  keys, values and what they become, the MLP's products, and attention's logits
+  and weights in float32. That is .6 times what XLA keeps on a CPU, where it
+  fuses less. A fused half keeps its input, which the half before it wrote, and
+  no norms: what the compiler lists for a v5e.
   """
   size = 2 if model.dtype == "bfloat16" else 4
-  heads = 3 * (model.num_heads + model.num_kv_heads) * model.head_dim
-  layer = (7 * model.width + heads + 3 * model.mlp_width) * size
-  if kernels.attention_of(model, length) == XLA:
+  attention = kernels.attention_of(model, length)
+  fused = attention == FUSED, kernels.mlp_of(model, LANES) == FUSED
+  copies, widths = (2, 2) if fused[0] else (3, 4)
+  heads = copies * (model.num_heads + model.num_kv_heads) * model.head_dim
+  widths, hidden = (widths + 1, 2) if fused[1] else (widths + 3, 3)
+  layer = (widths * model.width + heads + hidden * model.mlp_width) * size
+  if attention == XLA:
     layer += 2 * 4 * model.num_heads * length
   if model.remat == "full":
     # A layer's input, and all of one layer.
@@ -56,11 +62,15 @@ def activation_bytes(model: ModelConfig, length: int) -> int:
 
 def needed_bytes(work: Work, groups: int) -> int:
   """Of the state and of a step's temporaries, with so many groups."""
-  copies = _COPIES_ONE if groups == 1 else _COPIES_MANY
+  copies, of_calls = (_COPIES_ONE, sum) if groups == 1 else (_COPIES_MANY, max)
   texts = math.ceil(work.texts / groups)
-  kept = sum(
-    texts * positions * activation_bytes(model, positions)
-    for model, positions in work.sides
+  # Several groups: a call is through with its own before the next call's.
+  kept = of_calls(
+    sum(
+      texts * positions * activation_bytes(model, positions)
+      for model, positions in sides
+    )
+    for sides in work.calls
   )
   fixed = work.state_bytes + int(copies * work.parameter_bytes)
   return fixed + max(kept, work.loss_bytes)

@@ -149,7 +149,7 @@ def row(case: Case, found: dict[str, Any]) -> str:
     f"{found['cycles'] / 1e6:.1f}" if found["cycles"] else "-",
     f"{found['kernel_seconds'] * 1e3:.1f}" if found["cycles"] else "-",
     f"{found['recompute_factor']:.2f}",
-    f"{found['cycle_mfu']:.3f}" if found["cycle_mfu"] else "-",
+    f"{found['cycle_mfu']:.3f}" if found["cycles"] else "-",
     f"{found['step_seconds'] * 1e3:.1f}",
   )
   return "| " + " | ".join(map(str, figures)) + " |"

@@ -5,10 +5,14 @@
 A checkpoint of random weights (1.2 GB) is exported, imported and exported
 again, in a temporary folder. Each is a process of its own: wall seconds and
 peak resident memory. Then every tensor of the second export is compared with
-the first, and the hash of what was imported with what went in.
+the first, and the hash of what was imported with what went in. Exports to GGUF
+follow, each without and with its certificate, which needs llama.cpp
+(xllamacpp); its memory is that of the larger process. A word limits the work to
+the jobs that it begins: gguf.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -22,7 +26,7 @@ import jax
 import numpy as np
 
 from embeddinggemma import checkpoint, main
-from embeddinggemma.convert import safetensors_io
+from embeddinggemma.convert import certificate, exporting, gguf, safetensors_io
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.data.tokenizer import train_tokenizer
 from embeddinggemma.model import embedder
@@ -32,12 +36,15 @@ PRESET = "embeddinggemma_300m"
 FORMAT = "sentence-transformers"
 
 
-def measure_all() -> None:
+def measure_all(begins: str) -> None:
   """Makes the model, measures, compares."""
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     for job in JOBS:
-      measure(job, folder)
+      if job in ("nothing", "make") or job.startswith(begins):
+        measure(job, folder)
+    if begins:
+      return
     first, second = folder / "exported", folder / "again"
     for place in ("", "2_Dense", "3_Dense"):
       a = safetensors_io.open_folder(first / place)
@@ -57,7 +64,8 @@ def measure(job: str, folder: pathlib.Path) -> None:
   out = subprocess.run(
     command, check=True, capture_output=True, text=True, env=env
   )
-  print(f"{job:<7} {out.stdout.splitlines()[-1]}", flush=True)
+  for line in out.stdout.splitlines():
+    print(f"{job:<24} {line}", flush=True)
 
 
 def make(folder: pathlib.Path) -> None:
@@ -65,9 +73,12 @@ def make(folder: pathlib.Path) -> None:
   config = preset(PRESET)
   shapes = jax.eval_shape(embedder.init(config), jax.random.key(0))
   rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda s: rng.standard_normal(s.shape, np.float32), shapes
+  # Scaled as trained ones are, or rounding errors would be magnified.
+  weights = lambda s: (
+    rng.standard_normal(s.shape, np.float32)
+    * np.float32(0.3 if len(s.shape) == 1 else s.shape[0] ** -0.5)
   )
+  params = jax.tree.map(weights, shapes)
   texts = [f"a text of the number {n}" for n in range(500)]
   train_tokenizer(texts, folder / "tokenizer.model", 600)
   files = {
@@ -90,12 +101,40 @@ def bring(folder: pathlib.Path) -> None:
   assert not main.call(["import", f"--from={source}", f"--workdir={workdir}"])
 
 
+def to_gguf(folder: pathlib.Path, dtype: str, certified: bool) -> None:
+  """A GGUF file, and its certificate."""
+  job = []
+  output = folder / f"gguf-{dtype}"
+  written = exporting.export(
+    gguf.FORMAT,
+    str(folder / "model"),
+    output,
+    dtype,
+    certify=lambda *args: job.extend(args) if certified else None,
+  )
+  path = output / written.artefact.name
+  print(f"{path.stat().st_size:,} bytes")
+  if certified:
+    began = time.perf_counter()
+    place = written._replace(artefact=path)
+    found = certificate.certify(gguf.FORMAT, job[0], output, place)
+    print(certificate.summary(found))
+    print(f"certificate {time.perf_counter() - began:.1f} s")
+
+
 JOBS = {
   "nothing": lambda folder: None,
   "make": make,
   "export": lambda folder: export(folder, "model", "exported"),
   "import": bring,
   "again": lambda folder: export(folder, "imported", "again"),
+  **{
+    f"gguf {dtype}{' certified' * certified}": functools.partial(
+      to_gguf, dtype=dtype, certified=certified
+    )
+    for dtype in ("float32", "q4_0")
+    for certified in (False, True)
+  },
 }
 
 
@@ -104,12 +143,13 @@ def child(job: str, folder: pathlib.Path) -> None:
   began = time.perf_counter()
   JOBS[job](folder)
   seconds = time.perf_counter() - began
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+  who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+  peak = max(resource.getrusage(x).ru_maxrss for x in who) * 1024 / 1e9
   print(f"{seconds:6.1f} s wall, peak {peak:.2f} GB")
 
 
 if __name__ == "__main__":
-  if sys.argv[1:]:
+  if sys.argv[2:]:
     child(sys.argv[1], pathlib.Path(sys.argv[2]))
   else:
-    measure_all()
+    measure_all("".join(sys.argv[1:]))

@@ -21,9 +21,10 @@ import numpy as np
 from embeddinggemma import sharding, stages
 from embeddinggemma.data import loader, mixture
 from embeddinggemma.training import step
+from embeddinggemma.training.config import PairConfig
 
 
-def batch_of(config: stages.PairConfig, groups: int, seed: int):
+def batch_of(config: PairConfig, groups: int, seed: int):
   """Random pairs, in so many groups, with a row for each 256 tokens."""
   rng = np.random.default_rng(seed)
   size, words = config.batch_size, config.model.vocab_size
@@ -42,7 +43,7 @@ def batch_of(config: stages.PairConfig, groups: int, seed: int):
   return packer(mixture.Draw("qa", np.arange(size)))
 
 
-def program_of(config: stages.PairConfig, groups: int):
+def program_of(config: PairConfig, groups: int):
   """A compiled step, its state and its batch."""
   mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
   stage = stages.make(config, mesh)
@@ -63,7 +64,7 @@ def main() -> None:
   args = parser.parse_args()
   get_config = runpy.run_path("configs/prefinetune.py")["get_config"]
   config = stages.build(get_config(args.preset).to_dict())
-  assert isinstance(config, stages.PairConfig)
+  assert isinstance(config, PairConfig)
   if args.layers:
     model = dataclasses.replace(config.model, num_layers=args.layers)
     config = dataclasses.replace(config, model=model)

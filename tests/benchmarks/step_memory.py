@@ -38,17 +38,18 @@ from embeddinggemma.config import (
 )
 from embeddinggemma.model.config import preset
 from embeddinggemma.training import step
+from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import PairBatch, Teacher, Text
 
 MB = 1e6
 
 
-def config(args: argparse.Namespace, batch_size: int) -> stages.PairConfig:
+def config(args: argparse.Namespace, batch_size: int) -> PairConfig:
   """Pre-finetuning with all losses on."""
   model = dataclasses.replace(
     preset(args.preset), num_layers=args.layers, dtype="bfloat16"
   )
-  return stages.PairConfig(
+  return PairConfig(
     stage="prefinetune",
     seed=0,
     steps=100,

@@ -28,6 +28,7 @@ from embeddinggemma import sharding, stages, streams
 from embeddinggemma.checkpoint import find, read_files
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.training import step
+from embeddinggemma.training.config import PairConfig
 
 ROUNDS = 5
 
@@ -65,7 +66,7 @@ def main(workdir: pathlib.Path, layers: int | None) -> None:
 
 def read(
   workdir: pathlib.Path, layers: int | None
-) -> tuple[stages.PairConfig, Inputs]:
+) -> tuple[PairConfig, Inputs]:
   """The config of a checkpoint, with plain InfoNCE as the only loss."""
   recipe = json.loads(read_files(find(workdir))["recipe.json"])
   config = stages.build(recipe["config"])
@@ -82,7 +83,7 @@ def read(
   )
 
 
-def batches(config: stages.PairConfig, made: Inputs) -> list:
+def batches(config: PairConfig, made: Inputs) -> list:
   """A packed batch, and its two sides padded to their longest text, a task."""
   tasks, _ = streams.read_tasks(config, made)
   packed, _ = streams.dataset(config, made, 1)
@@ -107,7 +108,7 @@ def pad(texts: list[np.ndarray]) -> np.ndarray:
   return out
 
 
-def ours_of(config: stages.PairConfig, made: Inputs):
+def ours_of(config: PairConfig, made: Inputs):
   """One step of our training."""
   mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
   stage = stages.make(config, mesh)
@@ -123,7 +124,7 @@ def ours_of(config: stages.PairConfig, made: Inputs):
   return run
 
 
-def theirs_of(config: stages.PairConfig):
+def theirs_of(config: PairConfig):
   """One step of sentence-transformers on the same shapes."""
   model = sentence_transformer(config)
   loss = losses.MultipleNegativesRankingLoss(
@@ -146,7 +147,7 @@ def theirs_of(config: stages.PairConfig):
   return run
 
 
-def sentence_transformer(config: stages.PairConfig) -> st.SentenceTransformer:
+def sentence_transformer(config: PairConfig) -> st.SentenceTransformer:
   """Gemma 3 text model, mean pooling, two dense layers, unit norm."""
   m = config.model
   kinds = {"local": "sliding_attention", "global": "full_attention"}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from embeddinggemma import checkpoint
-from embeddinggemma.convert import sentence_transformers_export
+from embeddinggemma.convert import exporting
+from embeddinggemma.convert.sentence_transformers_export import FORMAT
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.data.tokenizer import train_tokenizer
 from embeddinggemma.model import embedder
@@ -85,5 +86,5 @@ def model(tmp_path_factory, write_checkpoint) -> pathlib.Path:
 def exported(tmp_path_factory, model) -> pathlib.Path:
   """Its export for sentence-transformers."""
   folder = tmp_path_factory.mktemp("exported") / "st"
-  sentence_transformers_export.export(str(model), folder, "float32")
+  exporting.export(FORMAT, str(model), folder)
   return folder

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import re
 import shutil
 
@@ -12,12 +13,14 @@ import safetensors.numpy
 import embeddinggemma as eg
 from embeddinggemma import checkpoint, main
 from embeddinggemma.convert import (
+  certificate,
+  exporting,
   families,
   hugging_face,
   safetensors_io,
-  sentence_transformers_export,
 )
 from embeddinggemma.convert.output import MARK
+from embeddinggemma.convert.sentence_transformers_export import FORMAT as ST
 from embeddinggemma.model.config import GLOBAL, LOCAL
 from embeddinggemma.types import BadInput, Stopped
 
@@ -55,7 +58,7 @@ def test_import_then_export_changes_nothing(capsys, model, exported, tmp_path):
   names = lambda root: {
     p.relative_to(root) for p in root.rglob("*") if p.is_file()
   }
-  assert names(exported) == names(again)
+  assert names(exported) | {pathlib.Path(certificate.FILE)} == names(again)
   for name in names(exported):
     assert (exported / name).read_bytes() == (again / name).read_bytes(), name
   models = [eg.load(place) for place in (model, workdir, exported)]
@@ -397,14 +400,14 @@ def test_a_workdir_or_a_part_that_does_not_fit(capsys, folder, model):
 def test_a_model_that_the_format_cannot_hold(
   capsys, write_checkpoint, config, tmp_path, changes
 ):
-  """Exit 1, the setting by name, and no folder."""
+  """Exit 2, the setting by name, and no folder."""
   changed = dataclasses.replace(config, **changes)
   workdir = write_checkpoint(tmp_path / "model", changed)
   output = tmp_path / "out"
   argv = ("export", f"--model={workdir}", FORMAT, f"--output={output}")
   code, said = call(capsys, *argv)
   name, value = next(iter(changes.items()))
-  assert code == 1 and said.count("\n") == 1
+  assert code == 2 and said.count("\n") == 1
   assert f"{name}={value!r}".lower() in said.lower()
   assert not output.exists() and list(tmp_path.iterdir()) == [workdir]
 
@@ -422,7 +425,7 @@ def test_a_window_rule_matters_only_where_there_is_a_window(
   )
   workdir = write_checkpoint(tmp_path / "model", changed)
   folder = tmp_path / "out"
-  sentence_transformers_export.export(str(workdir), folder, "float32")
+  exporting.export(ST, str(workdir), folder)
   assert eg.load(folder).hash == eg.load(workdir).hash
 
 
@@ -432,7 +435,7 @@ def test_an_odd_window_is_written_as_the_even_one_that_sees_as_far(
   odd = dataclasses.replace(config, window=7, pattern=(LOCAL,))
   workdir = write_checkpoint(tmp_path / "model", odd)
   folder = tmp_path / "out"
-  sentence_transformers_export.export(str(workdir), folder, "float32")
+  exporting.export(ST, str(workdir), folder)
   text = "the red river of the town was seen at seven by the old house"
   a, b = eg.load(workdir), eg.load(folder)
   assert (a.config.window, b.config.window) == (7, 6)
@@ -444,10 +447,8 @@ def test_a_view_is_not_exported_as_if_there_were_none(
 ):
   recipe = {"recipe.json": json.dumps({"view": "int4"}).encode()}
   workdir = write_checkpoint(tmp_path / "model", config, recipe)
-  with pytest.raises(Stopped, match="through the view 'int4'"):
-    sentence_transformers_export.export(
-      str(workdir), tmp_path / "out", "float32"
-    )
+  with pytest.raises(BadInput, match="through the view 'int4'"):
+    exporting.export(ST, str(workdir), tmp_path / "out")
 
 
 def test_what_an_export_would_replace(capsys, model, tmp_path):
@@ -474,9 +475,7 @@ def test_an_export_that_fails_leaves_nothing(model, tmp_path):
       raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    sentence_transformers_export.export(
-      str(model), tmp_path / "out", "float32", on_tensor=stop
-    )
+    exporting.export(ST, str(model), tmp_path / "out", on_tensor=stop)
   assert list(tmp_path.iterdir()) == []
 
 
@@ -488,7 +487,7 @@ def test_an_export_that_does_not_read_back_is_not_kept(
   half = lambda *args: whole(*args) | {"sliding_window": 4}
   monkeypatch.setattr(hugging_face, "encoder_json", half)
   with pytest.raises(Stopped, match="does not read back: the config differs"):
-    sentence_transformers_export.export(str(model), tmp_path / "out", "float32")
+    exporting.export(ST, str(model), tmp_path / "out")
   assert list(tmp_path.iterdir()) == []
 
 
@@ -514,6 +513,4 @@ def test_a_checkpoint_without_a_head_is_no_embedder(
     name = next(iter(tree))
     other = checkpoint.write(tmp_path / name, {"model": tree, "aux": {}}, files)
     with pytest.raises(BadInput, match=message):
-      sentence_transformers_export.export(
-        str(other), tmp_path / "out", "float32"
-      )
+      exporting.export(ST, str(other), tmp_path / "out")

@@ -13,11 +13,12 @@ import pytest
 
 import embeddinggemma as eg
 from embeddinggemma.convert import (
+  exporting,
   families,
-  sentence_transformers_export,
   tensors,
   tokenizer_json,
 )
+from embeddinggemma.convert.sentence_transformers_export import FORMAT
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.model import embedder
 
@@ -167,7 +168,7 @@ def test_what_it_saves_of_our_export_is_our_model(exported, model, tmp_path):
 def test_bfloat16_is_rounded_once(model, config, tmp_path):
   """The export in bfloat16 is read by both, and both see the same numbers."""
   folder = tmp_path / "half"
-  sentence_transformers_export.export(str(model), folder, "bfloat16")
+  exporting.export(FORMAT, str(model), folder, "bfloat16")
   theirs = st.SentenceTransformer(
     str(folder), device="cpu", model_kwargs={"dtype": "float32"}
   )

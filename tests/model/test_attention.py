@@ -129,8 +129,12 @@ def test_a_kernel_needs_a_tpu():
 
 def test_auto_runs_anywhere_and_takes_what_a_row_allows():
   auto = dataclasses.replace(TINY, attention="auto", mlp="auto")
-  assert kernels.on(auto, "cpu") == TINY
-  assert kernels.on(auto, "tpu") == auto
+  assert kernels.on(auto, "cpu", "cpu") == TINY
+  assert kernels.on(auto, "tpu", "TPU v5 lite") == auto
+  small = kernels.on(auto, "tpu", "TPU v4")
+  assert (small.attention, small.mlp) == ("splash", "xla")
+  told = dataclasses.replace(auto, attention="fused")
+  assert kernels.on(told, "tpu", "TPU v4").attention == "fused"
   chosen = {n: kernels.attention_of(auto, n) for n in (96, 128, 512, 2048)}
   assert chosen == {96: "xla", 128: "fused", 512: "fused", 2048: "splash"}
   unfused = dataclasses.replace(auto, qk_norm=False)

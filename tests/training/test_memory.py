@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from embeddinggemma import stages
 from embeddinggemma.config import MeshConfig
 from embeddinggemma.model import embedder
-from embeddinggemma.model.config import preset
+from embeddinggemma.model.config import LARGE, preset
 from embeddinggemma.training import memory
+from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import BadInput
 
 V5E = 16_909_336_576  # bytes, as one says of itself
 
 
-def large(batch_size: int = 16_384, length: int = 128) -> stages.PairConfig:
+def large(batch_size: int = 16_384, length: int = 128) -> PairConfig:
   """Pre-finetuning of the paper's model."""
-  model = dataclasses.replace(preset("embeddinggemma_300m"), dtype="bfloat16")
+  model = dataclasses.replace(preset("embeddinggemma_300m"), **LARGE)
   return dataclasses.replace(
     test_mesh.config("separate"),
     model=model,
@@ -75,7 +76,7 @@ def test_more_work_or_less_memory_takes_more_groups() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 96), st.integers(1, 512), st.integers(0, 10**8))
 def test_the_fewest_that_fit_and_divide(texts, length, capacity) -> None:
-  work = memory.Work(texts, ((preset("tiny"), length),), 10**6, 10**5, 0)
+  work = memory.Work(texts, (((preset("tiny"), length),),), 10**6, 10**5, 0)
   groups = memory.fewest_groups(work, capacity)
   assert texts % groups == 0
   fits = lambda n: memory.needed_bytes(work, n) <= 0.85 * capacity

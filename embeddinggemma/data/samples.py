@@ -1,4 +1,4 @@
-"""What the doctor reads: pairs of one meaning, in many languages and in code.
+"""Texts that models are tried on: pairs of one meaning, many languages, code.
 
 Written for this purpose. The two sides of a pair share a meaning and few
 words; no two pairs share a topic.

@@ -1,0 +1,39 @@
+"""Vectors of a GGUF file from llama.cpp, by xllamacpp. REQUEST REPLY"""
+
+import importlib
+import json
+import pathlib
+import sys
+from typing import Any
+
+
+def main(request: str, reply: str) -> None:
+  """Answers a request; what llama.cpp does not take ends the process."""
+  # By name: it says nothing of its types.
+  xllamacpp: Any = importlib.import_module("xllamacpp")
+  asked = json.loads(pathlib.Path(request).read_text())
+  params = xllamacpp.CommonParams()
+  params.model.path = asked["artefact"]
+  params.embedding = True
+  params.warmup = False
+  params.n_gpu_layers = 0
+  # A text must fit into one micro-batch, or the process is aborted.
+  params.n_ctx = params.n_batch = params.n_ubatch = asked["longest"]
+  params.n_parallel = 1
+  # Threads wait for each other by spinning: on a busy machine, one is faster.
+  params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+  server = xllamacpp.Server(params)
+  vectors = []
+  for item in asked["items"]:
+    found = server.handle_embeddings({"input": item, "embd_normalize": -1})
+    found = json.loads(found) if isinstance(found, str) else found
+    if "data" not in found:
+      sys.exit(f"error: {json.dumps(found)}")
+    vectors.append(found["data"][0]["embedding"])
+  versions = {"xllamacpp": xllamacpp.__version__}
+  tree = {"vectors": vectors, "versions": versions}
+  pathlib.Path(reply).write_text(json.dumps(tree))
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

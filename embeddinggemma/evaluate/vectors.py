@@ -1,0 +1,156 @@
+"""What vectors of fewer numbers and fewer bits cost: quality, bytes and time."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from embeddinggemma import encode as encode_lib
+from embeddinggemma.evaluate import metrics, page, plots, suite
+from embeddinggemma.retrieval import codes
+from embeddinggemma.types import TextEncoder
+
+FLOAT = "float32"
+FORMS = {FLOAT: 32, "int8": 8, "binary": 1}  # bits a number
+TIMED = 20_000  # vectors that a query is compared with, to take its time
+_QUERIES = 9  # whose median time it is
+
+# {"vectors": one of FORMS, "dim", "bytes" of one, "ms" a query, "score"}
+Row = Mapping[str, Any]
+
+PAPER = (
+  "The paper prints what fewer numbers cost (61.15, 60.71, 59.68 and 58.23 on"
+  " MTEB multilingual at 768, 512, 256 and 128), and nothing of fewer bits."
+)
+MEANING = (
+  "The vectors of documents are stored like this, those of queries are not"
+  " rounded. What an index finds by such codes it sorts again by vectors of 16"
+  " bits, which gives back most of what codes lose."
+)
+
+
+def compare(
+  encode: TextEncoder, tasks: Sequence[suite.EvalTask], dims: Sequence[int]
+) -> list[Row]:
+  """A row for each dimension and form, on the retrieval tasks; none: []."""
+  tasks = [task for task in tasks if task.kind == "retrieval"]
+  encoded = [suite.encoded(encode, task) for task in tasks]
+  return [
+    _row(tasks, encoded, dim, form)
+    for dim in dims
+    for form in (FORMS if tasks else ())
+  ]
+
+
+def _row(
+  tasks: Sequence[suite.EvalTask],
+  encoded: Sequence[suite.Vectors],
+  dim: int,
+  form: str,
+) -> Row:
+  scores, milliseconds = [], 0.0
+  for task, both in zip(tasks, encoded, strict=True):
+    queries, documents = (encode_lib.truncate(side, dim) for side in both)
+    scored = metrics.dense_scores(queries, stored(documents, form))
+    rankings = metrics.rank(scored, task.same, len(task.documents))
+    found = metrics.retrieval(rankings, task.gold)
+    scores.append(found[metrics.main_metric(found)])
+    milliseconds = _milliseconds(queries, documents, form)
+  return {
+    "vectors": form,
+    "dim": dim,
+    "bytes": math.ceil(dim * FORMS[form] / 8),
+    "ms": milliseconds,
+    "score": statistics.fmean(scores),
+  }
+
+
+def stored(
+  vectors: Float[np.ndarray, "n D"], form: str
+) -> Float[np.ndarray, "n D"]:
+  """Unit vectors as their codes say them; of bits, +1 and -1 about the mean."""
+  if form == FLOAT:
+    return vectors
+  spread = codes.spread(vectors)
+  kind: codes.Kind = "int8" if form == "int8" else "binary"
+  coded = codes.encode(vectors, kind, spread)
+  if kind == "int8":
+    return coded.astype(np.float32) * np.float32(spread.scale / 127)
+  bits = np.unpackbits(coded, axis=1, count=vectors.shape[1])
+  return 2 * bits.astype(np.float32) - 1
+
+
+def _milliseconds(
+  queries: Float[np.ndarray, "q D"],
+  documents: Float[np.ndarray, "n D"],
+  form: str,
+) -> float:
+  """A query's time to be compared with TIMED vectors; the median."""
+  vectors = documents[np.arange(TIMED) % len(documents)]
+  find: Callable[[np.ndarray], Any]
+  if form == FLOAT:
+    find = lambda query: np.argpartition(vectors @ query, -10)
+  else:
+    kind: codes.Kind = "int8" if form == "int8" else "binary"
+    spread = codes.spread(documents)
+    coded = codes.encode(vectors, kind, spread)
+    find = lambda query: codes.nearest(
+      coded, codes.of_query(query, kind, spread), kind, 10
+    )
+  times = []
+  for n in range(_QUERIES):
+    began = time.perf_counter()
+    find(queries[n % len(queries)])
+    times.append(time.perf_counter() - began)
+  return 1e3 * statistics.median(times)
+
+
+def section(found: Mapping[str, Sequence[Row]]) -> Iterable[str]:
+  """HTML of {side: rows}."""
+  for side, rows in found.items():
+    if not rows:
+      continue
+    yield "<h2>Quality against the precision of the vectors</h2>"
+    dims = list(dict.fromkeys(row["dim"] for row in rows))
+    cells = {(row["vectors"], row["dim"]): row for row in rows}
+    yield page.table(
+      (f"retrieval on {side}", *map(str, dims)),
+      [[form, *(_cell(cells[form, dim]) for dim in dims)] for form in FORMS],
+    )
+    yield page.note(
+      f"Bytes of a vector, and milliseconds of a query among {TIMED:,}, all of"
+      " which are compared."
+    )
+    yield plots.lines(
+      "vectors",
+      {form: _line(rows, form) for form in FORMS},
+      "bytes of a vector",
+      "mean over retrieval tasks",
+      x_ticks=_powers([row["bytes"] for row in rows]),
+    )
+    yield page.note(MEANING)
+    yield page.note(PAPER)
+
+
+def _cell(row: Row) -> page.Noted:
+  note = f"{row['bytes']:,} B, {row['ms']:.2f} ms"
+  return page.Noted(page.figure(row["score"]), note)
+
+
+def _line(
+  rows: Sequence[Row], form: str
+) -> tuple[Sequence[float], Sequence[float]]:
+  points = sorted(
+    (row["bytes"], row["score"]) for row in rows if row["vectors"] == form
+  )
+  return [x for x, _ in points], [y for _, y in points]
+
+
+def _powers(values: Sequence[int]) -> list[int]:
+  """Powers of two between the least and the most."""
+  least, most = math.ceil(math.log2(min(values))), int(math.log2(max(values)))
+  return [2**n for n in range(least, most + 1)]

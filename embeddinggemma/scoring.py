@@ -1,0 +1,99 @@
+"""The recipe's stage `evaluate`: every model that it made, on held-out texts."""
+
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from embeddinggemma import (
+  cache,
+  doctor,
+  finetuning,
+  initialise,
+  qat,
+  train,
+  verbs,
+)
+from embeddinggemma.evaluate import suite, vectors
+from embeddinggemma.load import assemble, load
+from embeddinggemma.losses import matryoshka
+from embeddinggemma.recipe import Run
+
+# Of the stage's folder, by their keys in summary.json: what `evaluate` leaves.
+FILES = {
+  "quality": "quality.json",
+  "souped": "souped.json",
+  "precision": "precision.json",
+  "vectors": "vectors.json",
+}
+
+
+def score(
+  run: Run,
+  chosen: str,
+  ingredients: Mapping[str, pathlib.Path],
+  directory: pathlib.Path,
+) -> dict[str, Any]:
+  """Scores the soup on validation and test, beside what it must beat.
+
+  Args:
+    chosen: what pre-finetuning started from.
+    ingredients: the finetunings, by name.
+  """
+  tuned = load(run.workdir / "soup")
+  doctor.check_or_stop(tuned, run.console)  # before minutes of scoring
+  fresh = assemble(
+    tuned.config,
+    train.start(run.prefinetune(chosen), run.made)[0],
+    run.made.tokenizer(),
+    verbs.UNTRAINED,
+    dict(tuned.prompts),
+  )
+  encode = suite.remember(tuned)
+  dims = matryoshka.dims_of(tuned.config.embed_dim)
+  found: dict[str, dict[str, Any]] = {name: {} for name in FILES}
+  for side in initialise.SIDES:
+    tasks = suite.held_out(run.made.corpus, side)
+    if not tasks:
+      run.console.print(
+        f"{side}: too few pairs to hold any out", highlight=False
+      )
+      continue
+    table = verbs.quality(encode, dims, fresh, tasks, run.console, side)
+    found["quality"][side] = table
+    # To score every ingredient on the test takes as long as all of the above.
+    own = {} if side == "test" else ingredients
+    places = {"prefinetune": run.workdir / "prefinetune", **own}
+    found["souped"][side] = {
+      verbs.UNTRAINED: _by_type(tasks, table[verbs.UNTRAINED]),
+      **finetuning.compare(places, tasks),
+      "soup": _by_type(tasks, table[verbs.MODEL]),
+    }
+    if side == "test":
+      found["vectors"][side] = vectors.compare(encode, tasks, dims)
+    if side == "test" and run.quantised:
+      found["precision"][side] = qat.compare(
+        run.workdir / "soup",
+        found["souped"][side]["soup"],
+        run.quantised,
+        tasks,
+        run.console,
+      )
+  for name, file in FILES.items():
+    cache.write_json(directory / file, found[name])
+  best = found["quality"].get("test", {}).get(verbs.MODEL, {})
+  return {"test": {name: dict(_first(dims)) for name, dims in best.items()}}
+
+
+def _by_type(
+  tasks: Sequence[suite.EvalTask], scores: suite.TaskScores
+) -> dict[str, float]:
+  """{task type or "mean": score}, at full dimension."""
+  types = suite.summarise(tasks, scores)["types"]
+  by_type = {name: _first(dims) for name, dims in types.items()}
+  return {**by_type, "mean": statistics.fmean(by_type.values())}
+
+
+def _first(dims: Mapping[str, Any]) -> Any:
+  """What stands first is of the full dimension."""
+  return next(iter(dims.values()))

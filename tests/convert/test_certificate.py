@@ -1,0 +1,365 @@
+"""A certificate tells right vectors from wrong ones, and who was asked.
+
+Where llama.cpp or sentence-transformers is installed, it is what runs.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+
+import gguf
+import numpy as np
+import pytest
+
+import embeddinggemma as eg
+from embeddinggemma import main, quantize
+from embeddinggemma.convert import (
+  certificate,
+  exporting,
+  golden,
+  runtimes,
+  sentence_transformers_export,
+)
+from embeddinggemma.convert.certificate import FAILED, PASSED
+from embeddinggemma.convert.gguf import FORMAT
+from embeddinggemma.convert.golden import Item
+from embeddinggemma.convert.runtimes import Runtime
+from embeddinggemma.data.tokenizer import Tokenizer
+
+INSTALLED = [r for r in runtimes.RUNTIMES["gguf"] if r.command()]
+TYPES = ("float32", "bfloat16", "q8_0", "q4_0", "mixed")
+need_llama = pytest.mark.skipif(not INSTALLED, reason="llama.cpp is not here")
+
+
+@pytest.fixture(scope="module")
+def config(config):
+  """Long enough for most texts, with 32 in every input."""
+  return dataclasses.replace(config, max_length=160, num_layers=2)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, write_checkpoint, config):
+  """Its workdir."""
+  return write_checkpoint(tmp_path_factory.mktemp("model") / "w", config)
+
+
+@pytest.fixture(scope="module")
+def jobs(model):
+  """dtype -> what is exported."""
+  return {d: exporting.opened(FORMAT, str(model), d) for d in TYPES}
+
+
+@pytest.fixture(scope="module")
+def items(jobs):
+  return golden.items(jobs["float32"])
+
+
+@pytest.fixture(scope="module")
+def references(jobs, items):
+  """Our vectors by precision: float, and each that a type rounds to."""
+  rows, found = [item.ids for item in items], {}
+  for dtype in ("q8_0", "q4_0", "mixed"):
+    found.update(golden.references(jobs[dtype], rows))
+  return found
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, model):
+  """dtype -> the exported file."""
+  found, root = {}, tmp_path_factory.mktemp("files")
+  for dtype in TYPES:
+    written = exporting.export(FORMAT, str(model), root / dtype, dtype)
+    found[dtype] = root / dtype / written.artefact.name
+  return found
+
+
+def vectors(count=20, width=8, seed=0):
+  found = np.random.default_rng(seed).standard_normal((count, width))
+  found = found.astype(np.float32)
+  return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def some_items(count=20):
+  return [
+    Item(f"text {n}", np.arange(n + 2, dtype=np.int32)) for n in range(count)
+  ]
+
+
+def judged(theirs, ours, **more):
+  given = {"float": ours} | more
+  precision = next(iter(more), "float")
+  return certificate.judge(some_items(), theirs, given, precision, 0.999)
+
+
+def test_right_vectors_pass_at_any_length():
+  ours = vectors()
+  lengths = np.linspace(0.1, 9, len(ours), dtype=np.float32)[:, None]
+  found = judged(ours * lengths, ours)
+  assert found["verdict"] == PASSED and "cosine_to_float" not in found
+  assert found["cosine"]["min"] > 1 - 1e-6 and found["top10_overlap"] == 1
+  assert found["tokens"] == list(range(2, 22))
+
+
+def test_one_wrong_vector_fails_and_is_named():
+  ours = vectors()
+  theirs = ours.copy()
+  theirs[7] = ours[8]
+  found = judged(theirs, ours)
+  cosine = float(ours[7] @ ours[8])
+  assert found["verdict"] == FAILED
+  assert found["worst"]["text"] == "text 7" and found["worst"]["tokens"] == 9
+  assert found["worst"]["cosine"] == pytest.approx(cosine)
+  assert f"{cosine:.5f} on 'text 7' of 9 tokens" in found["reason"]
+  assert found["top10_overlap"] < 1
+
+
+def test_rounded_weights_are_compared_with_rounded_ones():
+  rounded, of_float = vectors(), vectors(seed=1)
+  found = judged(rounded, of_float, q4_0=rounded)
+  assert found["verdict"] == PASSED
+  shown = np.sum(rounded * of_float, axis=1)
+  assert found["cosine_to_float"]["min"] == pytest.approx(shown.min())
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    (lambda v: np.where(np.arange(20)[:, None] == 3, np.nan, v), "'text 3' is"),
+    (lambda v: v[:, :4], "not (20, 8)"),
+    (lambda v: v * 0, "cosine 0.00000"),
+  ],
+  ids=["nan", "shape", "zero"],
+)
+def test_vectors_that_are_none(change, words):
+  found = judged(change(vectors()).astype(np.float32), vectors())
+  assert found["verdict"] == FAILED and words in found["reason"]
+
+
+def test_what_is_asked(items, config, model, tokenizer_model):
+  """Every prompt, both edges of the window, shortest and longest; as text."""
+  texts = [item.text for item in items if item.text is not None]
+  assert all(text == text.strip() and text for text in texts)
+  for prompt in set(eg.load(model).prompts.values()):
+    assert any(text.startswith(prompt) for text in texts), prompt
+  for sign in ("\t", "🪿", "春", "  "):
+    assert any(sign in text for text in texts), sign
+  tokenizer = Tokenizer(tokenizer_model)
+  for item in items:
+    assert 2 <= len(item.ids) <= config.max_length
+    if item.text is not None:
+      np.testing.assert_array_equal(item.ids, tokenizer.encode(item.text))
+  alone = {len(item.ids) for item in items if item.text is None}
+  half, whole = config.window // 2, config.window
+  assert alone == {2, 3, 4, 5, 7, 8, 9, 159, 160}
+  assert {half - 1, half, half + 1, whole - 1, whole, whole + 1} <= alone
+  assert max(len(item.ids) for item in items if item.text) > 150
+
+
+def test_references_are_the_vectors_of_load(model, items, references):
+  texts = [n for n, item in enumerate(items) if item.text is not None]
+  for precision in (quantize.FLOAT, "q4_0"):
+    want = eg.load(model, precision=precision).encode(
+      [items[n].text for n in texts]
+    )
+    np.testing.assert_allclose(references[precision][texts], want, atol=1e-5)
+
+
+def export(capsys, model, output, *more):
+  argv = ["export", f"--model={model}", "--format=gguf", f"--output={output}"]
+  code = main.call([*argv, *more])
+  return code, capsys.readouterr().err
+
+
+def stand_in(monkeypatch, *code):
+  """The only runtime: a Python program."""
+  command = [sys.executable, "-c", *code] if code else None
+  runtime = Runtime("stand-in", "python", lambda: command, "install it")
+  monkeypatch.setattr(runtimes, "RUNTIMES", {"gguf": [runtime]})
+
+
+def test_a_runtime_that_is_not_here_has_checked_nothing(
+  capsys, monkeypatch, model, tmp_path
+):
+  stand_in(monkeypatch)
+  code, said = export(capsys, model, tmp_path / "out")
+  assert (
+    code == 0 and "certificate: UNCHECKED: " in said and "install it" in said
+  )
+  found = json.loads((tmp_path / "out" / certificate.FILE).read_text())
+  assert found["verdict"] == "unchecked" and "cosine" not in found
+  assert found["file"] == "model-float32.gguf"
+
+
+# Answers everything with one vector.
+WRONG = """
+import json, sys
+asked = json.load(open(sys.argv[1]))
+vectors = [[1.0] * 32 for _ in asked["items"]]
+json.dump({"vectors": vectors, "versions": {}}, open(sys.argv[2], "w"))
+"""
+
+
+@pytest.mark.parametrize(
+  ("program", "words"),
+  [
+    (WRONG, "tokens, where 0.9999 is right"),
+    (
+      "import os; print('loading', flush=True); "
+      "os.write(2, b'a.cpp:20: GGML_ASSERT(x == y) failed\\n'); os.abort()",
+      "stand-in refuses it: a.cpp:20: GGML_ASSERT(x == y) failed",
+    ),
+    ("raise ValueError('no such tensor')", "ValueError: no such tensor"),
+    ("import os; os.abort()", "it died of SIGABRT"),
+    ("", "it ended with code 0"),
+  ],
+  ids=["wrong", "assert", "raises", "abort", "silent"],
+)
+def test_an_export_that_fails_is_refused(
+  capsys, monkeypatch, model, tmp_path, program, words
+):
+  """Exit 1 and nothing at the path; kept only when asked for, and named."""
+  stand_in(monkeypatch, program)
+  code, said = export(capsys, model, tmp_path / "out")
+  assert code == 1 and words in said.splitlines()[-1]
+  assert "--uncertified" in said
+  assert list(tmp_path.iterdir()) == []
+  if program == WRONG:
+    code, said = export(capsys, model, tmp_path / "out", "--uncertified")
+    assert code == 0 and "certificate: failed" in said and words in said
+    found = json.loads((tmp_path / "out" / certificate.FILE).read_text())
+    assert found["verdict"] == "failed" and words in found["reason"]
+
+
+def test_node_packages_are_looked_for_where_node_does(tmp_path, monkeypatch):
+  monkeypatch.delenv(runtimes.NODE_MODULES, raising=False)
+  monkeypatch.setattr(runtimes.shutil, "which", lambda name: f"/bin/{name}")
+  _, runtime = runtimes.RUNTIMES["gguf"]
+  inner = tmp_path / "a" / "b"
+  inner.mkdir(parents=True)
+  monkeypatch.chdir(inner)
+  assert runtime.command() is None
+  package = tmp_path / "node_modules" / "node-llama-cpp"
+  package.mkdir(parents=True)
+  assert runtime.command()[-1] == str(package)
+  monkeypatch.chdir("/")
+  assert runtime.command() is None
+  monkeypatch.setenv(runtimes.NODE_MODULES, str(package.parent))
+  assert runtime.command()[-1] == str(package)
+  assert os.path.isfile(runtime.command()[1])
+
+
+@need_llama
+@pytest.mark.parametrize("dtype", TYPES)
+def test_llama_cpp_gives_the_model_s_vectors(
+  jobs, files, items, references, dtype
+):
+  """At every golden length, from texts by its own tokenizer and from ids."""
+  precision, bound = jobs[dtype].precision, FORMAT.dtypes[dtype].bound
+  assert bound == {"float32": 0.9999, "bfloat16": 0.999}.get(dtype, 0.998)
+  # The first runtime for all types, another for two.
+  for runtime in INSTALLED[: 2 if dtype in ("float32", "q4_0") else 1]:
+    reply = runtime.ask(files[dtype], items, jobs[dtype].config.max_length)
+    found = certificate.judge(
+      items, reply.vectors, references, precision, bound
+    )
+    assert found["verdict"] == PASSED, (runtime.through, found["reason"])
+    assert runtime.through in reply.versions
+
+
+def rewritten(path, target, keys=(), tensor=lambda t: t.data):
+  """A copy of a file with keys changed or dropped, and tensors too."""
+  reader = gguf.GGUFReader(path)
+  writer = gguf.GGUFWriter(target, "gemma-embedding")
+  for name, field in reader.fields.items():
+    if name.startswith("GGUF.") or name == "general.architecture":
+      continue
+    value = dict(keys).get(
+      name.removeprefix("gemma-embedding."), field.contents()
+    )
+    kinds = field.types
+    if value is not None:
+      writer.add_key_value(name, value, kinds[0], kinds[-1])
+  for found in reader.tensors:
+    data = tensor(found)
+    if data is not None:
+      writer.add_tensor(found.name, data, raw_dtype=found.tensor_type)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  return target
+
+
+DENSE = [f"dense_{n}_feat_{end}" for n in (2, 3) for end in ("in", "out")]
+BREAKAGE = {
+  "copy": {},
+  "dense dropped": {
+    "keys": dict.fromkeys(DENSE),
+    "tensor": lambda t: None if t.name.startswith("dense") else t.data,
+  },
+  "half a window": {"keys": {"attention.sliding_window": 4}},
+  "norms without 1": {
+    "tensor": lambda t: t.data - np.float32(1) if t.data.ndim == 1 else t.data
+  },
+}
+
+
+@need_llama
+@pytest.mark.parametrize("what", BREAKAGE)
+def test_a_broken_file_is_told_from_a_right_one(
+  files, items, references, config, tmp_path, what
+):
+  """In every runtime that is here; a mere copy passes."""
+  path = rewritten(files["float32"], tmp_path / "x.gguf", **BREAKAGE[what])
+  for runtime in INSTALLED[:1]:
+    reply = runtime.ask(path, items, config.max_length)
+    found = certificate.judge(items, reply.vectors, references, "float", 0.9999)
+    verdict = PASSED if what == "copy" else FAILED
+    assert found["verdict"] == verdict, found
+    if what == "half a window":
+      assert found["cosine"]["min"] < 0.99 and found["worst"]["tokens"] > 4
+
+
+@need_llama
+@pytest.mark.parametrize("through", [r.through for r in INSTALLED])
+def test_what_llama_cpp_refuses_is_said_in_its_words(
+  files, items, config, tmp_path, through
+):
+  [runtime] = [r for r in INSTALLED if r.through == through]
+  without = lambda t: None if t.name == "output_norm.weight" else t.data
+  path = rewritten(files["float32"], tmp_path / "x.gguf", tensor=without)
+  with pytest.raises(runtimes.Refused, match=r"output_norm\.weight"):
+    runtime.ask(path, items, config.max_length)
+  keys = {"dense_3_feat_out": 64}
+  path = rewritten(files["float32"], tmp_path / "y.gguf", keys=keys)
+  with pytest.raises(runtimes.Refused, match=r"dense_3_feat_out must be equal"):
+    runtime.ask(path, items, config.max_length)
+
+
+@need_llama
+def test_the_verb_writes_a_certificate_that_passed(
+  capsys, model, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(golden, "_LENGTHS", ())
+  code, said = export(capsys, model, tmp_path / "out", "--dtype=q4_0")
+  assert code == 0
+  assert "certificate: passed in llama.cpp" in said.splitlines()[-1]
+  found = json.loads((tmp_path / "out" / certificate.FILE).read_text())
+  assert found["verdict"] == PASSED and found["bound"] == 0.998
+  assert found["rounded_after_training"] and found["precision"] == "q4_0"
+  assert found["cosine"]["min"] > found["cosine_to_float"]["min"]
+  assert 0 < found["top10_overlap"] <= 1 and found["worst"]["tokens"] > 1
+  assert found["weights"] == eg.load(model).hash
+  assert set(found["versions"]) == {"embeddinggemma", "jax", "numpy"}
+
+
+def test_sentence_transformers_gives_the_model_s_vectors(model, tmp_path):
+  """Texts in padded batches, ids alone."""
+  pytest.importorskip("sentence_transformers")
+  form, folder = sentence_transformers_export.FORMAT, tmp_path / "out"
+  found = {}
+  certify = lambda *args: found.update(certificate.certify(form, *args))
+  exporting.export(form, str(model), folder, certify=certify)
+  assert found["verdict"] == PASSED and found["cosine"]["min"] >= 0.99999
+  assert "sentence-transformers" in found["runtime_versions"]
