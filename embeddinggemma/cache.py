@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pathlib
+import platform
 import shutil
 import socket
 import threading
@@ -260,11 +261,12 @@ def require_writable(folder: pathlib.Path, seconds: float = 30.0) -> None:
     )
 
 
-def keep_programs(workdir: pathlib.Path) -> None:
+def keep_programs(workdir: pathlib.Path, waiting: bool = False) -> None:
   """Compiled programs stay in the workdir, for the next start of this run.
 
   Where JAX_COMPILATION_CACHE_DIR names another place, there; on a CPU, whose
-  programs compile fast, nowhere.
+  programs compile fast, nowhere, unless somebody is `waiting` for an answer.
+  Those are of one kind of processor: another may not have its instructions.
   """
   import jax
 
@@ -276,6 +278,22 @@ def keep_programs(workdir: pathlib.Path) -> None:
     folder = workdir / PROGRAMS
     require_writable(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
+  elif waiting and os.access(workdir, os.W_OK):
+    folder = workdir / PROGRAMS / _processor()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _processor() -> str:
+  """A short name for the kind of this machine's processor."""
+  known = ("model name", "flags", "Features", "CPU part")
+  try:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+  except OSError:  # another system
+    lines = []
+  found = sorted({line for line in lines if line.startswith(known)})
+  text = "\n".join([platform.machine(), platform.processor(), *found])
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ from rich.console import Console
 from embeddinggemma import verbs
 from embeddinggemma.data import corpus, jsonl
 from embeddinggemma.load import load
+from embeddinggemma.retrieval import index
 
+FORMAT = index.FORMAT  # a recipe's old index is made anew
 DOCUMENTS = "documents.jsonl"  # of the user's pairs, that the recipe indexes
 
 

@@ -212,14 +212,13 @@ def index(values: flags.FlagValues, rest: Sequence[str]) -> None:
   """Makes a folder or a JSONL searchable, or brings its index up to date."""
   _nothing_more(rest)
   from embeddinggemma import verbs
-  from embeddinggemma.load import load
   from embeddinggemma.types import BadInput
 
   if values.vectors not in (None, "int8", "binary"):
     raise BadInput(f"--vectors={values.vectors}: give int8 or binary")
   output = pathlib.Path(values.output)
-  about = verbs.build_index(
-    load(values.model),
+  about = verbs.index_alone(
+    values.model,
     pathlib.Path(values.input),
     output,
     _console(),
@@ -873,6 +872,9 @@ def call(argv: Sequence[str]) -> int:
   except KeyboardInterrupt:
     print("interrupted; the same command continues", file=sys.stderr)
     return 42
+  except BrokenPipeError:  # such as `| head`, which has read enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
   except Exception as error:
     reason = _cannot_write(error)
     if reason is None:

@@ -270,6 +270,7 @@ def _index(run: Run, done: AllDone) -> Step:
   return Step(
     "index",
     {
+      "format": indexing.FORMAT,
       "weights": done["soup"].hash,
       "trained": done["soup"].key,
       "config": dataclasses.asdict(run.recipe.index),

@@ -32,7 +32,7 @@ from embeddinggemma.finetuning import SearchConfig
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.load import Model, load
 from embeddinggemma.losses import matryoshka
-from embeddinggemma.retrieval import codes, index, search, update
+from embeddinggemma.retrieval import codes, index, reading, search, update
 from embeddinggemma.training import hooks
 from embeddinggemma.training.config import (
   LanguageConfig,
@@ -375,9 +375,11 @@ def query(
 ) -> list[search.Hit]:
   """The verb `query`: the best chunks of an index."""
   opened = index.open_index(directory)
-  model = None if mode == "lexical" else load(model_path)
-  digest = model.hash if model else opened.about["model"]
-  return search.search(opened, model, text, model=digest, mode=mode, k=k)
+  if mode == "lexical":
+    return search.search(opened, None, text, model="", mode=mode, k=k)
+  cache.keep_programs(directory, waiting=True)
+  model = load(model_path)
+  return search.search(opened, model, text, model=model.hash, mode=mode, k=k)
 
 
 def label(
@@ -414,6 +416,22 @@ def quality(
   return table
 
 
+def index_alone(
+  model_path: str,
+  source: pathlib.Path,
+  output: pathlib.Path,
+  console: Console,
+  **options: Any,
+) -> dict[str, Any]:
+  """The verb `index`: `options` are those of build_index."""
+  reading.require(source)
+  index.require_ours(output)
+  model = load(model_path)
+  output.mkdir(parents=True, exist_ok=True)
+  cache.keep_programs(output, waiting=True)
+  return build_index(model, source, output, console, **options)
+
+
 def build_index(
   model: Model,
   source: pathlib.Path,
@@ -425,7 +443,7 @@ def build_index(
   rebuild: bool = False,
   excluded: Sequence[pathlib.Path] = (),
 ) -> dict[str, Any]:
-  """The verb `index`: update.build_index with a bar.
+  """update.build_index with a bar.
 
   Without `dim` and `vectors`, as the index that is there, else 256 dimensions
   or the model's, if that is less, in int8.

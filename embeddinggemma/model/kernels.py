@@ -36,10 +36,14 @@ class Turns(NamedTuple):
 def on(config: ModelConfig, platform: str, kind: str) -> ModelConfig:
   """The config as a kind of device runs it; BadInput if it cannot."""
   if platform == "tpu":
-    small = kind in _SMALL_VMEM
-    instead = {"attention": SPLASH, "mlp": XLA} if small else {}
-    auto = {n: x for n, x in instead.items() if getattr(config, n) == AUTO}
-    return dataclasses.replace(config, **auto)
+    if kind not in _SMALL_VMEM:
+      return config
+    unless = lambda told, instead: instead if told == AUTO else told
+    return dataclasses.replace(
+      config,
+      attention=unless(config.attention, SPLASH),
+      mlp=unless(config.mlp, XLA),
+    )
   for name in ("attention", "mlp"):
     value = getattr(config, name)
     if value not in (XLA, AUTO):

@@ -266,6 +266,7 @@ def _index(run: Run, done: AllDone) -> Step:
   return Step(
     "index",
     {
+      "format": indexing.FORMAT,
       "weights": done["finetune"].hash,
       "data": done["inputs"].key,
       "config": dataclasses.asdict(config),

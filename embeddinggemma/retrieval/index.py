@@ -35,6 +35,17 @@ INDEX_FILE = "index.json"
 GRAPH = "graph.usearch"
 PENDING = "pending"  # vectors of an index that is not yet there
 _DATA = "data-"
+# How the names begin of what an index's folder may hold; a recipe keeps its own
+# notes there.
+_OURS = (
+  INDEX_FILE,
+  PENDING,
+  _DATA,
+  cache.LOCK_FILE,
+  cache.PROGRAMS,
+  cache.KEY_FILE,
+  cache.STAGE_FILE,
+)
 _BROKEN = (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError)
 
 
@@ -155,7 +166,7 @@ def writing(output: Path) -> Iterator[None]:
   What is pending goes once the block has ended well. BadInput if the folder
   holds anything else than an index.
   """
-  _require_ours(output)
+  require_ours(output)
   with cache.locked(output, "--output"):
     _clear(output)
     yield
@@ -182,7 +193,7 @@ def commit(
     np.savez(folder / "spread.npz", **spread._asdict())
     coded = codes.encode(vectors, about["vectors"], spread)
     cache.write_array(folder / "codes.npy", coded)
-    if coded.nbytes > codes.EXACT_BYTES:
+    if len(coded) > codes.EXACT_UP_TO:
       graph = codes.make_graph(coded, about["vectors"], about["dim"])
       (folder / GRAPH).write_bytes(graph.save())
     texts = [f"{chunk.title} {chunk.text}" for chunk in read.chunks]
@@ -190,10 +201,8 @@ def commit(
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     about = {"format": FORMAT, "data": folder.name, **about, "bytes": size}
     cache.write_json(output / INDEX_FILE, about)
-  except BaseException:
-    shutil.rmtree(folder, ignore_errors=True)
-    raise
-  _clear(output)
+  finally:
+    _clear(output)
   return about
 
 
@@ -210,22 +219,18 @@ def _write_rows(folder: Path, read: reading.Reading) -> None:
       file.write(json.dumps({"path": path, "skipped": reason}) + "\n")
 
 
-def _require_ours(output: Path) -> None:
-  if not output.exists() or (output / INDEX_FILE).is_file():
-    return
-  ours = (cache.LOCK_FILE, cache.KEY_FILE, PENDING, INDEX_FILE, _DATA)
-  if not output.is_dir() or not all(
-    path.name.startswith(ours) for path in output.iterdir()
-  ):
+def require_ours(output: Path) -> None:
+  """Fails on a folder that is there and is neither an index nor one begun."""
+  is_begun = output.is_dir() and all(
+    path.name.startswith(_OURS) for path in output.iterdir()
+  )
+  if output.exists() and not is_begun and "format" not in choices(output):
     raise BadInput(f"{output}: exists and is no index; name another folder")
 
 
 def _clear(output: Path) -> None:
   """Deletes the data that index.json does not name."""
-  named = None
-  if (output / INDEX_FILE).is_file():
-    with contextlib.suppress(BadInput):
-      named = about_of(output).get("data")
+  named = choices(output).get("data")
   for path in output.glob(f"{_DATA}*"):
     if path.name != named:
       shutil.rmtree(path, ignore_errors=True)

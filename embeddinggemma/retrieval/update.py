@@ -21,7 +21,7 @@ from embeddinggemma.retrieval import chunks, codes, index, reading
 from embeddinggemma.retrieval.pending import ID_BYTES, Pending
 from embeddinggemma.types import BadInput, TextEncoder
 
-BLOCK = 1024  # texts embedded at a time: what a kill loses
+BLOCK = 512  # texts embedded at a time: what a kill loses
 _NAMED = 3  # files, for each reason to leave some out
 
 Progress = Callable[[int, int], None]
@@ -160,10 +160,8 @@ def _embed(
   progress: Progress | None,
 ) -> _Done:
   """The vectors of chunks: of the old index, of a killed run, or made now."""
-  ids, old = (
-    [_id(row) for row in rows],
-    [_id(row) for row in before.read.chunks],
-  )
+  ids = [_id(row) for row in rows]
+  old = [_id(row) for row in before.read.chunks]
   places = {name: place for place, name in enumerate(old)}
   new = {n: r for n, r in zip(ids, rows, strict=True) if n not in places}
   todo = [item for item in new.items() if item[0] not in pending.vectors]

@@ -91,7 +91,7 @@ def compile_step(
     try:
       program = jitted.lower(state, batch).compile()
     except jax.errors.JaxRuntimeError as error:
-      message = _short(str(error))
+      message = " ".join(str(error).split())
       if "RESOURCE_EXHAUSTED" not in message:
         raise BadInput(_why(message, slice_, options)) from error
     texts = (_read(pathlib.Path(folder), name) for name in _MODULES)
@@ -106,7 +106,7 @@ def compile_step(
     mesh,
     state,
     _memory(program, (state, batch), message, layout),
-    message,
+    _short(message),
     hlo,
     layout,
     time.monotonic() - start,
@@ -115,8 +115,7 @@ def compile_step(
 
 def _short(message: str) -> str:
   """What the compiler says, without the list of every allocation."""
-  line = " ".join(message.split())
-  return re.split(r" Largest program allocations| =====", line)[0][:1000]
+  return re.split(r" Largest program allocations| =====", message)[0][:1000]
 
 
 def _read(folder: pathlib.Path, ending: str) -> str:

@@ -11,6 +11,7 @@ exact float32 cosines at the same dimension.
 import argparse
 import ast
 import json
+import os
 import pathlib
 import pydoc_data.topics
 import random
@@ -108,32 +109,39 @@ def changes(source: pathlib.Path) -> dict[str, Callable[[], object]]:
 
   def edit() -> None:
     text = first.read_text(encoding="utf-8")
-    first.write_text(
-      f"{text}\n\ndef added(x):\n  '''Doubles.'''\n  return 2 * x"
-    )
+    name = f"added_{len(text)}"
+    first.write_text(f"{text}\n\ndef {name}(x):\n  return 2 * x\n")
 
   return {
     "one file changed": edit,
+    "one file changed again": edit,
     "one file removed": second.unlink,
     "nothing changed": lambda: None,
   }
 
 
 def command(model: str, source: pathlib.Path, output: pathlib.Path) -> dict:
-  """`index` as a user runs it; seconds of the whole command as well."""
+  """`index` as a user runs it; seconds and CPU seconds of the whole command."""
   argv = [sys.executable, "-m", "embeddinggemma", "index", "--json"]
   argv += [f"--model={model}", f"--input={source}", f"--output={output}"]
-  began = time.perf_counter()
+  began, before = time.perf_counter(), os.times()
   done = subprocess.run(argv, check=True, capture_output=True, text=True)
-  command = time.perf_counter() - began
-  return {**json.loads(done.stdout), "command": command}
+  after = os.times()
+  return {
+    **json.loads(done.stdout),
+    "command": time.perf_counter() - began,
+    "cpu": after.children_user
+    + after.children_system
+    - before.children_user
+    - before.children_system,
+  }
 
 
 def show(title: str, about: dict) -> None:
   """A line of the table."""
-  whole = (
-    f"; the command {about['command']:.1f} s" if "command" in about else ""
-  )
+  whole = ""
+  if "command" in about:
+    whole = f"; the command {about['command']:.1f} s, {about['cpu']:.1f} of CPU"
   print(
     f"{title}: {about['chunks']:,} chunks of {about['files']:,} files,"
     f" {about['kept']:,} kept, {about['new']:,} new, {about['removed']:,} gone;"

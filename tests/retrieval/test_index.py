@@ -136,7 +136,7 @@ def test_scores_are_cosines_and_moments_those_of_all(made, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_graph_finds_the_same(folder, tmp_path, made, monkeypatch, kind):
-  monkeypatch.setattr(codes, "EXACT_BYTES", 0)
+  monkeypatch.setattr(codes, "EXACT_UP_TO", 0)
   _build(folder, tmp_path / "index", vectors=kind)
   opened = index.open_index(tmp_path / "index")
   assert opened.graph is not None
@@ -195,6 +195,9 @@ def test_only_an_index_is_replaced(folder, tmp_path):
     _build(folder, folder / "pkg")
   with pytest.raises(BadInput, match="exists and is no index"):
     _build(folder, folder / "plain.txt")
+  (folder / "pkg" / "index.json").write_text('{"name": "of something else"}')
+  with pytest.raises(BadInput, match="exists and is no index"):
+    _build(folder, folder / "pkg")
 
 
 def test_a_failed_build_leaves_the_old_index(folder, tmp_path):
