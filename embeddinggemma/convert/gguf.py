@@ -45,6 +45,8 @@ _FILE_TYPES = {
   "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
   "mixed": gguf.LlamaFileType.MOSTLY_Q4_0,
 }
+# Before it, five layers of six were local, whatever a file says.
+_NEEDS = "llama.cpp b11063 (September 2026) or later"
 _LAST = -1000.0  # the score of what no merge makes
 
 
@@ -85,6 +87,9 @@ def _write(job: Job, folder: pathlib.Path, on_tensor: OnTensor) -> Written:
     _add_tokenizer(writer, job)
     digest = _write_tensors(writer, job, on_tensor)
   about: dict[str, Any] = {"file": path.name}
+  local = [kind == LOCAL for kind in gguf_tensors.layer_kinds(job.config)]
+  if local != [bool((n + 1) % 6) for n in range(len(local))]:
+    about["needs"] = _NEEDS
   if job.unpacked:
     about["unpacked"] = ["/".join(name) for name in job.unpacked]
   return Written(path, digest, about)

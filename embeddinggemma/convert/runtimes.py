@@ -130,7 +130,7 @@ RUNTIMES: Mapping[str, Sequence[Runtime]] = {
       "llama.cpp",
       "xllamacpp",
       _module("xllamacpp", "llama_cpp"),
-      "pip install 'embeddinggemma[gguf]'",
+      "pip install xllamacpp",
     ),
     Runtime(
       "llama.cpp",

@@ -7,8 +7,8 @@ again, in a temporary folder. Each is a process of its own: wall seconds and
 peak resident memory. Then every tensor of the second export is compared with
 the first, and the hash of what was imported with what went in. Exports to GGUF
 follow, each without and with its certificate, which needs llama.cpp
-(xllamacpp); its memory is that of the larger process. A word limits the work to
-the jobs that it begins: gguf.
+(xllamacpp), whose own memory is not counted. A word limits the work to the jobs
+that it begins: gguf.
 """
 
 import dataclasses
@@ -143,8 +143,7 @@ def child(job: str, folder: pathlib.Path) -> None:
   began = time.perf_counter()
   JOBS[job](folder)
   seconds = time.perf_counter() - began
-  who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-  peak = max(resource.getrusage(x).ru_maxrss for x in who) * 1024 / 1e9
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
   print(f"{seconds:6.1f} s wall, peak {peak:.2f} GB")
 
 
