@@ -164,6 +164,7 @@ def test_parts_are_taken_out_one_by_one(command, finished):
   assert main.call(command(workdir)) == 0
 
 
+@pytest.mark.slow
 def test_a_changed_stage_is_redone_and_what_follows_it(command, finished):
   workdir, whole = finished
   assert main.call([*command(workdir), "--config.index.dim=16"]) == 0
