@@ -18,6 +18,7 @@ from embeddinggemma.convert import sentence_transformers
 from embeddinggemma.doctor import attention, folder, head, parts, texts, vectors
 from embeddinggemma.doctor.opened import Finding, Opened
 from embeddinggemma.load import Model, load
+from embeddinggemma.quantize import FLOAT
 from embeddinggemma.training.hooks import Progress
 from embeddinggemma.types import BadInput, Stopped
 
@@ -68,7 +69,8 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
     model = load(path)
   except BadInput as error:
     return [_refused(error)]
-  findings = [Finding("opens", True, model.name)]
+  seen = "" if model.precision == FLOAT else f", seen in {model.precision}"
+  findings = [Finding("opens", True, model.name + seen)]
   if sentence_transformers.is_folder(path):
     of_files = folder.check_folder(path, model.tokenizer, _texts(model))
     findings.append(of_files)
