@@ -133,7 +133,8 @@ def _overlap(a: Float[np.ndarray, "n M"], b: Float[np.ndarray, "n M"]) -> float:
 def _nearest(vectors: Float[np.ndarray, "n M"]) -> Int[np.ndarray, "n k"]:
   scores = vectors @ vectors.T
   np.fill_diagonal(scores, -np.inf)
-  return np.argsort(-scores, axis=1, kind="stable")[:, :_NEIGHBOURS]
+  count = min(_NEIGHBOURS, len(vectors) - 1)
+  return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
 def require(found: Mapping[str, Any]) -> None:
