@@ -3,12 +3,12 @@
   python tests/benchmarks/convert_memory.py
 
 A checkpoint of random weights (1.2 GB) is exported, imported and exported
-again, in a temporary folder. Each is a process of its own: wall seconds and
-peak resident memory. Then every tensor of the second export is compared with
-the first, and the hash of what was imported with what went in. Exports to GGUF
-follow, each without and with its certificate, which needs llama.cpp
-(xllamacpp), whose own memory is not counted. A word limits the work to the jobs
-that it begins: gguf.
+again, in a temporary folder. Each is a process of its own: seconds, wall and of
+CPU, and peak resident memory. Then every tensor of the second export is
+compared with the first, and the hash of what was imported with what went in.
+Exports to GGUF follow, each without and with its certificate, which needs
+llama.cpp (xllamacpp), whose own memory is not counted. A word limits the work to
+the jobs that it begins: gguf.
 """
 
 import dataclasses
@@ -144,7 +144,10 @@ def child(job: str, folder: pathlib.Path) -> None:
   JOBS[job](folder)
   seconds = time.perf_counter() - began
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-  print(f"{seconds:6.1f} s wall, peak {peak:.2f} GB")
+  who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+  used = [resource.getrusage(x) for x in who]
+  cpu = sum(x.ru_utime + x.ru_stime for x in used)
+  print(f"{seconds:6.1f} s wall, {cpu:.1f} s of CPU, peak {peak:.2f} GB")
 
 
 if __name__ == "__main__":
