@@ -11,7 +11,8 @@ bash launch/test.sh [ARGUMENT ...]
 
 Makes the virtual environment $venv as launch/local.sh does, with
 the groups test and lint, then runs ruff format --check, ruff check, pyrefly
-check and pytest, on two processes. Arguments go on to pytest:
+check and pytest, on two processes, without the slow tests. Arguments go on to
+pytest; an empty -m runs all:
   bash launch/test.sh tests/losses -k info_nce
 END
   exit 0
