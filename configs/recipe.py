@@ -89,9 +89,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.mixture = mixture.get_config(args["preset"]).search
   config.finetune = sibling(__file__, "finetune").get_config(args["preset"])
   _distil(config.finetune, small)
-  config.qat = sibling(__file__, "qat").get_config(args["preset"])
+  qat = sibling(__file__, "qat")
+  config.qat = qat.get_config(f"{args['preset']},data={args['data']}")
   del config.qat.quantize
-  config.qat.specs = ("int4",)  # one training for each; none: left out
+  # A training for each; none: the stage is left out.
+  config.qat.specs = ("int4", "mixed") if small else ("int4",)
+  config.qat.lr = ConfigDict(qat.LRS.get(args["preset"], {}))  # of a spec
   config.export = ConfigDict()
   config.export.formats = ("sentence-transformers", "gguf")  # of the soup
   config.export.quantised = ("gguf",)  # of each that qat trained
@@ -116,8 +119,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # Finetuning reads the same pairs, in the same lengths, as pre-finetuning.
   tuning = config.prefinetune
   for stage in (config.finetune, config.qat):
-    for name in ("model", "mesh", "data", "init"):
+    for name in ("model", "mesh", "init"):
       stage[name] = tuning[name]
+  config.finetune.data = tuning.data
+  for name in ("path", "skip_bad_rows", "tokenizer"):
+    config.qat.data[name] = tuning.data.get_ref(name)
 
   # Common knobs at the top: references to the same values in the stages.
   config.seed = tuning.seed

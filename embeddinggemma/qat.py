@@ -34,17 +34,22 @@ class SpecsConfig(QatConfig):
   """A recipe's: the same training for each of several specs, or for none."""
 
   specs: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+  # Of a spec that needs another learning rate than optimizer.lr.
+  lr: dict[str, float] = dataclasses.field(default_factory=dict, kw_only=True)
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    for spec in self.specs:
-      quantize.spec_of(spec, "qat.specs")
+    for name in ("specs", "lr"):
+      for spec in getattr(self, name):
+        quantize.spec_of(spec, f"qat.{name}")
 
   def of(self, spec: str) -> QatConfig:
     """The training for one of them."""
     own = {f.name: getattr(self, f.name) for f in dataclasses.fields(QatConfig)}
-    named = dataclasses.replace(self.quantize, spec=spec)
-    return QatConfig(**own | {"quantize": named})
+    rate = self.lr.get(spec, self.optimizer.lr)
+    own["quantize"] = dataclasses.replace(self.quantize, spec=spec)
+    own["optimizer"] = dataclasses.replace(self.optimizer, lr=rate)
+    return QatConfig(**own)
 
 
 def with_teacher(
@@ -60,7 +65,7 @@ def with_teacher(
   def teach() -> None:
     pairs = streams.pairs_read(config, made)
     start = finetuning.teacher_of_model(load(config.init_from))
-    finetuning.teach(pairs, start, "float32", directory, console)
+    finetuning.teach(pairs, start, "float16", directory, console)
 
   distributed.first_does(TEACH, teach)
   return dataclasses.replace(config, teacher=str(directory))

@@ -16,9 +16,6 @@ from jaxtyping import Array
 
 from embeddinggemma import config as config_lib
 from embeddinggemma import objectives, quantize, sharding
-from embeddinggemma.config import (
-  suggest,
-)
 from embeddinggemma.data import packing
 from embeddinggemma.losses import (
   contrastive,
@@ -40,9 +37,9 @@ from embeddinggemma.training.config import (
   PairConfig,
   QatConfig,
   TrainConfig,
+  check_stage,
 )
 from embeddinggemma.types import (
-  BadInput,
   Encode,
   Key,
   LossTerm,
@@ -55,13 +52,8 @@ from embeddinggemma.types import (
 def build(tree: Mapping[str, Any]) -> TrainConfig:
   """The stage's config from a (resolved) ConfigDict's tree."""
   name = tree.get("stage", "")
-  _check_stage(name)
+  check_stage(name)
   return config_lib.build(STAGES[name].config, tree)
-
-
-def _check_stage(name: str) -> None:
-  if name not in STAGES:
-    raise BadInput(f"unknown stage {name!r}{suggest(str(name), list(STAGES))}")
 
 
 def encoder(model: ModelConfig, mesh: Mesh, rules: str = "fsdp") -> Encode:

@@ -124,6 +124,7 @@ def test_a_stopped_stage_ends_with_the_same_weights(
 
 
 @pytest.mark.parametrize("parent", ["pretrained", "adapted"])
+@pytest.mark.slow
 def test_an_embedder_starts_from_either(
   parent, request, data_folder, tmp_path, capsys
 ):
@@ -284,6 +285,7 @@ def test_two_parents_have_one_tokenizer(adapting, pretrained, tmp_path, capsys):
   assert "decoder_from=" in error and "different tokenizers" in error
 
 
+@pytest.mark.slow
 def test_sides_of_two_sizes_have_two_parents(
   data_folder, pretrained, adapting, tmp_path, capsys
 ):

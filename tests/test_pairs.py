@@ -180,6 +180,7 @@ def test_a_second_run_does_nothing(short, finished):
   assert again["final"] == found["final"] and again["soup"] == found["soup"]
 
 
+@pytest.mark.slow
 def test_killed_in_training_it_ends_with_the_same_weights(
   command, finished, tmp_path
 ):
@@ -206,6 +207,7 @@ def test_killed_in_training_it_ends_with_the_same_weights(
   assert {"code", "documentation", "sts", "classification"} <= set(tasks)
 
 
+@pytest.mark.slow
 def test_factors_learn_and_the_table_stays(short, finished, trained, tmp_path):
   """A change of what is trained leaves split and scores before as they are."""
   workdir = tmp_path / "w"
@@ -276,6 +278,7 @@ def test_smaller_ways_begin_with_the_least_change(large):
   assert not any("no_table" in flags for flags, _ in smaller.ways(frozen, LORA))
 
 
+@pytest.mark.slow
 def test_the_first_way_that_fits_is_named(
   large, write_pairs, small_pairs, tmp_path
 ):

@@ -25,6 +25,7 @@ _spec.loader.exec_module(soak)
 CASES = ("separate:4:1:1", "joint:2:2:2", "adapt:2:2:1", "pretrain:4:1:2")
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_change_nothing(tmp_path):
   output = tmp_path / "found.npz"
   worker = [sys.executable, str(TESTS / "mesh_worker.py"), str(output), *CASES]

@@ -108,7 +108,7 @@ def test_killed_anywhere_it_ends_with_the_same_weights(
   trials = lambda: sorted((tmp_path / "mixture").glob("*/trial-*"))
   kill_when(command(tmp_path), lambda: len(trials()) == 2)
   kill_when(command(tmp_path), seen("finetune/2", 2))
-  kill_when(command(tmp_path), seen("qat/int4", 2))
+  kill_when(command(tmp_path), seen("qat/mixed", 2))
   assert main.call(command(tmp_path)) == 0
   assert len(trials()) == 3
   _, whole = finished
@@ -164,6 +164,7 @@ def test_parts_are_taken_out_one_by_one(command, finished):
   assert main.call(command(workdir)) == 0
 
 
+@pytest.mark.slow
 def test_a_changed_stage_is_redone_and_what_follows_it(command, finished):
   workdir, whole = finished
   assert main.call([*command(workdir), "--config.index.dim=16"]) == 0
@@ -262,12 +263,16 @@ def test_precisions_are_compared(finished, tmp_path, capsys):
     ("as trained", "float"),
     ("rounded", "int4"),
     ("trained for it", "int4"),
+    ("rounded", "mixed"),
+    ("trained for it", "mixed"),
   ]
   assert rows[0]["scores"] == whole["souped"]["test"]["soup"]
   assert rows[1]["bytes"] == rows[2]["bytes"] < rows[0]["bytes"] / 5
   data = f"--data={workdir / 'tokenizer' / 'corpus' / 'test'}"
-  for row, more in ((rows[1], ["--precision=int4"]), (rows[2], [])):
-    model = place if row is rows[2] else workdir
+  for row, model, more in (
+    (rows[1], workdir, ["--precision=int4"]),
+    (rows[2], place, []),
+  ):
     output = tmp_path / "scores.json"
     argv = ["evaluate", f"--model={model}", data, f"--output={output}"]
     assert main.call([*argv, *more]) == 0

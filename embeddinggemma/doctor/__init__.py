@@ -19,6 +19,7 @@ from embeddinggemma.data import samples
 from embeddinggemma.doctor import attention, folder, head, parts, vectors
 from embeddinggemma.doctor.opened import Finding, Opened
 from embeddinggemma.load import Model, load
+from embeddinggemma.quantize import FLOAT
 from embeddinggemma.training.hooks import Progress
 from embeddinggemma.types import BadInput, Stopped
 
@@ -69,7 +70,8 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
     model = load(path)
   except BadInput as error:
     return [_refused(error)]
-  findings = [Finding("opens", True, model.name)]
+  seen = "" if model.precision == FLOAT else f", seen in {model.precision}"
+  findings = [Finding("opens", True, model.name + seen)]
   if sentence_transformers.is_folder(path):
     of_files = folder.check_folder(path, model.tokenizer, _texts(model))
     findings.append(of_files)

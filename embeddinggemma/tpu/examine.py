@@ -36,8 +36,9 @@ def config_of(tree: Mapping[str, Any], name: str | None) -> TrainConfig:
   if name not in inner:
     raise BadInput(f"--stage={name}: the config holds {', '.join(inner)}")
   found = dict(inner[name])
-  if specs := found.pop("specs", ()):  # a recipe's; the first stands for all
-    found["quantize"] = {"spec": specs[0]}
+  if specs := found.pop("specs", ()):  # of a recipe; the first stands for all
+    found |= {"quantize": {"spec": specs[0]}}
+  found.pop("lr", None)
   return stages.build(found)
 
 

@@ -15,6 +15,7 @@ from embeddinggemma.config import (
   QuantizeConfig,
   TextConfig,
   at_least,
+  suggest,
 )
 from embeddinggemma.data import denoisers
 from embeddinggemma.data.denoisers import Denoiser
@@ -26,6 +27,7 @@ from embeddinggemma.model.config import (
 )
 from embeddinggemma.types import BadInput
 
+STAGES = ("pretrain", "adapt", "prefinetune", "finetune", "qat")
 INITS = ("random", "lsa")
 CALLS = ("separate", "joint")
 
@@ -57,6 +59,7 @@ class TrainConfig:
   guard: GuardConfig = dataclasses.field(default=GuardConfig(), kw_only=True)
 
   def __post_init__(self) -> None:
+    check_stage(self.stage)
     for name in ("steps", "batch_size"):
       at_least(name, getattr(self, name), 1)
     at_least("groups_per_device", self.groups_per_device, 0)
@@ -235,6 +238,12 @@ class AdaptConfig(LanguageConfig):
     found = tuple(Denoiser(*row) for row in self.denoisers)
     denoisers.check(found)
     return found
+
+
+def check_stage(name: str) -> None:
+  """Raises BadInput for a stage that there is not."""
+  if name not in STAGES:
+    raise BadInput(f"unknown stage {name!r}{suggest(str(name), list(STAGES))}")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -174,9 +174,9 @@ def test_a_stage_of_a_recipe_can_be_named() -> None:
   assert examine.config_of(tree, None).stage == "prefinetune"
   assert examine.config_of(tree, "adapt").stage == "adapt"
   with pytest.raises(
-    BadInput, match="--stage=qat: the config holds adapt, finetune, pre"
+    BadInput, match="--stage=teach: the config holds adapt, finetune, pre"
   ):
-    examine.config_of(tree, "qat")
+    examine.config_of(tree, "teach")
 
 
 def test_without_libtpu_the_command_that_installs_it_is_named(
