@@ -4,8 +4,9 @@ Many languages, code with tabs, every prompt of the model, and rows of ids as
 long as what usually goes wrong: the window's edges, and the longest text.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from embeddinggemma.convert.exporting import Job
 from embeddinggemma.data import packing, prompts, samples
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import embedder, trace
+from embeddinggemma.model.config import ModelConfig
 
 _CODE = (
   "def first(items):\n\tfor item in items:\n\t\tif item:\n\t\t\treturn item",
@@ -84,7 +86,7 @@ def references(
   job: Job, rows: Sequence[Int[np.ndarray, "_"]]
 ) -> Mapping[str, Float[np.ndarray, "n M"]]:
   """Our vectors of rows of ids, by precision: the written one, and float."""
-  program = jax.jit(embedder.encode_group(job.config.portable))
+  program = _program(job.config.portable)
   found = {}
   with jax.default_matmul_precision("highest"):  # else TPUs round to bfloat16
     for precision in dict.fromkeys((job.precision, quantize.FLOAT)):
@@ -92,6 +94,12 @@ def references(
       vectors = [program(params, *_padded(row, job)) for row in rows]
       found[precision] = np.concatenate([np.asarray(v) for v in vectors])
   return found
+
+
+@functools.cache
+def _program(config: ModelConfig) -> Any:
+  """Compiled once for each length, however many exports a recipe makes."""
+  return jax.jit(embedder.encode_group(config))
 
 
 def pooled(job: Job) -> Float[np.ndarray, "n D"]:

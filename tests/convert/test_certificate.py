@@ -171,11 +171,15 @@ def export(capsys, model, output, *more):
   return code, capsys.readouterr().err
 
 
-def stand_in(monkeypatch, *code):
-  """The only runtime: a Python program."""
+def program(*code):
+  """A runtime that is a Python program."""
   command = [sys.executable, "-c", *code] if code else None
-  runtime = Runtime("stand-in", "python", lambda: command, "install it")
-  monkeypatch.setattr(runtimes, "RUNTIMES", {"gguf": [runtime]})
+  return Runtime("stand-in", "python", lambda: command, "install it")
+
+
+def stand_in(monkeypatch, *code):
+  """Makes it the only runtime."""
+  monkeypatch.setattr(runtimes, "RUNTIMES", {"gguf": [program(*code)]})
 
 
 def test_a_runtime_that_is_not_here_has_checked_nothing(
@@ -200,35 +204,51 @@ json.dump({"vectors": vectors, "versions": {}}, open(sys.argv[2], "w"))
 """
 
 
+ASSERTS = (
+  "import os; print('loading', flush=True);"
+  " os.write(2, b'a.cpp:20: GGML_ASSERT(x == y) failed\\n'); os.abort()"
+)
+
+
 @pytest.mark.parametrize(
-  ("program", "words"),
+  ("code", "words"),
   [
-    (WRONG, "tokens, where 0.9999 is right"),
-    (
-      "import os; print('loading', flush=True); "
-      "os.write(2, b'a.cpp:20: GGML_ASSERT(x == y) failed\\n'); os.abort()",
-      "stand-in refuses it: a.cpp:20: GGML_ASSERT(x == y) failed",
-    ),
+    (ASSERTS, "a.cpp:20: GGML_ASSERT(x == y) failed"),
     ("raise ValueError('no such tensor')", "ValueError: no such tensor"),
     ("import os; os.abort()", "it died of SIGABRT"),
     ("", "it ended with code 0"),
   ],
-  ids=["wrong", "assert", "raises", "abort", "silent"],
+  ids=["asserts", "raises", "aborts", "silent"],
 )
-def test_an_export_that_fails_is_refused(
-  capsys, monkeypatch, model, tmp_path, program, words
+def test_a_runtime_that_ends_is_told_by_its_own_words(tmp_path, code, words):
+  with pytest.raises(runtimes.Refused) as caught:
+    program(code).ask(tmp_path / "x.gguf", some_items(3), 8)
+  assert str(caught.value) == words
+
+
+def test_an_export_that_is_refused_is_not_kept(
+  capsys, monkeypatch, model, tmp_path
 ):
-  """Exit 1 and nothing at the path; kept only when asked for, and named."""
-  stand_in(monkeypatch, program)
+  stand_in(monkeypatch, ASSERTS)
+  code, said = export(capsys, model, tmp_path / "out")
+  last = said.splitlines()[-1]
+  assert code == 1 and "--uncertified" in last
+  assert "stand-in refuses it: a.cpp:20: GGML_ASSERT(x == y) failed" in last
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_with_other_vectors_is_kept_only_when_asked(
+  capsys, monkeypatch, model, tmp_path
+):
+  stand_in(monkeypatch, WRONG)
+  words = "tokens, where 0.9999 is right"
   code, said = export(capsys, model, tmp_path / "out")
   assert code == 1 and words in said.splitlines()[-1]
-  assert "--uncertified" in said
   assert list(tmp_path.iterdir()) == []
-  if program == WRONG:
-    code, said = export(capsys, model, tmp_path / "out", "--uncertified")
-    assert code == 0 and "certificate: failed" in said and words in said
-    found = json.loads((tmp_path / "out" / certificate.FILE).read_text())
-    assert found["verdict"] == "failed" and words in found["reason"]
+  code, said = export(capsys, model, tmp_path / "out", "--uncertified")
+  assert code == 0 and "certificate: failed" in said and words in said
+  found = json.loads((tmp_path / "out" / certificate.FILE).read_text())
+  assert found["verdict"] == "failed" and words in found["reason"]
 
 
 def test_node_packages_are_looked_for_where_node_does(tmp_path, monkeypatch):
@@ -338,10 +358,7 @@ def test_what_llama_cpp_refuses_is_said_in_its_words(
 
 
 @need_llama
-def test_the_verb_writes_a_certificate_that_passed(
-  capsys, model, tmp_path, monkeypatch
-):
-  monkeypatch.setattr(golden, "_LENGTHS", ())
+def test_the_verb_writes_a_certificate_that_passed(capsys, model, tmp_path):
   code, said = export(capsys, model, tmp_path / "out", "--dtype=q4_0")
   assert code == 0
   assert "certificate: passed in llama.cpp" in said.splitlines()[-1]
