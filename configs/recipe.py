@@ -31,7 +31,7 @@ SECONDS = {
     "mixture": 110.0,
     "finetune": 40.0,
     "soup": 1.0,
-    "qat": 30.0,
+    "qat": 60.0,
     "evaluate": 70.0,
     "export": 10.0,
     "index": 25.0,
