@@ -7,7 +7,6 @@ arguments, each of which continues in its folder.
 
 import dataclasses
 import pathlib
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -376,12 +375,9 @@ def scores_with_mean(
   model: Model, tasks: Sequence[suite.EvalTask]
 ) -> dict[str, float]:
   """{task type or "mean": score} of a loaded model."""
-  by_type = score(model, tasks)
-  return {**by_type, "mean": statistics.fmean(by_type.values())}
+  return suite.with_mean(score(model, tasks))
 
 
 def score(model: Model, tasks: Sequence[suite.EvalTask]) -> dict[str, float]:
   """Task type -> the mean of its tasks' main metrics, at full dimension."""
-  dim = model.config.embed_dim
-  types = suite.evaluate(model, tasks, [dim])["types"]
-  return {name: values[str(dim)] for name, values in types.items()}
+  return suite.by_type(suite.evaluate(model, tasks, [model.config.embed_dim]))

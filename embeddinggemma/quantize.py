@@ -96,6 +96,14 @@ def grid_of(path: str, shape: tuple[int, ...], spec: str) -> Grid | None:
 
   Raises BadInput where blocks do not divide the parameter's input.
   """
+  found = _place(path, shape, spec)
+  return found[1] if found else None
+
+
+def _place(
+  path: str, shape: tuple[int, ...], spec: str
+) -> tuple[Part, Grid] | None:
+  """What a parameter is, and its grid; None: it stays in float."""
   part = part_of(path, shape)
   name = spec_of(spec).get(part.name) if part else None
   if part is None or name is None:
@@ -108,7 +116,7 @@ def grid_of(path: str, shape: tuple[int, ...], spec: str) -> Grid | None:
       f" blocks of {grid.block} do not divide ({spec!r}); use a precision by"
       " channel, or other sizes"
     )
-  return grid
+  return part, grid
 
 
 def _input_size(shape: tuple[int, ...], part: Part) -> int:
@@ -183,12 +191,11 @@ def view(spec: str) -> Callable[[Params], Params]:
 
 def on_grid(path: str, weight: Array, spec: str) -> Array:
   """One parameter of a model, by its path, as the view shows it."""
-  grid = grid_of(path, weight.shape, spec)
-  part = part_of(path, weight.shape)
-  if grid is None or part is None:
+  found = _place(path, weight.shape, spec)
+  if found is None:
     return weight
   see = fake_quant if isinstance(weight, jax.Array) else _seen
-  return see(weight, part, grid)
+  return see(weight, *found)
 
 
 def seen(
@@ -214,10 +221,10 @@ def packed(path: str, weight: np.ndarray, spec: str) -> Packed | None:
 
   dequantised(q, scale) is what the view shows, transposed.
   """
-  grid = grid_of(path, weight.shape, spec)
-  part = part_of(path, weight.shape)
-  if grid is None or part is None:
+  found = _place(path, weight.shape, spec)
+  if found is None:
     return None
+  part, grid = found
   rows = to_rows(weight, part)
   q, scale = integers(rows.reshape(-1, rows.shape[-1]), grid)
   return Packed(path, grid, q, scale)
@@ -229,10 +236,10 @@ def nbytes(shapes: Mapping[str, tuple[int, ...]], precision: str) -> int:
 
   def of(path: str, shape: tuple[int, ...]) -> int:
     size = math.prod(shape)
-    part = part_of(path, shape)
-    grid = None if precision == FLOAT else grid_of(path, shape, precision)
-    if grid is None or part is None:
+    found = None if precision == FLOAT else _place(path, shape, precision)
+    if found is None:
       return 4 * size
+    part, grid = found
     blocks = size // (grid.block or _input_size(shape, part))
     return size * grid.bits // 8 + 2 * blocks
 

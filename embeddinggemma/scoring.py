@@ -1,7 +1,6 @@
 """The recipe's stage `evaluate`: every model that it made, on held-out texts."""
 
 import pathlib
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,18 +81,13 @@ def score(
   for name, file in FILES.items():
     cache.write_json(directory / file, found[name])
   best = found["quality"].get("test", {}).get(verbs.MODEL, {})
-  return {"test": {name: dict(_first(dims)) for name, dims in best.items()}}
+  return {
+    "test": {name: dict(next(iter(d.values()))) for name, d in best.items()}
+  }
 
 
 def _by_type(
   tasks: Sequence[suite.EvalTask], scores: suite.TaskScores
 ) -> dict[str, float]:
-  """{task type or "mean": score}, at full dimension."""
-  types = suite.summarise(tasks, scores)["types"]
-  by_type = {name: _first(dims) for name, dims in types.items()}
-  return {**by_type, "mean": statistics.fmean(by_type.values())}
-
-
-def _first(dims: Mapping[str, Any]) -> Any:
-  """What stands first is of the full dimension."""
-  return next(iter(dims.values()))
+  """{task type or "mean": score}, at full dimension, which stands first."""
+  return suite.with_mean(suite.by_type(suite.summarise(tasks, scores)))

@@ -1,7 +1,6 @@
 """What a recipe ships: its models in the formats of other runtimes."""
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from embeddinggemma import doctor
 from embeddinggemma.config import suggest
-from embeddinggemma.convert import certificate, runtimes
+from embeddinggemma.convert import runtimes
 from embeddinggemma.convert import verbs as convert
 from embeddinggemma.types import BadInput
 
@@ -61,10 +60,9 @@ def export_all(
   for name, path in models.items():
     for form in formats[name]:
       place, began = pathlib.Path(name) / form, time.perf_counter()
-      convert.export_model(
+      found = convert.export_model(
         str(path), form, directory / place, None, False, examine, console
       )
-      found = json.loads((directory / place / certificate.FILE).read_text())
       files = [p for p in (directory / place).rglob("*") if p.is_file()]
       rows.append(
         {

@@ -37,7 +37,6 @@ from embeddinggemma.types import Stopped
 _OLD = "sentence_transformers.models"  # names that every version knows
 _VERSION = "5.1.0"  # the first version that knows the model
 _DENSE = {("up",): UP, ("down",): DOWN}
-_SIZES = {"float32": 4, "bfloat16": 2}  # bytes of an element
 
 
 def _faults(job: Job) -> dict[str, bool]:
@@ -51,7 +50,8 @@ def _faults(job: Job) -> dict[str, bool]:
 
 def _size(job: Job) -> int:
   elements = sum(shape.size for shape in job.shapes.values())
-  return _SIZES[job.dtype] * elements
+  kind = safetensors_io.NAMES[job.dtype]
+  return safetensors_io.DTYPES[kind].itemsize * elements
 
 
 def _write(job: Job, folder: pathlib.Path, on_tensor: OnTensor) -> Written:

@@ -103,8 +103,8 @@ def export_model(
   uncertified: bool,
   examine: Examine,
   console: Console,
-) -> None:
-  """The verb `export`: a checkpoint in another runtime's format.
+) -> dict[str, Any]:
+  """The verb `export`: a checkpoint out; returns what its certificate holds.
 
   What `examine` raises of the written files leaves nothing at `output`, and so
   does a certificate that fails, unless `uncertified`.
@@ -114,7 +114,7 @@ def export_model(
   say = lambda line: console.print(
     line, highlight=False, markup=False, soft_wrap=True
   )
-  found = {}
+  found: dict[str, Any] = {}
 
   def certify(
     job: exporting.Job, folder: pathlib.Path, written: exporting.Written
@@ -129,6 +129,7 @@ def export_model(
     )
   say(f"{output}  weights {written.digest[:12]}{certificate.grid(found)}")
   say(certificate.summary(found))
+  return found
 
 
 def check_tokenizer(model: Imported, where: Any) -> None:

@@ -65,7 +65,7 @@ def write(
     for shard in _shards(kept.of(_batches(source.texts), tokenizer)):
       for name, array in shard._asdict().items():
         path = folder / f"{name}-{shards:05d}.npy"
-        np.save(path, array)
+        cache.write_array(path, array)
         with path.open("rb") as file:
           digest.update(hashlib.file_digest(file, "sha256").digest())
       shards += 1

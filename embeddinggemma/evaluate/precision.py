@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embeddinggemma.evaluate import page, plots
+from embeddinggemma.evaluate.mixtures import NOISE
 
 if TYPE_CHECKING:
   from rich.table import Table
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 # "mean": score}}
 Row = Mapping[str, Any]
 PLAIN, ROUNDED, TRAINED = "as trained", "rounded", "trained for it"
-NOISE = 0.02  # scores of single seeds that differ by less are alike
 
 PAPER = (
   "In the paper, with training for it, MTEB multilingual falls from 61.15 in"
@@ -63,8 +63,10 @@ def table(rows: Sequence[Row]) -> "Table":
     box=box.SIMPLE_HEAD,
     padding=(0, 1, 0, 0),
   )
-  for name in ("precision", "weights", "MB", "mean"):
-    shown.add_column(name, justify="left" if name < "N" else "right")
+  for name in ("precision", "weights"):
+    shown.add_column(name)
+  for name in ("MB", "mean"):
+    shown.add_column(name, justify="right")
   for row in rows:
     size, mean = f"{row['bytes'] / 1e6:.1f}", f"{row['scores']['mean']:.4f}"
     shown.add_row(row["precision"], row["weights"], size, mean)

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from embeddinggemma.evaluate import page, plots
+from embeddinggemma.evaluate.mixtures import NOISE
 
 INITS = ("random", "lsa", "decoder-only", "encoder-decoder")
 SIDES = ("validation", "test")
-ONE_SEED = 0.02  # scores of single seeds that differ by less are alike
 
 PAPER = (
   "In the paper, where training starts from decides most: the mean over MTEB "
@@ -103,10 +103,8 @@ def _verdict(scores: Mapping[str, Sequence[float]]) -> str:
   lead = round(medians[first] - medians[second], 3)
   leads = f"{first} leads {second} by {lead:.3f} on validation"
   if all(len(values) == 1 for values in known.values()):
-    within = "Within noise: " if lead < ONE_SEED else ""
-    return (
-      f"{within}{leads}; one seed cannot tell differences under {ONE_SEED}."
-    )
+    within = "Within noise: " if lead < NOISE else ""
+    return f"{within}{leads}; one seed cannot tell differences under {NOISE}."
   noise = round(max(max(v) - min(v) for v in known.values()), 3)
   if lead <= noise:
     return (

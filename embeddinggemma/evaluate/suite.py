@@ -7,6 +7,7 @@ The paper's tables give the mean over tasks and the mean over task types
 import collections
 import hashlib
 import pathlib
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -73,6 +74,16 @@ def summarise(suite: Sequence[EvalTask], scores: TaskScores) -> dict[str, Any]:
     "mean_task": _means(every),
     "mean_type": _means(across),
   }
+
+
+def by_type(found: Mapping[str, Any]) -> dict[str, float]:
+  """Task type -> score at the first dimension, of what `summarise` returns."""
+  return {name: next(iter(at.values())) for name, at in found["types"].items()}
+
+
+def with_mean(scores: Mapping[str, float]) -> dict[str, float]:
+  """Scores by task type, and their mean."""
+  return {**scores, "mean": statistics.fmean(scores.values())}
 
 
 def baselines(suite: Sequence[EvalTask]) -> dict[str, TaskScores]:

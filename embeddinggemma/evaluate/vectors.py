@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -52,19 +52,21 @@ def _row(
   dim: int,
   form: str,
 ) -> Row:
-  scores, milliseconds = [], 0.0
-  for task, both in zip(tasks, encoded, strict=True):
-    queries, documents = (encode_lib.truncate(side, dim) for side in both)
+  scores = []
+  cut = [
+    (encode_lib.truncate(left, dim), encode_lib.truncate(right, dim))
+    for left, right in encoded
+  ]
+  for task, (queries, documents) in zip(tasks, cut, strict=True):
     scored = metrics.dense_scores(queries, stored(documents, form))
     rankings = metrics.rank(scored, task.same, len(task.documents))
     found = metrics.retrieval(rankings, task.gold)
     scores.append(found[metrics.main_metric(found)])
-    milliseconds = _milliseconds(queries, documents, form)
   return {
     "vectors": form,
     "dim": dim,
     "bytes": math.ceil(dim * FORMS[form] / 8),
-    "ms": milliseconds,
+    "ms": _milliseconds(*cut[-1], form),
     "score": statistics.fmean(scores),
   }
 
@@ -75,8 +77,7 @@ def stored(
   """Unit vectors as their codes say them; of bits, +1 and -1 about the mean."""
   if form == FLOAT:
     return vectors
-  spread = codes.spread(vectors)
-  kind: codes.Kind = "int8" if form == "int8" else "binary"
+  kind, spread = cast(codes.Kind, form), codes.spread(vectors)
   coded = codes.encode(vectors, kind, spread)
   if kind == "int8":
     return coded.astype(np.float32) * np.float32(spread.scale / 127)
@@ -95,8 +96,7 @@ def _milliseconds(
   if form == FLOAT:
     find = lambda query: np.argpartition(vectors @ query, -10)
   else:
-    kind: codes.Kind = "int8" if form == "int8" else "binary"
-    spread = codes.spread(documents)
+    kind, spread = cast(codes.Kind, form), codes.spread(documents)
     coded = codes.encode(vectors, kind, spread)
     find = lambda query: codes.nearest(
       coded, codes.of_query(query, kind, spread), kind, 10

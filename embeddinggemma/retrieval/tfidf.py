@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from embeddinggemma import lexical
+from embeddinggemma import cache, lexical
 from embeddinggemma.retrieval.teacher import Encode, Item, TeacherModel
 from embeddinggemma.types import BadInput
 
@@ -43,10 +43,7 @@ def tfidf(width: int, seed: int) -> TeacherModel:
     if not own.is_file():
       step = -(-len(items) // FIT_TEXTS)
       fitted = _fit(_counts(items[::step]), width, seed)
-      partial = own.with_suffix(".partial")
-      with partial.open("wb") as file:
-        np.save(file, fitted)
-      partial.replace(own)
+      cache.write_array(own, fitted)
     *components, weights = np.load(own)
     components = np.stack(components, axis=1)
     return lambda items: _transform(_counts(items), weights, components)

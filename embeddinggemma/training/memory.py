@@ -47,11 +47,13 @@ def activation_bytes(model: ModelConfig, length: int) -> int:
   """
   size = 2 if model.dtype == "bfloat16" else 4
   attention = kernels.attention_of(model, length)
-  fused = attention == FUSED, kernels.mlp_of(model, LANES) == FUSED
-  copies, widths = (2, 2) if fused[0] else (3, 4)
-  heads = copies * (model.num_heads + model.num_kv_heads) * model.head_dim
-  widths, hidden = (widths + 1, 2) if fused[1] else (widths + 3, 3)
-  layer = (widths * model.width + heads + hidden * model.mlp_width) * size
+  mlp = kernels.mlp_of(model, LANES)
+  copies, inside = (2, 2) if attention == FUSED else (4, 3)
+  first = copies * model.width
+  first += inside * (model.num_heads + model.num_kv_heads) * model.head_dim
+  copies, inside = (1, 2) if mlp == FUSED else (3, 3)
+  second = copies * model.width + inside * model.mlp_width
+  layer = (first + second) * size
   if attention == XLA:
     layer += 2 * 4 * model.num_heads * length
   if model.remat == "full":

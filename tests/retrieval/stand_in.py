@@ -1,4 +1,4 @@
-"""A model's stand-in that reads nothing but words."""
+"""A page of code, and a model's stand-in that reads nothing but words."""
 
 import zlib
 
@@ -6,6 +6,28 @@ import numpy as np
 
 from embeddinggemma import lexical
 from embeddinggemma.retrieval import update
+
+CODE = '''"""Dates and colours."""
+
+import datetime
+
+LIMIT = 3
+
+
+def parse_date(text):
+  """Read a day, month and year."""
+  return datetime.date.fromisoformat(text)
+
+
+@register
+class Color:
+  """A colour."""
+
+  red = 1
+
+  def mix(self, other):
+    return blend(self, other)
+'''
 
 
 def bag_of_words(texts, prompt_name, titles=()):

@@ -3,30 +3,9 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stand_in import CODE
 
 from embeddinggemma.retrieval import chunks
-
-CODE = '''"""Dates and colours."""
-
-import datetime
-
-LIMIT = 3
-
-
-def parse_date(text):
-  """Read a day, month and year."""
-  return datetime.date.fromisoformat(text)
-
-
-@register
-class Color:
-  """A colour."""
-
-  red = 1
-
-  def mix(self, other):
-    return blend(self, other)
-'''
 
 
 def test_python_is_cut_by_function_and_class():

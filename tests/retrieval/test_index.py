@@ -5,34 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from stand_in import bag_of_words, making
+from stand_in import CODE, bag_of_words, making
 
 from embeddinggemma import encode
 from embeddinggemma.retrieval import codes, index, search, update
 from embeddinggemma.types import BadInput, Stopped
-
-CODE = '''"""Dates and colours."""
-
-import datetime
-
-LIMIT = 3
-
-
-def parse_date(text):
-  """Read a day, month and year."""
-  return datetime.date.fromisoformat(text)
-
-
-@register
-class Color:
-  """A colour."""
-
-  red = 1
-
-  def mix(self, other):
-    return blend(self, other)
-'''
-
 
 KINDS = ("int8", "binary")
 
