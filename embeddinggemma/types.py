@@ -7,7 +7,7 @@ embedding.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -131,6 +131,7 @@ LossTerm = Callable[[Aux, Embeddings, PairBatch], Array]  # per example (B,)
 Objective = Callable[[Params, Any, Key], tuple[Array, Metrics]]
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
   """Texts to unit vectors: what evaluation and retrieval need of a model."""
 
@@ -139,6 +140,7 @@ class TextEncoder(Protocol):
   ) -> Float[np.ndarray, "n M"]: ...
 
 
+@runtime_checkable
 class DataSource(Protocol):
   """Random access to rows: what grain reads."""
 

@@ -23,4 +23,5 @@ cd -- "$root"
 "$venv/bin/ruff" format --check .
 "$venv/bin/ruff" check .
 "$venv/bin/pyrefly" check
-exec "$venv/bin/python" -m pytest -n 2 --dist=loadscope "$@"
+exec "$venv/bin/python" -m pytest -n 2 --dist=loadscope \
+  --no-loadscope-reorder "$@"

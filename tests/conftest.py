@@ -10,6 +10,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
   "--xla_force_host_platform_device_count=8"
   " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+  " --xla_cpu_use_fusion_emitters=false"
 )
 # A program that several tests train, or the processes that they start and kill,
 # is compiled once.
@@ -20,7 +21,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 import jaxtyping
 
 # Shapes and types of annotations are checked at run time.
-jaxtyping.install_import_hook("embeddinggemma", "typeguard.typechecked")
+jaxtyping.install_import_hook("embeddinggemma", "runtime_types.checked")
 
 import json
 from collections.abc import Callable

@@ -71,7 +71,7 @@ def _checked(form: Format, job: Job, written: Written) -> dict[str, Any]:
 
 def judge(
   items: Sequence[Item],
-  vectors: Float[np.ndarray, "n M"],
+  vectors: Float[np.ndarray, "rows width"],  # of another shape: a failure
   references: Mapping[str, Float[np.ndarray, "n M"]],
   precision: str,
   bound: float,

@@ -1,7 +1,7 @@
 """Draws of rows -> packed batches -> global arrays, ahead of the step."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
 import jax
@@ -42,6 +42,7 @@ class Loaded(NamedTuple):
   index: int = -1  # of the batch in its stream
 
 
+@runtime_checkable
 class Example(Protocol):
   """What the model reads of a window: one side, or inputs and targets.
 

@@ -29,7 +29,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -51,6 +51,7 @@ _ENVIRONMENT = {
 }
 
 
+@runtime_checkable
 class MixtureOptimizer(Protocol):
   """What a search asks; higher scores are better, NaN is infeasible."""
 

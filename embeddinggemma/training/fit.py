@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -22,6 +22,7 @@ class StepInfo(NamedTuple):
   waited: float  # seconds that the loop waited for data
 
 
+@runtime_checkable
 class Stream(Protocol):
   """Batches with a position that can be saved."""
 

@@ -4,7 +4,7 @@ import json
 import pathlib
 import time
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 import rich.progress
 from rich.console import Console
@@ -98,7 +98,7 @@ class Progress:
     )
     self._task = self._bar.add_task(name, total=total, note="")
 
-  def __enter__(self) -> Self:
+  def __enter__(self) -> "Progress":
     self._bar.start()
     return self
 

@@ -77,10 +77,12 @@ def _free_port() -> int:
 
 def environment(processes: int, devices: int, **more: str) -> dict[str, str]:
   """Of a process; its index is added by `launch`."""
+  flags = os.environ.get("XLA_FLAGS", "")
   shared = {
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(ROOT),
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    # The last of a flag counts.
+    "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     # Else the command would start itself again, under another parent.
