@@ -21,6 +21,8 @@ soak = importlib.util.module_from_spec(_spec)
 sys.modules["soak"] = soak
 _spec.loader.exec_module(soak)
 
+# A short form of the soak.
+soak.STEPS = 24
 # Every objective; parameters replicated and sharded.
 CASES = ("separate:4:1:1", "joint:2:2:2", "adapt:2:2:1", "pretrain:4:1:2")
 
