@@ -31,6 +31,8 @@ LAYERS = (
   {"scoring", "pairs"},
   {"steps"},
   {"pipeline"},
+  {"command_line"},
+  {"commands"},
   {"main"},
   {"__init__", "__main__"},
 )
@@ -42,7 +44,7 @@ NAMES = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 ONLY_IN = {
   "flax": lambda name: name.startswith("model/"),
   "orbax": lambda name: name == "checkpoint.py",
-  "ml_collections": lambda name: name == "main.py",
+  "ml_collections": lambda name: name == "command_line.py",
   "seqio": lambda name: name == "data/seqio_tasks.py",
   "vizier": lambda name: name == "mixture/optimizer.py",
 }

@@ -8,7 +8,8 @@ import shlex
 import numpy as np
 import pytest
 
-from embeddinggemma import cache, checkpoint, main
+from embeddinggemma import cache, checkpoint, command_line, main
+from embeddinggemma.commands import VERBS
 
 TINY = "--config=configs/prefinetune.py:tiny"
 RECIPE = "--config=configs/recipe.py:tiny"
@@ -493,7 +494,7 @@ def test_sweep_prints_commands(tmp_path, capsys):
   assert len(lines) == 2
   program, verb, *argv = shlex.split(lines[1])
   assert (program, verb) == ("embeddinggemma", "train")
-  values, _ = main._parse(verb, argv)
+  values, _ = command_line.parse(verb, VERBS[verb], argv)
   assert values.config.seed == 1 and values.config.steps == 1
   assert values.config.optimizer.lr == 1e-3
   assert values.workdir == f"{tmp_path}/s/seed=1,optimizer.lr=0.001"

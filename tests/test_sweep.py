@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from embeddinggemma import main
+from embeddinggemma import command_line
+from embeddinggemma.commands import VERBS
 from embeddinggemma.sweep import expression
 from embeddinggemma.sweep import page as page_lib
 from embeddinggemma.sweep import points as points_lib
@@ -241,7 +242,7 @@ def test_overrides_reach_the_config(tmp_path):
   [point] = points_lib.points(expression)
   words = ["train", "--config=configs/prefinetune.py:tiny"]
   verb, *flags = points_lib.with_overrides(words)(point, tmp_path)
-  values, rest = main._parse(verb, flags)
+  values, rest = command_line.parse(verb, VERBS[verb], flags)
   assert rest == []
   assert values.workdir == str(tmp_path)
   for key, value in point.items():

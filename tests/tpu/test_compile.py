@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from embeddinggemma import main
+from embeddinggemma import command_line, main
+from embeddinggemma.commands import VERBS
 from embeddinggemma.tpu import environment, examine, generations
 from embeddinggemma.types import BadInput
 
@@ -114,7 +115,9 @@ def test_two_slices_exchange_over_data() -> None:
   ],
 )
 def test_an_option_that_the_compiler_refuses(options: dict, said: str) -> None:
-  values, _ = main._parse("compile", [CONFIG, "--topology=v5e:2x2"])
+  values, _ = command_line.parse(
+    "compile", VERBS["compile"], [CONFIG, "--topology=v5e:2x2"]
+  )
   tree = values.config.to_dict() | {"compiler_options": options}
   config = examine.config_of(tree, None)
   with pytest.raises(BadInput, match=said):
@@ -167,8 +170,10 @@ def test_sizes_that_do_not_divide(arguments: list[str], said: str) -> None:
 
 
 def test_a_stage_of_a_recipe_can_be_named() -> None:
-  values, _ = main._parse(
-    "compile", ["--config=configs/recipe.py:tiny", "--topology=v5e:2x2"]
+  values, _ = command_line.parse(
+    "compile",
+    VERBS["compile"],
+    ["--config=configs/recipe.py:tiny", "--topology=v5e:2x2"],
   )
   tree = values.config.to_dict()
   assert examine.config_of(tree, None).stage == "prefinetune"

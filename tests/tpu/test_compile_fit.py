@@ -5,7 +5,8 @@ import importlib.util
 
 import pytest
 
-from embeddinggemma import main
+from embeddinggemma import command_line
+from embeddinggemma.commands import VERBS
 from embeddinggemma.tpu import (
   compiling,
   environment,
@@ -62,8 +63,9 @@ def test_an_end_of_the_choices_is_an_end(left: list[int]) -> None:
 def test_recomputation_is_tried_where_groups_cannot_help() -> None:
   """One pair a device, on chips that have next to no memory."""
   environment.prepare()
-  values, _ = main._parse(
+  values, _ = command_line.parse(
     "compile",
+    VERBS["compile"],
     [
       "--config=configs/prefinetune.py:tiny",
       "--config.model.num_layers=1",

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import pytest
 from jax.extend import core
 
-from embeddinggemma import main
+from embeddinggemma import command_line
+from embeddinggemma.commands import VERBS
 from embeddinggemma.model import decoder, embedder, encoder, layers
 from embeddinggemma.model.config import GLOBAL, LOCAL, preset
 from embeddinggemma.model.layers import Reach
@@ -19,8 +20,9 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def config_of(config: str, *overrides: str):
-  values, _ = main._parse(
+  values, _ = command_line.parse(
     "compile",
+    VERBS["compile"],
     [f"--config={ROOT}/configs/{config}", "--topology=v5e:2x2", *overrides],
   )
   return examine.config_of(values.config.to_dict(), None)
