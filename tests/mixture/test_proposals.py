@@ -82,10 +82,8 @@ def die(directory: str, proposal: int, delay: float) -> None:
 
 
 # While Vizier starts, and while its GP is at work.
-@pytest.mark.parametrize(
-  ("proposal", "delay"),
-  [pytest.param(1, 1.0, marks=pytest.mark.slow), (2, 0.3)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("proposal", "delay"), [(1, 1.0), (2, 0.3)])
 def test_a_kill_while_proposing(whole, tmp_path, capfd, proposal, delay):
   code = (
     f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r});"

@@ -129,6 +129,7 @@ def digest(workdir: pathlib.Path) -> str:
   return checkpoint.content_hash(params)
 
 
+@pytest.mark.slow
 def test_factors_resume_on_another_mesh(
   finetuned, data_folder, trained, tmp_path
 ):
