@@ -245,7 +245,10 @@ def _bad_key(name: str, verb: Verb, argv: Sequence[str]) -> str:
   from embeddinggemma.config import suggest
 
   values = _flags_of(verb, argv[:1])
-  values([name, *argv[:1]])
+  try:
+    values([name, *argv[:1]])
+  except Exception:  # it is the config file that fails
+    return ""
   for word in argv[1:]:
     if not word.startswith(("--config.", "-config.")):
       continue

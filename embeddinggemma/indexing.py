@@ -12,9 +12,10 @@ from rich.console import Console
 from embeddinggemma import verbs
 from embeddinggemma.data import corpus, jsonl
 from embeddinggemma.load import load
-from embeddinggemma.retrieval import index
+from embeddinggemma.retrieval import chunks, index
 
-FORMAT = index.FORMAT  # a recipe's old index is made anew
+# What makes a recipe's old index anew.
+FORMAT = f"{index.FORMAT}, {chunks.VERSION}"
 DOCUMENTS = "documents.jsonl"  # of the user's pairs, that the recipe indexes
 
 

@@ -5,7 +5,6 @@ The names and meanings are those that sentence-transformers users know.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,12 @@ from embeddinggemma import (
   sharding,
   stages,
 )
-from embeddinggemma.convert import families, sentence_transformers, tensors
+from embeddinggemma.convert import (
+  families,
+  saved,
+  sentence_transformers,
+  tensors,
+)
 from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import adapt, embedder
@@ -232,69 +236,13 @@ def load(
       found.prompts,
       seen,
     )
-  directory = checkpoint.find(path)
-  files = checkpoint.read_files(directory)
-  for name in ("model.json", "tokenizer.model", "prompts.json"):
-    if name not in files:
-      raise BadInput(f"checkpoint {directory} has no {name}; it is not a model")
-  tree = _json(directory, files, "model.json")
-  try:
-    model = config.build(ModelConfig, tree)
-  except BadInput as error:
-    raise BadInput(f"{directory}: model.json: {error}") from None
-  model = dataclasses.replace(model, dtype=dtype or model.dtype)
-  stored = _stored_prompts(directory, files)
-  seen = quantize.known(precision or _precision(directory, files))
-  if any(name[0] == "decoder" for name in checkpoint.read_shapes(directory)):
-    raise BadInput(
-      f"{directory} is a language model, which has no embedding head; train"
-      f" one: --config=configs/prefinetune.py --config.init_from={directory}"
-    )
-  tokenizer = Tokenizer(files["tokenizer.model"])
-  params = tensors.placed(checkpoint.stream(directory), seen)
-  return assemble(model, params, tokenizer, str(directory), stored, seen)
-
-
-def _json(
-  directory: pathlib.Path, files: checkpoint.Files, name: str
-) -> dict[str, Any]:
-  try:
-    tree = json.loads(files[name])
-  except ValueError as error:
-    raise BadInput(f"checkpoint {directory}: {name}: {error}") from None
-  if not isinstance(tree, dict):
-    raise BadInput(f"checkpoint {directory}: {name} is not a JSON object")
-  return tree
-
-
-def _stored_prompts(
-  directory: pathlib.Path, files: checkpoint.Files
-) -> dict[str, str]:
-  """What the model was trained with, which may be newer than our own."""
-  stored = _json(directory, files, "prompts.json")
-  for name, prompt in stored.items():
-    if not isinstance(prompt, str):
-      raise BadInput(
-        f"checkpoint {directory}: prompts.json: {name!r} is not text"
-      )
-  for name in ("query", "document"):
-    if name not in stored:
-      raise BadInput(f"checkpoint {directory}: prompts.json lacks {name!r}")
-  return stored
-
-
-def _precision(directory: pathlib.Path, files: checkpoint.Files) -> str:
-  """What the weights were trained to be seen in."""
-  if "recipe.json" not in files:
-    return quantize.FLOAT
-  view = _json(directory, files, "recipe.json").get("view", "identity")
-  precision = quantize.precision_of(view)
-  if precision is None:
-    raise BadInput(
-      f"checkpoint {directory} needs the view {view!r} of its weights; give the"
-      " workdir of a training that is finished, which has a plain one"
-    )
-  return precision
+  found = saved.read(path)
+  model = dataclasses.replace(found.config, dtype=dtype or found.config.dtype)
+  seen = quantize.known(precision or found.precision)
+  tokenizer = Tokenizer(found.files["tokenizer.model"])
+  params = tensors.placed(checkpoint.stream(found.directory), seen)
+  stored, name = dict(found.prompts), str(found.directory)
+  return assemble(model, params, tokenizer, name, stored, seen)
 
 
 def assemble(

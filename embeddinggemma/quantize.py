@@ -77,34 +77,20 @@ def known(precision: str) -> str:
   return precision
 
 
-def part_of(path: str, shape: tuple[int, ...]) -> Part | None:
-  """What a parameter of an embedder is; None: a vector, which stays in float.
+def place(
+  path: str, shape: tuple[int, ...], spec: str
+) -> tuple[Part, Grid] | None:
+  """What a parameter of an embedder is, and its grid; None: it stays in float.
 
-  Raises BadInput for a matrix that no pattern matches.
+  Raises BadInput for a matrix that no pattern matches, and where blocks do not
+  divide the parameter's input.
   """
-  found = next((p for p in PARTS if re.search(p.pattern, path)), None)
-  if found is None and len(shape) > 1 and not re.search(_FLOAT, path):
+  part = next((p for p in PARTS if re.search(p.pattern, path)), None)
+  if part is None and len(shape) > 1 and not re.search(_FLOAT, path):
     raise BadInput(
       f"no grid is known for parameter {path!r} of shape {shape}; add its"
       " pattern to quantize.PARTS"
     )
-  return found
-
-
-def grid_of(path: str, shape: tuple[int, ...], spec: str) -> Grid | None:
-  """The grid of a parameter of an embedder; None: it stays in float.
-
-  Raises BadInput where blocks do not divide the parameter's input.
-  """
-  found = _place(path, shape, spec)
-  return found[1] if found else None
-
-
-def _place(
-  path: str, shape: tuple[int, ...], spec: str
-) -> tuple[Part, Grid] | None:
-  """What a parameter is, and its grid; None: it stays in float."""
-  part = part_of(path, shape)
   name = spec_of(spec).get(part.name) if part else None
   if part is None or name is None:
     return None
@@ -175,7 +161,7 @@ fake_quant.defvjp(
 def view(spec: str) -> Callable[[Params], Params]:
   """Parameters -> the same with the model on a spec's grids; aux is left out.
 
-  Raises BadInput for an unknown spec and, of a model, as grid_of.
+  Raises BadInput for an unknown spec and, of a model, as place.
   """
   spec_of(spec)
 
@@ -191,7 +177,7 @@ def view(spec: str) -> Callable[[Params], Params]:
 
 def on_grid(path: str, weight: Array, spec: str) -> Array:
   """One parameter of a model, by its path, as the view shows it."""
-  found = _place(path, weight.shape, spec)
+  found = place(path, weight.shape, spec)
   if found is None:
     return weight
   see = fake_quant if isinstance(weight, jax.Array) else _seen
@@ -221,7 +207,7 @@ def packed(path: str, weight: np.ndarray, spec: str) -> Packed | None:
 
   dequantised(q, scale) is what the view shows, transposed.
   """
-  found = _place(path, weight.shape, spec)
+  found = place(path, weight.shape, spec)
   if found is None:
     return None
   part, grid = found
@@ -236,7 +222,7 @@ def nbytes(shapes: Mapping[str, tuple[int, ...]], precision: str) -> int:
 
   def of(path: str, shape: tuple[int, ...]) -> int:
     size = math.prod(shape)
-    found = None if precision == FLOAT else _place(path, shape, precision)
+    found = None if precision == FLOAT else place(path, shape, precision)
     if found is None:
       return 4 * size
     part, grid = found

@@ -399,7 +399,7 @@ def test_a_bad_query_is_refused(fails, trained, indexed, tmp_path):
   assert fails(*flags, "\udc80").startswith("the query is not UTF-8")
   said = fails(*flags, "--dense", "--lexical", "x")
   assert said.startswith("--dense and --lexical exclude each other")
-  assert fails(*flags, "--k=0", "x") == "k is 0; ask for at least one result"
+  assert fails(*flags, "--k=0", "x") == "--k=0 must be at least 1"
   said = fails("query", f"--model={trained}", f"--index={tmp_path}", "x")
   assert said.startswith(f"{tmp_path}: not an index")
   said = fails("query", f"--model={tmp_path}", f"--index={indexed}", "x")
@@ -484,6 +484,19 @@ def test_a_path_is_scored_on_its_own_test(trained, tmp_path, capsys):
 
 
 SWEEP = ["sweep", TINY, "--config.steps=1"]
+
+
+@pytest.mark.parametrize("wrong", ["c.nothing", "{}['nothing']", "1 / 0"])
+def test_a_config_file_that_fails(tmp_path, capsys, wrong):
+  path = tmp_path / "bad.py"
+  path.write_text(
+    "from ml_collections import ConfigDict\n\ndef get_config():\n"
+    f"  c = ConfigDict()\n  c.a = {wrong}\n  return c\n"
+  )
+  argv = ["train", f"--config={path}", "--config.seed=1", "--workdir=w"]
+  assert main.call(argv) == 2
+  said = capsys.readouterr().err
+  assert said.startswith("error: config: ") and said.count("\n") == 1
 
 
 def test_sweep_prints_commands(tmp_path, capsys):

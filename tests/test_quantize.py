@@ -96,8 +96,9 @@ def test_numpy_and_jax_agree_to_the_bit(grid, size):
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=NAMES)
-def test_what_lies_on_a_grid_stays(grid):
-  once = grids.dequantised(*grids.integers(weights(), grid))
+@pytest.mark.parametrize("size", [1e-3, 0.05, 10])
+def test_what_lies_on_a_grid_stays(grid, size):
+  once = grids.dequantised(*grids.integers(weights(size), grid))
   twice = grids.dequantised(*grids.integers(once, grid))
   np.testing.assert_array_equal(once, twice)
 
@@ -119,9 +120,10 @@ def llama_cpp(values: np.ndarray, name: str) -> np.ndarray:
   return (q * d.astype(np.float16).astype(np.float32)).reshape(values.shape)
 
 
+@pytest.mark.parametrize("size", [1e-3, 0.05, 10])
 @pytest.mark.parametrize("name", ["q8_0", "q4_0"])
-def test_llama_cpp_keeps_its_own_grids(name):
-  values = grids.dequantised(*grids.integers(weights(), grids.GRIDS[name]))
+def test_llama_cpp_keeps_its_own_grids(name, size):
+  values = grids.dequantised(*grids.integers(weights(size), grids.GRIDS[name]))
   np.testing.assert_array_equal(llama_cpp(values, name), values)
   # And loses the one that LiteRT holds, so nobody may round again.
   int4 = grids.dequantised(*grids.integers(weights(), grids.GRIDS["g4"]))
@@ -162,7 +164,7 @@ def test_blocks_run_along_the_input(path):
   seen = quantize.on_grid(path, given, "int4")
   steps, scale = by_hand(block_of(given), grids.GRIDS["g4"])
   np.testing.assert_array_equal(block_of(seen), steps * scale)
-  part = quantize.part_of(path, shape)
+  part, _ = quantize.place(path, shape, "int4")
   rows = quantize.to_rows(given, part)
   np.testing.assert_array_equal(quantize.from_rows(rows, part, shape), given)
   packed = quantize.packed(path, given, "int4")
@@ -189,7 +191,7 @@ def test_the_view_shows_what_exporters_pack(spec):
       assert packed is None
       np.testing.assert_array_equal(seen[path], weight)
       continue
-    part = quantize.part_of(path, weight.shape)
+    part, _ = quantize.place(path, weight.shape, spec)
     rows = quantize.to_rows(seen[path], part).reshape(packed.q.shape)
     values = grids.dequantised(packed.q, packed.scale)
     np.testing.assert_array_equal(values, rows)
@@ -197,7 +199,7 @@ def test_the_view_shows_what_exporters_pack(spec):
 
 
 def test_mixed_has_the_grids_of_the_paper():
-  grid = lambda path: quantize.grid_of(path, (64, 64), "mixed").name
+  grid = lambda path: quantize.place(path, (64, 64), "mixed")[1].name
   assert grid("encoder/embedding") == "g4c"
   assert grid("encoder/layer_0/mlp/up") == grid("down") == "g4c"
   assert grid("encoder/layer_0/attention/q") == "g8"
@@ -224,7 +226,7 @@ def test_gradients_pass_straight_through(spec):
 def test_every_matrix_of_an_embedder_has_a_part(pooling):
   config = dataclasses.replace(TINY, pooling=pooling)
   for path, leaf in leaves(tree(config)).items():
-    part = quantize.part_of(path, leaf.shape)
+    part = quantize.place(path, leaf.shape, "int8")
     vector = path.endswith("norm/scale") or path == "pooling/query"
     assert (part is None) == vector, path
 

@@ -201,7 +201,20 @@ def test_the_summary_says_what_was_done(finished):
     recipe = json.loads(checkpoint.read_files(place)["recipe.json"])
     assert recipe["data"]["hash"] == whole["data_hash"]
     assert {"mined", "teacher"} <= set(recipe["data"])
-  assert "<html" in (workdir / "report.html").read_text().lower()
+  report = (workdir / "report.html").read_text()
+  assert "<html" in report.lower()
+  [exports] = [s["metrics"] for s in whole["stages"] if s["name"] == "export"]
+  for row in exports["exports"]:
+    place = workdir / "export" / row["place"]
+    written = json.loads((place / "certificate.json").read_text())
+    assert written["verdict"] == row["verdict"] != "failed"
+    assert written["dtype"] == row["dtype"]
+    sizes = [p.stat().st_size for p in place.rglob("*") if p.is_file()]
+    assert row["bytes"] == sum(sizes) > 0
+    cells = (row["model"], row["format"], row["dtype"], row["verdict"])
+    assert "".join(f"<td>{cell}</td>" for cell in cells[:3]) in report
+  models = {row["model"] for row in exports["exports"]}
+  assert models == {"soup", "qat-int4", "qat-mixed"}
   assert list((workdir / "prefinetune" / "tensorboard").iterdir())
 
 

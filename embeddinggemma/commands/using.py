@@ -62,6 +62,8 @@ def query(values: flags.FlagValues, *words: str) -> None:
     raise BadInput(
       "--dense and --lexical exclude each other; hybrid is neither"
     )
+  if values.k < 1:
+    raise BadInput(f"--k={values.k} must be at least 1")
   if values.labels is not None:
     _label(values, " ".join(words))
     return

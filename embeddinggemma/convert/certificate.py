@@ -2,8 +2,8 @@
 
 certificate.json stands beside what was exported. It compares vectors of golden
 texts and of rows of ids, from the runtime, with those of the model in JAX that
-has the same rounded weights; of these the float model's cosine is shown too. A
-runtime that is not installed has checked nothing, which is what it says then.
+has the same weights; where these were rounded after training, their cosine to
+those of the float model is shown too. A runtime that is not installed has checked nothing, which is what it says then.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from embeddinggemma import cache, quantize
-from embeddinggemma.convert import golden, runtimes
+from embeddinggemma.convert import exporting, golden, runtimes
 from embeddinggemma.convert.exporting import Format, Job, Written
 from embeddinggemma.convert.golden import Item
 from embeddinggemma.types import Stopped
@@ -31,15 +31,9 @@ def certify(
   form: Format, job: Job, folder: pathlib.Path, written: Written
 ) -> dict[str, Any]:
   """Runs the export, writes the certificate into its folder, returns it."""
-  found = {
-    "format": form.name,
-    "dtype": job.dtype,
-    "precision": job.precision,
-    "rounded_after_training": job.rounded,
-    "weights": written.digest,
+  found = exporting.about(form, job, written) | {
     "bound": form.dtypes[job.dtype].bound,
     "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
-    **written.about,
   }
   if written.artefact.is_file():
     with written.artefact.open("rb") as file:
@@ -81,7 +75,7 @@ def judge(
   Args:
     items: what was asked.
     vectors: the runtime's.
-    references: ours by precision, "float" among them.
+    references: ours by precision; of rounded weights, "float" among them.
     precision: the one that counts.
     bound: the least cosine that is right.
   """
@@ -96,7 +90,6 @@ def judge(
   theirs = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
   cosines = np.sum(theirs * ours, axis=1)
   worst = int(np.argmin(cosines))
-  of_float = np.sum(theirs * references[quantize.FLOAT], axis=1)
   found = {
     "texts": len(items),
     "tokens": sorted({len(item.ids) for item in items}),
@@ -108,8 +101,9 @@ def judge(
     },
     "top10_overlap": _overlap(theirs, ours),
   }
-  if precision != quantize.FLOAT:
-    found["cosine_to_float"] = _spread(of_float)
+  of_float = references.get(quantize.FLOAT)
+  if precision != quantize.FLOAT and of_float is not None:
+    found["cosine_to_float"] = _spread(np.sum(theirs * of_float, axis=1))
   if cosines[worst] >= bound:
     return found | {"verdict": PASSED}
   reason = (

@@ -6,17 +6,15 @@ that appears whole or not at all.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from embeddinggemma import cache, checkpoint, quantize
-from embeddinggemma import config as config_lib
 from embeddinggemma.checkpoint import Name
-from embeddinggemma.convert import folder as folders
-from embeddinggemma.convert import hugging_face, tensors
+from embeddinggemma.convert import hugging_face, saved, tensors
 from embeddinggemma.convert.output import MARK, whole
+from embeddinggemma.convert.saved import Saved
 from embeddinggemma.model import embedder
 from embeddinggemma.model.config import LOCAL, ModelConfig
 from embeddinggemma.types import BadInput
@@ -41,12 +39,12 @@ class Job:
   """A checkpoint on its way out, but its tensors."""
 
   directory: pathlib.Path
-  config: ModelConfig
-  prompts: Mapping[str, str]
   files: checkpoint.Files
   shapes: checkpoint.Shapes
-  dtype: str
+  config: ModelConfig
+  prompts: Mapping[str, str]
   trained: str  # the precision that its weights were trained for, or "float"
+  dtype: str
   precision: str  # the one that what is written has
   # Matrices whose values on the grid are stored, and not their integers.
   unpacked: tuple[Name, ...] = ()
@@ -113,24 +111,28 @@ def export(
   for fault, found in form.faults(job).items():
     if found:
       raise BadInput(f"{job.directory}: {form.name} cannot hold {fault}")
-  job = form.settle(job)
-  room = form.size(job)
+  form.size(job)  # what the format cannot hold is said before any work
   with whole(output) as folder:
-    checkpoint.require_room(folder, room)
+    job = form.settle(job)
+    checkpoint.require_room(folder, form.size(job))
     written = form.write(job, folder, on_tensor)
-    about = {
-      "format": form.name,
-      "dtype": job.dtype,
-      "precision": job.precision,
-      "rounded_after_training": job.rounded,
-      "weights": written.digest,
-      **written.about,
-    }
-    (folder / MARK).write_bytes(cache.to_json(about))
+    (folder / MARK).write_bytes(cache.to_json(about(form, job, written)))
     form.verify(job, folder)
     examine(folder if form.loads else job.directory)
     certify(job, folder, written)
   return written
+
+
+def about(form: Format, job: Job, written: Written) -> dict[str, Any]:
+  """What an export says of itself."""
+  return {
+    "format": form.name,
+    "dtype": job.dtype,
+    "precision": job.precision,
+    "rounded_after_training": job.rounded,
+    "weights": written.digest,
+    **written.about,
+  }
 
 
 def opened(form: Format, path: str, dtype: str | None) -> Job:
@@ -138,49 +140,20 @@ def opened(form: Format, path: str, dtype: str | None) -> Job:
   if dtype is not None and dtype not in form.dtypes:
     known = " or ".join(form.dtypes)
     raise BadInput(f"--dtype={dtype} is unknown; use {known}")
-  directory = checkpoint.find(path)
-  files = checkpoint.read_files(directory)
-  for name in ("model.json", "prompts.json", folders.TOKENIZER_FILE):
-    if name not in files:
-      raise BadInput(f"checkpoint {directory} has no {name}; it is not a model")
-  try:
-    config = config_lib.build(ModelConfig, json.loads(files["model.json"]))
-    prompts = json.loads(files["prompts.json"])
-    view = checkpoint.view_of(files)
-    trained = quantize.precision_of(view)
-  except (BadInput, ValueError) as error:
-    raise BadInput(f"checkpoint {directory}: {error}") from None
-  if trained is None:
-    raise BadInput(
-      f"{directory} is seen through the view {view!r}, which {form.name} does"
-      " not hold; give the workdir of a training that is finished"
-    )
-  shapes = checkpoint.read_shapes(directory)
-  _check_embedder(directory, config, shapes, form.name)
-  dtype = dtype or _natural(form, trained)
-  precision = _precision(form, directory, trained, dtype)
-  return Job(
-    directory, config, prompts, files, shapes, dtype, trained, precision
-  )
+  found = saved.read(path)
+  _check_shapes(found)
+  dtype = dtype or _natural(form, found.precision)
+  precision = _precision(form, found, dtype)
+  return Job(*found, dtype, precision)
 
 
-def _check_embedder(
-  directory: pathlib.Path,
-  config: ModelConfig,
-  shapes: checkpoint.Shapes,
-  form: str,
-) -> None:
-  if any(name[0] == "decoder" for name in shapes):
-    raise BadInput(
-      f"{directory} is a language model; {form} holds an embedder: train one"
-      f" with --config.init_from={directory}"
-    )
-  wanted = tensors.shapes_of(embedder.init(config))
-  for name in sorted({*wanted, *shapes}):
-    ours = shapes[name].shape if name in shapes else "missing"
+def _check_shapes(found: Saved) -> None:
+  wanted = tensors.shapes_of(embedder.init(found.config))
+  for name in sorted({*wanted, *found.shapes}):
+    ours = found.shapes[name].shape if name in found.shapes else "missing"
     if wanted.get(name, "unknown") != ours:
       raise BadInput(
-        f"checkpoint {directory}: tensor {'/'.join(name)!r} is {ours}, its"
+        f"checkpoint {found.directory}: tensor {'/'.join(name)!r} is {ours}, its"
         f" model.json asks for {wanted.get(name, 'none')}"
       )
 
@@ -191,10 +164,9 @@ def _natural(form: Format, trained: str) -> str:
   return next(found, FLOAT32)
 
 
-def _precision(
-  form: Format, directory: pathlib.Path, trained: str, dtype: str
-) -> str:
+def _precision(form: Format, found: Saved, dtype: str) -> str:
   """That of the written weights: nothing that was on a grid leaves it."""
+  trained = found.precision
   if trained == quantize.FLOAT:
     return form.dtypes[dtype].rounds
   if dtype != FLOAT32 and trained not in form.dtypes[dtype].packs:
@@ -202,7 +174,7 @@ def _precision(
     others = f"{natural} or {FLOAT32}" if natural != FLOAT32 else FLOAT32
     raise BadInput(
       f"--dtype={dtype} would move weights off the {trained} grid that"
-      f" {directory} was trained for; use --dtype={others}"
+      f" {found.directory} was trained for; use --dtype={others}"
     )
   return trained
 

@@ -99,8 +99,8 @@ def _type(job: Job, name: Name, shape: Shape) -> Type:
   if len(shape) == 1:
     return Type.F32
   if job.packs and name not in job.unpacked:
-    grid = quantize.grid_of("/".join(name), shape, job.precision)
-    return _INTEGERS[grid.bits] if grid else Type.F32
+    found = quantize.place("/".join(name), shape, job.precision)
+    return _INTEGERS[found[1].bits] if found else Type.F32
   return Type.BF16 if job.dtype == BFLOAT16 else Type.F32
 
 

@@ -1,9 +1,9 @@
 """A written GGUF file, read back by the format's own reader.
 
 What is checked are the faults that no runtime reports: half a window, a rotary
-base or a Dense that is missing, norms without their 1, no EOS: the model would
-answer, with other vectors. Expectations are spelled out here and not taken from
-what wrote the file.
+base or a Dense that is missing, norms without their 1, no EOS, integers in
+another order: the model would answer, with other vectors. What keys, tokens and
+values are right is spelled out here and not taken from what wrote the file.
 """
 
 import json
@@ -12,16 +12,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import gguf
+import ml_dtypes
 import numpy as np
 
-from embeddinggemma import checkpoint
-from embeddinggemma.convert import gguf_tensors
+from embeddinggemma import checkpoint, quantize
+from embeddinggemma.checkpoint import Name
+from embeddinggemma.convert import folder as folders
+from embeddinggemma.convert import gguf_tensors, names
 from embeddinggemma.convert.exporting import Job
+from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model.config import LOCAL
 from embeddinggemma.types import Stopped
 
 _MEAN = 1  # of llama_pooling_type
 _TOKENS = "tokenizer.ggml."
+_SPACE = "\u2581"  # as SentencePiece writes it
+_ROWS = 4096  # of a tensor that are compared at a time
 
 
 def verify(job: Job, folder: pathlib.Path) -> None:
@@ -45,7 +51,8 @@ def verify(job: Job, folder: pathlib.Path) -> None:
 def _wrong_fields(job: Job, fields: Mapping[str, Any]) -> dict[str, bool]:
   """By key: whether the file says otherwise, or nothing."""
   config = job.config
-  kinds = fields["attention.sliding_window_pattern"].contents()
+  said = lambda key: fields[key].contents() if key in fields else None
+  kinds = said("attention.sliding_window_pattern") or []
   factor = config.global_rope_factor
   expected = {
     "general.architecture": "gemma-embedding",
@@ -76,7 +83,6 @@ def _wrong_fields(job: Job, fields: Mapping[str, Any]) -> dict[str, bool]:
     f"{_TOKENS}add_eos_token": True,
     f"{_TOKENS}add_space_prefix": False,
   }
-  said = lambda key: fields[key].contents() if key in fields else None
   ours = [config.attention_kind(n) == LOCAL for n in range(config.num_layers)]
   prompts = json.loads(said("embeddinggemma.prompts") or "null")
   return {
@@ -87,16 +93,23 @@ def _wrong_fields(job: Job, fields: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def _wrong_vocabulary(job: Job, fields: Mapping[str, Any]) -> dict[str, bool]:
-  rows = job.config.vocab_size
-  columns = ("tokens", "scores", "token_type")
-  counts = [len(fields[_TOKENS + name].data) for name in columns]
-  return {"the number of tokens": counts != [rows] * len(columns)}
+  """Every token's text, as SentencePiece has it; a score and a type each."""
+  said = lambda column: (
+    fields[_TOKENS + column].contents() if _TOKENS + column in fields else []
+  )
+  pieces = Tokenizer(job.files[folders.TOKENIZER_FILE]).pieces
+  tokens = [token.replace(" ", _SPACE) for token in said("tokens")]
+  counts = [len(said(column)) for column in ("scores", "token_type")]
+  return {
+    "a token": tokens[: len(pieces)] != pieces,
+    "the number of tokens": {len(tokens), *counts} != {job.config.vocab_size},
+  }
 
 
 def _wrong_tensors(
   job: Job, reader: gguf.GGUFReader, size: int
 ) -> dict[str, bool]:
-  """Names, types, sizes of all; the values of norms."""
+  """Names, types, sizes and values of all."""
   found = {tensor.name: tensor for tensor in reader.tensors}
   stored = gguf_tensors.stored(job)
   wrong = {
@@ -105,19 +118,35 @@ def _wrong_tensors(
   last = max(reader.tensors, key=lambda tensor: tensor.data_offset)
   align = lambda number: -(-number // reader.alignment) * reader.alignment
   wrong["the size of the file"] = size != align(last.data_offset + last.n_bytes)
-  norms = [name for name, shape in job.shapes.items() if len(shape.shape) == 1]
-  theirs = checkpoint.read_tensors(job.directory, norms)
   for name, tensor in stored.items():
     there = found.get(tensor.name)
     if there is None:
       continue
-    same = (
-      tuple(reversed(there.shape.tolist())) == tensor.shape
-      and there.tensor_type == tensor.type
+    wrong[f"tensor {tensor.name!r}"] = (
+      tuple(reversed(there.shape.tolist())) != tensor.shape
+      or there.tensor_type != tensor.type
+      or (gguf_tensors.is_silent(job, name) and bool(there.data.any()))
     )
-    if name in theirs:
-      same &= np.array_equal(there.data, theirs[name] + np.float32(1))
-    elif gguf_tensors.is_silent(job, name):
-      same &= not there.data.any()
-    wrong[f"tensor {tensor.name!r}"] = not same
+  if not any(wrong.values()):
+    for name, raw in checkpoint.stream(job.directory):
+      label = stored[name].name
+      wrong[f"tensor {label!r}"] = not _has(found[label], job, name, raw)
   return wrong
+
+
+def _has(
+  tensor: gguf.ReaderTensor, job: Job, name: Name, raw: np.ndarray
+) -> bool:
+  """Whether a tensor holds the values that the model is seen with."""
+  if raw.ndim == 1:
+    return np.array_equal(tensor.data, raw + np.float32(1))
+  want = names.export(name, quantize.seen(name, raw, job.precision))
+  for start in range(0, len(want), _ROWS):
+    few = slice(start, start + _ROWS)
+    there = gguf.dequantize(tensor.data[few], tensor.tensor_type)
+    here = np.asarray(want[few], np.float32)
+    if tensor.tensor_type == gguf.GGMLQuantizationType.BF16:
+      here = here.astype(ml_dtypes.bfloat16).astype(np.float32)
+    if not np.array_equal(there, here):
+      return False
+  return True

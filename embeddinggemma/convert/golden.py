@@ -85,15 +85,25 @@ def _rows(tokenizer: Tokenizer, job: Job) -> Iterable[Int[np.ndarray, "_"]]:
 def references(
   job: Job, rows: Sequence[Int[np.ndarray, "_"]]
 ) -> Mapping[str, Float[np.ndarray, "n M"]]:
-  """Our vectors of rows of ids, by precision: the written one, and float."""
-  program = _program(job.config.portable)
-  found = {}
+  """Our vectors of rows of ids, by precision.
+
+  Of the written one and, where it is not what was trained, of float.
+  """
+  precisions = (
+    {job.precision, quantize.FLOAT} if job.rounded else {job.precision}
+  )
   with jax.default_matmul_precision("highest"):  # else TPUs round to bfloat16
-    for precision in dict.fromkeys((job.precision, quantize.FLOAT)):
-      params = tensors.placed(checkpoint.stream(job.directory), precision)
-      vectors = [program(params, *_padded(row, job)) for row in rows]
-      found[precision] = np.concatenate([np.asarray(v) for v in vectors])
-  return found
+    return {name: _vectors(job, rows, name) for name in precisions}
+
+
+def _vectors(
+  job: Job, rows: Sequence[Int[np.ndarray, "_"]], precision: str
+) -> Float[np.ndarray, "n M"]:
+  """The parameters of one precision are gone before the next one's come."""
+  program = _program(job.config.portable)
+  params = tensors.placed(checkpoint.stream(job.directory), precision)
+  vectors = [program(params, *_padded(row, job)) for row in rows]
+  return np.concatenate([np.asarray(v) for v in vectors])
 
 
 @functools.cache

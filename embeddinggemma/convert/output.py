@@ -1,6 +1,8 @@
 """The folder of an export: it appears whole, or not at all."""
 
 import contextlib
+import fcntl
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator
@@ -14,8 +16,10 @@ MARK = "embeddinggemma.json"  # says that a folder is an export of ours
 def whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
   """A folder to fill, which takes the name when the block ends well.
 
-  An export of before is replaced; BadInput for anything else that is there.
+  An export of before is replaced; BadInput for anything else that is there, and
+  while another process fills a folder for the same name.
   """
+  output = output.resolve()
   if output.is_file() or (
     output.is_dir() and any(output.iterdir()) and not (output / MARK).is_file()
   ):
@@ -25,15 +29,49 @@ def whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
   partial, old = (
     output.with_name(f".{output.name}.{end}") for end in ("partial", "old")
   )
-  shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir(parents=True)
-  try:
-    yield partial
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-      output.rename(old)
-    partial.rename(output)
-  except BaseException:
-    shutil.rmtree(partial, ignore_errors=True)
-    raise
+  with _held(partial):
+    try:
+      yield partial
+      shutil.rmtree(old, ignore_errors=True)
+      if output.exists():
+        output.rename(old)
+      try:
+        partial.rename(output)
+      except OSError:
+        if old.exists():
+          old.rename(output)
+        raise
+    except BaseException:
+      shutil.rmtree(partial, ignore_errors=True)
+      raise
   shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(folder: pathlib.Path) -> Iterator[None]:
+  """An empty folder that is ours alone, whatever a kill left of it.
+
+  The lock is on the folder itself, ends with the process, and goes where the
+  folder goes when it is renamed.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  place = os.open(folder, os.O_RDONLY)
+  try:
+    try:
+      fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      # Else it was renamed, or removed, before we had the lock.
+      ours = folder.exists() and os.path.samestat(
+        os.fstat(place), folder.stat()
+      )
+    except BlockingIOError:
+      ours = False
+    if not ours:
+      raise BadInput(
+        f"{folder} is being filled by another export; wait for it or use another"
+        " --output"
+      )
+    for path in folder.iterdir():
+      shutil.rmtree(path) if path.is_dir() else path.unlink()
+    yield
+  finally:
+    os.close(place)

@@ -13,18 +13,20 @@ _UNLIMITED = 64  # positions on which a layer is tried that sees everything
 
 
 def check_bidirectional(opened: Opened) -> Finding:
-  """The last word of a text changes what comes before it.
+  """The last word of a text changes what comes before it, as far as it reaches.
 
   Not every token: where attention is sharp, float32 may round the change off.
   """
-  before = opened.brief
+  before, far = opened.brief, _seen_through_layers(opened.model.config)
   ids = before.ids.copy()
   last = np.maximum(before.lengths - 2, 0)  # before EOS
   pieces = opened.model.tokenizer.vocab_size
   for row, at in zip(ids, last):
     row[at] = 4 + (row[at] - 3) % (pieces - 4)
   after = opened.states([row[:n] for row, n in zip(ids, before.lengths)])
-  moved = [_moved(before, after, n)[:at] for n, at in enumerate(last)]
+  moved = [
+    _moved(before, after, n)[max(0, at - far) : at] for n, at in enumerate(last)
+  ]
   changed, all_ = sum(m.sum() for m in moved), sum(len(m) for m in moved)
   said = f"the last word changes {changed} of {all_} tokens before it"
   if 2 * changed >= all_ > 0:
@@ -36,6 +38,14 @@ def check_bidirectional(opened: Opened) -> Finding:
     "set use_bidirectional_attention to true; transformers before 4.57 ignores"
     " it, use a newer one",
   )
+
+
+def _seen_through_layers(config: ModelConfig) -> int:
+  """How many tokens to its right may change a token, by the rules of layers."""
+  kinds = [config.attention_kind(n) for n in range(config.num_layers)]
+  if set(kinds) != {LOCAL}:
+    return config.max_length
+  return len(kinds) * WINDOW_RULES[config.window_rule](config.window)[1]
 
 
 def _moved(a: States, b: States, row: int) -> Bool[np.ndarray, "_"]:

@@ -17,6 +17,7 @@ the old index or the new one. No file is a pickle.
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,17 +36,11 @@ INDEX_FILE = "index.json"
 GRAPH = "graph.usearch"
 PENDING = "pending"  # vectors of an index that is not yet there
 _DATA = "data-"
-# How the names begin of what an index's folder may hold; a recipe keeps its own
-# notes there.
-_OURS = (
-  INDEX_FILE,
-  PENDING,
-  _DATA,
-  cache.LOCK_FILE,
-  cache.PROGRAMS,
-  cache.KEY_FILE,
-  cache.STAGE_FILE,
-)
+_MADE = re.compile(rf"{_DATA}[a-z0-9_]{{8}}")  # by tempfile
+# What else an index's folder may hold: whole names, and files that are written
+# under a longer name first. A recipe keeps its own notes there.
+_NAMES = (PENDING, cache.LOCK_FILE, cache.PROGRAMS)
+_FILES = (INDEX_FILE, cache.KEY_FILE, cache.STAGE_FILE)
 _BROKEN = (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError)
 
 
@@ -182,7 +177,8 @@ def commit(
   """Writes an index and puts it in place of the old one; returns its about.
 
   Codes are made of the vectors each time, so their scale always fits, and an
-  index that was brought up to date is byte for byte one made anew.
+  index that was brought up to date is byte for byte one made anew, but for the
+  graph of a large one, which several threads make.
   """
   folder = Path(tempfile.mkdtemp(prefix=_DATA, dir=output))
   try:
@@ -221,16 +217,22 @@ def _write_rows(folder: Path, read: reading.Reading) -> None:
 
 def require_ours(output: Path) -> None:
   """Fails on a folder that is there and is neither an index nor one begun."""
-  is_begun = output.is_dir() and all(
-    path.name.startswith(_OURS) for path in output.iterdir()
+  if not output.exists() or {"format", "data"} <= choices(output).keys():
+    return
+  names = {p.name for p in output.iterdir()} if output.is_dir() else {"a file"}
+  ours = all(
+    name in _NAMES or name.startswith(_FILES) or _MADE.fullmatch(name)
+    for name in names
   )
-  if output.exists() and not is_begun and "format" not in choices(output):
+  # Whoever makes an index leaves one of these before anything else.
+  begun = {cache.LOCK_FILE, cache.KEY_FILE} & names
+  if not (ours and begun) and names - {cache.PROGRAMS}:
     raise BadInput(f"{output}: exists and is no index; name another folder")
 
 
 def _clear(output: Path) -> None:
   """Deletes the data that index.json does not name."""
   named = choices(output).get("data")
-  for path in output.glob(f"{_DATA}*"):
-    if path.name != named:
+  for path in output.iterdir():
+    if _MADE.fullmatch(path.name) and path.name != named:
       shutil.rmtree(path, ignore_errors=True)

@@ -24,8 +24,13 @@ class Pending:
     for path in folder.glob("*"):
       if path != self._folder:
         shutil.rmtree(path, ignore_errors=True)
-    for path in sorted(self._folder.glob("*.npy")):
-      self._hold(np.load(path))
+    self._blocks = 0  # the next one's number
+    for path in self._folder.glob("*.npy"):
+      self._blocks = max(self._blocks, int(path.stem) + 1)
+      try:
+        self._hold(np.load(path))
+      except (OSError, ValueError, EOFError, LookupError):
+        path.unlink()  # cut short by a power loss, say: embedded again
 
   def add(
     self, ids: Sequence[bytes], vectors: Float16[np.ndarray, "n D"]
@@ -37,8 +42,8 @@ class Pending:
     block["id"] = np.frombuffer(b"".join(ids), np.uint8).reshape(-1, ID_BYTES)
     block["vector"] = vectors
     self._folder.mkdir(parents=True, exist_ok=True)
-    number = sum(1 for _ in self._folder.glob("*.npy"))
-    cache.write_array(self._folder / f"{number}.npy", block)
+    cache.write_array(self._folder / f"{self._blocks}.npy", block)
+    self._blocks += 1
     self._hold(block)
 
   def _hold(self, block: np.ndarray) -> None:

@@ -56,7 +56,7 @@ def build_index(
     source: what to index.
     output: the index's folder.
     making: what is kept beside the vectors, and must be that of those there.
-    rebuild: embeds everything again, whatever is there.
+    rebuild: takes no vector of the index that is there.
     excluded: paths in the folder that are left out unsaid.
     progress: called with (chunks embedded, chunks to embed).
 

@@ -332,7 +332,7 @@ def test_a_broken_file_is_told_from_a_right_one(
 ):
   """In every runtime that is here; a mere copy passes."""
   path = rewritten(files["float32"], tmp_path / "x.gguf", **BREAKAGE[what])
-  for runtime in INSTALLED[:1]:
+  for runtime in INSTALLED:
     reply = runtime.ask(path, items, config.max_length)
     found = certificate.judge(items, reply.vectors, references, "float", 0.9999)
     verdict = PASSED if what == "copy" else FAILED

@@ -236,6 +236,7 @@ def test_trained_weights_are_not_rounded_again(
       "mixed",
       "'encoder/layer_0/attention/o' of shape (2, 8, 32) has an input of 16",
     ),
+    ({"width": 16, "embed_dim": 16}, "mixed", "has an input of 16"),
     ({"vocab_size": 400}, None, "pieces with a table of 400 rows"),
   ],
   ids=str,
@@ -394,13 +395,37 @@ def test_a_full_disk_leaves_nothing(model, exported, tmp_path, share):
       lambda old: lambda self, value: old(self, False),
       "add_eos_token",
     ),
+    (
+      gguf.GGUFWriter,
+      "add_sliding_window_pattern",
+      lambda old: lambda *args: None,
+      "block_count",
+    ),
+    (
+      gguf.GGUFWriter,
+      "add_token_scores",
+      lambda old: lambda *args: None,
+      "the number of tokens",
+    ),
+    (
+      gguf.GGUFWriter,
+      "add_token_list",
+      lambda old: lambda self, tokens: old(self, tokens[::-1]),
+      "a token",
+    ),
+    (
+      gguf_tensors,
+      "_blocks",
+      lambda old: lambda q, *args: old(-q, *args),
+      "dense_3.weight",
+    ),
   ],
-  ids=["window", "norms", "rope", "eos"],
+  ids="window norms rope eos kinds scores tokens integers".split(),
 )
 def test_a_file_that_does_not_read_back_is_not_kept(
   model, tmp_path, monkeypatch, module, name, change, words
 ):
   monkeypatch.setattr(module, name, change(getattr(module, name)))
   with pytest.raises(Stopped, match=f"does not read back: .*{words}.* differs"):
-    exporting.export(FORMAT, str(model), tmp_path / "out")
+    exporting.export(FORMAT, str(model), tmp_path / "out", "q8_0")
   assert list(tmp_path.iterdir()) == []

@@ -447,7 +447,7 @@ def test_a_view_is_not_exported_as_if_there_were_none(
 ):
   recipe = {"recipe.json": json.dumps({"view": "int4"}).encode()}
   workdir = write_checkpoint(tmp_path / "model", config, recipe)
-  with pytest.raises(BadInput, match="through the view 'int4'"):
+  with pytest.raises(BadInput, match="needs the view 'int4'"):
     exporting.export(ST, str(workdir), tmp_path / "out")
 
 

@@ -177,6 +177,31 @@ def test_only_an_index_is_replaced(folder, tmp_path):
     _build(folder, folder / "pkg")
 
 
+@pytest.mark.parametrize(
+  "names",
+  [
+    ("data-2023/a", "data-abcdefgh/a", "pending/inbox", "programs/run"),
+    ("pending/inbox", "index.json.old"),
+    ("data-abcdefgh/a", "stage.json"),
+  ],
+  ids=" ".join,
+)
+def test_folders_with_our_names_are_not_an_index(folder, tmp_path, names):
+  output = tmp_path / "experiments"
+  for name in names:
+    (output / name).parent.mkdir(parents=True, exist_ok=True)
+    (output / name).write_text("a user's")
+  with pytest.raises(BadInput, match="exists and is no index"):
+    _build(folder, output)
+  assert all((output / name).read_text() == "a user's" for name in names)
+  # Of an index that is there, only what we made is cleared.
+  output = tmp_path / "index"
+  _build(folder, output)
+  (output / "data-2023").mkdir()
+  _build(folder, output)
+  assert (output / "data-2023").is_dir()
+
+
 def test_a_failed_build_leaves_the_old_index(folder, tmp_path):
   _build(folder, tmp_path / "index")
   (folder / "new.txt").write_text("new")

@@ -194,6 +194,12 @@ def test_vectors_of_another_making_are_dropped(tmp_path):
   again = pending.Pending(tmp_path, "a")
   for name, vector in zip(ids, vectors, strict=True):
     np.testing.assert_array_equal(again.vectors[name], vector)
+  # A block that was cut short is made again; the others stay.
+  for left in (b"", b"\x93NUMPY"):
+    (tmp_path / "a" / "7.npy").write_bytes(left)
+    again = pending.Pending(tmp_path, "a")
+    assert len(again.vectors) == 3
+    assert not (tmp_path / "a" / "7.npy").exists()
   assert pending.Pending(tmp_path, "b").vectors == {}
   assert pending.Pending(tmp_path, "a").vectors == {}
 

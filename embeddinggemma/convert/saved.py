@@ -1,0 +1,95 @@
+"""An embedder's checkpoint, all but its tensors: what everyone reads first."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from embeddinggemma import checkpoint, quantize
+from embeddinggemma import config as config_lib
+from embeddinggemma.convert import folder as folders
+from embeddinggemma.model.config import ModelConfig
+from embeddinggemma.types import BadInput
+
+_NEEDED = ("model.json", folders.TOKENIZER_FILE, "prompts.json")
+
+
+class Saved(NamedTuple):
+  """What a checkpoint says of its model."""
+
+  directory: pathlib.Path
+  files: checkpoint.Files
+  shapes: checkpoint.Shapes
+  config: ModelConfig
+  prompts: Mapping[str, str]  # it was trained with them; ours may be older
+  precision: str  # that its weights were trained to be seen in, or "float"
+
+
+def read(path: str | pathlib.Path) -> Saved:
+  """Of a checkpoint or a workdir.
+
+  Raises BadInput if there is none, it is no embedder, its files are damaged, or
+  its weights need a view that no reader has.
+  """
+  directory = checkpoint.find(path)
+  files = checkpoint.read_files(directory)
+  for name in _NEEDED:
+    if name not in files:
+      raise BadInput(f"checkpoint {directory} has no {name}; it is not a model")
+  tree = _json(directory, files, "model.json")
+  try:
+    config = config_lib.build(ModelConfig, tree)
+  except BadInput as error:
+    raise BadInput(f"{directory}: model.json: {error}") from None
+  prompts = _prompts(directory, files)
+  precision = _precision(directory, files)
+  shapes = checkpoint.read_shapes(directory)
+  if any(name[0] == "decoder" for name in shapes):
+    raise BadInput(
+      f"{directory} is a language model, which has no embedding head; train"
+      f" one: --config=configs/prefinetune.py --config.init_from={directory}"
+    )
+  return Saved(directory, files, shapes, config, prompts, precision)
+
+
+def _json(
+  directory: pathlib.Path, files: checkpoint.Files, name: str
+) -> dict[str, Any]:
+  try:
+    tree = json.loads(files[name])
+  except ValueError as error:
+    raise BadInput(f"checkpoint {directory}: {name}: {error}") from None
+  if not isinstance(tree, dict):
+    raise BadInput(f"checkpoint {directory}: {name} is not a JSON object")
+  return tree
+
+
+def _prompts(
+  directory: pathlib.Path, files: checkpoint.Files
+) -> dict[str, str]:
+  stored = _json(directory, files, "prompts.json")
+  for name, prompt in stored.items():
+    if not isinstance(prompt, str):
+      raise BadInput(
+        f"checkpoint {directory}: prompts.json: {name!r} is not text"
+      )
+  for name in ("query", "document"):
+    if name not in stored:
+      raise BadInput(f"checkpoint {directory}: prompts.json lacks {name!r}")
+  return stored
+
+
+def _precision(directory: pathlib.Path, files: checkpoint.Files) -> str:
+  if "recipe.json" not in files:
+    return quantize.FLOAT
+  view = _json(directory, files, "recipe.json").get("view", "identity")
+  try:
+    precision = quantize.precision_of(view)
+  except BadInput as error:
+    raise BadInput(f"checkpoint {directory}: {error}") from None
+  if precision is None:
+    raise BadInput(
+      f"checkpoint {directory} needs the view {view!r} of its weights; give the"
+      " workdir of a training that is finished, which has a plain one"
+    )
+  return precision
