@@ -303,7 +303,7 @@ def work(config: TrainConfig, devices: int) -> memory.Work:
   Each text counts as the longest. How the state is split follows from the
   config alone, so that no device is needed; what does not divide is not split.
   """
-  side = (config.model, config.max_length)
+  side = memory.Side(config.model, config.max_length)
   calls, loss = [(side,)], 0
   if isinstance(config, PairConfig):
     texts = [1, 1, *([config.negatives] if config.negatives else [])]
@@ -313,7 +313,8 @@ def work(config: TrainConfig, devices: int) -> memory.Work:
     columns = config.model.embed_dim + config.batch_size // devices
     loss = 2 * 4 * config.batch_size * columns
   if isinstance(config, AdaptConfig):
-    calls = [(side, (config.decoder, config.max_length))]
+    reading = memory.Side(config.decoder, side.length, read=side.length)
+    calls = [(side, reading)]
   shapes = jax.eval_shape(init(config), jax.random.key(0))
   size = 4 * sum(leaf.size for leaf in jax.tree.leaves(shapes))
   moments = (

@@ -24,29 +24,38 @@ _USABLE = 0.85
 _COPIES_ONE, _COPIES_MANY = 2.0, 3.7
 
 
+class Side(NamedTuple):
+  """A model that an example goes through, and its positions in it, at most."""
+
+  model: ModelConfig
+  length: int
+  read: int = 0  # positions of an encoder, which its attention sees as well
+
+
 class Work(NamedTuple):
   """What a device has to do in a step, but for how it is grouped."""
 
   texts: int  # examples of this device
-  # By call: of each model that an example goes through in it, itself, and an
-  # example's positions in it, at most.
-  calls: tuple[tuple[tuple[ModelConfig, int], ...], ...]
+  calls: tuple[tuple[Side, ...], ...]  # of each, what an example goes through
   state_bytes: int
   parameter_bytes: int  # of all parameters, unsplit
   loss_bytes: int  # of what the losses hold, whatever the groups
 
 
-def activation_bytes(model: ModelConfig, length: int) -> int:
-  """What the backward pass keeps of a position in rows of `length`.
+def activation_bytes(side: Side) -> int:
+  """What the backward pass keeps of a position.
 
   Of each layer: inputs and outputs of its parts and of their norms, queries,
   keys, values and what they become, the MLP's products, and attention's logits
-  and weights in float32. That is .6 times what XLA keeps on a CPU, where it
-  fuses less. A fused half keeps its input, which the half before it wrote, and
-  no norms: what the compiler lists for a v5e.
+  and weights (a pair in bfloat16 takes 1.7 to 4.5 bytes by the compiler, where
+  decoders read 2,048 positions: the logits' float32 does not stay). That is .6
+  times what XLA keeps on a CPU, where it fuses less. A fused half keeps its
+  input, which the half before it wrote, and no norms: what the compiler lists
+  for a v5e. No kernel reads an encoder.
   """
+  model, length, read = side
   size = 2 if model.dtype == "bfloat16" else 4
-  attention = kernels.attention_of(model, length)
+  attention = XLA if read else kernels.attention_of(model, length)
   mlp = kernels.mlp_of(model, LANES)
   copies, inside = (2, 2) if attention == FUSED else (4, 3)
   first = copies * model.width
@@ -55,7 +64,7 @@ def activation_bytes(model: ModelConfig, length: int) -> int:
   second = copies * model.width + inside * model.mlp_width
   layer = (first + second) * size
   if attention == XLA:
-    layer += 2 * 4 * model.num_heads * length
+    layer += 2 * size * model.num_heads * (length + read)
   if model.remat == "full":
     # A layer's input, and all of one layer.
     return model.num_layers * model.width * size + layer
@@ -68,10 +77,7 @@ def needed_bytes(work: Work, groups: int) -> int:
   texts = math.ceil(work.texts / groups)
   # Several groups: a call is through with its own before the next call's.
   kept = of_calls(
-    sum(
-      texts * positions * activation_bytes(model, positions)
-      for model, positions in sides
-    )
+    sum(texts * side.length * activation_bytes(side) for side in sides)
     for sides in work.calls
   )
   fixed = work.state_bytes + int(copies * work.parameter_bytes)
