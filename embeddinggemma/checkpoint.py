@@ -308,8 +308,8 @@ def require_room(folder: pathlib.Path, size: int) -> None:
   if free < size:
     raise OSError(
       errno.ENOSPC,
-      f"No space left on device: a checkpoint takes {size / 2**20:.0f} MiB,"
-      f" {free / 2**20:.0f} MiB are free",
+      f"No space left on device: {size / 2**20:.1f} MiB are needed,"
+      f" {free / 2**20:.1f} MiB are free",
       str(folder),
     )
 
@@ -534,8 +534,14 @@ def read_files(path: pathlib.Path) -> dict[str, bytes]:
 
 
 def view_of(files: Files) -> Any:
-  """How the stored weights are to be seen; "identity": as they are."""
-  return json.loads(files.get("recipe.json", b"{}")).get("view", "identity")
+  """How the stored weights are to be seen; "identity": as they are.
+
+  Raises ValueError for a recipe.json that is none.
+  """
+  recipe = json.loads(files.get("recipe.json", b"{}"))
+  if not isinstance(recipe, dict):
+    raise ValueError("recipe.json is not a JSON object")
+  return recipe.get("view", "identity")
 
 
 class ContentHash:

@@ -20,6 +20,7 @@ from embeddinggemma.types import BadInput, TextEncoder
 # Of scikit-learn's C, on vectors around their mean at unit mean square. Less
 # is no righter, and its probabilities are too low: at 10, by .3.
 STRENGTH = 300.0
+_ALIKE = 1e-5  # the deviation of unit vectors that differ by rounding alone
 
 
 class Guess(NamedTuple):
@@ -64,15 +65,19 @@ def probabilities(
   labels: Sequence[str],
   asked: Float[np.ndarray, "q M"],
 ) -> tuple[list[str], Float[np.ndarray, "q L"]]:
-  """The L labels in order, and how likely each is for each asked vector."""
+  """The L labels in order, and how likely each is for each asked vector.
+
+  Where all known vectors are one, that is how often each label is known.
+  """
   from sklearn import exceptions, linear_model
 
+  names = sorted(set(labels))
   mean = known.mean(axis=0)
-  size = np.sqrt(np.square(known - mean).sum(axis=1).mean()) or 1.0
+  size = np.sqrt(np.square(known - mean).sum(axis=1).mean())
+  size = size if size > _ALIKE else 1.0
   probe = linear_model.LogisticRegression(C=STRENGTH, max_iter=300)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-    probe.fit((known - mean) / size, np.asarray(labels))
-  return list(map(str, probe.classes_)), probe.predict_proba(
-    (asked - mean) / size
-  )
+    # By number: numpy's strings drop what ends them.
+    probe.fit((known - mean) / size, [names.index(label) for label in labels])
+  return names, probe.predict_proba((asked - mean) / size)

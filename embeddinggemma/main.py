@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -120,4 +121,6 @@ def main() -> None:
   """The console script."""
   if sys.argv[1:2] and sys.argv[1] in VERBS and "--help" not in sys.argv:
     _with_huge_pages()
+  if sys.argv[1:2] != ["train"]:  # which listens itself (distributed.py)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
   sys.exit(call(sys.argv[1:]))

@@ -39,9 +39,14 @@ def test_more_examples_make_it_surer():
 
 
 def test_vectors_that_are_all_alike_tell_nothing():
-  known = np.ones((4, 8))
-  _, shares = classify.probabilities(known, ["a", "a", "b", "b"], known[:1])
-  np.testing.assert_allclose(shares, 0.5, atol=1e-6)
+  one = np.random.default_rng(0).standard_normal(64).astype(np.float32)
+  known = np.stack(
+    [one / np.linalg.norm(one)] * 3
+  )  # their mean is off a little
+  for asked in (known[:1], -known[:1]):
+    names, shares = classify.probabilities(known, ["x", "y", "y"], asked)
+    np.testing.assert_allclose(shares, [[1 / 3, 2 / 3]], atol=1e-3)
+    assert names == ["x", "y"]
 
 
 def test_each_text_has_its_labels_in_order():
@@ -68,7 +73,7 @@ def test_each_text_has_its_labels_in_order():
     ('{"text": "a", "label": "x"}\n{"label": "y"}', ":2: no field 'text'"),
     ('{"text": " ", "label": "x"}', ":1: 'text' is empty"),
     ('{"text": "a"}', ":1: 'label' is neither text nor a whole number"),
-    ('{"text": "a", "label": " "}', ":1: 'label' is neither text nor"),
+    ('{"text": "a", "label": " "}', ":1: 'label' is empty"),
     ('{"text": "a", "label": 1.5}', ":1: 'label' is neither text nor"),
     ('{"text": "a", "label": "x"}\nx', ":2: not JSON"),
     ('{"text": "a", "label": "x"}\n{"text": "b", "label": "x"}', "two diff"),
@@ -88,3 +93,27 @@ def test_labels_are_texts_or_whole_numbers(tmp_path):
   path = tmp_path / "labels.jsonl"
   path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": "two"}\n')
   assert classify.read(path) == (("a", "b"), ("1", "two"))
+
+
+def test_labels_that_end_alike_stay_apart():
+  known, labels = _cloud(np.eye(3, 8, dtype=np.float32), 4)
+  names = {
+    label: f"x{end}" for label, end in zip(sorted(set(labels)), ("", "\0", "y"))
+  }
+  labels = [names[label] for label in labels]
+  found, shares = classify.probabilities(known, labels, known)
+  assert found == ["x", "x\0", "xy"]
+  assert [found[n] for n in shares.argmax(axis=1)] == labels
+
+
+def test_labels_are_read_as_texts_are(tmp_path):
+  path = tmp_path / "labels.jsonl"
+  write = lambda *labels: path.write_text(
+    "".join(f'{{"text": "t", "label": {label}}}\n' for label in labels)
+  )
+  write('"x "', '"x"', "2")
+  assert classify.read(path).labels == ("x", "x", "2")
+  for bad in ("true", '"\\ud800"', '" "', "null", "1.5"):
+    write('"x"', bad)
+    with pytest.raises(BadInput, match=r"labels\.jsonl:2: 'label'"):
+      classify.read(path)

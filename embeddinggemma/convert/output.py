@@ -20,7 +20,8 @@ def whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
   while another process fills a folder for the same name.
   """
   output = output.resolve()
-  if output.is_file() or (
+  taken = output.exists() and not output.is_dir()  # a file, a device
+  if taken or (
     output.is_dir() and any(output.iterdir()) and not (output / MARK).is_file()
   ):
     raise BadInput(

@@ -6,6 +6,7 @@ request, {"artefact", "items", "longest"}, where an item is a text or a list of
 ids, and that of its reply, {"vectors", "versions"}.
 """
 
+import errno
 import importlib.util
 import json
 import os
@@ -82,6 +83,8 @@ class Runtime(NamedTuple):
         )
       except subprocess.TimeoutExpired:
         raise Refused(f"no answer in {_SECONDS} s") from None
+      if os.strerror(errno.ENOSPC) in done.stderr:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
       if done.returncode or not reply.is_file():
         raise Refused(_why(done))
       tree = json.loads(reply.read_text())

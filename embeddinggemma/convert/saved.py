@@ -80,13 +80,11 @@ def _prompts(
 
 
 def _precision(directory: pathlib.Path, files: checkpoint.Files) -> str:
-  if "recipe.json" not in files:
-    return quantize.FLOAT
-  view = _json(directory, files, "recipe.json").get("view", "identity")
   try:
+    view = checkpoint.view_of(files)
     precision = quantize.precision_of(view)
-  except BadInput as error:
-    raise BadInput(f"checkpoint {directory}: {error}") from None
+  except (BadInput, ValueError) as error:
+    raise BadInput(f"checkpoint {directory}: recipe.json: {error}") from None
   if precision is None:
     raise BadInput(
       f"checkpoint {directory} needs the view {view!r} of its weights; give the"

@@ -164,10 +164,13 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
   texts, labels = [], []
   for origin, row in jsonl.read_rows(path, ("text",)):
     label = row.get("label")
-    if not isinstance(label, str | int) or not str(label).strip():
+    if isinstance(label, bool) or not isinstance(label, str | int):
       raise BadInput(f"{origin}: 'label' is neither text nor a whole number")
+    try:
+      labels.append(jsonl.checked("label", str(label)))
+    except ValueError as error:
+      raise BadInput(f"{origin}: {error}") from None
     texts.append(row["text"])
-    labels.append(str(label))
   if len(set(labels)) < 2:
     raise BadInput(f"{path}: needs at least two different labels")
   return tuple(texts), tuple(labels)

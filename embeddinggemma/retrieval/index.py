@@ -20,9 +20,10 @@ import json
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Float16, Shaped
@@ -35,13 +36,26 @@ FORMAT = 2
 INDEX_FILE = "index.json"
 GRAPH = "graph.usearch"
 PENDING = "pending"  # vectors of an index that is not yet there
+# What index.json says at the least.
+_ABOUT = {
+  **dict.fromkeys(("data", "model", "document_prompt", "vectors"), str),
+  **dict.fromkeys(("dim", "chunks"), int),
+}
 _DATA = "data-"
 _MADE = re.compile(rf"{_DATA}[a-z0-9_]{{8}}")  # by tempfile
 # What else an index's folder may hold: whole names, and files that are written
 # under a longer name first. A recipe keeps its own notes there.
 _NAMES = (PENDING, cache.LOCK_FILE, cache.PROGRAMS)
 _FILES = (INDEX_FILE, cache.KEY_FILE, cache.STAGE_FILE)
-_BROKEN = (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError)
+_BROKEN = (
+  OSError,
+  EOFError,
+  ValueError,
+  LookupError,
+  TypeError,
+  RuntimeError,
+  zipfile.BadZipFile,
+)
 
 
 class Damaged(BadInput):
@@ -65,8 +79,11 @@ class Index:
     return len(self.lines)
 
   def chunk(self, place: int) -> chunks.Chunk:
-    """The chunk in a place."""
-    return chunks.Chunk(**json.loads(self.lines[place]))
+    """The chunk in a place; Damaged if its line is broken."""
+    try:
+      return chunks.Chunk(**json.loads(self.lines[place]))
+    except _BROKEN as error:
+      raise Damaged(_damaged(self.folder.parent, error)) from None
 
   def read(self) -> reading.Reading:
     """All chunks, by their files."""
@@ -105,13 +122,20 @@ def open_index(directory: Path) -> Index:
 
 
 def about_of(directory: Path) -> dict[str, Any]:
-  """What index.json holds; BadInput if there is none."""
+  """What index.json holds; BadInput if there is none, Damaged if it is broken."""
   path = directory / INDEX_FILE
   if not path.is_file() and (directory / PENDING).is_dir():
     raise BadInput(f"{directory}: not an index yet; `index` again finishes it")
+  if not path.is_file():
+    raise BadInput(f"{directory}: not an index; make one with `index`")
   try:
     about = json.loads(path.read_text(encoding="utf-8"))
-    about["format"]
+    if about["format"] == FORMAT:
+      for name, type_ in _ABOUT.items():
+        if not isinstance(about[name], type_):
+          raise ValueError(f"its {name} is {about[name]!r}")
+      if about["vectors"] not in get_args(codes.Kind):
+        raise ValueError(f"its vectors are {about['vectors']!r}")
   except _BROKEN as error:
     raise Damaged(f"{directory}: not an index ({error!r})") from None
   return about

@@ -69,12 +69,18 @@ def build_index(
   """
   began = time.perf_counter()
   reading.require(source)
+  if source.resolve() == output.resolve():
+    raise BadInput(f"{output} is what is indexed; use another --output")
   with index.writing(output):
     before, note = _before(output, making, rebuild)
     read = reading.read(source, (output, *excluded), _known(before))
     skipped = {reason: len(paths) for reason, paths in read.reasons.items()}
     if not read.chunks:
-      raise BadInput(f"{source}: no text to index (left out: {skipped})")
+      left = ", ".join(f"{n} {reason}" for reason, n in skipped.items())
+      raise BadInput(
+        f"{source}: no text to index{left and f' (left out: {left})'}; what"
+        " the index held before, if anything, it still holds"
+      )
     pending = Pending(output / index.PENDING, cache.key_of(making._asdict()))
     done = _embed(encode, read.chunks, making.dim, before, pending, progress)
     about = {

@@ -1,5 +1,6 @@
 """The folder of an export: whole, one writer at a time, nothing lost."""
 
+import os
 import pathlib
 
 import pytest
@@ -52,6 +53,20 @@ def test_a_name_that_cannot_be_taken_keeps_the_old_export(
     fill(output, "new")
   assert (output / "model").read_text() == "old"
   assert list(tmp_path.iterdir()) == [output]
+
+
+def test_what_is_no_folder_is_refused(tmp_path):
+  os.mkfifo(tmp_path / "fifo")
+  (tmp_path / "file").write_text("a user's")
+  for name in ("fifo", "file"):
+    with pytest.raises(BadInput, match="exists and is no export of ours"):
+      fill(tmp_path / name, "content")
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["fifo", "file"]
+  # A link stays one, whether its folder is there or not.
+  (tmp_path / "link").symlink_to(tmp_path / "later")
+  fill(tmp_path / "link", "content")
+  assert (tmp_path / "link").is_symlink()
+  assert (tmp_path / "later" / "model").read_text() == "content"
 
 
 def test_this_folder_is_a_name_too(tmp_path, monkeypatch):

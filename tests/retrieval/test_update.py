@@ -184,6 +184,54 @@ def test_an_interrupted_indexing_goes_on(source, tmp_path, monkeypatch):
   assert not (output / index.PENDING).exists()
 
 
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"model": None},
+    {"dim": "8"},
+    {"vectors": "int4"},
+    {"chunks": "3"},
+    {"data": 1},
+  ],
+  ids=str,
+)
+def test_an_index_that_says_too_little_is_made_anew(source, tmp_path, change):
+  output = tmp_path / "index"
+  first = _update(source, output)
+  about = {**json.loads((output / "index.json").read_text()), **change}
+  about = {name: value for name, value in about.items() if value is not None}
+  (output / "index.json").write_text(json.dumps(about))
+  with pytest.raises(BadInput, match="not an index"):
+    index.open_index(output)
+  again = _update(source, output)
+  assert "was damaged" in again["note"]
+  assert (
+    again["chunks"]
+    == first["chunks"]
+    == index.open_index(output).about["chunks"]
+  )
+
+
+def test_files_that_are_cut_short_are_named_and_mended(source, tmp_path):
+  for name in ("spread.npz", "chunks.jsonl", "vectors.npy", "codes.npy"):
+    output = tmp_path / name
+    about = _update(source, output)
+    path = output / about["data"] / name
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(BadInput, match="a damaged index"):
+      opened = index.open_index(output)
+      [opened.chunk(n) for n in range(len(opened))]
+    assert "was damaged" in _update(source, output)["note"]
+    assert len(index.open_index(output)) == about["chunks"]
+
+
+def test_an_index_is_not_indexed_into_itself(source, tmp_path):
+  output = tmp_path / "index"
+  _update(source, output)
+  with pytest.raises(BadInput, match="is what is indexed"):
+    _update(output, output)
+
+
 def test_vectors_of_another_making_are_dropped(tmp_path):
   vectors = np.eye(3, 8, dtype=np.float16)
   ids = [bytes([n]) * pending.ID_BYTES for n in range(3)]
