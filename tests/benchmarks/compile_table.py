@@ -91,7 +91,7 @@ LARGE = (
     ),
   ),
 )
-STAGES = ("pretrain", "adapt", "prefinetune", "finetune")
+STAGES = ("pretrain", "adapt", "prefinetune", "finetune", "qat")
 SMALLEST = ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
 
 
