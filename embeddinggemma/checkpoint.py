@@ -533,14 +533,20 @@ def read_files(path: pathlib.Path) -> dict[str, bytes]:
   return {p.name: p.read_bytes() for p in found if p.name not in _ORBAX}
 
 
-def view_of(files: Files) -> Any:
-  """How the stored weights are to be seen; "identity": as they are.
+def json_of(files: Files, name: str) -> dict[str, Any]:
+  """What a small file says; BadInput if it is no JSON object."""
+  try:
+    tree = json.loads(files[name])
+  except ValueError as error:
+    raise BadInput(f"{name}: {error}") from None
+  if not isinstance(tree, dict):
+    raise BadInput(f"{name} is not a JSON object")
+  return tree
 
-  Raises ValueError for a recipe.json that is none.
-  """
-  recipe = json.loads(files.get("recipe.json", b"{}"))
-  if not isinstance(recipe, dict):
-    raise ValueError("recipe.json is not a JSON object")
+
+def view_of(files: Files) -> Any:
+  """How the stored weights are to be seen; "identity": as they are."""
+  recipe = json_of(files, "recipe.json") if "recipe.json" in files else {}
   return recipe.get("view", "identity")
 
 

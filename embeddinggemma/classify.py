@@ -72,12 +72,13 @@ def probabilities(
   from sklearn import exceptions, linear_model
 
   names = sorted(set(labels))
+  # By number: numpy's strings drop what ends them.
+  numbers = {name: number for number, name in enumerate(names)}
   mean = known.mean(axis=0)
   size = np.sqrt(np.square(known - mean).sum(axis=1).mean())
   size = size if size > _ALIKE else 1.0
   probe = linear_model.LogisticRegression(C=STRENGTH, max_iter=300)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-    # By number: numpy's strings drop what ends them.
-    probe.fit((known - mean) / size, [names.index(label) for label in labels])
+    probe.fit((known - mean) / size, [numbers[label] for label in labels])
   return names, probe.predict_proba((asked - mean) / size)

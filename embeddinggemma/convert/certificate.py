@@ -3,7 +3,8 @@
 certificate.json stands beside what was exported. It compares vectors of golden
 texts and of rows of ids, from the runtime, with those of the model in JAX that
 has the same weights; where these were rounded after training, their cosine to
-those of the float model is shown too. A runtime that is not installed has checked nothing, which is what it says then.
+those of the float model is shown too. A runtime that is not installed has
+checked nothing, which is what it says then.
 """
 
 import hashlib

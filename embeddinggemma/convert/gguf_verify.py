@@ -8,7 +8,7 @@ values are right is spelled out here and not taken from what wrote the file.
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import gguf
@@ -24,6 +24,7 @@ from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model.config import LOCAL
 from embeddinggemma.types import Stopped
 
+Said = Callable[[str], Any]  # key -> what the file says, or None
 _MEAN = 1  # of llama_pooling_type
 _TOKENS = "tokenizer.ggml."
 _SPACE = "\u2581"  # as SentencePiece writes it
@@ -38,9 +39,10 @@ def verify(job: Job, folder: pathlib.Path) -> None:
     name.removeprefix("gemma-embedding."): field
     for name, field in reader.fields.items()
   }
+  said = lambda key: fields[key].contents() if key in fields else None
   wrong = {
-    **_wrong_fields(job, fields),
-    **_wrong_vocabulary(job, fields),
+    **_wrong_fields(job, said),
+    **_wrong_vocabulary(job, said),
     **_wrong_tensors(job, reader, path.stat().st_size),
   }
   for what, is_wrong in wrong.items():
@@ -48,10 +50,9 @@ def verify(job: Job, folder: pathlib.Path) -> None:
       raise Stopped(f"the export does not read back: {what} differs")
 
 
-def _wrong_fields(job: Job, fields: Mapping[str, Any]) -> dict[str, bool]:
+def _wrong_fields(job: Job, said: Said) -> dict[str, bool]:
   """By key: whether the file says otherwise, or nothing."""
   config = job.config
-  said = lambda key: fields[key].contents() if key in fields else None
   kinds = said("attention.sliding_window_pattern") or []
   factor = config.global_rope_factor
   expected = {
@@ -92,17 +93,18 @@ def _wrong_fields(job: Job, fields: Mapping[str, Any]) -> dict[str, bool]:
   }
 
 
-def _wrong_vocabulary(job: Job, fields: Mapping[str, Any]) -> dict[str, bool]:
+def _wrong_vocabulary(job: Job, said: Said) -> dict[str, bool]:
   """Every token's text, as SentencePiece has it; a score and a type each."""
-  said = lambda column: (
-    fields[_TOKENS + column].contents() if _TOKENS + column in fields else []
+  texts, *more = (
+    said(_TOKENS + column) or []
+    for column in ("tokens", "scores", "token_type")
   )
   pieces = Tokenizer(job.files[folders.TOKENIZER_FILE]).pieces
-  tokens = [token.replace(" ", _SPACE) for token in said("tokens")]
-  counts = [len(said(column)) for column in ("scores", "token_type")]
+  tokens = [text.replace(" ", _SPACE) for text in texts]
   return {
     "a token": tokens[: len(pieces)] != pieces,
-    "the number of tokens": {len(tokens), *counts} != {job.config.vocab_size},
+    "the number of tokens": {len(tokens), *map(len, more)}
+    != {job.config.vocab_size},
   }
 
 

@@ -83,9 +83,10 @@ class Runtime(NamedTuple):
         )
       except subprocess.TimeoutExpired:
         raise Refused(f"no answer in {_SECONDS} s") from None
-      if os.strerror(errno.ENOSPC) in done.stderr:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
       if done.returncode or not reply.is_file():
+        full = os.strerror(errno.ENOSPC)
+        if full in done.stderr:  # it is our folder that is at fault
+          raise OSError(errno.ENOSPC, full, name)
         raise Refused(_why(done))
       tree = json.loads(reply.read_text())
     return Reply(np.array(tree["vectors"], np.float32), tree["versions"])

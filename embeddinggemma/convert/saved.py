@@ -1,6 +1,5 @@
 """An embedder's checkpoint, all but its tensors: what everyone reads first."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -56,12 +55,9 @@ def _json(
   directory: pathlib.Path, files: checkpoint.Files, name: str
 ) -> dict[str, Any]:
   try:
-    tree = json.loads(files[name])
-  except ValueError as error:
-    raise BadInput(f"checkpoint {directory}: {name}: {error}") from None
-  if not isinstance(tree, dict):
-    raise BadInput(f"checkpoint {directory}: {name} is not a JSON object")
-  return tree
+    return checkpoint.json_of(files, name)
+  except BadInput as error:
+    raise BadInput(f"checkpoint {directory}: {error}") from None
 
 
 def _prompts(
@@ -83,8 +79,8 @@ def _precision(directory: pathlib.Path, files: checkpoint.Files) -> str:
   try:
     view = checkpoint.view_of(files)
     precision = quantize.precision_of(view)
-  except (BadInput, ValueError) as error:
-    raise BadInput(f"checkpoint {directory}: recipe.json: {error}") from None
+  except BadInput as error:
+    raise BadInput(f"checkpoint {directory}: {error}") from None
   if precision is None:
     raise BadInput(
       f"checkpoint {directory} needs the view {view!r} of its weights; give the"

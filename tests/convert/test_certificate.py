@@ -4,6 +4,7 @@ Where llama.cpp or sentence-transformers is installed, it is what runs.
 """
 
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -224,6 +225,15 @@ def test_a_runtime_that_ends_is_told_by_its_own_words(tmp_path, code, words):
   with pytest.raises(runtimes.Refused) as caught:
     program(code).ask(tmp_path / "x.gguf", some_items(3), 8)
   assert str(caught.value) == words
+
+
+def test_a_full_folder_is_not_the_runtime_s_refusal(
+  capsys, monkeypatch, model, tmp_path
+):
+  stand_in(monkeypatch, f"raise OSError(28, {os.strerror(errno.ENOSPC)!r})")
+  code, said = export(capsys, model, tmp_path / "out")
+  assert code == 2 and "No space left on device" in said.splitlines()[-1]
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_an_export_that_is_refused_is_not_kept(
