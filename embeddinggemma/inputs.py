@@ -141,7 +141,7 @@ def given_tokenizer(config: TrainConfig) -> Tokenizer | None:
       place = checkpoint.find(path)
       model = checkpoint.read_files(place).get(TOKENIZER_FILE)
       if model:
-        found[f"{name}={place}"] = Tokenizer(model)
+        found[f"{name}={place}"] = Tokenizer(model, f"{name}={place}")
   if isinstance(config, LanguageConfig) and (shards := _prepared(config)):
     found[f"data.path={shards}"] = Tokenizer(shards / TOKENIZER_FILE)
   for name, other in list(found.items())[1:]:

@@ -231,7 +231,7 @@ def load(
     return assemble(
       dataclasses.replace(found.config, dtype=dtype or found.config.dtype),
       tensors.params(found, seen),
-      Tokenizer(found.tokenizer),
+      Tokenizer(found.tokenizer, str(path)),
       str(path),
       found.prompts,
       seen,
@@ -239,9 +239,10 @@ def load(
   found = saved.read(path)
   model = dataclasses.replace(found.config, dtype=dtype or found.config.dtype)
   seen = quantize.known(precision or found.precision)
-  tokenizer = Tokenizer(found.files["tokenizer.model"])
+  name = str(found.directory)
+  tokenizer = Tokenizer(found.files["tokenizer.model"], name)
   params = tensors.placed(checkpoint.stream(found.directory), seen)
-  stored, name = dict(found.prompts), str(found.directory)
+  stored = dict(found.prompts)
   return assemble(model, params, tokenizer, name, stored, seen)
 
 

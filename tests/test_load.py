@@ -59,6 +59,14 @@ def test_a_checkpoint_that_says_too_little_or_more(
     load(copied(name, change))
 
 
+def test_a_cut_tokenizer_is_named_with_its_checkpoint(copied):
+  directory = copied("prompts.json", lambda p: p)
+  path = directory / "files" / "tokenizer.model"
+  path.write_bytes(path.read_bytes()[:1000])
+  with pytest.raises(BadInput, match="checkpoint: the tokenizer is not a Sent"):
+    load(directory)
+
+
 def test_cut_texts_are_counted_once(trained, capsys):
   model = load(trained)
   model.encode(["word " * 200, "short"], "query")

@@ -134,7 +134,7 @@ def export_model(
 
 def check_tokenizer(model: Imported, where: Any) -> None:
   """BadInput for a tokenizer with more pieces than the table has rows."""
-  pieces = Tokenizer(model.tokenizer).vocab_size
+  pieces = Tokenizer(model.tokenizer, str(where)).vocab_size
   if pieces > model.config.vocab_size:
     raise BadInput(
       f"{where}: {folders.TOKENIZER_FILE} has {pieces} pieces, the table"

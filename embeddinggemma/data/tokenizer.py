@@ -61,9 +61,11 @@ def train_tokenizer(texts: Iterable[str], path: Path, vocab_size: int) -> None:
 class Tokenizer:
   """A SentencePiece model with Gemma's special ids."""
 
-  def __init__(self, model: bytes | Path) -> None:
-    """Reads a model file or its bytes; BadInput if it is not Gemma's kind."""
-    name = "the tokenizer" if isinstance(model, bytes) else str(model)
+  def __init__(self, model: bytes | Path, owner: str = "") -> None:
+    """Reads a model file or the bytes of an owner's; BadInput if it is none of
+    Gemma's kind."""
+    own = f"{owner}: the tokenizer".removeprefix(": ")
+    name = own if isinstance(model, bytes) else str(model)
     self.model = model if isinstance(model, bytes) else _read(model)
     self._processor = sentencepiece.SentencePieceProcessor()
     try:

@@ -4,18 +4,20 @@
   python tests/benchmarks/compile_table.py --output=FOLDER --shipped=tiny,laptop
 
 The first form compiles the recipe's large steps; the second every shipped
-config of training, in these presets, for every generation. Each report is kept
-in FOLDER as JSON, so that a second call compiles only what is not there; delete
-a file to have it made again. Needs libtpu, and no TPU.
+config of training, in these presets, for every generation, with of each its
+groups a device, temporaries in GiB and MFU by cycles. Each report is kept in
+FOLDER as JSON, so that a second call compiles only what is not there; delete a
+file to have it made again. Needs libtpu, and no TPU.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -31,6 +33,9 @@ class Case(NamedTuple):
   config: str
   topology: str
   arguments: tuple[str, ...] = ()
+
+
+Made = Iterable[tuple[Case, dict[str, Any]]]
 
 
 LARGE = (
@@ -155,6 +160,34 @@ def row(case: Case, found: dict[str, Any]) -> str:
   return "| " + " | ".join(map(str, figures)) + " |"
 
 
+def cell(found: dict[str, Any]) -> str:
+  """What a grid says of a step."""
+  if "refused" in found:
+    return found["refused"]
+  if not found["fits"]:
+    return "does not fit"
+  temporaries = found["hbm"]["temporaries_bytes"] / 2**30
+  mfu = f"{found['cycle_mfu']:.3f}".removeprefix("0")
+  return f"{found['groups_per_device']}, {temporaries:.1f}, {mfu}"
+
+
+def rows(made: Made) -> Iterator[str]:
+  """A table of steps, a line each."""
+  yield HEAD
+  yield "|---" * HEAD.count(" |") + "|"
+  for case, found in made:
+    yield row(case, found)
+
+
+def grid(made: Made) -> Iterator[str]:
+  """A table of stages by generations."""
+  yield f"| step | {' | '.join(SMALLEST)} |"
+  yield "|---" * (1 + len(SMALLEST)) + "|"
+  for name, steps in itertools.groupby(made, lambda pair: pair[0].name):
+    cells = {case.topology: cell(found) for case, found in steps}
+    yield f"| {name} | {' | '.join(cells.get(t, '') for t in SMALLEST)} |"
+
+
 HEAD = (
   "| step | topology | verdict | groups a device | state and batch, GiB |"
   " temporaries, GiB | cycles, million | kernels, ms | recompute | MFU by"
@@ -176,12 +209,10 @@ def main() -> None:
   cases = [
     c for c in cases if re.search(arguments.only, f"{c.name} {c.topology}")
   ]
-  print(HEAD)
-  print("|---" * HEAD.count(" |") + "|")
   with ThreadPoolExecutor(arguments.jobs) as pool:
     made = pool.map(lambda c: compile_one(c, arguments.output), cases)
-    for case, found in zip(cases, made):
-      print(row(case, found), flush=True)
+    for line in (grid if presets else rows)(zip(cases, made)):
+      print(line, flush=True)
 
 
 if __name__ == "__main__":
