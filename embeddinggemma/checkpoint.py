@@ -1,4 +1,4 @@
-"""Checkpoints: the only file that knows Orbax.
+"""A checkpoint on disk, found, read and written.
 
 DIR/checkpoints/<step>/ holds `params` (raw weights), `opt_state`, `data` (the
 position in the stream) and `files`: model.json, recipe.json, tokenizer.model,
@@ -15,25 +15,21 @@ import logging
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import flags
-from etils import epath
-from orbax.checkpoint._src.multihost import multihost
 
-from embeddinggemma import distributed
-from embeddinggemma.types import BadInput, Params, TrainState
+from embeddinggemma.types import BadInput, Params
 
 CHECKPOINTS = "checkpoints"
 # Workdirs inside one: the mean of its last checkpoints, or the last one with
 # its low-rank factors merged.
 AVERAGE, MERGED = "average", "merged"
 _ORBAX = ("commit_success.txt", "_CHECKPOINT_METADATA")  # its own notes
-_ITEMS = ("params", "opt_state", "data", "files")
+ITEMS = ("params", "opt_state", "data", "files")
 _CHUNK, _FILE = 2**22, 2**26  # bytes of `write`: decoded, encoded
 _TOGETHER = 2**24  # bytes of the tensors that are read at once
 
@@ -71,33 +67,37 @@ class _LazyHandler(ocp.type_handlers.NumpyHandler):
       await super()._background_serialize([value.read()], [info], [arg])
 
 
-class _FilesHandler(ocp.CheckpointHandler):
+class FilesHandler(ocp.CheckpointHandler):
   """Small files inside a step, so that they are committed with the weights."""
 
-  def save(self, directory: Any, args: "_FilesSave") -> None:
+  def save(self, directory: Any, args: "FilesSave") -> None:
+    """By the first process."""
     if jax.process_index() == 0:
       for name, content in args.files.items():
         (pathlib.Path(directory) / name).write_bytes(content)
 
   def restore(self, directory: Any, args: Any = None) -> Files:
+    """All of them."""
     del args
     return {p.name: p.read_bytes() for p in pathlib.Path(directory).iterdir()}
 
 
-@ocp.args.register_with_handler(_FilesHandler, for_save=True)
+@ocp.args.register_with_handler(FilesHandler, for_save=True)
 @dataclasses.dataclass
-class _FilesSave(ocp.args.CheckpointArgs):
+class FilesSave(ocp.args.CheckpointArgs):
+  """What `FilesHandler` saves."""
+
   files: Files
 
 
-@ocp.args.register_with_handler(_FilesHandler, for_restore=True)
+@ocp.args.register_with_handler(FilesHandler, for_restore=True)
 @dataclasses.dataclass
 class _FilesRestore(ocp.args.CheckpointArgs):
   pass
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def quiet() -> Any:
   """Orbax narrates on absl's logger; what fails, it raises as well."""
   logger = logging.getLogger("absl")
   level = logger.level
@@ -108,33 +108,6 @@ def _quiet() -> Any:
     logger.setLevel(level)
 
 
-def always(step: int) -> bool:
-  """Every step is one of those that are kept by their number."""
-  del step
-  return True
-
-
-@dataclasses.dataclass(frozen=True)
-class _Keep:
-  """The newest `count` of the regular steps, and the newest of all.
-
-  A save that time or a preemption asked for goes when the next one is there: so
-  the regular ones are those of a run that nothing disturbed.
-  """
-
-  count: int
-  regular: Callable[[int], bool]
-
-  def should_preserve(
-    self, checkpoints: Sequence[Any], *, context: Any
-  ) -> list[bool]:
-    """Orbax's question, of the steps oldest first."""
-    del context
-    numbers = [found.step for found in checkpoints]
-    kept = {*[n for n in numbers if self.regular(n)][-self.count :]}
-    return [n in kept or n == numbers[-1] for n in numbers]
-
-
 def _alone() -> ocp.options.MultiprocessingOptions:
   """For what one process does, whatever the others do meanwhile."""
   own = jax.process_index()
@@ -143,7 +116,7 @@ def _alone() -> ocp.options.MultiprocessingOptions:
   )
 
 
-class _Manager(ocp.CheckpointManager):
+class Manager(ocp.CheckpointManager):
   """Orbax's, without its question of a preemption.
 
   Its saving threads ask with the number of an older step, and JAX's sync point
@@ -154,149 +127,6 @@ class _Manager(ocp.CheckpointManager):
     """No: who calls `save` knows why."""
     del step
     return False
-
-
-def _without_devices() -> None:
-  """Orbax's processes wait for each other at JAX's service.
-
-  By default they do it by a sum over all devices, which queues behind the
-  steps, and has no limit.
-  """
-  flags.FLAGS.mark_as_parsed()  # ours are elsewhere
-  name = multihost.EXPERIMENTAL_ORBAX_USE_DISTRIBUTED_BARRIER.name
-  flags.FLAGS[name].value = True
-
-
-class Checkpoints:
-  """Saves and restores the state and the data position of one run.
-
-  All processes of the run call it alike; saves go on in threads of their own.
-  `keep`: so many of the steps that are `regular`, and the newest.
-  """
-
-  def __init__(
-    self,
-    workdir: pathlib.Path,
-    keep: int | None = None,
-    regular: Callable[[int], bool] = always,
-    asynchronous: bool = True,
-  ):
-    self._root = (workdir / CHECKPOINTS).absolute()
-    self._root.mkdir(parents=True, exist_ok=True)
-    options = ocp.CheckpointManagerOptions(
-      preservation_policy=_Keep(keep, regular) if keep else None,
-      cleanup_tmp_directories=True,
-      enable_async_checkpointing=asynchronous,
-    )
-    if distributed.count() > 1:
-      _without_devices()
-    # Until `close`, because of the threads.
-    self._silence = contextlib.ExitStack()
-    self._silence.enter_context(_quiet())
-    self._manager = _Manager(
-      self._root,
-      options=options,
-      item_names=_ITEMS,
-      item_handlers={"files": _FilesHandler()},
-    )
-
-  def save(
-    self,
-    step: int,
-    state: TrainState,
-    data: Mapping[str, Any],
-    files: Files,
-  ) -> None:
-    """Starts to write a step; an existing one is kept.
-
-    Raises OSError (ENOSPC) before it starts where the disk has no room.
-    """
-    if step in self._manager.all_steps():
-      return
-    self._manager.wait_until_finished()
-    require_room(self._root, sum(x.nbytes for x in jax.tree.leaves(state)))
-    items = {
-      "params": ocp.args.StandardSave(dict(state.params)),
-      "opt_state": ocp.args.StandardSave({"opt_state": state.opt_state}),
-      "data": ocp.args.JsonSave(dict(data)),
-      "files": _FilesSave(files),
-    }
-    self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-
-  def wait(self) -> None:
-    """Until everything is on disk; raises what a save raised."""
-    self._manager.wait_until_finished()
-
-  def saving(self) -> bool:
-    """Whether a save still goes on."""
-    return self._manager.is_saving_in_progress()
-
-  def restore(
-    self, like: TrainState
-  ) -> tuple[TrainState, dict[str, Any], list[str]] | None:
-    """The newest step that every process can read, onto `like`'s shardings.
-
-    Also returns what was stepped over: one line for each damaged step.
-    """
-    damaged: list[str] = []
-    for step in sorted(self._manager.all_steps(), reverse=True):
-      restored, reason = None, ""
-      try:
-        restored = self._restore(step, like)
-      except Exception as error:  # orbax raises many kinds
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-      # With shards, damage may be in what another process reads.
-      reason = next(filter(None, distributed.gather("restore", reason)), "")
-      if restored is None or reason:
-        damaged.append(f"{self._root / str(step)} is damaged: {reason}")
-        continue
-      self._move_aside([s for s in self._manager.all_steps() if s > step])
-      return (*restored, damaged)
-    if damaged:
-      raise BadInput(
-        f"no checkpoint under {self._root} can be read; {damaged[0]}"
-      )
-    return None
-
-  def _move_aside(self, damaged: Sequence[int]) -> None:
-    """Out of the way, so that these steps can be saved anew; not deleted."""
-    for step in damaged if distributed.is_first() else ():
-      target = self._root.parent / f"damaged-{step}"
-      shutil.rmtree(target, ignore_errors=True)
-      (self._root / str(step)).rename(target)
-    if damaged:
-      distributed.barrier("damaged")
-      self._manager.reload()
-
-  def _restore(
-    self, step: int, like: TrainState
-  ) -> tuple[TrainState, dict[str, Any]]:
-    """By the handlers alone: a manager waits for the other processes, which
-    would wait for ever if only one of them found damage."""
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    path = epath.Path(self._root / str(step))
-    arrays, position = (
-      ocp.StandardCheckpointHandler(),
-      ocp.JsonCheckpointHandler(),
-    )
-    read = lambda name, tree: arrays.restore(
-      path / name, args=ocp.args.StandardRestore(tree)
-    )
-    params = read("params", dict(abstract.params))
-    moments = read("opt_state", {"opt_state": abstract.opt_state})
-    data = position.restore(path / "data")
-    for handler in (arrays, position):
-      handler.close()
-    number = jax.make_array_from_callback(
-      (), like.step.sharding, lambda _: np.int32(step)
-    )
-    return TrainState(number, params, moments["opt_state"]), dict(data)
-
-  def close(self) -> None:
-    """Waits until everything is on disk; raises what a save raised."""
-    with self._silence:
-      self._manager.wait_until_finished()
-      self._manager.close()
 
 
 def require_room(folder: pathlib.Path, size: int) -> None:
@@ -339,7 +169,7 @@ def write(
     ),
     "opt_state": ocp.args.StandardSave({"opt_state": {}}),
     "data": ocp.args.JsonSave({}),
-    "files": _FilesSave(files),
+    "files": FilesSave(files),
   }
   as_it_is = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
   lazily = _LazyHandler(deepcopy_host_arrays=False)
@@ -352,11 +182,11 @@ def write(
     create=False,
     multiprocessing_options=_alone(),
   )
-  with _quiet():
+  with quiet():
     arrays = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-    handlers = {"params": arrays, "files": _FilesHandler()}
-    with _Manager(
-      root, options=options, item_names=_ITEMS, item_handlers=handlers
+    handlers = {"params": arrays, "files": FilesHandler()}
+    with Manager(
+      root, options=options, item_names=ITEMS, item_handlers=handlers
     ) as manager:
       manager.save(step, args=ocp.args.Composite(**items))
   return workdir / CHECKPOINTS / str(step)
@@ -412,7 +242,7 @@ def _finals(run: pathlib.Path) -> list[pathlib.Path]:
 def _reading(path: pathlib.Path) -> Iterator[ocp.Checkpointer]:
   """A checkpointer; what it raises becomes BadInput that names the path."""
   try:
-    with _quiet():
+    with quiet():
       yield ocp.Checkpointer(
         ocp.PyTreeCheckpointHandler(), multiprocessing_options=_alone()
       )

@@ -33,8 +33,8 @@ from embeddinggemma.data import (
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.model import adapt
 from embeddinggemma.tpu import generations
+from embeddinggemma.training import checkpoints, guard, hooks, step
 from embeddinggemma.training import fit as fit_lib
-from embeddinggemma.training import guard, hooks, step
 from embeddinggemma.training.config import (
   AdaptConfig,
   LanguageConfig,
@@ -171,7 +171,7 @@ class _Run:
   mesh: jax.sharding.Mesh
   stage: Stage
   stream: loader.Stream
-  store: checkpoint.Checkpoints
+  store: checkpoints.Checkpoints
   content: checkpoint.Files
 
   def say(self, line: str) -> None:
@@ -213,7 +213,7 @@ def train(
     mesh,
     stages.make(config, mesh),
     loader.Stream(data, mesh),
-    checkpoint.Checkpoints(workdir, config.keep_checkpoints, regular),
+    checkpoints.Checkpoints(workdir, config.keep_checkpoints, regular),
     record.files(config, made),
   )
   try:

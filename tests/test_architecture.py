@@ -43,7 +43,7 @@ NAMES = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 # Third-party package -> the only files that import it.
 ONLY_IN = {
   "flax": lambda name: name.startswith("model/"),
-  "orbax": lambda name: name == "checkpoint.py",
+  "orbax": lambda name: name in ("checkpoint.py", "training/checkpoints.py"),
   "ml_collections": lambda name: name == "command_line.py",
   "seqio": lambda name: name == "data/seqio_tasks.py",
   "vizier": lambda name: name == "mixture/optimizer.py",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from embeddinggemma import checkpoint, sharding, soup
+from embeddinggemma.training import checkpoints
 from embeddinggemma.types import BadInput, TrainState
 
 SHAPES = {
@@ -180,7 +181,7 @@ def test_what_a_sharded_run_saved(tmp_path, ingredients):
     lambda x: jax.device_put(x, split if x.ndim > 1 else whole), params
   )
   state = TrainState(jax.device_put(np.int32(3), whole), params, {})
-  store = checkpoint.Checkpoints(tmp_path / "run")
+  store = checkpoints.Checkpoints(tmp_path / "run")
   store.save(3, state, {}, checkpoint.read_files(ingredients[0]))
   store.close()
   made = soup.soup([ingredients[0], tmp_path / "run"], None, tmp_path / "soup")
@@ -197,7 +198,7 @@ def test_the_result_is_a_checkpoint(ingredients, tmp_path):
   assert checkpoint.content_hash(params) == checkpoint.content_hash(mean)
   like = TrainState(np.int32(0), jax.tree.map(jax.numpy.asarray, params), {})
   like = jax.device_put(like, jax.devices()[0])
-  store = checkpoint.Checkpoints(tmp_path / "soup")
+  store = checkpoints.Checkpoints(tmp_path / "soup")
   restored = store.restore(like)
   store.close()
   assert restored is not None
@@ -405,7 +406,7 @@ def test_killed_while_writing(ingredients, tmp_path, monkeypatch):
   def killed(*_, **__):
     raise Killed
 
-  monkeypatch.setattr(checkpoint._FilesHandler, "save", killed)
+  monkeypatch.setattr(checkpoint.FilesHandler, "save", killed)
   with pytest.raises(Killed):
     soup.soup(ingredients[:2], None, tmp_path / "soup")
   assert checkpoint.steps(tmp_path / "soup") == []

@@ -24,7 +24,7 @@ from embeddinggemma import (
 )
 from embeddinggemma.config import GuardConfig
 from embeddinggemma.data import loader
-from embeddinggemma.training import guard, hooks
+from embeddinggemma.training import checkpoints, guard, hooks
 from embeddinggemma.training.fit import StepInfo
 from embeddinggemma.types import BadInput, PairBatch, TrainState
 
@@ -173,7 +173,7 @@ def test_saves_by_the_clock():
 
 
 def test_irregular_saves_do_not_drive_out_regular_ones(tmp_path):
-  store = checkpoint.Checkpoints(tmp_path, 2, lambda n: n % 10 == 0)
+  store = checkpoints.Checkpoints(tmp_path, 2, lambda n: n % 10 == 0)
   state = lambda n: TrainState(
     jnp.asarray(n, jnp.int32), {"model": {"up": jnp.ones((2, 2)) * n}}, {}
   )
@@ -208,14 +208,14 @@ def test_saves_by_time_change_no_mean(data_folder, tmp_path):
     assert recipe["mean_of_steps"] == [4, 6]
     return checkpoint.content_hash(checkpoint.read_params(place))
 
-  saved, save = [], checkpoint.Checkpoints.save
+  saved, save = [], checkpoints.Checkpoints.save
 
   def noted(self, step, *rest):
     saved.append(step)
     save(self, step, *rest)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(checkpoint.Checkpoints, "save", noted)
+    patch.setattr(checkpoints.Checkpoints, "save", noted)
     often = trained("often", 1e-9)
   assert saved == [1, 2, 3, 4, 5, 6]
   assert trained("seldom", 0.0) == often

@@ -15,11 +15,11 @@ import grain
 import jax
 import numpy as np
 
-from embeddinggemma import checkpoint, sharding, stages, streams, train
+from embeddinggemma import sharding, stages, streams, train
 from embeddinggemma.evaluate import page
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.pairs import memory
-from embeddinggemma.training import step
+from embeddinggemma.training import checkpoints, step
 from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import Stage
 
@@ -194,7 +194,7 @@ def _timed(
 
 def _write(state: Any, place: pathlib.Path) -> None:
   """A checkpoint, thrown away again."""
-  store = checkpoint.Checkpoints(place)
+  store = checkpoints.Checkpoints(place)
   try:
     store.save(0, state, {}, {})
   finally:

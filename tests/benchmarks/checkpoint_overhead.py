@@ -27,9 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from embeddinggemma import checkpoint
 from embeddinggemma.model import embedder
 from embeddinggemma.model.config import preset
+from embeddinggemma.training import checkpoints
 from embeddinggemma.types import TrainState
 
 
@@ -74,7 +74,9 @@ def main() -> None:
   results = {}
   for name in ("synchronous", "asynchronous"):
     workdir = place / name
-    store = checkpoint.Checkpoints(workdir, asynchronous=name == "asynchronous")
+    store = checkpoints.Checkpoints(
+      workdir, asynchronous=name == "asynchronous"
+    )
     save = lambda n, s=store: s.save(n, state, {"next_index": n}, {})
     save(1)  # the first one also starts threads and makes folders
     store.wait()

@@ -13,7 +13,7 @@ import pytest
 from embeddinggemma import checkpoint, sharding
 from embeddinggemma.config import OptimizerConfig
 from embeddinggemma.data import loader
-from embeddinggemma.training import fit, hooks, optimizer, step
+from embeddinggemma.training import checkpoints, fit, hooks, optimizer, step
 from embeddinggemma.types import BadInput, Stage, Stopped
 
 STEPS = 12
@@ -56,7 +56,7 @@ def train(
 ):
   """Trains or continues; `stop` raises at that step, as a kill would."""
   program, state, stream = parts(rows, chosen or stage(), mesh_shape)
-  store = checkpoint.Checkpoints(workdir)
+  store = checkpoints.Checkpoints(workdir)
   restored = store.restore(state)
   if restored:
     state = restored[0]
@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_is_stepped_over(rows, undisturbed, tmp_path):
     if path.is_file():
       path.write_bytes(b"")
   _, state, _ = parts(rows, stage())
-  store = checkpoint.Checkpoints(tmp_path)
+  store = checkpoints.Checkpoints(tmp_path)
   got, _, damaged = store.restore(state)
   store.close()
   assert int(got.step) == 10
