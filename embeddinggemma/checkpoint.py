@@ -358,9 +358,13 @@ def nest(flat: Mapping[Name, Any]) -> dict[str, Any]:
 
 
 def read_files(path: pathlib.Path) -> dict[str, bytes]:
-  """The small files of a checkpoint, by name."""
-  found = (path / "files").iterdir()
-  return {p.name: p.read_bytes() for p in found if p.name not in _ORBAX}
+  """The small files of a checkpoint, by name; BadInput if it has none."""
+  try:
+    found = (path / "files").iterdir()
+    return {p.name: p.read_bytes() for p in found if p.name not in _ORBAX}
+  except OSError as error:
+    reason = f"files: {error.strerror}"
+    raise BadInput(f"checkpoint {path} cannot be read: {reason}") from None
 
 
 def json_of(files: Files, name: str) -> dict[str, Any]:

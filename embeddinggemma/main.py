@@ -1,6 +1,5 @@
 """The program: one verb per job, and an exit code for how it ended."""
 
-import difflib
 import errno
 import logging
 import os
@@ -10,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from embeddinggemma.command_line import parse, usage, verb_usage
-from embeddinggemma.commands import VERBS
+from embeddinggemma.commands import VERBS, unknown
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PATH = (  # what another path mends
@@ -41,11 +40,7 @@ def call(argv: Sequence[str]) -> int:
     return 0 if argv else 2
   name, *rest = argv
   if name not in VERBS:
-    close = difflib.get_close_matches(name, VERBS, 1)
-    fix = (
-      f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
-    )
-    print(f"error: unknown verb {name!r}; {fix}", file=sys.stderr)
+    print(f"error: {unknown(name)}", file=sys.stderr)
     return 2
   verb = VERBS[name]
   if "--help" in rest or "-h" in rest:
@@ -123,4 +118,10 @@ def main() -> None:
     _with_huge_pages()
   if sys.argv[1:2] != ["train"]:  # which listens itself (distributed.py)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-  sys.exit(call(sys.argv[1:]))
+  code = call(sys.argv[1:])
+  if code == 42:
+    # XLA's threads, if they compile still, would meet a client that is gone.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  sys.exit(code)

@@ -63,7 +63,10 @@ def check_workdir(config: TrainConfig, workdir: pathlib.Path) -> None:
   path = workdir / CONFIG_FILE
   if not path.is_file():
     return
-  saved, now = json.loads(path.read_text()), resolved(config)
+  try:
+    saved, now = json.loads(path.read_bytes()), resolved(config)
+  except ValueError as error:
+    raise BadInput(f"{path}: {error}; use another workdir") from None
   with contextlib.suppress(BadInput):  # what cannot be built, differs
     saved = resolved(stages.build(saved))
   changed = [

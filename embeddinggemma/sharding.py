@@ -94,23 +94,31 @@ def make_mesh(
   the Explicit ones that jax.make_mesh gives by default.
   """
   devices = list(jax.devices() if devices is None else devices)
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  shape = mesh_shape(data, fsdp, len(devices), _ring(devices), slices)
+  array = _arrange(shape, slices, devices)
+  return Mesh(array, AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def mesh_shape(
+  data: int, fsdp: int, devices: int, ring: int = 1, slices: int = 1
+) -> tuple[int, int]:
+  """The sizes of `make_mesh` for so many devices; BadInput if there are none."""
   if min(data, fsdp) < -1 or 0 in (data, fsdp):
     raise BadInput(f"mesh.data={data} mesh.fsdp={fsdp}: sizes start at 1")
-  fsdp = _ring(devices) if fsdp == -1 else fsdp
-  size = len(devices) // fsdp if data == -1 else data
-  if size * fsdp != len(devices):
+  fsdp = ring if fsdp == -1 else fsdp
+  size = devices // fsdp if data == -1 else data
+  if size * fsdp != devices:
     raise BadInput(
-      f"mesh.data={data} x mesh.fsdp={fsdp} does not divide"
-      f" {len(devices)} devices; set them so that data * fsdp is that number"
+      f"mesh.data={data} x mesh.fsdp={fsdp} does not give {devices} devices; set"
+      " them so that it does, data=-1 for what fsdp leaves"
     )
-  slices = len({getattr(device, "slice_index", 0) for device in devices})
   if size % slices:
     raise BadInput(
-      f"mesh.fsdp={fsdp} does not divide the {len(devices) // slices} devices"
+      f"mesh.fsdp={fsdp} does not divide the {devices // slices} devices"
       f" of one of {slices} slices; use one that does"
     )
-  array = _arrange((size, fsdp), slices, devices)
-  return Mesh(array, AXES, axis_types=(AxisType.Auto,) * 2)
+  return size, fsdp
 
 
 def _ring(devices: Sequence[jax.Device]) -> int:

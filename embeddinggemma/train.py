@@ -6,7 +6,7 @@ import functools
 import pathlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from embeddinggemma import (
   stages,
   streams,
 )
+from embeddinggemma import config as config_lib
 from embeddinggemma.data import (
   denoisers,
   loader,
@@ -32,6 +33,7 @@ from embeddinggemma.data import (
 )
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.model import adapt
+from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.tpu import generations
 from embeddinggemma.training import checkpoints, guard, hooks, step
 from embeddinggemma.training import fit as fit_lib
@@ -48,10 +50,24 @@ from embeddinggemma.types import (
   Metrics,
   Params,
   Stage,
+  Stopped,
   TrainState,
 )
 
 _STARTS = ("init", "init_from", "decoder_from")
+# What decides what tensors of the same shapes compute; `window_rule` says how
+# far a stage's own masks reach.
+_FUNCTION = (
+  "num_layers",
+  "pattern",
+  "window",
+  "local_rope_base",
+  "global_rope_base",
+  "global_rope_factor",
+  "norm_eps",
+  "qk_norm",
+  "attention_softcap",
+)
 # What the compiled step does not depend on.
 _NOT_COMPILED = (*_STARTS, "data", "teacher", "average")
 
@@ -63,13 +79,12 @@ def check(config: TrainConfig) -> None:
   """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   stages.groups(config, mesh.size)
+  _compiler_options(config, mesh)
   stage = stages.make(config, mesh)
   shapes = step.abstract_state(stage, config.seed, mesh).params
   _check_frozen(config, shapes)
   jax.eval_shape(stage.view, shapes)  # fails on sizes that it cannot show
-  if config.init_from:
-    parent = checkpoint.find(config.init_from)
-    _adopt(config, shapes, parent, _read_shapes)
+  _check_start(config, shapes)
   if isinstance(config, PairConfig):
     weights = config.data.weights
     mixture.shares(
@@ -80,6 +95,37 @@ def check(config: TrainConfig) -> None:
   tokenizer = inputs.given_tokenizer(config)
   if isinstance(config, AdaptConfig) and tokenizer:
     denoisers.sentinels_of(tokenizer)
+
+
+def _check_start(config: TrainConfig, shapes: Params) -> None:
+  check_folders(config)
+  if config.init_from:
+    with _named("init_from", config.init_from) as path:
+      _adopt(config, shapes, checkpoint.find(path), _read_shapes)
+
+
+def check_folders(config: TrainConfig) -> None:
+  """BadInput where a key names the address of a bucket, not a folder."""
+  for key in ("init_from", "decoder_from", "teacher"):
+    require_folder(key, getattr(config, key, ""))
+  require_folder("data.path", config.data.path)
+
+
+def require_folder(key: str, path: str) -> None:
+  """The same of one key or flag."""
+  with _named(key, path):
+    cache.as_folder(path)
+
+
+@contextlib.contextmanager
+def _named(key: str, value: str) -> Iterator[str]:
+  """What is wrong with a key's value names both."""
+  try:
+    yield value
+  except BadInput as error:
+    words = str(error)
+    name = key if value in words else f"{key}={value}"
+    raise BadInput(f"{name}: {words}") from None
 
 
 def _check_frozen(config: TrainConfig, shapes: Params) -> None:
@@ -119,9 +165,12 @@ def _adopt(
   if source is None:
     return fresh, [], []
   _require_view(config, source)
-  given = read(source)
-  other = config.decoder_from if isinstance(config, AdaptConfig) else ""
-  decoder = read(checkpoint.find(other)) if other else None
+  _require_function("model", config.model, source)
+  given, decoder = read(source), None
+  if isinstance(config, AdaptConfig) and config.decoder_from:
+    other = checkpoint.find(config.decoder_from)
+    _require_function("decoder", config.decoder, other)
+    decoder = read(other)
   moved = stages.adopt(config, given, decoder)
   params, new = adapt.graft(fresh, moved)
   return params, new, adapt.dropped(given, moved)
@@ -153,6 +202,29 @@ def _require_view(config: TrainConfig, source: pathlib.Path) -> None:
       " --config.teacher=DIR, vectors of its float parent that `teach` wrote,"
       " or --config.loss.distill=0"
     )
+
+
+def _require_function(
+  key: str, model: ModelConfig, source: pathlib.Path
+) -> None:
+  """Refuses weights that would compute something else here.
+
+  More layers would be random ones in the middle of what was trained; another
+  base of rotary positions, another model of the same shapes.
+  """
+  files = checkpoint.read_files(source)
+  if "model.json" not in files:
+    return
+  theirs = config_lib.build(
+    ModelConfig, checkpoint.json_of(files, "model.json")
+  )
+  for name in _FUNCTION:
+    own, parents = getattr(model, name), getattr(theirs, name)
+    if own != parents:
+      raise BadInput(
+        f"{key}.{name}={own}, where the checkpoint {source} was trained with"
+        f" {parents}; set it to that"
+      )
 
 
 def _read_shapes(path: pathlib.Path) -> Params:
@@ -245,6 +317,7 @@ def _trained(run: _Run) -> TrainState:
   beginning, skipped = run.stream.state(), ()
   while True:
     state, said = _start(run)
+    before = int(state.step)
     run.stream.skip(*skipped)
     run.say(said)
     if distributed.is_first():
@@ -255,6 +328,12 @@ def _trained(run: _Run) -> TrainState:
     except BadBatch as error:
       skipped = (*run.stream.skipped, error.index)
       most = run.config.guard.skips
+      if len(skipped) > most and before and error.step == before + 1:
+        place = run.workdir / checkpoint.CHECKPOINTS / str(before)
+        raise Stopped(
+          f"{error}; it was the first after {place}: if that is damaged, delete"
+          " it, and the same command goes on from the one before"
+        ) from None
       if len(skipped) > most:
         raise
       run.say(f"{error}; goes back, leaves it out ({len(skipped)} of {most})")
@@ -311,14 +390,20 @@ def program(
   """The compiled step; runs that differ in data and start share it."""
   tree = record.resolved(config)
   key = {k: v for k, v in tree.items() if k not in _NOT_COMPILED}
-  device = mesh.devices.flat[0]
-  options = generations.compiler_options(
-    config.compiler_options, device.platform, device.device_kind
-  )
+  options = _compiler_options(config, mesh)
   return cache.share(
     "program",
     key,
     lambda: step.ByShape(step.compile_step(stage, config.seed, mesh, options)),
+  )
+
+
+def _compiler_options(
+  config: TrainConfig, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+  device = mesh.devices.flat[0]
+  return generations.compiler_options(
+    config.compiler_options, device.platform, device.device_kind
   )
 
 

@@ -36,11 +36,11 @@ class Stopped(Exception):
 
 
 class BadBatch(Stopped):
-  """What training on a batch made is no good; `index` is its place."""
+  """What a step made of a batch is no good; `index` is the batch's place."""
 
-  def __init__(self, words: str, index: int):
+  def __init__(self, words: str, step: int, index: int):
     super().__init__(words)
-    self.index = index
+    self.step, self.index = step, index
 
 
 class Interrupted(Exception):

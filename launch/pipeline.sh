@@ -57,6 +57,11 @@ for flag in texts pairs workdir; do
   fi
 done
 
+if [[ ! $seeds =~ ^[0-9]+(\ +[0-9]+)*$ ]]; then
+  echo "error: --seeds='$seeds': give numbers, such as --seeds='0 1 2'" >&2
+  exit 2
+fi
+
 cd -- "$root"
 choose_python
 done_folder=$workdir/done

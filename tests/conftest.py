@@ -3,6 +3,7 @@
 # ruff: noqa: E402  (the environment and the hook come before what they change)
 
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 
@@ -12,8 +13,11 @@ os.environ["XLA_FLAGS"] = (
   "--xla_force_host_platform_device_count=8"
   " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-  # Half of what compiling costs then; later ones know no such flag.
+if importlib.metadata.version("jaxlib").startswith("0.10.") and (
+  importlib.util.find_spec("libtpu") is None
+):
+  # Half of what compiling costs then. Later ones know no such flag, nor does
+  # libtpu, and what is not known ends the process.
   os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 # A program that several tests train, or the processes that they start and kill,
 # is compiled once.

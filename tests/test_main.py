@@ -4,6 +4,8 @@ import json
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -131,7 +133,7 @@ def test_a_broken_config_file_is_one_line(fails, tmp_path):
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
-    (["--config.mesh.fsdp=3"], "mesh.data=2 x mesh.fsdp=3 = 6|does not divide"),
+    (["--config.mesh.fsdp=3"], "mesh.fsdp=3 does not give 8 devices"),
     (["--config.batch_size=12"], "batch_size=12 does not divide into 8 groups"),
     (["--config.groups_per_device=3"], "does not divide into 24 groups"),
     (["--config.init_from=none"], "none does not exist; give a checkpoint"),
@@ -149,6 +151,66 @@ def test_what_no_data_can_mend_fails_first(
   )
   assert re.search(message, said)
   assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--config.model.num_layers=3"], "model.num_layers=3, where the checkpo"),
+    (["--config.model.window=3"], "model.window=3, where the checkpoint"),
+    (["--config.model.global_rope_base=77."], "trained with 1000000.0; set it"),
+    (["--config.model.width=128"], "init_from=TRAINED: checkpoint tensor 'mod"),
+    (["--config.init_from=gs://a/b"], "init_from: gs://a/b is an address, not"),
+    (["--config.data.path=gs://a/b"], "data.path: gs://a/b is an address, no"),
+    (["--config.init_from=HALF"], "HALF/checkpoints/6 cannot be read: files:"),
+  ],
+)
+def test_a_parent_that_is_another_model_is_refused(
+  fails, tmp_path, data_folder, trained, flags, message
+):
+  half = tmp_path / "half"
+  (half / "checkpoints/6/params").mkdir(parents=True)
+  names = {"TRAINED": trained, "HALF": half}
+  named = lambda text: re.sub("[A-Z]{4,}", lambda m: str(names[m[0]]), text)
+  said = fails(
+    *("train", f"{TINY},data={data_folder}", f"--workdir={tmp_path / 'w'}"),
+    *("--config.model.num_layers=1", f"--config.init_from={trained}"),
+    *map(named, flags),
+  )
+  assert named(message) in said
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ("tpuu={}", "compiler_options.tpuu: no such platform; use cpu"),
+    ("cpu={'xla_nonsense': True}", "compiler_options: .*'xla_nonsense'"),
+  ],
+)
+def test_options_that_the_compiler_lacks(
+  fails, tmp_path, data_folder, options, message
+):
+  path = tmp_path / "mine.py"
+  path.write_text(f"""
+import importlib
+def get_config():
+  config = importlib.import_module("configs.prefinetune").get_config("tiny")
+  config.compiler_options = dict({options})
+  return config
+""")
+  said = fails(
+    *("train", f"--config={path}", f"--config.data.path={data_folder}"),
+    f"--workdir={tmp_path / 'w'}",
+  )
+  assert re.search(message, said)
+
+
+def test_an_interrupted_program_ends_at_once():
+  """XLA may compile still, in threads that outlive what they work for."""
+  code = "main.call = lambda _: 42; atexit.register(print, 'late'); main.main()"
+  code = f"import atexit; from embeddinggemma import main; {code}"
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+  assert (done.returncode, done.stdout) == (42, b"")
 
 
 def test_weights_that_are_all_zero(fails, tmp_path, data_folder):

@@ -75,11 +75,15 @@ def test_a_bad_batch_stops_or_is_left_out(
   capsys.readouterr()
 
   # Off by default: the step is named, the checkpoint before it stays.
-  run = tmp_path / "run"
-  assert main.call(command(run)) == 1
+  run, every = tmp_path / "run", "--config.every_checkpoint=4"
+  assert main.call(command(run, every)) == 1
   said = capsys.readouterr().err
-  assert "step 5: loss is nan" in said
-  assert checkpoint.steps(run) == [3]
+  assert "step 5: loss is nan" in said and "damaged" not in said
+  assert checkpoint.steps(run) == [4]
+
+  # At once after a checkpoint, that may be what is wrong.
+  assert main.call(command(run, every)) == 1
+  assert f"{run}/checkpoints/4: if that is damaged" in capsys.readouterr().err
 
   # The same workdir goes on with a skip: what was the sixth batch is fifth.
   assert main.call(command(run, "--config.guard.skips=1")) == 0

@@ -4,6 +4,8 @@ A verb reads its flags, calls a library and says what came of it. Heavy imports
 happen inside the functions, so that --help answers at once.
 """
 
+import difflib
+
 from embeddinggemma.command_line import Verb
 from embeddinggemma.commands import training, using
 
@@ -106,3 +108,10 @@ VERBS = {
     ("sweep", "print", "jobs", "metric"),
   ),
 }
+
+
+def unknown(name: str) -> str:
+  """The line for what is no verb, with the nearest one, or all."""
+  close = difflib.get_close_matches(name, VERBS, 1)
+  fix = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
+  return f"unknown verb {name!r}; {fix}"

@@ -42,7 +42,7 @@ def train(values: flags.FlagValues) -> None:
   from embeddinggemma import cache, distributed
 
   with distributed.together():
-    config = _train_config(values)
+    config = train_config(values)
     from embeddinggemma import verbs
 
     verbs.train_alone(config, cache.as_folder(values.workdir), console())
@@ -50,7 +50,7 @@ def train(values: flags.FlagValues) -> None:
 
 def prepare(values: flags.FlagValues) -> None:
   """Makes what training reads, and shows the batches that it will see."""
-  config = _train_config(values)
+  config = train_config(values)
   from embeddinggemma import verbs
   from embeddinggemma.types import BadInput
 
@@ -210,7 +210,7 @@ def _is_recipe(tree: dict[str, Any]) -> bool:
   return "prefinetune" in tree or "base" in tree
 
 
-def _train_config(values: flags.FlagValues) -> Any:
+def train_config(values: flags.FlagValues) -> Any:
   """One stage; of a recipe, its pre-finetuning."""
   from embeddinggemma import stages
 

@@ -1,5 +1,6 @@
 """YAML as a person writes it: scripts as blocks, exit codes on one line."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,15 @@ class _Dumper(yaml.SafeDumper):
     return True
 
 
+# Text to PyYAML, but not to Go, which kubectl reads with: y, 1e-5, 0o17.
+_NO_TEXT = re.compile(
+  r"y|n|[-+]?(\.\d+|\d+(\.\d*)?)(e[-+]?\d+)?|[-+]?0o[0-7_]+", re.IGNORECASE
+)
+
+
 def _text(dumper: _Dumper, text: str) -> yaml.Node:
-  style = "|" if "\n" in text else None
+  quoted = "'" if _NO_TEXT.fullmatch(text) else None
+  style = "|" if "\n" in text else quoted
   return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 

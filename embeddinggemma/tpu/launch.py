@@ -20,11 +20,16 @@ from typing import NamedTuple, NoReturn
 
 from embeddinggemma.config import above_zero
 from embeddinggemma.tpu import babysit, generations, jobset, queued, sky
-from embeddinggemma.tpu.request import CAPACITIES, SCRIPTS, Launch
+from embeddinggemma.tpu.request import (
+  CAPACITIES,
+  SCRIPTS,
+  Launch,
+  require_word,
+)
 from embeddinggemma.types import BadInput
 
 ROOT = pathlib.Path(__file__).parent.parent.parent  # the checkout
-_PROGRAM = (sys.executable, "-m", "embeddinggemma")
+_PYTHON = (sys.executable, "-m")
 
 
 class _Job(NamedTuple):
@@ -94,7 +99,11 @@ def _parse(route: str, argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
       f"--{flag}", default=default, required=default is None, type=kind
     )
-  return parser.parse_args(argv)
+  args = parser.parse_args(argv)
+  given = ROUTES[route][1] | {"reservation": ""}
+  for flag in (name for name, kind in given.items() if kind in (None, "")):
+    require_word(f"--{flag}", getattr(args, flag), given[flag] is None)
+  return args
 
 
 def _launch(args: argparse.Namespace, command: Sequence[str]) -> Launch:
@@ -117,7 +126,9 @@ def _points(launch: Launch) -> list[Launch]:
   if launch.command[0] != "sweep":
     return [launch]
   launches = []
-  for line in _ask([*launch.command, "--print"]).splitlines():
+  for line in _ask(
+    [*_PYTHON, "embeddinggemma", *launch.command, "--print"]
+  ).splitlines():
     command = tuple(shlex.split(line)[1:])
     digest = hashlib.sha256(line.encode()).hexdigest()[:8]
     name = f"{launch.name}-{digest}"
@@ -125,22 +136,38 @@ def _points(launch: Launch) -> list[Launch]:
   return launches
 
 
-def _check_command(command: Sequence[str]) -> None:
-  """Finds a wrong verb or config here, not after hours in a queue."""
-  verb = command[0]
-  if verb in SCRIPTS:
+def _check_commands(launches: Sequence[Launch]) -> None:
+  """Finds what is wrong with a command here, not after hours in a queue."""
+  commands = [words for launch in launches for words in _commands(launch)]
+  if not commands:
     return
-  _ask([verb, "--help"])
-  if verb in ("train", "run"):
-    config = [word for word in command[1:] if word.startswith("--config")]
-    point = ["--sweep=product(seed=[0])", "--workdir=unused", "--print"]
-    _ask(["sweep", *config, *point])
+  slice_, slices = launches[0].slice, launches[0].slices
+  devices = slice_.chips * slice_.generation.devices_per_chip
+  _ask(
+    [
+      *(*_PYTHON, "embeddinggemma.commands.check"),
+      f"--devices={devices * slices}",
+      f"--ring={max(map(int, slice_.topology.split('x')))}",
+      f"--slices={slices}",
+    ],
+    "".join(f"{shlex.join(words)}\n" for words in commands),
+  )
 
 
-def _ask(words: Sequence[str]) -> str:
-  """What our own program prints; BadInput with its own error."""
+def _commands(launch: Launch) -> list[Sequence[str]]:
+  """The verbs with their flags that a launch comes to."""
+  first, *rest = launch.command
+  if first not in SCRIPTS:
+    return [launch.command]
+  shown = _ask(["bash", f"launch/{first}.sh", *rest, "--dry-run"])
+  lines = [shlex.split(line) for line in shown.splitlines()]
+  return [words[1:] for words in lines if words[:1] == ["embeddinggemma"]]
+
+
+def _ask(words: Sequence[str], given: str = "") -> str:
+  """What a program of ours prints; BadInput with its own error."""
   done = subprocess.run(
-    [*_PROGRAM, *words], capture_output=True, text=True, cwd=ROOT
+    words, capture_output=True, text=True, cwd=ROOT, input=given
   )
   if done.returncode:
     lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
@@ -183,8 +210,9 @@ def run(argv: Sequence[str]) -> int:
   args = _parse(route, rest[:cut])
   launch = _launch(args, rest[cut + 1 :])
   _check_route(route, launch)
-  _check_command(launch.command)
-  jobs = [ROUTES[route][0](one, args) for one in _points(launch)]
+  launches = _points(launch)
+  _check_commands(launches)
+  jobs = [ROUTES[route][0](one, args) for one in launches]
   if args.dry_run:
     texts = [f"{job.text}# {shlex.join(job.submit('FILE'))}" for job in jobs]
     print("\n---\n".join(texts))

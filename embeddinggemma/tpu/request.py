@@ -25,6 +25,11 @@ _LONGEST = 40  # with what JobSet adds, a pod's name has at most 63
 _SECRET = re.compile(
   "(token|secret|passwd|password|api_?key|credentials?)=.", re.IGNORECASE
 )
+# Parts of the names of variables that hold one.
+_SECRETS = frozenset(
+  "token secret passwd password passphrase pass pat key apikey credential"
+  " credentials".split()
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +78,9 @@ class Launch:
       if not re.match(r"[A-Za-z_]\w*=", word, re.ASCII):
         raise BadInput(f"--env={word}: give NAME=VALUE")
       _require_printable("--env", word)
+      variable = word.partition("=")[0]
+      if not _SECRETS.isdisjoint(variable.lower().split("_")):
+        raise _secret(variable)
     for name in self.secrets:
       if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise BadInput("--secret takes the NAME of a variable, never its value")
@@ -85,6 +93,14 @@ def _require_name(flag: str, name: str) -> None:
       f"{flag}={name}: give at most {_LONGEST} small letters, digits and '-',"
       " beginning with a letter, such as gemma-finetune"
     )
+
+
+def require_word(flag: str, word: str, needed: bool = False) -> None:
+  """BadInput unless it can be a word of a command or a manifest."""
+  if needed and not word:
+    raise BadInput(f"{flag} is empty; give a value")
+  if re.search(r"\s", word) or not word.isprintable():
+    raise BadInput(f"{flag}={word!r}: give one word")
 
 
 def _require_printable(where: str, word: str) -> None:
@@ -108,11 +124,14 @@ def _check_command(command: tuple[str, ...], bucket: str) -> None:
 def _refuse_secrets(words: tuple[str, ...]) -> None:
   for word in words:
     if found := _SECRET.search(word):
-      name = word[: found.end() - 1]
-      raise BadInput(
-        f"{name}...: a secret would be written into files; give its name as"
-        " --secret=NAME, and its value to the engine"
-      )
+      raise _secret(word[: found.end() - 1])
+
+
+def _secret(name: str) -> BadInput:
+  return BadInput(
+    f"{name}...: a secret would be written into files; give its name as"
+    " --secret=NAME, and its value to the engine"
+  )
 
 
 def last_line(launch: Launch) -> str:

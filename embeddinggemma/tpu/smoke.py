@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from embeddinggemma import distributed
+from embeddinggemma import cache, distributed
 from embeddinggemma.types import BadInput, Interrupted, Stopped
 
 _PACKAGES = ("embeddinggemma", "jax", "jaxlib", "libtpu", "flax")
@@ -90,9 +90,12 @@ def run(pairs: str) -> None:
     check_sum()
     count = jax.device_count()
     if pairs:
-      fill = lambda: write_pairs(
-        pathlib.Path(pairs), max(PAIRS_PER_DEVICE * count, 200)
-      )
+      folder = cache.as_folder(pairs)
+
+      def fill() -> None:
+        cache.require_writable(folder)
+        write_pairs(folder, max(PAIRS_PER_DEVICE * count, 200))
+
       distributed.first_does("pairs", fill)
   print(count)
 

@@ -137,5 +137,6 @@ class _Watch:
         f"step {step}: {fault}; task {loaded.task}, rows"
         f" {','.join(map(str, loaded.rows))}; checkpoints are from before this"
         " step",
+        step,
         loaded.index,
       )

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from embeddinggemma import sharding
-from embeddinggemma.types import Metrics, Stage, TrainState
+from embeddinggemma.types import BadInput, Metrics, Stage, TrainState
 
 Program = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
@@ -120,7 +120,12 @@ class ByShape:
     leaves, tree = jax.tree.flatten(batch)
     key = tree, tuple((x.shape, np.dtype(x.dtype)) for x in leaves)
     if key not in self._made:
-      self._made[key] = self._jitted.lower(state, batch).compile()
+      try:
+        self._made[key] = self._jitted.lower(state, batch).compile()
+      except jax.errors.JaxRuntimeError as error:
+        if "compile option" not in str(error):
+          raise
+        raise BadInput(f"compiler_options: {error}") from None
     return self._made[key]
 
   def __call__(

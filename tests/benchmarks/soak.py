@@ -296,13 +296,16 @@ def main() -> int:
   parser.add_argument("--workdir", type=pathlib.Path)
   parser.add_argument("--shapes", default="1,4,2x2")
   given = parser.parse_args()
+  names = given.shapes.split(",")
+  if not set(names) <= set(SHAPES):
+    parser.error(f"--shapes={given.shapes}: known: {', '.join(SHAPES)}")
   os.environ["JAX_PLATFORMS"] = "cpu"
   sys.path.insert(0, str(ROOT))
   chance = random.Random(given.seed)
   place = given.workdir or pathlib.Path(tempfile.mkdtemp())
   shutil.rmtree(place, ignore_errors=True)
   place.mkdir(parents=True)
-  data, names = _write_data(place / "data"), given.shapes.split(",")
+  data = _write_data(place / "data")
   say = lambda line: print(line, flush=True)
   for shape in names:
     assert (

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from embeddinggemma.tpu import generations, jobset, queued, sky
+from embeddinggemma.tpu import document, generations, jobset, queued, sky
 from embeddinggemma.tpu.request import BUCKET, RESTART, Launch, last_line
 from embeddinggemma.types import BadInput
 
@@ -464,6 +464,9 @@ def test_gcloud_knows_the_flags(tmp_path, capacity):
     ({"env": ("A=b\nEND_OF_FILE",)}, "has control characters"),
     ({"command": ("train", "--x.api_key=abc")}, "--x.api_key=...: a secret"),
     ({"env": ("HF_TOKEN=abc",)}, "--secret=NAME"),
+    ({"env": ("AWS_SECRET_ACCESS_KEY=abc",)}, "AWS_SECRET_ACCESS_KEY...: a s"),
+    ({"env": ("DB_PASS=abc",)}, "DB_PASS...: a secret"),
+    ({"env": ("GITHUB_PAT_2=abc",)}, "GITHUB_PAT_2...: a secret"),
     ({"env": ("1A=b",)}, "--env=1A=b: give NAME=VALUE"),
     ({"secrets": ("A=b",)}, "never its value"),
   ],
@@ -511,3 +514,11 @@ def test_scripts_take_the_place_of_a_verb():
 
 def test_restart_is_what_every_route_means():
   assert RESTART[0] == 42 and set(RESTART[1:]) == set(range(127, 256))
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1E3", "y", "N", "0o17", ".5e+1"])
+def test_text_stays_text_for_every_reader(text):
+  """PyYAML writes these bare, and what reads Kubernetes' files takes them for
+  numbers and truths."""
+  assert document.to_yaml({"name": text}) == f"name: '{text}'\n"
+  assert yaml.safe_load(document.to_yaml({"name": text})) == {"name": text}

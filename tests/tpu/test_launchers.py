@@ -103,6 +103,8 @@ def script(name: str, *words: str, **env: str) -> subprocess.CompletedProcess:
 COMMON = ("--name=demo", "--topology=v5e:4x4", "--bucket=gs://mine")
 TINY = "--config=configs/finetune.py:tiny"
 SMOKE = ("--", "smoke", "--workdir=/bucket/smoke")
+TRAIN = ("sky", *COMMON, "--", "train", TINY, "--workdir=/bucket/w")
+PIPELINE = ("pipeline", "--texts=T", "--pairs=P", "--workdir=/bucket/w")
 
 
 @pytest.mark.parametrize(
@@ -144,8 +146,8 @@ def test_a_tool_that_fails_ends_the_launch(tools, tmp_path):
   assert launch.run(["jobset", *COMMON, "--image=image:1", *SMOKE]) == 3
 
 
-def test_a_tool_that_is_missing_is_named(tools, tmp_path, monkeypatch):
-  monkeypatch.setenv("PATH", str(tmp_path))
+def test_a_tool_that_is_missing_is_named(tools, monkeypatch):
+  monkeypatch.setenv("PATH", "/usr/bin:/bin")
   with pytest.raises(BadInput, match="sky is not on PATH"):
     launch.run(["sky", *COMMON, *SMOKE])
 
@@ -189,6 +191,28 @@ def test_a_dry_run_calls_nothing(tools):
     (
       ["sky", *COMMON, "--", "train", "--config.step=3", TINY],
       "unknown config key 'step'",
+    ),
+    (["sky", *COMMON, "--", "train", TINY], "train: --workdir is missing"),
+    ([*TRAIN, "--nonsense=1"], "unknown flag '--nonsense'"),
+    ([*TRAIN, "--config.mesh.rules=foo"], "mesh.rules='foo' is unknown"),
+    ([*TRAIN, "--config.batch_size=17"], "does not divide into 16 groups"),
+    ([*TRAIN, "--config.mesh.fsdp=3"], "mesh.fsdp=3 does not give 16 devices"),
+    ([*TRAIN, "--config.init_from=gs://a"], "init_from: gs://a is an address"),
+    ([*TRAIN, "--workdir=gs://a/b"], "--workdir: gs://a/b is an address"),
+    (["sky", *COMMON, "--zone=a b", *SMOKE], "--zone='a b': give one word"),
+    (["sky", *COMMON, "--", "smoke", "--bogus"], "unknown flag '--bogus'"),
+    (
+      ["sky", *COMMON, "--", *PIPELINE, "--preset=nope"],
+      "unknown preset 'nope'",
+    ),
+    (["sky", *COMMON, "--", *PIPELINE, "--seeds=x *"], "--seeds='x *': give"),
+    (
+      ["sky", *COMMON, "--capacity=reserved", "--reservation=a\nb", *SMOKE],
+      "--reservation='a\\nb': give one word",
+    ),
+    (
+      ["gcloud", *COMMON, "--zone=", "--project=p", *SMOKE],
+      "--zone is empty; give a value",
     ),
     (
       ["gcloud", *COMMON, "--zone=z", "--project=p", "--", "sweep"],
