@@ -55,19 +55,23 @@ from embeddinggemma.types import (
 )
 
 _STARTS = ("init", "init_from", "decoder_from")
-# What decides what tensors of the same shapes compute; `window_rule` says how
-# far a stage's own masks reach.
-_FUNCTION = (
-  "num_layers",
-  "pattern",
-  "window",
-  "local_rope_base",
-  "global_rope_base",
-  "global_rope_factor",
-  "norm_eps",
-  "qk_norm",
-  "attention_softcap",
-)
+# What decides, beside shapes, what tensors compute: where there are any; in an
+# encoder, which a decoder may become with another mask; in an embedder.
+_FUNCTION = {
+  "": (
+    "num_layers",
+    "pattern",
+    "window",
+    "local_rope_base",
+    "global_rope_base",
+    "global_rope_factor",
+    "norm_eps",
+    "qk_norm",
+    "attention_softcap",
+  ),
+  "encoder": ("window_rule",),
+  "up": ("pooling",),
+}
 # What the compiled step does not depend on.
 _NOT_COMPILED = (*_STARTS, "data", "teacher", "average")
 
@@ -165,12 +169,12 @@ def _adopt(
   if source is None:
     return fresh, [], []
   _require_view(config, source)
-  _require_function("model", config.model, source)
   given, decoder = read(source), None
+  _require_function("model", config.model, source, given)
   if isinstance(config, AdaptConfig) and config.decoder_from:
     other = checkpoint.find(config.decoder_from)
-    _require_function("decoder", config.decoder, other)
     decoder = read(other)
+    _require_function("decoder", config.decoder, other, decoder)
   moved = stages.adopt(config, given, decoder)
   params, new = adapt.graft(fresh, moved)
   return params, new, adapt.dropped(given, moved)
@@ -205,7 +209,7 @@ def _require_view(config: TrainConfig, source: pathlib.Path) -> None:
 
 
 def _require_function(
-  key: str, model: ModelConfig, source: pathlib.Path
+  key: str, model: ModelConfig, source: pathlib.Path, given: Params
 ) -> None:
   """Refuses weights that would compute something else here.
 
@@ -218,7 +222,8 @@ def _require_function(
   theirs = config_lib.build(
     ModelConfig, checkpoint.json_of(files, "model.json")
   )
-  for name in _FUNCTION:
+  parts = ("", *given["model"])
+  for name in (n for part in parts for n in _FUNCTION.get(part, ())):
     own, parents = getattr(model, name), getattr(theirs, name)
     if own != parents:
       raise BadInput(

@@ -158,6 +158,8 @@ def test_what_no_data_can_mend_fails_first(
   [
     (["--config.model.num_layers=3"], "model.num_layers=3, where the checkpo"),
     (["--config.model.window=3"], "model.window=3, where the checkpoint"),
+    (["--config.model.window_rule=t5gemma"], "model.window_rule=t5gemma, wher"),
+    (["--config.model.pooling=last"], "model.pooling=last, where the checkpo"),
     (["--config.model.global_rope_base=77."], "trained with 1000000.0; set it"),
     (["--config.model.width=128"], "init_from=TRAINED: checkpoint tensor 'mod"),
     (["--config.init_from=gs://a/b"], "init_from: gs://a/b is an address, not"),
