@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from embeddinggemma import cache, config, initialise, inputs, train
+from embeddinggemma import cache, config, initialise, inputs, starting
 from embeddinggemma.ablation import AblationConfig
 from embeddinggemma.config import at_least
 from embeddinggemma.data import denoisers
@@ -229,7 +229,7 @@ def check(recipe: RecipeConfig) -> None:
     recipe.finetune,
     *map(recipe.qat.of, recipe.qat.specs),
   ):
-    train.check(stage)
+    starting.check(stage)
   ours = inputs.given_tokenizer(recipe.prefinetune)
   theirs = inputs.given_tokenizer(recipe.pretrain)
   if ours:

@@ -10,7 +10,7 @@ from embeddinggemma import (
   finetuning,
   initialise,
   qat,
-  train,
+  starting,
   verbs,
 )
 from embeddinggemma.evaluate import suite, vectors
@@ -43,7 +43,7 @@ def score(
   doctor.check_or_stop(tuned, run.console)  # before minutes of scoring
   fresh = assemble(
     tuned.config,
-    train.start(run.prefinetune(chosen), run.made)[0],
+    starting.params(run.prefinetune(chosen), run.made)[0],
     run.made.tokenizer(),
     verbs.UNTRAINED,
     dict(tuned.prompts),

@@ -4,9 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-import re
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,223 +15,40 @@ from embeddinggemma import (
   cache,
   checkpoint,
   distributed,
-  inputs,
   quantize,
   record,
   result,
   sharding,
   stages,
+  starting,
   streams,
 )
-from embeddinggemma import config as config_lib
 from embeddinggemma.data import (
-  denoisers,
   loader,
-  mixture,
 )
 from embeddinggemma.inputs import Inputs
-from embeddinggemma.model import adapt
-from embeddinggemma.model.config import ModelConfig
-from embeddinggemma.tpu import generations
 from embeddinggemma.training import checkpoints, guard, hooks, step
 from embeddinggemma.training import fit as fit_lib
 from embeddinggemma.training.config import (
-  AdaptConfig,
-  LanguageConfig,
-  PairConfig,
-  QatConfig,
   TrainConfig,
 )
 from embeddinggemma.types import (
   BadBatch,
-  BadInput,
   Metrics,
-  Params,
   Stage,
   Stopped,
   TrainState,
 )
 
-_STARTS = ("init", "init_from", "decoder_from")
-# What decides, beside shapes, what tensors compute: where there are any; in an
-# encoder, which a decoder may become with another mask; in an embedder.
-_FUNCTION = {
-  "": (
-    "num_layers",
-    "pattern",
-    "window",
-    "local_rope_base",
-    "global_rope_base",
-    "global_rope_factor",
-    "norm_eps",
-    "qk_norm",
-    "attention_softcap",
-  ),
-  "encoder": ("window_rule",),
-  "up": ("pooling",),
-}
 # What the compiled step does not depend on.
-_NOT_COMPILED = (*_STARTS, "data", "teacher", "average")
-
-
-def check(config: TrainConfig) -> None:
-  """Fails on what no data can mend: the mesh, the groups, the start.
-
-  Before any work, since the rest of a run may take minutes to get there.
-  """
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-  stages.groups(config, mesh.size)
-  _compiler_options(config, mesh)
-  stage = stages.make(config, mesh)
-  shapes = step.abstract_state(stage, config.seed, mesh).params
-  _check_frozen(config, shapes)
-  jax.eval_shape(stage.view, shapes)  # fails on sizes that it cannot show
-  _check_start(config, shapes)
-  if isinstance(config, PairConfig):
-    weights = config.data.weights
-    mixture.shares(
-      dict.fromkeys(weights, 1), weights, config.data.size_exponent
-    )
-  if isinstance(config, LanguageConfig):
-    inputs.check_text(config)
-  tokenizer = inputs.given_tokenizer(config)
-  if isinstance(config, AdaptConfig) and tokenizer:
-    denoisers.sentinels_of(tokenizer)
-
-
-def _check_start(config: TrainConfig, shapes: Params) -> None:
-  check_folders(config)
-  if config.init_from:
-    with _named("init_from", config.init_from) as path:
-      _adopt(config, shapes, checkpoint.find(path), _read_shapes)
-
-
-def check_folders(config: TrainConfig) -> None:
-  """BadInput where a key names the address of a bucket, not a folder."""
-  for key in ("init_from", "decoder_from", "teacher"):
-    require_folder(key, getattr(config, key, ""))
-  require_folder("data.path", config.data.path)
-
-
-def require_folder(key: str, path: str) -> None:
-  """The same of one key or flag."""
-  with _named(key, path):
-    cache.as_folder(path)
-
-
-@contextlib.contextmanager
-def _named(key: str, value: str) -> Iterator[str]:
-  """What is wrong with a key's value names both."""
-  try:
-    yield value
-  except BadInput as error:
-    words = str(error)
-    name = key if value in words else f"{key}={value}"
-    raise BadInput(f"{name}: {words}") from None
-
-
-def _check_frozen(config: TrainConfig, shapes: Params) -> None:
-  leaves = jax.tree_util.tree_leaves_with_path(shapes)
-  names = [sharding.path_name(path) for path, _ in leaves]
-  for pattern in config.frozen:
-    if not any(re.search(pattern, name) for name in names):
-      raise BadInput(
-        f"frozen: {pattern!r} matches no parameter; such are"
-        f" {', '.join(names[:3])}"
-      )
-  if all(any(re.search(p, name) for p in config.frozen) for name in names):
-    raise BadInput("frozen: every parameter is; leave something to train")
-
-
-def start(
-  config: TrainConfig, made: Inputs
-) -> tuple[Params, list[str], list[str]]:
-  """Parameters with those of `init_from` or the LSA table grafted.
-
-  Also the paths of tensors that are fresh, and of the parent's that have no
-  place in this stage's model.
-  """
-  fresh = stages.init(config)(jax.random.key(config.seed))
-  return _adopt(
-    config, fresh, record.source(config, made), checkpoint.read_params
-  )
-
-
-def _adopt(
-  config: TrainConfig,
-  fresh: Params,
-  source: pathlib.Path | None,
-  read: Callable[[pathlib.Path], Params],
-) -> tuple[Params, list[str], list[str]]:
-  """The same with what `read` makes of a checkpoint: tensors, or shapes."""
-  if source is None:
-    return fresh, [], []
-  _require_view(config, source)
-  given, decoder = read(source), None
-  _require_function("model", config.model, source, given)
-  if isinstance(config, AdaptConfig) and config.decoder_from:
-    other = checkpoint.find(config.decoder_from)
-    decoder = read(other)
-    _require_function("decoder", config.decoder, other, decoder)
-  moved = stages.adopt(config, given, decoder)
-  params, new = adapt.graft(fresh, moved)
-  return params, new, adapt.dropped(given, moved)
-
-
-def _require_view(config: TrainConfig, source: pathlib.Path) -> None:
-  """Refuses weights that are to be seen through a view, but for the same one.
-
-  Raw weights of quantisation-aware training are good on their grid alone.
-  """
-  view = checkpoint.view_of(checkpoint.read_files(source))
-  precision = quantize.precision_of(view)
-  if precision == quantize.FLOAT:
-    return
-  if precision is None:
-    raise BadInput(
-      f"checkpoint {source} needs the view {view!r} of its weights; start from"
-      " the final one of its training"
-    )
-  if view != stages.view_of(config):
-    raise BadInput(
-      f"checkpoint {source} was trained to be seen in {precision}; start from"
-      " its own parent, or go on with stage qat and"
-      f" --config.quantize.spec={precision}"
-    )
-  if isinstance(config, QatConfig) and config.teaches_itself:
-    raise BadInput(
-      f"checkpoint {source} is quantised, so no teacher of itself; give"
-      " --config.teacher=DIR, vectors of its float parent that `teach` wrote,"
-      " or --config.loss.distill=0"
-    )
-
-
-def _require_function(
-  key: str, model: ModelConfig, source: pathlib.Path, given: Params
-) -> None:
-  """Refuses weights that would compute something else here.
-
-  More layers would be random ones in the middle of what was trained; another
-  base of rotary positions, another model of the same shapes.
-  """
-  files = checkpoint.read_files(source)
-  if "model.json" not in files:
-    return
-  theirs = config_lib.build(
-    ModelConfig, checkpoint.json_of(files, "model.json")
-  )
-  parts = ("", *given["model"])
-  for name in (n for part in parts for n in _FUNCTION.get(part, ())):
-    own, parents = getattr(model, name), getattr(theirs, name)
-    if own != parents:
-      raise BadInput(
-        f"{key}.{name}={own}, where the checkpoint {source} was trained with"
-        f" {parents}; set it to that"
-      )
-
-
-def _read_shapes(path: pathlib.Path) -> Params:
-  return {"model": checkpoint.nest(checkpoint.read_shapes(path)), "aux": {}}
+_NOT_COMPILED = (
+  "init",
+  "init_from",
+  "decoder_from",
+  "data",
+  "teacher",
+  "average",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -366,7 +181,7 @@ def summary_of(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def _start(run: _Run) -> tuple[TrainState, str]:
   """Start order: the workdir's latest, init_from, the LSA table, random."""
-  params, fresh, dropped = start(run.config, run.made)
+  params, fresh, dropped = starting.params(run.config, run.made)
   state = step.init_state(run.stage, run.config.seed, run.mesh, params)
   restored = run.store.restore(state)
   if restored is None:
@@ -395,20 +210,11 @@ def program(
   """The compiled step; runs that differ in data and start share it."""
   tree = record.resolved(config)
   key = {k: v for k, v in tree.items() if k not in _NOT_COMPILED}
-  options = _compiler_options(config, mesh)
+  options = starting.compiler_options(config, mesh)
   return cache.share(
     "program",
     key,
     lambda: step.ByShape(step.compile_step(stage, config.seed, mesh, options)),
-  )
-
-
-def _compiler_options(
-  config: TrainConfig, mesh: jax.sharding.Mesh
-) -> dict[str, Any]:
-  device = mesh.devices.flat[0]
-  return generations.compiler_options(
-    config.compiler_options, device.platform, device.device_kind
   )
 
 

@@ -22,6 +22,7 @@ from embeddinggemma import (
   qat,
   record,
   soup,
+  starting,
   streams,
   train,
 )
@@ -136,7 +137,7 @@ def search_mixtures(
 
 def check(config: TrainConfig) -> None:
   """Fails on what no data can mend, before any work."""
-  train.check(config)
+  starting.check(config)
   streams.check_teacher(config)
 
 
@@ -144,7 +145,7 @@ def prepare(
   config: TrainConfig, workdir: pathlib.Path, console: Console
 ) -> None:
   """The verb `prepare`: what `train` would read, made in its workdir."""
-  train.check(config)
+  starting.check(config)
   with cache.locked(workdir):
     made = _made(config, inputs.dependencies(config), workdir, console)
   console.print(f"{made.directory}", highlight=False, soft_wrap=True)
@@ -177,7 +178,7 @@ def batches(
   A text is (origin, query, positive), or for a language model (row id, what
   it reads, what it answers, if the two differ).
   """
-  train.check(config)
+  starting.check(config)
   with contextlib.ExitStack() as stack:
     if workdir is None:
       place = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -21,6 +21,7 @@ LAYERS = (
   {"stages", "retrieval", "convert"},
   {"evaluate", "load", "inputs"},
   {"streams", "doctor", "record", "result", "tpu", "classify"},
+  {"starting"},
   {"train"},
   {"initialise", "sweep", "mixture"},
   {"finetuning"},

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from embeddinggemma import sharding, train
+from embeddinggemma import sharding, starting
 from embeddinggemma.command_line import parse
 from embeddinggemma.commands import VERBS, training, unknown
 from embeddinggemma.data import packing
@@ -29,13 +29,13 @@ def check(command: Sequence[str], devices: int, ring: int, slices: int) -> None:
   values, _ = parse(name, VERBS[name], rest)
   for flag in ("workdir", "output"):
     if flag in values and (path := values[flag].value):
-      train.require_folder(f"--{flag}", str(path))
+      starting.require_folder(f"--{flag}", str(path))
   if name == "train":
     _check_slice(training.train_config(values), devices, ring, slices)
 
 
 def _check_slice(config: Any, devices: int, ring: int, slices: int) -> None:
-  train.check_folders(config)
+  starting.check_folders(config)
   shape = config.mesh.data, config.mesh.fsdp
   sharding.mesh_shape(*shape, devices, ring, slices)
   groups = devices * (config.groups_per_device or 1)

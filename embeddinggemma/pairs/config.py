@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embeddinggemma import config as config_lib
-from embeddinggemma import inputs, train
+from embeddinggemma import inputs, starting
 from embeddinggemma.config import LoraConfig, at_least, suggest
 from embeddinggemma.data import prompts, sources
 from embeddinggemma.indexing import IndexConfig
@@ -122,7 +122,7 @@ def build(tree: Mapping[str, Any]) -> PairsConfig:
     "finetune": dataclasses.asdict(trains(finetune, tree["trainable"], lora)),
   }
   found = config_lib.build(PairsConfig, whole)
-  train.check(found.finetune)
+  starting.check(found.finetune)
   return found
 
 

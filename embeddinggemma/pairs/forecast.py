@@ -15,7 +15,7 @@ import grain
 import jax
 import numpy as np
 
-from embeddinggemma import sharding, stages, streams, train
+from embeddinggemma import sharding, stages, starting, streams, train
 from embeddinggemma.evaluate import page
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.pairs import memory
@@ -91,9 +91,9 @@ def training(
     program.compiled(ready.state, _abstract(shape.batch, mesh))
   compilation = time.perf_counter() - began
   start = lambda: step.init_state(
-    ready.stage, stage.seed, mesh, train.start(stage, made)[0]
+    ready.stage, stage.seed, mesh, starting.params(stage, made)[0]
   )
-  state, starting = warm(start)
+  state, first = warm(start)
   state, seconds = _timed(program, state, known, mesh)
   _, save = warm(lambda: _write(state, directory / "probe"))
   pace = sum(seconds) / sum(shape.positions for shape in known)
@@ -102,7 +102,7 @@ def training(
   mean = max(mean, ready.packing)
   compiles = compilation / len(known) * (len(shapes) - len(known))
   saves = -(-stage.steps // stage.every_checkpoint) + bool(stage.lora.rank)
-  whole = starting + compiles + stage.steps * mean + saves * save
+  whole = first + compiles + stage.steps * mean + saves * save
   return Training(whole, compilation, mean, save, own, room, len(shapes))
 
 

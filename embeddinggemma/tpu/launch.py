@@ -9,6 +9,7 @@ With the verb `sweep`, there is a job for each point.
 import argparse
 import dataclasses
 import hashlib
+import os
 import pathlib
 import shlex
 import shutil
@@ -167,7 +168,13 @@ def _commands(launch: Launch) -> list[Sequence[str]]:
 def _ask(words: Sequence[str], given: str = "") -> str:
   """What a program of ours prints; BadInput with its own error."""
   done = subprocess.run(
-    words, capture_output=True, text=True, cwd=ROOT, input=given
+    words,
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+    input=given,
+    env=os.environ
+    | {"PYTHON": sys.executable},  # scripts make none of their own
   )
   if done.returncode:
     lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]

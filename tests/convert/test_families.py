@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from embeddinggemma import checkpoint, main, stages, train
+from embeddinggemma import checkpoint, main, stages, starting
 from embeddinggemma.config import sibling
 from embeddinggemma.convert import families, hugging_face, names, tensors
 from embeddinggemma.convert.safetensors_io import INDEX, WEIGHTS
@@ -227,7 +227,7 @@ def stage_like(imported, name, data, place):
 
 def started(config):
   """The model that training would begin with, and what is fresh in it."""
-  train.check(config)
+  starting.check(config)
   given = checkpoint.read_params(checkpoint.find(config.init_from))
   shapes = jax.eval_shape(stages.init(config), jax.random.key(0))
   params, fresh = adapt.graft(shapes, stages.adopt(config, given))
