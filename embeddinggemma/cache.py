@@ -223,12 +223,13 @@ def share(kind: str, key: Mapping[str, Any], make: Callable[[], T]) -> T:
   return _shared[kind][1]
 
 
-def as_folder(text: str) -> pathlib.Path:
-  """The folder of a flag; BadInput for the address of a bucket."""
+def as_folder(text: str, key: str = "") -> pathlib.Path:
+  """The folder of a flag or key; BadInput for the address of a bucket."""
   if "://" in text:
     bucket = text.split("://", 1)[1].partition("/")[0]
+    named = f"{key}: {text}" if key else text
     raise BadInput(
-      f"{text} is an address, not a folder; mount the bucket (gcsfuse"
+      f"{named} is an address, not a folder; mount the bucket (gcsfuse"
       f" {bucket} /mnt/{bucket}) on every host and give its path"
     )
   return pathlib.Path(text)

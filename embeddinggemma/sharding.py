@@ -101,7 +101,7 @@ def make_mesh(
 
 
 def mesh_shape(
-  data: int, fsdp: int, devices: int, ring: int = 1, slices: int = 1
+  data: int, fsdp: int, devices: int, ring: int, slices: int
 ) -> tuple[int, int]:
   """The sizes of `make_mesh` for so many devices; BadInput if there are none."""
   if min(data, fsdp) < -1 or 0 in (data, fsdp):

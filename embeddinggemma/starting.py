@@ -1,9 +1,8 @@
 """Where a stage of training starts, and whether it can: before any work."""
 
-import contextlib
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from embeddinggemma import (
   sharding,
   stages,
 )
-from embeddinggemma import config as config_lib
+from embeddinggemma.convert import saved
 from embeddinggemma.data import denoisers, mixture
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.model import adapt
@@ -80,32 +79,20 @@ def check(config: TrainConfig) -> None:
 def _check_start(config: TrainConfig, shapes: Params) -> None:
   check_folders(config)
   if config.init_from:
-    with _named("init_from", config.init_from) as path:
-      _adopt(config, shapes, checkpoint.find(path), _read_shapes)
+    try:
+      parent = checkpoint.find(config.init_from)
+      _adopt(config, shapes, parent, _read_shapes)
+    except BadInput as error:
+      words, key = str(error), "init_from"
+      name = key if config.init_from in words else f"{key}={config.init_from}"
+      raise BadInput(f"{name}: {words}") from None
 
 
 def check_folders(config: TrainConfig) -> None:
   """BadInput where a key names the address of a bucket, not a folder."""
   for key in ("init_from", "decoder_from", "teacher"):
-    require_folder(key, getattr(config, key, ""))
-  require_folder("data.path", config.data.path)
-
-
-def require_folder(key: str, path: str) -> None:
-  """The same of one key or flag."""
-  with _named(key, path):
-    cache.as_folder(path)
-
-
-@contextlib.contextmanager
-def _named(key: str, value: str) -> Iterator[str]:
-  """What is wrong with a key's value names both."""
-  try:
-    yield value
-  except BadInput as error:
-    words = str(error)
-    name = key if value in words else f"{key}={value}"
-    raise BadInput(f"{name}: {words}") from None
+    cache.as_folder(getattr(config, key, ""), key)
+  cache.as_folder(config.data.path, "data.path")
 
 
 def _check_frozen(config: TrainConfig, shapes: Params) -> None:
@@ -144,24 +131,27 @@ def _adopt(
   """The same with what `read` makes of a checkpoint: tensors, or shapes."""
   if source is None:
     return fresh, [], []
-  _require_view(config, source)
+  files = checkpoint.read_files(source)
+  _require_view(config, source, files)
   given, decoder = read(source), None
-  _require_function("model", config.model, source, given)
+  _require_function("model", config.model, source, files, given)
   if isinstance(config, AdaptConfig) and config.decoder_from:
     other = checkpoint.find(config.decoder_from)
-    decoder = read(other)
-    _require_function("decoder", config.decoder, other, decoder)
+    files, decoder = checkpoint.read_files(other), read(other)
+    _require_function("decoder", config.decoder, other, files, decoder)
   moved = stages.adopt(config, given, decoder)
-  params, new = adapt.graft(fresh, moved)
-  return params, new, adapt.dropped(given, moved)
+  grafted, new = adapt.graft(fresh, moved)
+  return grafted, new, adapt.dropped(given, moved)
 
 
-def _require_view(config: TrainConfig, source: pathlib.Path) -> None:
+def _require_view(
+  config: TrainConfig, source: pathlib.Path, files: checkpoint.Files
+) -> None:
   """Refuses weights that are to be seen through a view, but for the same one.
 
   Raw weights of quantisation-aware training are good on their grid alone.
   """
-  view = checkpoint.view_of(checkpoint.read_files(source))
+  view = checkpoint.view_of(files)
   precision = quantize.precision_of(view)
   if precision == quantize.FLOAT:
     return
@@ -185,19 +175,20 @@ def _require_view(config: TrainConfig, source: pathlib.Path) -> None:
 
 
 def _require_function(
-  key: str, model: ModelConfig, source: pathlib.Path, given: Params
+  key: str,
+  model: ModelConfig,
+  source: pathlib.Path,
+  files: checkpoint.Files,
+  given: Params,
 ) -> None:
   """Refuses weights that would compute something else here.
 
   More layers would be random ones in the middle of what was trained; another
   base of rotary positions, another model of the same shapes.
   """
-  files = checkpoint.read_files(source)
   if "model.json" not in files:
     return
-  theirs = config_lib.build(
-    ModelConfig, checkpoint.json_of(files, "model.json")
-  )
+  theirs = saved.model_of(source, files)
   parts = ("", *given["model"])
   for name in (n for part in parts for n in _FUNCTION.get(part, ())):
     own, parents = getattr(model, name), getattr(theirs, name)

@@ -23,15 +23,11 @@ from embeddinggemma import (
   starting,
   streams,
 )
-from embeddinggemma.data import (
-  loader,
-)
+from embeddinggemma.data import loader
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.training import checkpoints, guard, hooks, step
 from embeddinggemma.training import fit as fit_lib
-from embeddinggemma.training.config import (
-  TrainConfig,
-)
+from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.types import (
   BadBatch,
   Metrics,
@@ -148,14 +144,14 @@ def _trained(run: _Run) -> TrainState:
     except BadBatch as error:
       skipped = (*run.stream.skipped, error.index)
       most = run.config.guard.skips
-      if len(skipped) > most and before and error.step == before + 1:
+      if len(skipped) > most:
+        if not before or error.step != before + 1:
+          raise
         place = run.workdir / checkpoint.CHECKPOINTS / str(before)
         raise Stopped(
           f"{error}; it was the first after {place}: if that is damaged, delete"
           " it, and the same command goes on from the one before"
         ) from None
-      if len(skipped) > most:
-        raise
       run.say(f"{error}; goes back, leaves it out ({len(skipped)} of {most})")
     # Back to the start, of which there may be no checkpoint, then to the last.
     run.store.wait()

@@ -12,10 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from embeddinggemma import sharding, starting
+from embeddinggemma import cache, sharding, stages, starting
 from embeddinggemma.command_line import parse
 from embeddinggemma.commands import VERBS, training, unknown
-from embeddinggemma.data import packing
 from embeddinggemma.types import BadInput
 
 
@@ -29,7 +28,7 @@ def check(command: Sequence[str], devices: int, ring: int, slices: int) -> None:
   values, _ = parse(name, VERBS[name], rest)
   for flag in ("workdir", "output"):
     if flag in values and (path := values[flag].value):
-      starting.require_folder(f"--{flag}", str(path))
+      cache.as_folder(str(path), f"--{flag}")
   if name == "train":
     _check_slice(training.train_config(values), devices, ring, slices)
 
@@ -38,8 +37,7 @@ def _check_slice(config: Any, devices: int, ring: int, slices: int) -> None:
   starting.check_folders(config)
   shape = config.mesh.data, config.mesh.fsdp
   sharding.mesh_shape(*shape, devices, ring, slices)
-  groups = devices * (config.groups_per_device or 1)
-  packing.check_groups(config.batch_size, groups, config.stage)
+  stages.groups(config, devices, capacity=0)  # what fits is seen there
 
 
 def main() -> None:

@@ -35,11 +35,7 @@ def read(path: str | pathlib.Path) -> Saved:
   for name in _NEEDED:
     if name not in files:
       raise BadInput(f"checkpoint {directory} has no {name}; it is not a model")
-  tree = _json(directory, files, "model.json")
-  try:
-    config = config_lib.build(ModelConfig, tree)
-  except BadInput as error:
-    raise BadInput(f"{directory}: model.json: {error}") from None
+  config = model_of(directory, files)
   prompts = _prompts(directory, files)
   precision = _precision(directory, files)
   shapes = checkpoint.read_shapes(directory)
@@ -49,6 +45,15 @@ def read(path: str | pathlib.Path) -> Saved:
       f" one: --config=configs/prefinetune.py --config.init_from={directory}"
     )
   return Saved(directory, files, shapes, config, prompts, precision)
+
+
+def model_of(directory: pathlib.Path, files: checkpoint.Files) -> ModelConfig:
+  """What a checkpoint's model.json says; BadInput if that is no model."""
+  tree = _json(directory, files, "model.json")
+  try:
+    return config_lib.build(ModelConfig, tree)
+  except BadInput as error:
+    raise BadInput(f"{directory}: model.json: {error}") from None
 
 
 def _json(

@@ -209,9 +209,14 @@ class Slice:
     return f"{self.generation.name}:{self.topology}"
 
   @property
+  def sizes(self) -> tuple[int, ...]:
+    """Chips along each axis."""
+    return tuple(map(int, self.topology.split("x")))
+
+  @property
   def chips(self) -> int:
     """Of the slice."""
-    return math.prod(map(int, self.topology.split("x")))
+    return math.prod(self.sizes)
 
   @property
   def chips_per_host(self) -> int:
@@ -250,10 +255,9 @@ class Slice:
   @property
   def wrap(self) -> tuple[bool, ...]:
     """Which dimensions are rings: whole pods of flat ones, cubes of 4."""
-    sizes = tuple(map(int, self.topology.split("x")))
     if self.generation.dimensions == 2:
-      return (*(size == 16 for size in sizes), False)
-    return (all(size % 4 == 0 for size in sizes),) * 3
+      return (*(size == 16 for size in self.sizes), False)
+    return (all(size % 4 == 0 for size in self.sizes),) * 3
 
 
 def parse(text: str) -> Slice:

@@ -127,9 +127,8 @@ def _points(launch: Launch) -> list[Launch]:
   if launch.command[0] != "sweep":
     return [launch]
   launches = []
-  for line in _ask(
-    [*_PYTHON, "embeddinggemma", *launch.command, "--print"]
-  ).splitlines():
+  shown = _ask((*_PYTHON, "embeddinggemma", *launch.command, "--print"))
+  for line in shown.splitlines():
     command = tuple(shlex.split(line)[1:])
     digest = hashlib.sha256(line.encode()).hexdigest()[:8]
     name = f"{launch.name}-{digest}"
@@ -143,16 +142,14 @@ def _check_commands(launches: Sequence[Launch]) -> None:
   if not commands:
     return
   slice_, slices = launches[0].slice, launches[0].slices
-  devices = slice_.chips * slice_.generation.devices_per_chip
-  _ask(
-    [
-      *(*_PYTHON, "embeddinggemma.commands.check"),
-      f"--devices={devices * slices}",
-      f"--ring={max(map(int, slice_.topology.split('x')))}",
-      f"--slices={slices}",
-    ],
-    "".join(f"{shlex.join(words)}\n" for words in commands),
+  check = (
+    *_PYTHON,
+    "embeddinggemma.commands.check",
+    f"--devices={slice_.devices * slices}",
+    f"--ring={max(slice_.sizes)}",
+    f"--slices={slices}",
   )
+  _ask(check, "".join(f"{shlex.join(words)}\n" for words in commands))
 
 
 def _commands(launch: Launch) -> list[Sequence[str]]:
@@ -167,14 +164,9 @@ def _commands(launch: Launch) -> list[Sequence[str]]:
 
 def _ask(words: Sequence[str], given: str = "") -> str:
   """What a program of ours prints; BadInput with its own error."""
+  env = os.environ | {"PYTHON": sys.executable}  # else scripts make their own
   done = subprocess.run(
-    words,
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-    input=given,
-    env=os.environ
-    | {"PYTHON": sys.executable},  # scripts make none of their own
+    words, capture_output=True, text=True, cwd=ROOT, input=given, env=env
   )
   if done.returncode:
     lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
