@@ -31,8 +31,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.choose.epochs = 3.0
   config.choose.fewest_steps = 20
   config.choose.most_steps = 2_000
+  # Without an accelerator: less at once, and no more in all than two cores do
+  # in about ten minutes (150 to 200 GFLOP/s). Fewer epochs, if need be.
+  config.choose.cpu = ConfigDict()
+  config.choose.cpu.batch_tokens = 2_048
+  config.choose.cpu.tflop = 70.0
   config.choose.max_length = 256  # or the model's, if that is less
-  config.choose.negatives = 7  # or as many as a pair has, if that is less
+  config.choose.negatives = 1  # or none, where the pairs have none
   config.choose.warmup = 0.1  # of the steps
   config.choose.lr = ConfigDict({"all": 1e-4, "no_table": 1e-4, "lora": 1e-3})
 
@@ -44,6 +49,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   tuning.data.size_exponent = 1.0
   tuning.negatives = placeholder(int)  # hard ones of a query, at most
   tuning.every_checkpoint = placeholder(int)
+  tuning.every_minutes = 10.0
   tuning.optimizer.lr = placeholder(float)
   tuning.optimizer.warmup_steps = placeholder(int)
   config.finetune = tuning
@@ -55,8 +61,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # standard library, with so many queries at most.
   config.general = ConfigDict()
   config.general.suite = ""
-  config.general.queries = 200
-  config.points = 5  # between base and result, both included, for the soup
+  config.general.queries = 100
+  config.general.loss = 0.01  # in its mean, at most; else not handed over
+  # From base to result, both included: the inner ones are means of the two.
+  config.points = 3
   config.index = ConfigDict()
   config.index.input = ""  # a folder or a JSONL; empty: the pairs' positives
   config.index.dim = 256  # or the model's, if that is less
@@ -64,16 +72,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   # Common knobs at the top: references to the same values in the stage.
   config.seed = tuning.seed
-  config.groups_per_device = tuning.groups_per_device
-  for name in ("steps", "batch_size", "max_length"):
+  open_ones = ("steps", "batch_size", "max_length", "groups_per_device")
+  for name in open_ones:
     config[name] = placeholder(int)
-  for name in (
-    "seed",
-    "groups_per_device",
-    "steps",
-    "batch_size",
-    "max_length",
-  ):
+  for name in ("seed", *open_ones):
     tuning[name] = config.get_ref(name)
   config.mesh, config.optimizer = tuning.mesh, tuning.optimizer
   return config

@@ -10,6 +10,7 @@ the values below are ours, chosen on the validation modules.
 import dataclasses
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from embeddinggemma.config import parse_arg
 from embeddinggemma.data.prompts import TASKS
@@ -89,6 +90,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.loss.spread_out = 1.0
   config.loss.matryoshka = ()  # the paper's dimensions, up to the model's
   config.loss.hardness = 5.0  # alpha, of a hard negative's weight
+  # Another pair's positive that scores more than this above the own one is a
+  # false negative, and left out; None: none is.
+  config.loss.false_negative_margin = placeholder(float)
   config.loss.distill = 0.0  # weight of embedding matching with a teacher
   config.loss.distance = "l2"  # or "cosine"
   config.loss.teacher_width = 0  # of a projection to it; 0: as wide as ours

@@ -95,9 +95,14 @@ class LossConfig:
   # Of a teacher that the student reaches through a projection that is learned
   # beside it; 0: the teacher's vectors are as wide as the student's.
   teacher_width: int = 0
+  # Another pair's positive whose cosine is more than this above the own one's
+  # is taken for a false negative and left out; None: none is.
+  false_negative_margin: float | None = None
 
   def __post_init__(self) -> None:
     above_zero("loss.temperature", self.temperature)
+    if self.false_negative_margin is not None:
+      at_least("loss.false_negative_margin", self.false_negative_margin, 0)
     for name in ("spread_out", "hardness", "distill", "teacher_width"):
       at_least(f"loss.{name}", getattr(self, name), 0)
 

@@ -36,23 +36,33 @@ def final(
   if distributed.count() > 1:
     params = checkpoint.read_params(workdir / name)
   if isinstance(config, PairConfig) and config.lora.rank:
-    return _merged(config, params, steps, content, workdir)
+    params = _merge(config, params, content, steps, workdir / checkpoint.MERGED)
+    return f"{checkpoint.MERGED}/{name}", params
   return name, jax.device_get(params)
 
 
-def _merged(
+def merged(
+  config: PairConfig, place: pathlib.Path, workdir: pathlib.Path
+) -> pathlib.Path:
+  """A step of a training with low-rank factors as an ordinary checkpoint."""
+  content, step = checkpoint.read_files(place), int(place.name)
+  _merge(config, checkpoint.read_params(place), content, step, workdir)
+  return workdir / checkpoint.CHECKPOINTS / place.name
+
+
+def _merge(
   config: PairConfig,
   params: Params,
-  steps: int,
   content: checkpoint.Files,
+  step: int,
   workdir: pathlib.Path,
-) -> tuple[str, Params]:
-  """An ordinary model, for readers that know nothing of factors."""
+) -> Params:
+  """Writes, and returns, what readers can use that know nothing of factors."""
   params = jax.device_get(lora.merge(config.lora, params))
   recipe = json.loads(content["recipe.json"]) | {"view": "identity"}
   content = {**content, "recipe.json": cache.to_json(recipe)}
-  checkpoint.write(workdir / checkpoint.MERGED, params, content, steps)
-  return f"{checkpoint.MERGED}/{checkpoint.CHECKPOINTS}/{steps}", params
+  checkpoint.write(workdir, params, content, step)
+  return params
 
 
 def _averaged(

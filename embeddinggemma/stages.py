@@ -210,6 +210,7 @@ def terms(config: PairConfig, mesh: Mesh) -> dict[str, tuple[float, LossTerm]]:
     loss.keep_positive,
     loss.hardness,
     objectives.row_by_row(mesh, config.model.embed_dim),
+    loss.false_negative_margin,
   )
   return {
     "contrastive": (1.0, matryoshka.matryoshka(nce, dims)),

@@ -19,15 +19,14 @@ from embeddinggemma import checkpoint, inputs, main
 from embeddinggemma import config as config_lib
 from embeddinggemma.config import LoraConfig
 from embeddinggemma.data import jsonl
-from embeddinggemma.pairs import config, forecast, memory, smaller
+from embeddinggemma.pairs import choice, config, forecast, memory, smaller
 
 STAGES = (
   "inputs",
-  "before",
   "forecast",
+  "before",
   "finetune",
-  "evaluate",
-  "soup",
+  "choose",
   "index",
 )
 STEPS = 12
@@ -66,6 +65,7 @@ def command(own, trained):
       f"--workdir={workdir}",
       f"--config.steps={STEPS}",
       "--config.finetune.every_checkpoint=4",
+      "--config.optimizer.lr=1e-3",  # the base is a toy
       "--config.general.queries=20",
       "--config.points=3",
       *more,
@@ -110,10 +110,8 @@ def last_error(capsys) -> str:
 def test_the_summary_says_what_came_of_it(finished, trained):
   workdir, found = finished
   assert [stage["name"] for stage in found["stages"]] == list(STAGES)
-  assert (
-    digest(workdir) == found["final"]["hash"] == digest(workdir / "finetune")
-  )
-  assert found["base"]["hash"] == digest(trained) != found["final"]["hash"]
+  assert digest(workdir) == found["final"]["hash"]
+  assert found["base"]["hash"] == digest(trained)
   before, after = (found["forgetting"][k] for k in ("before", "after"))
   assert (
     set(before)
@@ -136,29 +134,92 @@ def test_training_learns(finished):
   assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 
-def test_the_soup_is_the_best_point(finished, trained):
+def test_the_best_candidate_is_handed_over(finished):
   workdir, found = finished
-  soup = found["forgetting"]["soup"]
-  points = soup["points"]
-  assert [point["share"] for point in points] == [0.0, 0.5, 1.0]
-  best = max(points, key=lambda p: (round(p["mean"], 4), p["share"]))
-  assert soup["share"] == best["share"]
-  assert digest(workdir / "soup") == found["soup"]["hash"]
-  ends = {0.0: found["base"]["hash"], 1.0: found["final"]["hash"]}
-  if soup["share"] in ends:
-    assert found["soup"]["hash"] == ends[soup["share"]]
-  # The ends' scores are those before and after.
-  for share, side in ((0, "before"), (-1, "after")):
-    scores = found["forgetting"][side]
-    for name in ("own validation", "general"):
-      assert points[share][name] == scores[name]["mean"]
-  assert f"--model={workdir / 'soup'}" in found["soup"]["command"]
-  assert not (workdir / "soup" / "point").exists()
+  told = found["forgetting"]
+  points = {point["name"]: point for point in told["points"]}
+  assert list(points) == ["base", "step 8", "step 12", list(points)[-1]]
+  assert list(points)[-1] in (
+    "50% step 8, 50% base",
+    "50% step 12, 50% base",
+  )
+  chosen = points[told["chosen"]]
+  names = ("own validation", "general")
+  # The scores are those before, and of what is handed over.
+  for side, point in (("before", points["base"]), ("after", chosen)):
+    for name in names:
+      assert point[name] == told[side][name]["mean"]
+  base = points["base"]
+  assert chosen["own validation"] >= base["own validation"]
+  assert chosen["general"] >= base["general"] - 0.01
+  again, _ = choice.best(
+    [
+      choice.Point(p["step"], p["share"], {n: p[n] for n in names})
+      for p in points.values()
+    ],
+    0.01,
+  )
+  assert again.name == told["chosen"]
+  assert not (workdir / "choose" / "point").exists()
+
+
+def test_an_interrupted_choice_goes_on(short, finished, tmp_path, capsys):
+  """What was scored is not scored again."""
+  workdir = tmp_path / "w"
+  shutil.copytree(finished[0], workdir)
+  folder = workdir / "choose"
+  stage = json.loads((folder / "stage.json").read_text())
+  (folder / "stage.json").unlink()
+  (folder / "key.json").write_text(
+    json.dumps({"key": stage["key"], "seconds": 1.0})
+  )
+  (folder / "12-1.00.json").unlink()
+  assert main.call(short(workdir)) == 0
+  said = capsys.readouterr().err
+  assert "step 12: 88/88" in said and "step 8: 88/88" not in said
+  assert summary(workdir)["final"]["hash"] == finished[1]["final"]["hash"]
+
+
+BASE = choice.Point(0, 0.0, {"own validation": 0.8, "general": 0.7})
+
+
+@pytest.mark.parametrize(
+  ("own", "general", "name", "said"),
+  [
+    ((0.9, 0.85), (0.695, 0.7), "step 20", "the best mean"),
+    ((0.9, 0.85), (0.6, 0.7), "50% step 20, 50% base", "loses more than 0.01"),
+    ((0.79, 0.8), (0.75, 0.72), "50% step 20, 50% base", "is worse than the"),
+    ((0.79, 0.79), (0.75, 0.72), "base", "is worse than the base on own val"),
+    ((0.82, 0.81), (0.6, 0.65), "base", "loses more than 0.01 in general"),
+    ((0.8, 0.8), (0.695, 0.698), "base", "the best mean"),
+    ((0.8, 0.8), (0.7, 0.7), "step 20", "the best mean"),
+  ],
+)
+def test_nothing_worse_than_the_base_is_handed_over(own, general, name, said):
+  means = [
+    {"own validation": o, "general": g}
+    for o, g in zip(own, general, strict=True)
+  ]
+  points = [choice.Point(20, 1.0, means[0]), choice.Point(20, 0.5, means[1])]
+  chosen, reason = choice.best([BASE, *points], 0.01)
+  assert chosen.name == name and said in reason
+
+
+def test_without_validation_the_most_trained_that_forgets_little():
+  base = choice.Point(0, 0.0, {"general": 0.7})
+  steps = [
+    choice.Point(n, 1.0, {"general": g}) for n, g in ((1, 0.9), (2, 0.695))
+  ]
+  chosen, reason = choice.best([base, *steps], 0.01)
+  assert chosen.step == 2 and "too few pairs" in reason
+  lost = steps[1]._replace(means={"general": 0.6})
+  assert choice.best([base, steps[0], lost], 0.01)[0].step == 1
 
 
 def test_the_forecast_has_its_parts(finished):
   found = finished[1]["forecast"]
-  assert found["seconds"] == pytest.approx(found["training"] + found["scoring"])
+  parts = found["training"] + found["scoring"] + found["indexing"]
+  assert found["seconds"] == pytest.approx(parts)
   assert found["training"] >= STEPS * found["step"] > 0
   assert 0 < found["memory"] < found["room"]
   assert found["took"] > 0
@@ -177,7 +238,7 @@ def test_a_second_run_does_nothing(short, finished):
   assert main.call(short(workdir)) == 0
   again = summary(workdir)
   assert cached(again) == set(STAGES)
-  assert again["final"] == found["final"] and again["soup"] == found["soup"]
+  assert again["final"] == found["final"]
 
 
 @pytest.mark.slow
@@ -201,10 +262,10 @@ def test_killed_in_training_it_ends_with_the_same_weights(
   assert not (tmp_path / "summary.json").exists()
   assert main.call(command(tmp_path)) == 0
   found = summary(tmp_path)
-  assert cached(found) == {"inputs", "general", "before", "forecast"}
-  assert found["final"]["hash"] == finished[1]["final"]["hash"]
+  assert cached(found) == {"inputs", "general", "forecast", "before"}
+  assert digest(tmp_path / "finetune") == digest(finished[0] / "finetune")
   tasks = found["forgetting"]["after"]["general"]["tasks"]
-  assert {"code", "documentation", "sts", "classification"} <= set(tasks)
+  assert set(tasks) == {"code", "documentation", "sts"}
 
 
 @pytest.mark.slow
@@ -218,17 +279,16 @@ def test_factors_learn_and_the_table_stays(short, finished, trained, tmp_path):
   found = summary(workdir)
   assert cached(found) == {"inputs", "before"}
   assert "mine" in [stage["name"] for stage in found["stages"]]
-  assert (
-    digest(workdir) == found["final"]["hash"] != finished[1]["final"]["hash"]
-  )
+  assert digest(workdir) == found["final"]["hash"]
   base, result = (
     checkpoint.read_params(checkpoint.find(place))["model"]
-    for place in (trained, workdir)
+    for place in (trained, workdir / "finetune")
   )
   table = lambda tree: tree["encoder"]["embedding"]
   np.testing.assert_array_equal(table(base), table(result))
   assert abs(base["up"] - result["up"]).max() > 0
-  recipe = checkpoint.read_files(checkpoint.find(workdir))["recipe.json"]
+  place = checkpoint.find(workdir / "finetune")
+  recipe = checkpoint.read_files(place)["recipe.json"]
   told = json.loads(recipe)["config"]
   assert told["negatives"] == 1 and told["optimizer"]["lr"] == 1e-3
 
@@ -243,13 +303,29 @@ def test_what_does_not_fit_is_refused_before_training(
   said = last_error(capsys)
   assert "training needs about" in said and "there are 0.01 GB" in said
   assert "no smaller way fits" in said
-  assert not (workdir / "forecast.partial").exists()
+  assert not (workdir / "forecast" / "stage.json").exists()
+
+
+def test_an_interrupted_forecast_goes_on(short, finished, tmp_path):
+  """What was measured is not measured again."""
+  workdir = tmp_path / "w"
+  shutil.copytree(finished[0], workdir)
+  folder = workdir / "forecast"
+  stage = json.loads((folder / "stage.json").read_text())
+  (folder / "stage.json").unlink()
+  (folder / "key.json").write_text(
+    json.dumps({"key": stage["key"], "seconds": 1.0})
+  )
+  timed = json.loads((folder / "training.json").read_text()) | {"save": 1234.0}
+  (folder / "training.json").write_text(json.dumps(timed))
+  assert main.call(short(workdir)) == 0
+  assert summary(workdir)["forecast"]["save"] == 1234.0
 
 
 @pytest.fixture(scope="module")
 def large(finished) -> config.PairConfig:
   """The stage that was run, with a larger batch."""
-  files = checkpoint.read_files(checkpoint.find(finished[0]))
+  files = checkpoint.read_files(checkpoint.find(finished[0] / "finetune"))
   tree = json.loads(files["recipe.json"])["config"]
   stage = config_lib.build(config.PairConfig, tree)
   return dataclasses.replace(stage, batch_size=1024)
@@ -295,14 +371,32 @@ def test_the_first_way_that_fits_is_named(
   assert "; --config.groups_per_device=4 takes about" in said
 
 
+CPU = config.CpuConfig(2048, 70.0)
+CHOOSE = config.ChooseConfig(64, 8, 3.0, 20, 2000, CPU, 256, 1, 0.1, {})
+WORK = 6 * 106e6  # of a token at 300M
+
+
 @pytest.mark.parametrize(
   ("pairs", "batch", "steps"),
   [(40, 8, 20), (120, 8, 45), (600, 64, 28), (10**6, 64, 2000)],
 )
 def test_batch_and_steps_follow_from_the_pairs(pairs, batch, steps):
-  choose = config.ChooseConfig(64, 8, 3.0, 20, 2000, 256, 7, 0.1, {})
-  assert config.batch_size(choose, pairs) == batch
-  assert config.steps_of(choose, pairs, batch) == steps
+  assert config.batch_size(CHOOSE, pairs, 500, None) == batch
+  assert config.steps_of(CHOOSE, pairs, batch, 1e15, None) == steps
+  assert config.groups_of(batch, 500, None) == 0
+
+
+@pytest.mark.parametrize(
+  ("tokens", "batch", "groups"), [(20, 64, 1), (60, 32, 1), (365, 8, 2)]
+)
+def test_a_cpu_is_given_what_it_can_do(tokens, batch, groups, monkeypatch):
+  monkeypatch.setattr(jax, "devices", lambda: [None])
+  assert config.batch_size(CHOOSE, 800, tokens, CPU) == batch
+  assert config.groups_of(batch, tokens, CPU) == groups
+  work = WORK * tokens * batch
+  steps = config.steps_of(CHOOSE, 800, batch, work, CPU)
+  assert steps * work <= CPU.tflop * 1e12
+  assert steps == min(round(2400 / batch), int(CPU.tflop * 1e12 / work))
 
 
 def test_memory_is_there_and_held():

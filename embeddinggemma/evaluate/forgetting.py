@@ -9,19 +9,22 @@ from embeddinggemma.evaluate.mixtures import NOISE
 if TYPE_CHECKING:
   from rich.table import Table
 
-HEADER = ("", "queries", "before", "after", "change", "soup")
-PATH_HEADER = ("weight of the result",)
+HEADER = ("", "queries", "before", "after", "change")
+PATH_HEADER = ("candidate",)
 RULE = (
-  "The soup is the point between base and result with the best mean of the own"
-  " validation part and the general suite; the result stays what was trained."
+  "Handed over is the candidate with the best mean of the own validation part"
+  " and the general suite, among those that are not worse than the base on the"
+  " first and lose no more than is allowed on the second. The own test part"
+  " has no say in it."
 )
+_ABOUT = ("name", "share", "step")  # of a point; the rest are its scores
 FEW = 100  # queries, below which noise is more than that
 
 
 def section(found: Mapping[str, Any]) -> Iterable[str]:
-  """HTML of {"before": scores, "after": scores, "soup": {"points", "share",
-  "means"}}; scores: {suite: {"mean", "tasks": {task: {"metric", "score",
-  "queries"}}}}."""
+  """HTML of {"before": scores, "after": scores, "points": [{"name", suite:
+  mean}], "chosen": name, "reason"}; scores: {suite: {"mean", "tasks": {task:
+  {"metric", "score", "queries"}}}}."""
   if not found:
     return
   yield "<h2>Before and after</h2>"
@@ -32,19 +35,17 @@ def section(found: Mapping[str, Any]) -> Iterable[str]:
     " queries larger ones may be. No text of the own test and validation parts"
     " is trained on; the general suite shows what is forgotten."
   )
-  points = found["soup"]["points"]
-  if points:
-    yield "<h3>Between base and result</h3>"
-    header, shown = path_rows(points)
-    numbers = [[None, *point_scores(point)] for point in points]
-    yield page.table(header, shown, page.best(numbers))
-    yield page.note(RULE)
+  yield "<h3>Candidates</h3>"
+  points = found["points"]
+  header, shown = path_rows(points)
+  numbers = [[None, *point_scores(point)] for point in points]
+  yield page.table(header, shown, page.best(numbers))
+  yield page.note(RULE)
 
 
 def rows(found: Mapping[str, Any]) -> list[list[str]]:
   """A row a suite, its mean over task types, then a row each of its tasks."""
   lines = []
-  souped = found["soup"]["means"]
   for suite, after in found["after"].items():
     before = found["before"][suite]
     lines.append(
@@ -52,7 +53,6 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
         suite,
         str(sum(task["queries"] for task in after["tasks"].values())),
         *compared(before["mean"], after["mean"]),
-        page.figure(souped.get(suite)),
       ]
     )
     for name, task in after["tasks"].items():
@@ -62,7 +62,6 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
           f"  {name}, {task['metric']}",
           str(task["queries"]),
           *compared(was, task["score"]),
-          "",
         ]
       )
   return lines
@@ -80,14 +79,12 @@ def change(before: float, after: float) -> str:
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-  """Gain and loss in a sentence."""
+  """Gain and loss, and what they are of, in a sentence."""
   said = [
     f"{suite} {change(found['before'][suite]['mean'], after['mean'])}"
     for suite, after in found["after"].items()
   ]
-  share = found["soup"]["share"]
-  if share is not None:
-    said.append(f"best soup: {100 * share:.0f}% of the result")
+  said.append(f"handed over: {found['chosen']} ({found['reason']})")
   return f"{'; '.join(said)}."
 
 
@@ -95,17 +92,17 @@ def path_rows(
   points: Sequence[Mapping[str, Any]],
 ) -> tuple[list[str], list[list[str]]]:
   """Header and rows of the points' scores."""
-  names = [name for name in points[0] if name != "share"]
+  names = [name for name in points[0] if name not in _ABOUT]
   shown = [
-    [f"{point['share']:.2f}", *map(page.figure, point_scores(point))]
+    [str(point["name"]), *map(page.figure, point_scores(point))]
     for point in points
   ]
   return [*PATH_HEADER, *names], shown
 
 
 def point_scores(point: Mapping[str, Any]) -> list[float]:
-  """A point's scores without its share."""
-  return [value for name, value in point.items() if name != "share"]
+  """A point's scores, without what says which point it is."""
+  return [value for name, value in point.items() if name not in _ABOUT]
 
 
 def forecast(found: Mapping[str, Any]) -> str:
@@ -120,10 +117,8 @@ def forecast(found: Mapping[str, Any]) -> str:
 def tables(found: Mapping[str, Any]) -> "Iterator[Table]":
   """The same for rich."""
   yield _table("Before and after", HEADER, rows(found))
-  points = found["soup"]["points"]
-  if points:
-    header, shown = path_rows(points)
-    yield _table("Between base and result", header, shown)
+  header, shown = path_rows(found["points"])
+  yield _table("Candidates", header, shown)
 
 
 def _table(

@@ -75,6 +75,7 @@ def info_nce(
   keep_positive: bool,
   hardness: float = 0.0,
   over_rows: OverRows = at_once,
+  margin: float | None = None,
 ) -> LossTerm:
   """-log softmax of the positive among all positives of the global batch.
 
@@ -88,15 +89,21 @@ def info_nce(
       negative). True keeps it and masks only other pairs' duplicates.
     hardness: alpha of w (the paper's is 5); 0 weighs a hard negative as any.
     over_rows: how the rows of the logits are divided among devices.
+    margin: leaves out, as false negatives, the other pairs' positives whose
+      cosine is more than this above that of the own one, as the model sees
+      them now; None leaves none out. A hard negative always stays.
 
   Returns:
     A term with values (B,). A pair with nothing to compare to has loss 0.
   """
 
   def of_rows(rows: Rows, columns: Columns) -> Float[Array, "_B"]:
-    logits = similarities(rows, columns) / temperature
-    positive = jnp.sum(rows.query * rows.positive, -1) / temperature
+    cosines = similarities(rows, columns)
+    own = jnp.sum(rows.query * rows.positive, -1)
+    logits, positive = cosines / temperature, own / temperature
     allowed = rivals(rows, columns)
+    if margin is not None:
+      allowed &= cosines <= own[:, None] + margin
     if keep_positive:
       number = columns.valid.shape[0]
       allowed |= rows.place[:, None] == jnp.arange(number)[None, :]

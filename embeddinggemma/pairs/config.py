@@ -1,16 +1,21 @@
 """What finetuning on own pairs is: values that are open follow from the data."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from embeddinggemma import config as config_lib
 from embeddinggemma import inputs, starting
 from embeddinggemma.config import LoraConfig, at_least, suggest
-from embeddinggemma.data import prompts, sources
+from embeddinggemma.data import mixture, prompts, sources
+from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.indexing import IndexConfig
 from embeddinggemma.load import Model, load
+from embeddinggemma.model import embedder
 from embeddinggemma.recipe import without_knobs
 from embeddinggemma.retrieval.candidates import MiningConfig
 from embeddinggemma.training.config import PairConfig
@@ -19,6 +24,19 @@ from embeddinggemma.types import BadInput, Pair
 TABLE = "embedding$"  # the pattern of the largest tensor's path
 TRAINABLE = ("all", "no_table", "lora")
 SMALLEST_BATCH = 8
+_SAMPLE = 2000  # pairs whose tokens are counted
+
+
+@dataclasses.dataclass(frozen=True)
+class CpuConfig:
+  """What a training is held to where there is no accelerator."""
+
+  batch_tokens: int  # of a batch; and of what is in memory of it at once
+  tflop: float  # of all steps, at 6 a parameter outside the table and a token
+
+  def __post_init__(self) -> None:
+    at_least("choose.cpu.batch_tokens", self.batch_tokens, 1)
+    config_lib.above_zero("choose.cpu.tflop", self.tflop)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +48,7 @@ class ChooseConfig:
   epochs: float
   fewest_steps: int
   most_steps: int
+  cpu: CpuConfig
   max_length: int  # or the base's
   negatives: int  # of a query, or as many as the pairs have
   warmup: float  # of the steps
@@ -45,13 +64,15 @@ class MineConfig(MiningConfig):
 
 @dataclasses.dataclass(frozen=True)
 class GeneralConfig:
-  """What forgetting is seen on."""
+  """What forgetting is seen on, and how much of it is let pass."""
 
   suite: str  # a folder of tasks; empty: of the standard library
   queries: int  # of that one
+  loss: float  # in its mean: a model that loses more is not handed over
 
   def __post_init__(self) -> None:
     at_least("general.queries", self.queries, 20)
+    at_least("general.loss", self.loss, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +88,7 @@ class PairsConfig:
   finetune: PairConfig
   mine: MineConfig
   general: GeneralConfig
-  points: int
+  points: int  # from base to result, both included
   index: IndexConfig
   memory: float | None
 
@@ -76,6 +97,12 @@ class PairsConfig:
     at_least("index.dim", self.index.dim, 1)
     if self.memory is not None:
       config_lib.above_zero("memory", self.memory)
+
+  @property
+  def shares(self) -> list[float]:
+    """Of the result, in the means of base and result."""
+    last = self.points - 1
+    return [number / last for number in range(1, last)]
 
 
 def build(tree: Mapping[str, Any]) -> PairsConfig:
@@ -141,15 +168,23 @@ def fill(
       tree[name] = value
     return tree[name]
 
-  batch = default(stage, "batch_size", batch_size(choose, len(pairs)))
-  steps = default(stage, "steps", steps_of(choose, len(pairs), batch))
   shortest = min(choose.max_length, base.config.max_length)
-  default(stage, "max_length", shortest)
+  length = default(stage, "max_length", shortest)
   most = max(len(pair.negatives) for pair in pairs)
   given = min(choose.negatives, most)
   mined = mine.negatives if mine.enabled else 0
-  default(stage, "negatives", max(given, mined))
-  default(stage, "every_checkpoint", min(max(steps // 4, 1), 500))
+  negatives = default(stage, "negatives", max(given, mined))
+  tokens = tokens_of(pairs, base.tokenizer, length, negatives)
+  cpu = choose.cpu if jax.default_backend() == "cpu" else None
+  size = batch_size(choose, len(pairs), tokens, cpu)
+  batch = default(stage, "batch_size", size)
+  flop = 6 * tokens * batch * _outside_table(base)
+  steps = steps_of(choose, len(pairs), batch, flop, cpu)
+  steps = default(stage, "steps", steps)
+  groups = groups_of(batch, tokens, cpu)
+  default(stage, "groups_per_device", groups)
+  # Two of them are candidates: one at half of the way, and the last.
+  default(stage, "every_checkpoint", -(-steps // 2))
   stage["optimizer"] = dict(stage["optimizer"])
   default(stage["optimizer"], "warmup_steps", int(choose.warmup * steps))
   if trainable not in choose.lr:
@@ -159,18 +194,61 @@ def fill(
   default(stage["optimizer"], "lr", choose.lr[trainable])
 
 
-def batch_size(choose: ChooseConfig, pairs: int) -> int:
-  """Halved while there are too few batches of all pairs."""
-  size = choose.batch_size
-  while size > SMALLEST_BATCH and size * choose.epoch_batches > pairs:
+def tokens_of(
+  pairs: Sequence[Pair], tokenizer: Tokenizer, max_length: int, negatives: int
+) -> float:
+  """Tokens of a pair, with its prompts and negatives: the mean of a sample."""
+  sample = pairs[:: max(len(pairs) // _SAMPLE, 1)]
+  tasks, _ = mixture.tokenise(sample, tokenizer, max_length, negatives)
+  return sum(int(rows.lengths.sum()) for rows in tasks.values()) / len(sample)
+
+
+def _outside_table(base: Model) -> int:
+  """Parameters that every token is multiplied with."""
+  table = base.config.vocab_size * base.config.width
+  return embedder.num_parameters(base.config) - table
+
+
+def batch_size(
+  choose: ChooseConfig, pairs: int, tokens: float, cpu: CpuConfig | None
+) -> int:
+  """Halved while there are too few batches of all pairs, or its tokens are
+  more than a CPU is given at once."""
+  size, most = choose.batch_size, cpu.batch_tokens if cpu else math.inf
+  while size > SMALLEST_BATCH and (
+    size * choose.epoch_batches > pairs or size * tokens > most
+  ):
     size //= 2
   return size
 
 
-def steps_of(choose: ChooseConfig, pairs: int, batch: int) -> int:
-  """So many epochs, between the bounds."""
+def steps_of(
+  choose: ChooseConfig,
+  pairs: int,
+  batch: int,
+  flop: float,
+  cpu: CpuConfig | None,
+) -> int:
+  """So many epochs, between the bounds; no more than a CPU's share of work,
+  of steps that take so many `flop` each."""
   steps = round(choose.epochs * pairs / batch)
-  return min(max(steps, choose.fewest_steps), choose.most_steps)
+  steps = min(max(steps, choose.fewest_steps), choose.most_steps)
+  return min(steps, max(int(cpu.tflop * 1e12 / flop), 1)) if cpu else steps
+
+
+def groups_of(batch: int, tokens: float, cpu: CpuConfig | None) -> int:
+  """The fewest groups whose tokens are no more than a CPU is given at once;
+  elsewhere 0, which is as few as memory allows."""
+  if not cpu:
+    return 0
+  devices = len(jax.devices())
+  whole = batch // devices
+  fits = (
+    groups
+    for groups in range(1, whole)
+    if not whole % groups and whole / groups * tokens <= cpu.batch_tokens
+  )
+  return next(fits, max(whole, 1))
 
 
 def trains(stage: PairConfig, trainable: str, lora: LoraConfig) -> PairConfig:
@@ -186,11 +264,14 @@ def about(config: PairsConfig) -> list[str]:
   """What was chosen, for people."""
   stage = config.finetune
   epochs = stage.steps * stage.batch_size / config.pairs
+  whole = round(config.choose.epochs * config.pairs / stage.batch_size)
+  more = f"all {config.choose.epochs:g} epochs: --config.steps={whole}"
   return [
     f"base {config.base}, weights {config.base_hash[:12]}",
     f"{config.pairs} pairs; {stage.steps} steps of {stage.batch_size} ({epochs:.1f}"
     f" epochs), {stage.negatives} hard negatives, at most {stage.max_length}"
     f" tokens; trains {config.trainable}, lr {stage.optimizer.lr:g}",
+    *([more] if whole > stage.steps else []),
   ]
 
 

@@ -1,8 +1,7 @@
-"""How long scoring and indexing take after training: from what they read."""
+"""How long scoring and indexing take beside training: from what they read."""
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from embeddinggemma import indexing
 from embeddinggemma.load import Model
@@ -15,35 +14,42 @@ _CHUNKS = 512  # of an index, that the length of all is taken from
 
 
 def scoring(
-  model: Model,
+  costs: Mapping[str, Mapping[str, float]],
+  pace: float,
   loading: float,
   save: float,
-  costs: Mapping[str, Mapping[str, Any]],
-  suites: scores.Suites,
-  inner: int,
-  source: indexing.Source,
+  trained: int,
+  soups: int,
 ) -> float:
-  """Seconds of all that follows training.
+  """Seconds in which base and candidates are scored.
 
   Args:
+    costs: of scoring, by suite.
+    pace: seconds a token.
     loading: seconds in which a model is read.
     save: seconds in which a checkpoint is written.
-    costs: of scoring, by suite.
-    inner: points of the soup's path that are neither base nor result.
-    source: what is indexed.
+    trained: checkpoints of the training that are scored.
+    soups: means of base and result that are scored. One of two is read twice
+      and written once, then read as a model.
   """
-  pace = seconds_a_token(model, suites)
   seconds = {
     name: cost["ranking"] + cost["tokens"] * pace
     for name, cost in costs.items()
   }
-  whole = loading + sum(seconds.values())
-  if scores.VALIDATION in seconds:
-    # A soup of two is read twice and written once, then read as a model.
-    point = 3 * save + loading
-    judged = sum(s for name, s in seconds.items() if name != scores.TEST)
-    whole += inner * (point + judged) + point + seconds.get(scores.TEST, 0)
-  return whole + loading + pace * _tokens(model, source)
+  test = seconds.pop(scores.TEST, 0.0)
+  judged = sum(seconds.values())
+  base = loading + judged + test
+  return (
+    base
+    + trained * (loading + judged)
+    + soups * (2 * save + loading + judged)
+    + (2 * save + loading + test)  # of what is chosen
+  )
+
+
+def searching(model: Model, pace: float, source: indexing.Source) -> float:
+  """Seconds in which an index of a source is made."""
+  return pace * _tokens(model, source)
 
 
 def seconds_a_token(model: Model, suites: scores.Suites) -> float:

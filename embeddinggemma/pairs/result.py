@@ -11,60 +11,37 @@ from embeddinggemma.pairs import scores
 from embeddinggemma.pairs.steps import SCORES_FILE, Run
 from embeddinggemma.training import hooks
 
-FORECAST = ("finetune", "evaluate", "soup", "index")  # what it is of
+FORECAST = ("before", "finetune", "choose", "index")  # what it is of
 _QUESTION = 60  # characters
 
 
 def summary(run: Run, done: Mapping[str, Done]) -> dict[str, Any]:
   """What summary.json holds besides the stages."""
-  tuned, soup = done["finetune"], done["soup"]
+  chosen = done["choose"]
   of = lambda name: cache.read_json(run.workdir / name / SCORES_FILE)
   took = {name: done[name].seconds for name in FORECAST}
   # What a kill ended has its steps in the log, not in the stage's seconds.
   rows = hooks.read_metrics(run.workdir / "finetune" / hooks.METRICS)
   took["finetune"] = max(took["finetune"], sum(row["seconds"] for row in rows))
+  after = of("choose")
   return {
     "final": {
-      "checkpoint": cache.checkpoint_of(run.workdir, tuned),
-      "hash": tuned.hash,
-      "metrics": done["evaluate"].metrics,
+      "checkpoint": str(run.workdir.resolve() / chosen.metrics["place"]),
+      "hash": chosen.hash,
+      "metrics": scores.means(after),
     },
     "base": {"path": run.config.base, "hash": run.config.base_hash},
     "forgetting": {
       "before": of("before"),
-      "after": of("evaluate"),
-      "soup": _soup(run, done),
-    },
-    "soup": {
-      "checkpoint": cache.checkpoint_of(run.workdir, soup),
-      "hash": soup.hash,
-      "command": _soup_command(run) if soup.checkpoint else "",
+      "after": after,
+      "points": chosen.metrics["points"],
+      "chosen": chosen.metrics["chosen"],
+      "reason": chosen.metrics["reason"],
     },
     "forecast": {**done["forecast"].metrics, "took": sum(took.values())},
     "data_hash": done["inputs"].metrics["data_hash"],
     "command": indexing.query_command(run.workdir, _question(run)),
   }
-
-
-def _soup(run: Run, done: Mapping[str, Done]) -> dict[str, Any]:
-  found = done["soup"].metrics
-  names = (scores.TEST, scores.VALIDATION, scores.GENERAL)
-  return {
-    "points": found["points"],
-    "share": found.get("share"),
-    "means": {name: found[name] for name in names if name in found},
-  }
-
-
-def _soup_command(run: Run) -> str:
-  """How the soup is used instead of the result: it needs its own index."""
-  source = run.config.index.input or str(run.workdir / indexing.DOCUMENTS)
-  return indexing.command(
-    "index",
-    f"--model={run.workdir / 'soup'}",
-    f"--input={source}",
-    f"--output={run.workdir / 'soup-index'}",
-  )
 
 
 def _question(run: Run) -> str:
@@ -91,11 +68,5 @@ def show(found: Mapping[str, Any], run: Run) -> None:
     f"result  {found['final']['checkpoint']}  weights"
     f" {found['final']['hash'][:12]}",
   ]
-  if found["soup"]["checkpoint"]:
-    lines += [
-      f"soup    {found['soup']['checkpoint']}  weights"
-      f" {found['soup']['hash'][:12]}",
-      f"use it  {found['soup']['command']}",
-    ]
   for line in lines:
     console.print(line, highlight=False, soft_wrap=True, markup=False)

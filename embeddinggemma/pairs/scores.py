@@ -1,21 +1,23 @@
 """What a model is worth on its own pairs and in general, and what that costs."""
 
-import functools
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from rich.console import Console
 
 from embeddinggemma.data import prompts
 from embeddinggemma.evaluate import suite
-from embeddinggemma.load import Model, load
+from embeddinggemma.load import Model
+from embeddinggemma.training.hooks import Progress
 from embeddinggemma.types import TextEncoder
 
 # The suites: two sides of the pairs' own split, and one of other text.
 TEST, VALIDATION, GENERAL = "own test", "own validation", "general"
+_BLOCK = 128  # texts that are encoded between two looks at the bar
 
 Suites = Mapping[str, Sequence[suite.EvalTask]]
 # {suite: {"mean": over task types, "tasks": {task: {"metric", "score",
@@ -33,27 +35,6 @@ def read(corpus: pathlib.Path, general: pathlib.Path) -> Suites:
   return {name: tasks for name, tasks in found.items() if tasks}
 
 
-class Cost(NamedTuple):
-  """What scoring on a suite takes, besides what each token takes."""
-
-  tokens: int  # that are encoded
-  ranking: float  # seconds of all that is no encoding
-
-
-class _Counted:
-  """A model as a TextEncoder that counts the tokens it reads."""
-
-  def __init__(self, model: Model):
-    self._model, self.tokens = model, 0
-
-  def __call__(
-    self, texts: Sequence[str], prompt_name: str, titles: Sequence[str] = ()
-  ) -> Float[np.ndarray, "n M"]:
-    """Vectors of the texts."""
-    self.tokens += tokens(self._model, texts, prompt_name, titles)
-    return self._model(texts, prompt_name, titles)
-
-
 def tokens(
   model: Model,
   texts: Sequence[str],
@@ -69,6 +50,27 @@ def tokens(
   ]
   ids, _ = model.tokenizer.encode_batch(whole, model.config.max_length)
   return sum(map(len, ids))
+
+
+def costs(model: Model, suites: Suites) -> dict[str, dict[str, float]]:
+  """Suite -> what scoring on it takes: the tokens that are encoded, and the
+  seconds of all that is no encoding, measured on random vectors."""
+  found: dict[str, dict[str, float]] = {}
+  random = np.random.default_rng(0)
+  for name in suites:
+    read = 0
+
+    def encode(
+      texts: Sequence[str], prompt_name: str, titles: Sequence[str] = ()
+    ) -> Float[np.ndarray, "n M"]:
+      nonlocal read
+      read += tokens(model, texts, prompt_name, titles)
+      return random.normal(size=(len(texts), model.config.embed_dim))
+
+    began = time.perf_counter()
+    score(encode, model.config.embed_dim, suites, (name,))
+    found[name] = {"tokens": read, "ranking": time.perf_counter() - began}
+  return found
 
 
 def score(
@@ -95,31 +97,34 @@ def score(
 
 
 def score_of(
-  place: str | pathlib.Path, suites: Suites, names: Sequence[str] = ()
+  model: Model,
+  suites: Suites,
+  names: Sequence[str],
+  title: str,
+  console: Console,
 ) -> Scores:
-  """The scores of a checkpoint, or of a workdir's."""
-  model = load(place)
-  return score(model, model.config.embed_dim, suites, names)
+  """The scores of a model, with a bar of the texts that are encoded."""
+  texts = sum(
+    len(task.queries) + len(task.documents)
+    for name in names
+    for task in suites[name]
+  )
+  done = 0
+  with Progress(console, title, texts) as progress:
 
+    def encode(
+      texts: Sequence[str], prompt_name: str, titles: Sequence[str] = ()
+    ) -> Float[np.ndarray, "n M"]:
+      nonlocal done
+      found = []
+      for start in range(0, len(texts), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        found.append(model(texts[block], prompt_name, titles[block]))
+        done += len(found[-1])
+        progress.show(done, "texts")
+      return np.concatenate(found)
 
-def score_and_cost(
-  place: str | pathlib.Path, suites: Suites
-) -> tuple[Scores, dict[str, Cost]]:
-  """The same on all suites, and what it takes to do it again."""
-  model = load(place)
-  scores: Scores = {}
-  costs = {}
-  for name in suites:
-    counted = _Counted(model)
-    encode = suite.remember(counted)
-    again = functools.partial(
-      score, encode, model.config.embed_dim, suites, (name,)
-    )
-    scores |= again()
-    began = time.perf_counter()
-    again()  # all vectors are known, and all libraries loaded
-    costs[name] = Cost(counted.tokens, time.perf_counter() - began)
-  return scores, costs
+    return score(encode, model.config.embed_dim, suites, names)
 
 
 def means(scores: Scores) -> dict[str, float]:

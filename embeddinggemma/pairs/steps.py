@@ -5,7 +5,6 @@ import functools
 import importlib.metadata
 import pathlib
 import platform
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,12 +20,18 @@ from embeddinggemma import (
   record,
   train,
 )
-from embeddinggemma import soup as soup_lib
 from embeddinggemma.cache import AllDone, Step
 from embeddinggemma.data import stdlib
 from embeddinggemma.inputs import Inputs
 from embeddinggemma.load import load
-from embeddinggemma.pairs import cost, forecast, memory, scores, smaller
+from embeddinggemma.pairs import (
+  choice,
+  cost,
+  forecast,
+  memory,
+  scores,
+  smaller,
+)
 from embeddinggemma.pairs.config import PairsConfig
 
 SCORES_FILE = "scores.json"
@@ -110,10 +115,10 @@ def _before(run: Run, done: AllDone) -> Step:
   config = run.config
 
   def work(directory: pathlib.Path) -> dict[str, Any]:
-    found, costs = scores.score_and_cost(config.base, run.suites)
+    model, names = load(config.base), list(run.suites)
+    found = scores.score_of(model, run.suites, names, "base", run.console)
     cache.write_json(directory / SCORES_FILE, found)
-    rows = {name: of_suite._asdict() for name, of_suite in costs.items()}
-    return {**scores.means(found), "costs": rows}
+    return dict(scores.means(found))
 
   depends = {"base": config.base_hash, **_suites(run, done)}
   return Step("before", depends, work)
@@ -154,22 +159,24 @@ def _forecast(run: Run, done: AllDone) -> Step:
       raise smaller.advice(
         config.finetune, config.lora, run.made, unfit, limit
       ) from None
-    base, loading = forecast.warm(lambda: load(config.base))
-    scoring = cost.scoring(
-      base,
-      loading,
-      found.save,
-      done["before"].metrics["costs"],
-      run.suites,
-      config.points - 2,
-      run.source,
+    costs = forecast.remembered(
+      directory / "scoring.json",
+      lambda: _costs(run),
     )
-    del base
+    scoring = cost.scoring(
+      costs["suites"],
+      costs["pace"],
+      costs["loading"],
+      found.save,
+      len(choice.kept(config.finetune)),
+      len(config.shares),
+    )
     result = {
       **found._asdict(),
-      "seconds": found.seconds + scoring,
+      "seconds": found.seconds + scoring + costs["indexing"],
       "training": found.seconds,
       "scoring": scoring,
+      "indexing": costs["indexing"],
       "memory": memory.held() + found.memory,
     }
     run.console.print(forecast.said(result), highlight=False, soft_wrap=True)
@@ -179,14 +186,29 @@ def _forecast(run: Run, done: AllDone) -> Step:
     "forecast",
     {
       **_of_training(run, done),
-      "before": done["before"].key,
+      **_suites(run, done),
+      "points": config.points,
+      "searched": run.outside["searched"],
       "mesh": dataclasses.asdict(config.finetune.mesh),
       "groups": config.finetune.groups_per_device,
       "devices": [str(jax.devices()[0]), len(jax.devices())],
       "memory": config.memory,
     },
     work,
+    resumable=True,
   )
+
+
+def _costs(run: Run) -> dict[str, Any]:
+  """What reading the base, scoring and indexing take."""
+  base, loading = forecast.warm(lambda: load(run.config.base))
+  pace = cost.seconds_a_token(base, run.suites)
+  return {
+    "loading": loading,
+    "pace": pace,
+    "suites": scores.costs(base, run.suites),
+    "indexing": loading + cost.searching(base, pace, run.source),
+  }
 
 
 def _finetune(run: Run, done: AllDone) -> Step:
@@ -194,80 +216,59 @@ def _finetune(run: Run, done: AllDone) -> Step:
   return Step("finetune", _of_training(run, done), work, resumable=True)
 
 
-def _evaluate(run: Run, done: AllDone) -> Step:
+def _choose(run: Run, done: AllDone) -> Step:
+  """What is handed over, and its scores on all suites."""
+  config = run.config
+
   def work(directory: pathlib.Path) -> dict[str, Any]:
-    found = scores.score_of(run.workdir / "finetune", run.suites)
-    cache.write_json(directory / SCORES_FILE, found)
-    return dict(scores.means(found))
-
-  depends = {"weights": done["finetune"].hash, **_suites(run, done)}
-  return Step("evaluate", depends, work)
-
-
-def _soup(run: Run, done: AllDone) -> Step:
-  return Step(
-    "soup",
-    {
-      "base": run.config.base_hash,
-      "result": done["finetune"].hash,
-      "points": run.config.points,
-      "scores": [done["before"].key, done["evaluate"].key],
-    },
-    lambda d: _walk(run, done, d),
-  )
-
-
-def _walk(run: Run, done: AllDone, directory: pathlib.Path) -> dict[str, Any]:
-  """Scores points between base and result; the best is made to stay.
-
-  The best mean of the own validation part and the general suite; of equal ones
-  the one that is nearer to the result. Without a validation part there is
-  nothing to choose on.
-  """
-  ends = run.config.base, run.workdir / "finetune"
-  if scores.VALIDATION not in run.suites:
-    run.console.print(
-      "too few pairs for a validation part: no soup is chosen",
-      highlight=False,
+    walk = choice.Walk(
+      config.finetune,
+      config.base,
+      run.workdir / "finetune",
+      run.suites,
+      directory,
+      run.console,
     )
-    return {"points": []}
-  judged = (scores.VALIDATION, scores.GENERAL)
-  rows = []
-  for number in range(run.config.points):
-    share = number / (run.config.points - 1)
-    if share in (0.0, 1.0):
-      found = done["before" if share == 0 else "evaluate"].metrics
-    else:
-      place = directory / "point"
-      soup_lib.soup(ends, [1 - share, share], place)
-      of_both = scores.score_of(place, run.suites, judged)
-      found = scores.means(of_both)
-      shutil.rmtree(place)
-    row = {"share": share, **{name: found[name] for name in judged}}
-    row["mean"] = sum(row[name] for name in judged) / len(judged)
-    rows.append(row)
-  best = max(rows, key=lambda row: (round(row["mean"], 4), row["share"]))
-  share = best["share"]
-  place = soup_lib.soup(ends, [1 - share, share], directory)
-  test = scores.score_of(directory, run.suites, (scores.TEST,))
-  return {
-    "checkpoint": str(place.relative_to(directory)),
-    "hash": inputs.hash_of(place),
-    "share": share,
-    "points": rows,
-    **{name: best[name] for name in judged},
-    **scores.means(test),
+    before = cache.read_json(run.workdir / "before" / SCORES_FILE)
+    points = walk.points(before, config.shares)
+    chosen, reason = choice.best(points, config.general.loss)
+    place = walk.place(chosen)
+    found = walk.after(chosen, before, place)
+    cache.write_json(directory / SCORES_FILE, found)
+    run.console.print(
+      f"choose: {chosen.name}: {reason}", highlight=False, soft_wrap=True
+    )
+    rows = [
+      {"name": p.name, "share": p.share, "step": p.step, **p.means}
+      for p in points
+    ]
+    return {
+      "place": str(place.relative_to(run.workdir)),
+      "hash": inputs.hash_of(place),
+      "chosen": chosen.name,
+      "reason": reason,
+      "points": rows,
+      **scores.means(found),
+    }
+
+  depends = {
+    "base": config.base_hash,
+    "result": done["finetune"].hash,
+    "points": config.points,
+    "loss": config.general.loss,
+    "before": done["before"].key,
   }
+  return Step("choose", depends, work, resumable=True)
 
 
 def _index(run: Run, done: AllDone) -> Step:
   config = run.config.index
-  model = run.workdir / "finetune"
+  model = run.workdir / done["choose"].metrics["place"]
   return Step(
     "index",
     {
       "format": indexing.FORMAT,
-      "weights": done["finetune"].hash,
+      "weights": done["choose"].hash,
       "data": done["inputs"].key,
       "config": dataclasses.asdict(config),
       "input": run.outside["searched"],
@@ -280,11 +281,10 @@ def _index(run: Run, done: AllDone) -> Step:
 STAGES: Mapping[str, Callable[[Run, AllDone], Step]] = {
   "inputs": _inputs,
   "general": _general,
-  "before": _before,
   "mine": _mine,
   "forecast": _forecast,
+  "before": _before,
   "finetune": _finetune,
-  "evaluate": _evaluate,
-  "soup": _soup,
+  "choose": _choose,
   "index": _index,
 }

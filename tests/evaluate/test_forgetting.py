@@ -19,16 +19,13 @@ def scores(own: float, general: float) -> dict:
 FOUND = {
   "before": scores(0.5, 0.62),
   "after": scores(0.6, 0.61),
-  "soup": {
-    "points": [
-      {"share": 0.0, "general": 0.62, "mean": 0.56},
-      {"share": 1.0, "general": 0.61, "mean": 0.605},
-    ],
-    "share": 1.0,
-    "means": {"general": 0.61},
-  },
+  "points": [
+    {"name": "base", "share": 0.0, "step": 0, "general": 0.62},
+    {"name": "step 9", "share": 1.0, "step": 9, "general": 0.605},
+  ],
+  "chosen": "step 9",
+  "reason": "the best mean",
 }
-WITHOUT = {**FOUND, "soup": {"points": [], "share": None, "means": {}}}
 
 
 @pytest.mark.parametrize(
@@ -47,25 +44,24 @@ def test_a_change_is_told_from_noise(before, after, said):
 
 def test_rows_are_suites_and_their_tasks():
   rows = forgetting.rows(FOUND)
-  assert rows[0] == ["own test", "40", "0.500", "0.600", "+0.100", "-"]
+  assert rows[0] == ["own test", "40", "0.500", "0.600", "+0.100"]
   assert rows[1][0] == "  qa, ndcg@10"
-  assert rows[2][-1] == "0.610"
+  assert rows[2][-1] == "-0.010, within noise"
 
 
 def test_the_page_and_the_terminal_show_both_tables():
   page = "".join(forgetting.section(FOUND))
-  assert "Before and after" in page and "Between base and result" in page
-  assert "within noise" in page and "best soup: 100% of the result" in page
+  assert "Before and after" in page and "Candidates" in page
+  assert (
+    "within noise" in page and "handed over: step 9 (the best mean)" in page
+  )
   out = StringIO()
   for table in forgetting.tables(FOUND):
     Console(file=out, width=100).print(table)
   assert "own test" in out.getvalue() and "0.605" in out.getvalue()
 
 
-def test_without_a_soup_there_is_no_second_table():
-  assert "Between" not in "".join(forgetting.section(WITHOUT))
-  assert len(list(forgetting.tables(WITHOUT))) == 1
-  assert "soup" not in forgetting.verdict(WITHOUT)
+def test_a_run_without_pairs_has_no_section():
   assert list(forgetting.section({})) == []
 
 
