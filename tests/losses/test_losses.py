@@ -34,17 +34,19 @@ def example(size=8, width=16, seed=0, duplicates=True, empty=()):
   return jax.tree.map(jnp.asarray, (Embeddings(q, p, None, p), batch))
 
 
-def nce_numpy(e, batch, tau, keep_positive):
-  """Equations 2 and 3, written out."""
+def nce_numpy(e, batch, tau, keep_positive, margin=np.inf):
+  """Equations 2 and 3, written out; false negatives left out by a margin."""
   valid = np.asarray(batch.query.valid.reshape(-1))
   e, keys, out = jax.tree.map(np.asarray, e), np.asarray(batch.keys), []
   for i in range(len(e.query)):
-    total = 0.0
+    total, own = 0.0, e.query[i] @ e.positive[i]
     for j in range(len(e.query)):
       same = (keys[i] == keys[j]).any()
+      same |= e.query[i] @ e.candidates[j] > own + margin
       if (j == i and keep_positive) or (j != i and not same and valid[j]):
         total += np.exp(np.float64(e.query[i] @ e.candidates[j]) / tau)
-    out.append(np.log(total) - np.float64(e.query[i] @ e.positive[i]) / tau)
+    log = np.log(total) if total else -np.inf
+    out.append(log - np.float64(own) / tau)
   return np.array(out)
 
 
@@ -56,6 +58,34 @@ def test_info_nce_is_equation_2(keep_positive, empty):
   valid = np.asarray(batch.query.valid.reshape(-1))
   want = nce_numpy(e, batch, TAU, keep_positive)
   np.testing.assert_allclose(got[valid], want[valid], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("keep_positive", [True, False])
+@pytest.mark.parametrize("margin", [0.0, 0.1])
+def test_what_scores_above_the_positive_is_no_negative(keep_positive, margin):
+  e, batch = example(size=16, empty=(5,))
+  got = contrastive.info_nce(TAU, keep_positive, margin=margin)({}, e, batch)
+  plain = contrastive.info_nce(TAU, keep_positive)({}, e, batch)
+  valid = np.asarray(batch.query.valid.reshape(-1))
+  want = nce_numpy(e, batch, TAU, keep_positive, margin)
+  some = valid & np.isfinite(want)  # a decoupled row may have nothing left
+  np.testing.assert_allclose(got[some], want[some], rtol=1e-5, atol=1e-5)
+  assert np.isfinite(got).all() and (got < plain - 1e-3).any()
+
+
+def test_of_what_is_left_out_there_is_no_gradient():
+  e, batch = example(duplicates=False)
+  term = contrastive.info_nce(TAU, True, margin=0.0)
+
+  def loss(positive):
+    moved = e._replace(positive=positive, candidates=positive)
+    return term({}, moved, batch)[0]
+
+  gradient = np.asarray(jax.grad(loss)(e.positive))
+  cosines = np.asarray(e.query @ e.candidates.T)[0]
+  above = cosines > cosines[0]
+  assert above.any() and not np.abs(gradient[above]).max(initial=0)
+  assert np.abs(gradient[~above]).max(axis=1).min() > 0
 
 
 def test_a_duplicate_is_no_negative():
