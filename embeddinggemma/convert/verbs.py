@@ -18,6 +18,7 @@ from embeddinggemma.convert import (
   exporting,
   families,
   gguf,
+  gguf_read,
   safetensors_io,
   sentence_transformers_export,
 )
@@ -58,10 +59,10 @@ def import_model(
   one is in memory at a time.
 
   Args:
-    source: a folder, or the name of a repository to fetch.
+    source: a folder, a GGUF file, or the name of a repository to fetch.
     part: of an encoder-decoder: encoder, decoder or both.
-    examine: is called with the folder of an embedder; the checkpoint stays
-      whatever that raises. Of the folder, since its tensors need less memory
+    examine: is called with the source of an embedder; the checkpoint stays
+      whatever that raises. Of the source, since its tensors need less memory
       on their way than those of a checkpoint.
 
   Raises:
@@ -143,8 +144,10 @@ def check_tokenizer(model: Imported, where: Any) -> None:
 
 
 def _located(source: str) -> pathlib.Path:
-  """The folder that a path or the name of a repository means."""
+  """The folder, or GGUF file, that a path or a repository's name means."""
   path = pathlib.Path(source)
+  if file := gguf_read.chosen(path):
+    return file
   if path.is_dir():
     if (path / "params").is_dir() or checkpoint.steps(path):
       raise BadInput(f"{path} is a checkpoint already; give it as --model")
@@ -192,14 +195,14 @@ def _files(
 ) -> dict[str, bytes]:
   """The small files of the checkpoint, as training writes them."""
   config = dataclasses.asdict(model.config)
-  weights = {
-    path.relative_to(folder).as_posix(): path.stat().st_size
-    for path in sorted(folder.rglob("*.safetensors"))
-  }
+  root = folder if folder.is_dir() else folder.parent
+  paths = [folder] if folder != root else sorted(root.rglob("*.safetensors"))
+  weights = {p.relative_to(root).as_posix(): p.stat().st_size for p in paths}
+  about = {"from": source, "family": model.family, "bytes": weights}
   recipe = {
     "stage": "import",
     "parents": {},
-    "source": {"from": source, "family": model.family, "bytes": weights},
+    "source": {**about, **model.source},
     "config": {"model": config, **model.more},
     "view": "identity",
     "versions": {n: importlib.metadata.version(n) for n in _VERSIONS},
@@ -210,5 +213,5 @@ def _files(
     "prompts.json": cache.to_json(dict(model.prompts)),
     "recipe.json": cache.to_json(recipe),
     folders.TOKENIZER_FILE: model.tokenizer,
-    **folders.terms(folder),
+    **folders.terms(root, model.licence),
   }
