@@ -18,9 +18,13 @@ import gguf
 import numpy as np
 
 from embeddinggemma.checkpoint import Name
-from embeddinggemma.convert import gguf_file, gguf_tokenizer, hugging_face
+from embeddinggemma.convert import (
+  gguf_file,
+  gguf_tokenizer,
+  hugging_face,
+  tensors,
+)
 from embeddinggemma.convert import names as names_lib
-from embeddinggemma.convert import tensors
 from embeddinggemma.convert.gguf_file import File, Type
 from embeddinggemma.convert.tensors import Imported, Shapes, Source
 from embeddinggemma.data.prompts import PROMPTS

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from embeddinggemma import cache, checkpoint
+from embeddinggemma import cache, checkpoint, quantize
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.config import suggest
 from embeddinggemma.convert import (
@@ -19,10 +19,12 @@ from embeddinggemma.convert import (
   families,
   gguf,
   gguf_read,
+  on_grid,
   safetensors_io,
   sentence_transformers_export,
 )
 from embeddinggemma.convert import folder as folders
+from embeddinggemma.convert.saved import GRID
 from embeddinggemma.convert.tensors import Imported
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.training import hooks
@@ -72,12 +74,15 @@ def import_model(
   folder = _located(source)
   model = families.read(folder, part)
   check_tokenizer(model, folder)
+  found = on_grid.Found(quantize.FLOAT, "")
+  if model.is_embedder:
+    found = on_grid.recognise(model)
   with cache.locked(workdir):
     if checkpoint.steps(workdir):
       raise BadInput(
         f"{workdir} holds a checkpoint already; use another --workdir"
       )
-    content = _files(model, folder, source)
+    content = _files(model, folder, source, found.grid)
     total = len(model.tensors)
     with hooks.Progress(console, "import", total) as progress:
       watched = _watched(model.tensors, lambda n: progress.show(n, ""))
@@ -89,6 +94,7 @@ def import_model(
     f"{place}",
     f"{model.family}: {total} tensors, {count:,} parameters{left}",
     *model.notes,
+    *([found.line] if found.line else []),
   ):
     console.print(line, highlight=False, markup=False, soft_wrap=True)
   if model.is_embedder:
@@ -191,7 +197,7 @@ def _watched(
 
 
 def _files(
-  model: Imported, folder: pathlib.Path, source: str
+  model: Imported, folder: pathlib.Path, source: str, grid: str
 ) -> dict[str, bytes]:
   """The small files of the checkpoint, as training writes them."""
   config = dataclasses.asdict(model.config)
@@ -205,6 +211,7 @@ def _files(
     "source": {**about, **model.source},
     "config": {"model": config, **model.more},
     "view": "identity",
+    GRID: grid,
     "versions": {n: importlib.metadata.version(n) for n in _VERSIONS},
     "command": sys.argv,
   }
