@@ -114,10 +114,9 @@ class _Head:
   def bytes(self, count: int) -> bytes:
     """The next so many."""
     if count > self.left:
-      raise BadInput(
-        f"{self.path} is cut short or corrupt: it has {self.size} bytes, and its"
-        f" header asks for {self._file.tell() + count} at the least; download"
-        " it again"
+      least = self._file.tell() + count
+      raise self.corrupt(
+        f"it has {self.size} bytes, and its header asks for {least} at the least"
       )
     return self._file.read(count)
 
@@ -144,9 +143,11 @@ class _Head:
 
   def corrupt(self, what: str) -> BadInput:
     """What is raised of a header that cannot be right."""
-    return BadInput(
-      f"{self.path} has a corrupt header ({what}); download it again"
-    )
+    return _corrupt(self.path, what)
+
+
+def _corrupt(path: pathlib.Path, what: str) -> BadInput:
+  return BadInput(f"{path} is cut short or corrupt: {what}; download it again")
 
 
 def _counts(head: _Head) -> tuple[int, int]:
@@ -267,10 +268,7 @@ def _check_places(
   end = data
   for name, tensor in sorted(found.items(), key=lambda item: item[1].start):
     if tensor.start < end:
-      raise BadInput(
-        f"{path} has a corrupt header (tensor {name!r} lies over what is before"
-        " it); download it again"
-      )
+      raise _corrupt(path, f"tensor {name!r} lies over what is before it")
     end = tensor.start + tensor.nbytes
   if end > size:
     raise BadInput(

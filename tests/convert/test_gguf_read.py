@@ -8,11 +8,14 @@ definitions of its types.
 import dataclasses
 import importlib.util
 import json
+import pathlib
 import re
 import subprocess
 import sys
 
 import gguf
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -35,7 +38,6 @@ from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model.config import GLOBAL, LOCAL
 from embeddinggemma.types import BadInput
 
-import llama_cpp_logits
 
 Type = gguf.GGMLQuantizationType
 TRAINED = ("int4", "q4_0", "int8", "int8_block", "mixed")
@@ -141,6 +143,7 @@ def decoder(config):
     num_heads=2,
     num_kv_heads=1,
     head_dim=256,
+    max_length=1024,
     up_width=1024,
     embed_dim=256,
     pattern=(LOCAL,) * 5 + (GLOBAL,),
@@ -280,6 +283,7 @@ def test_a_folder_means_its_only_file(written, tmp_path):
   assert families.read(digest).tensors
 
 
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow):RuntimeWarning")
 def test_every_type_that_the_package_unpacks(
   decoder, tokenizer_model, tmp_path
 ):
@@ -349,7 +353,9 @@ def test_what_keys_say(written, tmp_path, decoder, changes, want):
   assert families.read(path).config == dataclasses.replace(decoder, **want)
 
 
-def changed(path, folder, changes, tensor=lambda name, kind, data: (kind, data)):
+def changed(
+  path, folder, changes, tensor=lambda name, kind, data: (kind, data)
+):
   """The file with other keys of its architecture (those with a colon: any)."""
   reader = gguf.GGUFReader(path)
   architecture = reader.fields["general.architecture"].contents()
@@ -381,7 +387,10 @@ def refused(capsys, path, workdir):
 @pytest.mark.parametrize(
   ("changes", "words"),
   [
-    ({":general.architecture": "llama"}, "architecture 'llama'.*gemma3.*gemma-"),
+    (
+      {":general.architecture": "llama"},
+      "architecture 'llama'.*gemma3.*gemma-",
+    ),
     ({":general.type": "adapter"}, "'adapter'; what can be imported"),
     ({":split.count": 2}, "one of 2 parts.*--merge"),
     ({":tokenizer.ggml.model": "gpt2"}, "model='gpt2' is not supported"),
@@ -391,7 +400,10 @@ def refused(capsys, path, workdir):
     ({"rope.freq_base": None}, "rope.freq_base is missing"),
     ({"attention.sliding_window": None}, "sliding_window is missing"),
     ({"attention.head_count": 2.5}, "head_count=2.5 is not a whole number"),
-    ({"attention.head_count": [2, 2, 2, 2, 2, 4]}, "head_count differs by layer"),
+    (
+      {"attention.head_count": [2, 2, 2, 2, 2, 4]},
+      "head_count differs by layer",
+    ),
     ({"attention.head_count": 4}, "attn_.* has shape"),
     ({"attention.value_length": 128}, "value_length=128 is not that of keys"),
     ({"attention.sliding_window_pattern": [True]}, "1 values for 6 layers"),
@@ -433,3 +445,359 @@ def test_tensors_that_are_wrong(written, tmp_path, capsys, change, words):
   path = changed(written[0], tmp_path, {}, change)
   line = refused(capsys, path, tmp_path / "w")
   assert re.search(words, line), line
+
+
+def patched(path, folder, at, raw):
+  """The file with other bytes at a place."""
+  content = bytearray(path.read_bytes())
+  content[at : at + len(raw)] = raw
+  target = folder / "patched.gguf"
+  target.write_bytes(content)
+  return target
+
+
+def number(value, size=8):
+  return value.to_bytes(size, "little")
+
+
+@pytest.mark.parametrize(
+  ("at", "raw", "words"),
+  [
+    (0, b"GGML", r"is not a GGUF file: it begins with b'GGML'"),
+    (0, b"version https://", "is a Git LFS pointer"),
+    (4, (3).to_bytes(4, "big"), "is big-endian"),
+    (4, number(4, 4), "is GGUF version 4; 2 and 3 can be read"),
+    (4, number(1, 4), "is GGUF version 1"),
+    (8, number(2**60), f"{2**60} tensors in a file of"),
+    (16, number(2**62), f"{2**62} keys in a file of"),
+    (
+      24,
+      number(2**50),
+      "is cut short or corrupt: it has .* bytes, and its head",
+    ),
+    (32, b"\xff\xfe", "text that is not UTF-8"),
+  ],
+)
+def test_a_header_that_is_wrong(written, tmp_path, capsys, at, raw, words):
+  """Nothing of the size that it claims is allocated."""
+  path = patched(written[0], tmp_path, at, raw)
+  line = refused(capsys, path, tmp_path / "w")
+  assert re.search(words, line) and str(path) in line, line
+
+
+def test_an_absurd_list_or_tensor_is_refused_before_it_is_read(
+  written, tmp_path
+):
+  path, _ = written
+  content = path.read_bytes()
+  for name, skip, words in (
+    (b"tokenizer.ggml.tokens", 8, "list of .* texts"),
+    (b"tokenizer.ggml.scores", 8, "cut short or corrupt"),
+    (b"token_embd.weight", 4, "lies over what is before"),
+  ):
+    at = content.index(name) + len(name) + skip
+    with pytest.raises(BadInput, match=words):
+      families.read(patched(path, tmp_path, at, number(2**40)))
+  twice = content.index(b"blk.1.attn_q.weight")
+  with pytest.raises(BadInput, match="the tensor 'blk.0.attn_q.weight' twice"):
+    families.read(patched(path, tmp_path, twice, b"blk.0"))
+  kind = content.index(b"output_norm.weight") + len(b"output_norm.weight") + 12
+  with pytest.raises(
+    BadInput, match="'output_norm.weight' is of type number 99"
+  ):
+    families.read(patched(path, tmp_path, kind, number(99, 4)))
+  with pytest.raises(BadInput, match="'output_norm.weight' lies over what is"):
+    families.read(patched(path, tmp_path, kind + 4, number(32)))
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-5, 0.005, 0.5, 0.99])
+def test_a_file_that_is_cut_short(written, tmp_path, capsys, share):
+  """In its tensors, both sizes are told."""
+  content = written[0].read_bytes()
+  path = tmp_path / "short.gguf"
+  path.write_bytes(content[: int(share * len(content))])
+  line = refused(capsys, path, tmp_path / "w")
+  assert re.search("is not a GGUF|is cut short", line), line
+  if share >= 0.5:
+    assert f"it has {int(share * len(content))} of {len(content)} bytes" in line
+
+
+def test_a_part_of_a_split_model(written, tmp_path):
+  path = tmp_path / "model-00001-of-00002.gguf"
+  path.write_bytes(written[0].read_bytes())
+  with pytest.raises(BadInput, match="is one of 2 parts of a model"):
+    families.read(path)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_an_output_beside_the_table(written, tmp_path, same):
+  """It counts if it is the table."""
+  path, params = written
+  table = params["decoder", "embedding"]
+  stored = {
+    "output.weight": (Type.F32, table if same else table + 1),
+    "mm.input_projection.weight": (Type.F32, np.ones((2, 2), np.float32)),
+  }
+  reader = gguf.GGUFReader(path)
+  stored |= {t.name: (t.tensor_type, t.data) for t in reader.tensors}
+  keys = {
+    key: field.contents()
+    for key, field in reader.fields.items()
+    if not key.startswith("GGUF.") and key != "general.architecture"
+  }
+  made = write(tmp_path / "x.gguf", keys, stored)
+  if same:
+    assert families.read(made).left_out == 1
+  else:
+    with pytest.raises(BadInput, match="'output.weight' differs from"):
+      families.read(made)
+
+
+def test_27b_is_refused(written, decoder, tmp_path):
+  more = {
+    f"blk.{n}.attn_norm.weight": (Type.F32, np.ones(4)) for n in range(62)
+  }
+  table = {"token_embd.weight": (Type.F32, np.ones((520, 256), np.float32))}
+  keys = keys_of(decoder) | {"gemma3.block_count": 62}
+  with pytest.raises(BadInput, match="is Gemma 3 27B"):
+    families.read(write(tmp_path / "x.gguf", keys, table | more))
+
+
+def ids(model):
+  return [Tokenizer(model).encode(text).tolist() for text in TEXTS]
+
+
+def test_the_tokenizer_comes_from_the_file(written, tokenizer_model):
+  """Same pieces and ids as the model that the file was made from, whose types
+  and scores the converter changes; `[PADn]` rows have no piece."""
+  made = families.read(written[0]).tokenizer
+  want = sentencepiece_model.parse(tokenizer_model)
+  assert sentencepiece_model.parse(made) == want
+  assert ids(made) == ids(tokenizer_model)
+  literal = "a <unused3> and <mask> <bos> <start_of_turn>x"
+  assert np.array_equal(
+    Tokenizer(made).encode(literal), Tokenizer(tokenizer_model).encode(literal)
+  )
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    (lambda rows: rows.__setitem__(400, rows[401]), "twice"),
+    (lambda rows: rows.__setitem__(400, ""), "an empty piece"),
+  ],
+)
+def test_a_vocabulary_that_is_corrupt(written, tmp_path, change, words):
+  tokens = gguf.GGUFReader(written[0]).fields["tokenizer.ggml.tokens"]
+  rows = tokens.contents()
+  change(rows)
+  path = changed(written[0], tmp_path, {":tokenizer.ggml.tokens": rows})
+  with pytest.raises(BadInput, match=f"its tokenizer has .*{words}"):
+    families.read(path)
+
+
+needs_llama = pytest.mark.skipif(
+  not importlib.util.find_spec("xllamacpp"), reason="xllamacpp is not installed"
+)
+
+
+def ask_llama(path, folder, texts, logits):
+  """Rows of llama.cpp: ids, and logits by id."""
+  ask, reply = folder / "ask.json", folder / "reply.json"
+  ask.write_text(json.dumps({"texts": texts, "logits": logits}))
+  program = pathlib.Path(__file__).parent / "llama_cpp_logits.py"
+  subprocess.run(
+    [sys.executable, program, path, ask, reply], check=True, timeout=600
+  )
+  return json.loads(reply.read_text())
+
+
+@needs_llama
+def test_tokens_and_logits_are_llama_cpps(written, decoder, tmp_path):
+  """Of a file of floats, which it multiplies as they are; some texts are longer
+  than the window."""
+  path, params = written
+  texts = [text for text in TEXTS if text]
+  rows = ask_llama(path, tmp_path, texts, logits=True)
+  found = families.read(path)
+  tokenizer = Tokenizer(found.tokenizer)
+  decode = jax.jit(decoder_lib.causal_group(found.config))
+  assert max(len(row["ids"]) for row in rows) > 2 * decoder.window
+  for text, row in zip(texts, rows, strict=True):
+    own = tokenizer._processor.encode(text)
+    assert own == row["ids"]
+    x = jnp.array([[2, *own]])
+    model = {"model": checkpoint.nest(params)}
+    hidden, table = decode(model, x, jnp.ones_like(x))
+    logits = np.asarray(hidden[0, -1] @ table.T)
+    theirs = np.full_like(logits, np.nan)
+    for place, value in row["logits"]:
+      theirs[place] = value
+    there = np.isfinite(theirs)
+    assert there.sum() == len(logits)
+    assert np.argmax(logits) == np.argmax(theirs)
+    assert np.corrcoef(logits, theirs)[0, 1] > 0.99999
+
+
+def export(workdir, folder, dtype=None):
+  exporting.export(FORMAT, str(workdir), folder, dtype)
+  [path] = folder.glob("*.gguf")
+  return path
+
+
+def bring(path, workdir):
+  """The recipe of what the verb made of a file."""
+  assert main.call(["import", f"--from={path}", f"--workdir={workdir}"]) == 0
+  files = checkpoint.read_files(checkpoint.find(workdir))
+  return json.loads(files["recipe.json"])
+
+
+@pytest.fixture(scope="module")
+def config_of_files(config):
+  """With rows of the table that no piece has."""
+  return dataclasses.replace(config, vocab_size=520, num_layers=2)
+
+
+@pytest.fixture(scope="module")
+def workdir(write_checkpoint, config_of_files, tmp_path_factory):
+  """Of an embedder whose prompts are its own."""
+  own = {"prompts.json": json.dumps(dict(PROMPTS) | {"mine": "m: "}).encode()}
+  folder = tmp_path_factory.mktemp("model") / "w"
+  return write_checkpoint(folder, config_of_files, own)
+
+
+def test_an_embedder_that_we_exported_comes_back(workdir, tmp_path, capsys):
+  """Weights, config, prompts, tokenizer, terms; its weights are on no grid."""
+  path = export(workdir, tmp_path / "out")
+  recipe = bring(path, tmp_path / "w")
+  said = capsys.readouterr()
+  assert "rounded" not in said.err and "grid" not in said.err
+  assert recipe["grid"] == quantize.FLOAT and recipe["view"] == "identity"
+  assert recipe["source"]["file_type"] == "ALL_F32"
+  before, after = eg.load(workdir), eg.load(tmp_path / "w")
+  assert hugging_face.same_model(before.config, after.config)
+  assert after.prompts == before.prompts and after.prompts["mine"] == "m: "
+  assert after.tokenizer.pieces == before.tokenizer.pieces
+  for text in TEXTS:
+    np.testing.assert_array_equal(
+      after.tokenizer.encode(text), before.tokenizer.encode(text)
+    )
+  want = before.encode(list(TEXTS))
+  np.testing.assert_allclose(after.encode(list(TEXTS)), want, atol=2e-6)
+  np.testing.assert_array_equal(
+    eg.load(path).encode(list(TEXTS)), after.encode(list(TEXTS))
+  )
+  files = checkpoint.read_files(checkpoint.find(tmp_path / "w"))
+  assert files["LICENSE"] == b"terms of the weights"
+
+
+@pytest.mark.parametrize("spec", TRAINED)
+def test_a_grid_is_recognised_and_packed_again_bit_by_bit(
+  write_checkpoint, config_of_files, tmp_path, capsys, spec
+):
+  """And whoever trains on from it starts from floats."""
+  view = {"recipe.json": json.dumps({"view": quantize.VIEW + spec}).encode()}
+  trained = write_checkpoint(tmp_path / "model", config_of_files, view)
+  first = export(trained, tmp_path / "first")
+  recipe = bring(first, tmp_path / "w")
+  said = " ".join(capsys.readouterr().err.split())
+  assert f"weights lie on the grid of {spec}" in said
+  assert "weights were rounded to Q" in said
+  assert (recipe["grid"], recipe["view"]) == (spec, "identity")
+  second = export(tmp_path / "w", tmp_path / "second")
+  before, after = map(gguf.GGUFReader, (first, second))
+  theirs = {tensor.name: tensor for tensor in before.tensors}
+  assert first.name == second.name and len(after.tensors) == len(theirs)
+  for tensor in after.tensors:
+    assert tensor.tensor_type == theirs[tensor.name].tensor_type
+    np.testing.assert_array_equal(tensor.data, theirs[tensor.name].data)
+  model = eg.load(tmp_path / "w")
+  assert model.precision == spec
+  np.testing.assert_array_equal(
+    model.encode(list(TEXTS)),
+    eg.load(tmp_path / "w", precision="float").encode(list(TEXTS)),
+  )
+  assert checkpoint.view_of(checkpoint.read_files(checkpoint.find(model.name)))
+  other = "bfloat16" if spec != "int8" else "q4_0"
+  with pytest.raises(BadInput, match=f"off the {spec} grid"):
+    export(tmp_path / "w", tmp_path / "third", other)
+
+
+def test_floats_are_on_no_grid_and_one_small_matrix_tells(workdir, tmp_path):
+  found = families.read(export(workdir, tmp_path / "out"))
+  read = []
+
+  def watched(name, tensor):
+    def look():
+      read.append(name)
+      return tensor.read()
+
+    return dataclasses.replace(tensor, read=look)
+
+  model = found._replace(
+    tensors={name: watched(name, t) for name, t in found.tensors.items()}
+  )
+  assert on_grid.recognise(model) == (quantize.FLOAT, "")
+  [name] = read
+  sizes = [t.size for t in found.tensors.values() if len(t.shape) > 1]
+  assert found.tensors[name].size == min(sizes)
+
+
+def test_a_mixture_of_types_is_on_no_single_grid(workdir, tmp_path, capsys):
+  """As llama-quantize makes it: the table in more bits than the layers."""
+  path = export(workdir, tmp_path / "out", "q4_0")
+  table = gguf.GGUFReader(path).tensors
+
+  def finer(name, kind, data):
+    if name != "token_embd.weight":
+      return kind, data
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((520, 32), np.float32)
+    return Type.Q8_0, gguf.quantize(values, Type.Q8_0)
+
+  assert any(tensor.name == "token_embd.weight" for tensor in table)
+  mixed = changed(path, tmp_path, {}, finer)
+  recipe = bring(mixed, tmp_path / "w")
+  said = " ".join(capsys.readouterr().err.split())
+  assert recipe["grid"] == quantize.FLOAT
+  assert "the grid of q4_0, but not encoder/embedding: no single grid" in said
+  assert "rounded to Q4_0, Q8_0" in said
+  assert eg.load(tmp_path / "w").precision == quantize.FLOAT
+
+
+def test_ollamas_names(workdir, tmp_path, capsys):
+  """gemma3 with a pooling type, dense.0 and dense.1, no prompts; a window that
+  transformers halved is refused."""
+  path = export(workdir, tmp_path / "out")
+  reader = gguf.GGUFReader(path)
+  own, keys = "gemma-embedding.", {}
+  for key, field in reader.fields.items():
+    if not key.startswith(("GGUF.", "general.arch", "embeddinggemma.")):
+      keys[key.replace(own, "gemma3.")] = field.contents()
+  spelled = {
+    "dense_2.weight": "dense.0.weight",
+    "dense_3.weight": "dense.1.weight",
+  }
+  stored = {
+    spelled.get(t.name, t.name): (t.tensor_type, t.data) for t in reader.tensors
+  }
+  found = families.read(write(tmp_path / "x.gguf", keys, stored))
+  assert_tensors(
+    found, {n: t.read() for n, t in families.read(path).tensors.items()}
+  )
+  assert found.prompts == PROMPTS
+  assert any("EmbeddingGemma's published" in note for note in found.notes)
+  for change, words in (
+    ({"gemma3.attention.sliding_window": 257}, "sliding_window=257 is odd"),
+    ({"gemma3.pooling_type": 3}, "pooling_type=3 is not supported"),
+    ({"gemma3.attention.causal": True}, "attention.causal=True"),
+    ({"gemma3.dense_2_feat_out": 63}, "dense_2_feat_out=63, where"),
+    ({"tokenizer.ggml.add_eos_token": False}, "add_eos_token=False"),
+    (
+      {"embeddinggemma.prompts": "[]"},
+      "embeddinggemma.prompts holds no prompts",
+    ),
+    ({"embeddinggemma.prompts": '{"query": ""}'}, "lacks 'document'"),
+  ):
+    wrong = write(tmp_path / "wrong.gguf", keys | change, stored)
+    assert re.search(words, refused(capsys, wrong, tmp_path / "w")), words
