@@ -80,6 +80,11 @@ class _Said(NamedTuple):
   architecture: str
   keys: Mapping[str, Any]  # without the architecture
 
+  @property
+  def embeds(self) -> bool:
+    """Whether it is a model of vectors, and not of what comes next."""
+    return self.architecture == EMBEDDER or bool(self.keys.get("pooling_type"))
+
   def fault(self, key: str, why: str) -> BadInput:
     """What is raised of a key."""
     return BadInput(f"{self.path}: {self.architecture}.{key}{why}")
@@ -138,10 +143,9 @@ def read(path: pathlib.Path) -> Imported:
   """
   file = gguf_file.read_header(path)
   said = _said(file)
-  embeds = said.architecture == EMBEDDER or bool(said.keys.get("pooling_type"))
-  dense = _dense(file) if embeds else ()
+  dense = _dense(file) if said.embeds else ()
   config = _config(said, file, dense)
-  init = embedder.init if embeds else decoder_lib.init_causal
+  init = embedder.init if said.embeds else decoder_lib.init_causal
   shapes = tensors.shapes_of(init(config))
   sources = _sources(said.architecture, config, shapes, dense)
   left_out = _check_tensors(file, sources)
@@ -151,10 +155,10 @@ def read(path: pathlib.Path) -> Imported:
       sources, shapes, lambda name: gguf_file.read(file.tensors[name])
     ),
     gguf_tokenizer.model_of(file),
-    _prompts(file) if embeds else PROMPTS,
+    _prompts(file) if said.embeds else PROMPTS,
     f"{said.architecture} of a GGUF file",
     left_out=left_out,
-    notes=_notes(file, sources, embeds),
+    notes=_notes(file, sources, said.embeds),
     source=_source(file, sources),
     licence=_licence(file),
   )
@@ -171,8 +175,11 @@ def _said(file: File) -> _Said:
       f" {DECODER} (Gemma 3 text decoders) and {EMBEDDER} (EmbeddingGemma)"
     )
   prefix = f"{name}."
-  keys = {k.removeprefix(prefix): v for k, v in file.keys.items()}
-  own = {k: keys[k] for k in keys if prefix + k in file.keys}
+  own = {
+    key.removeprefix(prefix): value
+    for key, value in file.keys.items()
+    if key.startswith(prefix)
+  }
   for theirs, ours in _SPELLINGS.items():
     if theirs in own:
       own[ours] = own.pop(theirs)
@@ -312,8 +319,7 @@ def _check_known(said: _Said, head: int) -> None:
       raise said.fault(
         key, f"={value!r} is not known to this version; it may decide vectors"
       )
-  embeds = bool(said.keys.get("pooling_type")) or said.architecture == EMBEDDER
-  if said.keys.get("attention.causal", not embeds) is embeds:
+  if said.keys.get("attention.causal", not said.embeds) is said.embeds:
     raise said.fault(
       "attention.causal",
       f"={said.keys['attention.causal']} is not supported; an EmbeddingGemma"

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 import embeddinggemma as eg
-from embeddinggemma import checkpoint, main, quantize
+from embeddinggemma import checkpoint, main, quantize, soup, stages, starting
+from embeddinggemma.config import sibling
 from embeddinggemma.convert import (
   exporting,
   families,
@@ -28,6 +29,8 @@ from embeddinggemma.convert import (
   hugging_face,
   names,
   on_grid,
+  saved,
+  sentence_transformers_export,
   sentencepiece_model,
   tensors,
 )
@@ -37,7 +40,6 @@ from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model.config import GLOBAL, LOCAL
 from embeddinggemma.types import BadInput
-
 
 Type = gguf.GGMLQuantizationType
 TRAINED = ("int4", "q4_0", "int8", "int8_block", "mixed")
@@ -177,8 +179,9 @@ def vocabulary(model, rows, control=("<mask>", "<unused3>")):
     texts.append(piece.text.replace("\u2581", " ") if special else piece.text)
     scores.append(-1000.0 if special else piece.score)
     types.append(3 if piece.text in control or piece.type == 2 else piece.type)
-  for n in range(len(pieces), rows):
-    texts, scores, types = texts + [f"[PAD{n}]"], [*scores, -1e4], [*types, 5]
+  rest = rows - len(pieces)
+  texts += [f"[PAD{n}]" for n in range(len(pieces), rows)]
+  scores, types = scores + [-1e4] * rest, types + [5] * rest
   return {
     "tokenizer.ggml.model": "llama",
     "tokenizer.ggml.tokens": texts,
@@ -267,6 +270,8 @@ def test_a_decoder(written, decoder):
   assert_tensors(found, params)
   assert found.config == decoder
   assert not found.is_embedder and not found.notes
+  with pytest.raises(BadInput, match="is a language model, which has no"):
+    eg.load(path)
 
 
 def test_a_folder_means_its_only_file(written, tmp_path):
@@ -499,14 +504,18 @@ def test_an_absurd_list_or_tensor_is_refused_before_it_is_read(
     with pytest.raises(BadInput, match=words):
       families.read(patched(path, tmp_path, at, number(2**40)))
   twice = content.index(b"blk.1.attn_q.weight")
-  with pytest.raises(BadInput, match="the tensor 'blk.0.attn_q.weight' twice"):
+  with pytest.raises(
+    BadInput, match=r"the tensor 'blk\.0\.attn_q\.weight' twice"
+  ):
     families.read(patched(path, tmp_path, twice, b"blk.0"))
   kind = content.index(b"output_norm.weight") + len(b"output_norm.weight") + 12
   with pytest.raises(
-    BadInput, match="'output_norm.weight' is of type number 99"
+    BadInput, match=r"'output_norm\.weight' is of type number 99"
   ):
     families.read(patched(path, tmp_path, kind, number(99, 4)))
-  with pytest.raises(BadInput, match="'output_norm.weight' lies over what is"):
+  with pytest.raises(
+    BadInput, match=r"'output_norm\.weight' lies over what is"
+  ):
     families.read(patched(path, tmp_path, kind + 4, number(32)))
 
 
@@ -549,7 +558,7 @@ def test_an_output_beside_the_table(written, tmp_path, same):
   if same:
     assert families.read(made).left_out == 1
   else:
-    with pytest.raises(BadInput, match="'output.weight' differs from"):
+    with pytest.raises(BadInput, match=r"'output\.weight' differs from"):
       families.read(made)
 
 
@@ -695,9 +704,8 @@ def test_an_embedder_that_we_exported_comes_back(workdir, tmp_path, capsys):
 def test_a_grid_is_recognised_and_packed_again_bit_by_bit(
   write_checkpoint, config_of_files, tmp_path, capsys, spec
 ):
-  """And whoever trains on from it starts from floats."""
-  view = {"recipe.json": json.dumps({"view": quantize.VIEW + spec}).encode()}
-  trained = write_checkpoint(tmp_path / "model", config_of_files, view)
+  files = on_the_grid_of(spec)
+  trained = write_checkpoint(tmp_path / "model", config_of_files, files)
   first = export(trained, tmp_path / "first")
   recipe = bring(first, tmp_path / "w")
   said = " ".join(capsys.readouterr().err.split())
@@ -717,10 +725,56 @@ def test_a_grid_is_recognised_and_packed_again_bit_by_bit(
     model.encode(list(TEXTS)),
     eg.load(tmp_path / "w", precision="float").encode(list(TEXTS)),
   )
-  assert checkpoint.view_of(checkpoint.read_files(checkpoint.find(model.name)))
   other = "bfloat16" if spec != "int8" else "q4_0"
   with pytest.raises(BadInput, match=f"off the {spec} grid"):
     export(tmp_path / "w", tmp_path / "third", other)
+
+
+def on_the_grid_of(spec):
+  """The files of a checkpoint that was trained for a precision."""
+  return {"recipe.json": json.dumps({"view": quantize.VIEW + spec}).encode()}
+
+
+@pytest.mark.parametrize("spec", ["q4_0", "int8_block", "mixed"])
+def test_floats_of_another_format_that_lie_on_a_grid(
+  write_checkpoint, config_of_files, tmp_path, spec
+):
+  """As checkpoints of quantisation-aware training are published: exported to
+  GGUF they are what the training itself would have exported."""
+  files = on_the_grid_of(spec)
+  trained = write_checkpoint(tmp_path / "model", config_of_files, files)
+  folder = tmp_path / "st"
+  exporting.export(sentence_transformers_export.FORMAT, str(trained), folder)
+  assert bring(folder, tmp_path / "w")["grid"] == spec
+  before = gguf.GGUFReader(export(trained, tmp_path / "first"))
+  after = gguf.GGUFReader(export(tmp_path / "w", tmp_path / "second"))
+  for theirs, tensor in zip(before.tensors, after.tensors, strict=True):
+    assert theirs.name == tensor.name
+    np.testing.assert_array_equal(theirs.data, tensor.data)
+
+
+def test_training_on_from_a_grid_is_training_of_floats(
+  write_checkpoint, config_of_files, tmp_path, data_folder
+):
+  """Where the weights of training for that grid are refused; a mean of what is
+  on it is not on it."""
+  files = on_the_grid_of("q4_0")
+  trained = write_checkpoint(tmp_path / "model", config_of_files, files)
+  path = export(trained, tmp_path / "out")
+  bring(path, tmp_path / "w")
+  shipped = pathlib.Path(__file__).parents[2] / "configs" / "any"
+  tree = sibling(str(shipped), "finetune").get_config(
+    f"tiny,data={data_folder}"
+  )
+  tree = tree.to_dict() | {"model": dataclasses.asdict(config_of_files)}
+  own = lambda place: stages.build(tree | {"init_from": str(place)})
+  starting.check(own(tmp_path / "w"))
+  assert stages.view_of(own(tmp_path / "w")) == "identity"
+  with pytest.raises(BadInput, match="was trained to be seen in q4_0"):
+    starting.check(own(trained))
+  soup.soup([tmp_path / "w"] * 2, None, tmp_path / "mean")
+  assert saved.read(tmp_path / "w").precision == "q4_0"
+  assert saved.read(tmp_path / "mean").precision == quantize.FLOAT
 
 
 def test_floats_are_on_no_grid_and_one_small_matrix_tells(workdir, tmp_path):
