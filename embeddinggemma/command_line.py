@@ -44,7 +44,7 @@ TEXT_FLAGS = {
   "weights": (None, "a share for each of them, such as 0.5,0.3,0.2"),
   "sweep": (None, "product(seed=[0, 1], zip(...)); else the config's sweep()"),
   "metric": (None, "what the plot shows, such as loss; else the first"),
-  "from": (None, "a folder of public weights, or OWNER/NAME to fetch"),
+  "from": (None, "public weights: a folder, a .gguf, or OWNER/NAME to fetch"),
   "part": ("both", "of an encoder-decoder: encoder, decoder or both"),
   "format": (None, "sentence-transformers or gguf (llama.cpp)"),
   "stage": (None, "of a recipe: prefinetune (default), adapt, ..."),

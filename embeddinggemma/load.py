@@ -26,7 +26,6 @@ from embeddinggemma import (
 from embeddinggemma.convert import (
   families,
   saved,
-  sentence_transformers,
   tensors,
 )
 from embeddinggemma.data import prompts
@@ -211,10 +210,11 @@ def load(
 ) -> Model:
   """The model of a checkpoint directory or of a workdir (its final one).
 
-  Or of an EmbeddingGemma folder of sentence-transformers, public or exported.
+  Or of an EmbeddingGemma folder of sentence-transformers, public or exported,
+  or of a GGUF file.
 
   Args:
-    path: the directory.
+    path: the directory, or a GGUF file.
     dtype: what activations are computed in, "float32" or "bfloat16"; None: as
       the model was trained. Vectors are float32 either way.
     precision: what weights are rounded to, a spec of quantize.SPECS such as
@@ -225,8 +225,13 @@ def load(
       its weights need a view that this version does not have; an unknown
       precision, or one whose blocks do not divide the model's sizes.
   """
-  if sentence_transformers.is_folder(pathlib.Path(path)):
+  if families.is_public(pathlib.Path(path)):
     found = families.read(pathlib.Path(path))
+    if not found.is_embedder:
+      raise BadInput(
+        f"{path} is a language model, which has no embedding head; import it"
+        " and train one: --config=configs/prefinetune.py"
+      )
     seen = quantize.known(precision or quantize.FLOAT)
     return assemble(
       dataclasses.replace(found.config, dtype=dtype or found.config.dtype),

@@ -8,6 +8,7 @@ else may round them again: the grids of runtimes differ.
 """
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -42,6 +43,8 @@ PARTS = (
   Part(r"mlp/(gate|up|down)$", "feed_forward", 1),
   Part(r"^(up|down)$", "projection", 1),
 )
+_AT_ONCE = 2**22  # elements that are compared with a grid together
+_SAMPLE = 16  # rows that are compared first
 # What has several axes and stays in float: a vector, by heads.
 _FLOAT = r"pooling/query$"
 
@@ -214,6 +217,27 @@ def packed(path: str, weight: np.ndarray, spec: str) -> Packed | None:
   rows = to_rows(weight, part)
   q, scale = integers(rows.reshape(-1, rows.shape[-1]), grid)
   return Packed(path, grid, q, scale)
+
+
+def lies_on(path: str, weight: np.ndarray, spec: str) -> bool:
+  """Whether a parameter's values are what a spec's view shows of them.
+
+  Then packing them rounds nothing. A few rows come first, which tell of nearly
+  all weights that are on no grid. What stays in float lies on any spec.
+  """
+  found = place(path, weight.shape, spec)
+  if found is None:
+    return True
+  part, grid = found
+  rows = to_rows(weight, part)
+  rows = rows.reshape(-1, rows.shape[-1])
+  step = max(1, _AT_ONCE // rows.shape[-1])
+  few = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
+  parts = (rows[start : start + step] for start in range(0, len(rows), step))
+  return all(
+    np.array_equal(dequantised(*integers(some, grid)), some)
+    for some in itertools.chain([few], parts)
+  )
 
 
 def nbytes(shapes: Mapping[str, tuple[int, ...]], precision: str) -> int:

@@ -43,7 +43,8 @@ class Job:
   shapes: checkpoint.Shapes
   config: ModelConfig
   prompts: Mapping[str, str]
-  trained: str  # the precision that its weights were trained for, or "float"
+  # The precision that its weights were trained for, or lie on; or "float".
+  trained: str
   dtype: str
   precision: str  # the one that what is written has
   # Matrices whose values on the grid are stored, and not their integers.
@@ -173,8 +174,8 @@ def _precision(form: Format, found: Saved, dtype: str) -> str:
     natural = _natural(form, trained)
     others = f"{natural} or {FLOAT32}" if natural != FLOAT32 else FLOAT32
     raise BadInput(
-      f"--dtype={dtype} would move weights off the {trained} grid that"
-      f" {found.directory} was trained for; use --dtype={others}"
+      f"--dtype={dtype} would move weights off the {trained} grid that those of"
+      f" {found.directory} are on; use --dtype={others}"
     )
   return trained
 

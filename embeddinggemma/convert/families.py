@@ -10,6 +10,7 @@ from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import (
   gemma_orbax,
+  gguf_read,
   hugging_face,
   names,
   safetensors_io,
@@ -81,7 +82,8 @@ def read(folder: pathlib.Path, part: str = BOTH) -> Imported:
 
   Args:
     folder: of sentence-transformers, of transformers, or of Orbax in the
-      layout of google-deepmind/gemma.
+      layout of google-deepmind/gemma; or a GGUF file, or a folder that holds
+      one.
     part: of an encoder-decoder: encoder, decoder or both.
 
   Raises:
@@ -99,10 +101,19 @@ def read(folder: pathlib.Path, part: str = BOTH) -> Imported:
   return reader(folder, part)
 
 
+def is_public(path: pathlib.Path) -> bool:
+  """Whether a path holds an embedder as others write one."""
+  return (
+    sentence_transformers.is_folder(path) or gguf_read.chosen(path) is not None
+  )
+
+
 def _reader(
   folder: pathlib.Path,
 ) -> tuple[str, Callable[[pathlib.Path, str], Imported]]:
   """What a folder is called in messages, and what reads it."""
+  if file := gguf_read.chosen(folder):
+    return "a GGUF file", lambda *_: gguf_read.read(file)
   if gemma_orbax.is_folder(folder):
     return gemma_orbax.FAMILY, lambda path, _: gemma_orbax.read(path)
   kind = ""
@@ -123,7 +134,7 @@ def _reader(
   raise BadInput(
     f"{folder} has {found}; what can be imported: {', '.join(_READERS)}, an"
     " EmbeddingGemma folder of sentence-transformers, Orbax in the layout of"
-    " google-deepmind/gemma"
+    " google-deepmind/gemma, a GGUF file"
   )
 
 

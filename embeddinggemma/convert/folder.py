@@ -73,8 +73,9 @@ def tokenizer_model(folder: pathlib.Path) -> bytes:
   )
 
 
-def terms(folder: pathlib.Path) -> dict[str, bytes]:
-  """Files of licence and use policy; else what the README's header says."""
+def terms(folder: pathlib.Path, said: str = "") -> dict[str, bytes]:
+  """Files of licence and use policy; else what the weights themselves say, or
+  the README's header."""
   found = {
     path.name: inside(folder, path.name).read_bytes()
     for path in sorted(folder.iterdir())
@@ -82,16 +83,24 @@ def terms(folder: pathlib.Path) -> dict[str, bytes]:
   }
   if found:
     return found
+  said = (
+    said
+    or _readme_terms(folder)
+    or "The folder of the weights names no licence."
+  )
+  return {
+    "LICENSE": f"{said}\nThe terms of the weights' publisher apply.\n".encode()
+  }
+
+
+def _readme_terms(folder: pathlib.Path) -> str:
+  """The lines of a README's header that name a licence."""
   readme = folder / "README.md"
   text = ""
   if readme.is_file():
     text = inside(folder, "README.md").read_text("utf-8", "replace")
   header = text.split("\n---", 1)[0] if text.startswith("---") else ""
-  lines = [match[0].strip() for match in _README_TERMS.finditer(header)]
-  said = "\n".join(lines) or "The folder of the weights names no licence."
-  return {
-    "LICENSE": f"{said}\nThe terms of the weights' publisher apply.\n".encode()
-  }
+  return "\n".join(m[0].strip() for m in _README_TERMS.finditer(header))
 
 
 def is_terms(name: str) -> bool:

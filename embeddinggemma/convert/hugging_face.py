@@ -6,7 +6,7 @@ list of layer types or the length of its pattern.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from embeddinggemma.model.config import GLOBAL, LOCAL, ModelConfig
@@ -98,7 +98,7 @@ def model_config(
       f" head_dim={sizes['head_dim']}"
     )
   if tree.get("use_bidirectional_attention"):
-    _check_whole_window(sizes["window"], where)
+    check_whole_window(sizes["window"], where)
   return ModelConfig(
     **sizes,
     up_width=4 * sizes["width"],
@@ -126,17 +126,20 @@ def _number(tree: Mapping[str, Any], name: str, where: Any) -> float:
   return float(value)
 
 
-def _check_whole_window(window: int, where: Any) -> None:
+def check_whole_window(
+  window: int, where: Any, place: str = "config.json"
+) -> None:
   """transformers 4.57 saves half a bidirectional window plus one: 257 of 512.
 
   Read as it stands, attention would reach half as far, and no error tells.
+  `place`: where the window is to be written.
   """
   if window % 2:
     raise BadInput(
       f"{where}: sliding_window={window} is odd, so it was saved by a version"
       " of transformers that writes half the window plus one (257 of 512, 129"
       f" when saved twice); write the model's full window, {2 * (window - 1)} if"
-      " it was saved once, into config.json"
+      f" it was saved once, into {place}"
     )
 
 
@@ -213,13 +216,17 @@ def _pattern(
       f"{where}: layer_types holds {unknown[0]!r}, which is not supported;"
       f" known: {', '.join(_KINDS)}"
     )
-  kinds = tuple(_KINDS[kind] for kind in types)
+  return repeating([_KINDS[kind] for kind in types])
+
+
+def repeating(kinds: Sequence[str]) -> tuple[str, ...]:
+  """The shortest sequence of kinds that repeats over all layers."""
   period = next(
     p
-    for p in range(1, num_layers + 1)
-    if all(kinds[i] == kinds[i % p] for i in range(num_layers))
+    for p in range(1, len(kinds) + 1)
+    if all(kind == kinds[i % p] for i, kind in enumerate(kinds))
   )
-  return kinds[:period]
+  return tuple(kinds[:period])
 
 
 def encoder_json(config: ModelConfig, dtype: str) -> dict[str, Any]:

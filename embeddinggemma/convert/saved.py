@@ -10,6 +10,7 @@ from embeddinggemma.convert import folder as folders
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.types import BadInput
 
+GRID = "grid"  # the key of recipe.json
 _NEEDED = ("model.json", folders.TOKENIZER_FILE, "prompts.json")
 
 
@@ -21,7 +22,8 @@ class Saved(NamedTuple):
   shapes: checkpoint.Shapes
   config: ModelConfig
   prompts: Mapping[str, str]  # it was trained with them; ours may be older
-  precision: str  # that its weights were trained to be seen in, or "float"
+  # That its weights were trained to be seen in, or lie on; or "float".
+  precision: str
 
 
 def read(path: str | pathlib.Path) -> Saved:
@@ -83,7 +85,7 @@ def _prompts(
 def _precision(directory: pathlib.Path, files: checkpoint.Files) -> str:
   try:
     view = checkpoint.view_of(files)
-    precision = quantize.precision_of(view)
+    precision, grid = quantize.precision_of(view), _grid(files)
   except BadInput as error:
     raise BadInput(f"checkpoint {directory}: {error}") from None
   if precision is None:
@@ -91,4 +93,17 @@ def _precision(directory: pathlib.Path, files: checkpoint.Files) -> str:
       f"checkpoint {directory} needs the view {view!r} of its weights; give the"
       " workdir of a training that is finished, which has a plain one"
     )
-  return precision
+  return precision if precision != quantize.FLOAT else grid
+
+
+def _grid(files: checkpoint.Files) -> str:
+  """The spec that imported weights were found to lie on; "float" if on none.
+
+  Showing them on it changes nothing, and packing them rounds nothing.
+  """
+  if "recipe.json" not in files:
+    return quantize.FLOAT
+  grid = checkpoint.json_of(files, "recipe.json").get(GRID, quantize.FLOAT)
+  if grid != quantize.FLOAT:
+    quantize.spec_of(grid, "its grid")
+  return grid

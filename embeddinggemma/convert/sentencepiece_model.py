@@ -8,10 +8,10 @@ that count are read here (protobuf's wire format; sentencepiece_model.proto).
 
 import functools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
 from embeddinggemma.types import BadInput
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -58,6 +58,35 @@ def parse(model: bytes) -> SentencePieceModel:
     bool(normaliser.get(3, 1)),
     bool(normaliser.get(4, 1)),
     bool(normaliser.get(5, 1)),
+  )
+
+
+def serialise(model: SentencePieceModel) -> bytes:
+  """A model file of these fields, with Gemma's ids and byte fallback.
+
+  The inverse of `parse`. The names of the ids' pieces are taken from their
+  places, since the processor looks for them by name.
+  """
+  kinds = {name: number for number, name in KINDS.items()}
+  names = {n: model.pieces[n].text for n in (UNK, BOS, EOS, PAD)}
+  trainer = [
+    _number(3, kinds[model.kind]),
+    _number(4, len(model.pieces)),
+    _number(35, 1),  # byte_fallback
+    *(_number(40 + n, number) for n, number in enumerate(names)),
+    *(_text(45 + n, name) for n, name in enumerate(names.values())),
+  ]
+  flags = (model.dummy_prefix, model.remove_extra_spaces, model.escape_spaces)
+  normaliser = [
+    _text(1, "identity"),
+    *(_number(3 + n, int(flag)) for n, flag in enumerate(flags)),
+  ]
+  return b"".join(
+    [
+      *(_message(1, [*_of_piece(piece)]) for piece in model.pieces),
+      _message(2, trainer),
+      _message(3, normaliser),
+    ]
   )
 
 
@@ -128,3 +157,34 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     at, shift = at + 1, shift + 7
     if byte < 128:
       return value, at
+
+
+def _of_piece(piece: Piece) -> Iterator[bytes]:
+  yield _text(1, piece.text)
+  yield _to_varint(2 << 3 | 5) + struct.pack("<f", piece.score)
+  yield _number(3, piece.type)
+
+
+def _message(number: int, fields: Iterable[bytes]) -> bytes:
+  return _bytes(number, b"".join(fields))
+
+
+def _text(number: int, value: str) -> bytes:
+  return _bytes(number, value.encode())
+
+
+def _bytes(number: int, value: bytes) -> bytes:
+  return _to_varint(number << 3 | 2) + _to_varint(len(value)) + value
+
+
+def _number(number: int, value: int) -> bytes:
+  return _to_varint(number << 3) + _to_varint(value)
+
+
+def _to_varint(value: int) -> bytes:
+  """The inverse of `_varint`."""
+  found = bytearray()
+  while value > 127:
+    found.append(value & 127 | 128)
+    value >>= 7
+  return bytes((*found, value))

@@ -35,6 +35,8 @@ class Imported(NamedTuple):
   more: Mapping[str, Any] = {}  # of an encoder-decoder's config
   left_out: int = 0  # tensors of other parts
   notes: tuple[str, ...] = ()  # what a reader should know
+  source: Mapping[str, Any] = {}  # more of where it is from
+  licence: str = ""  # what the file of weights says of it
 
   @property
   def is_embedder(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from embeddinggemma import cache, checkpoint
+from embeddinggemma import cache, checkpoint, quantize
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.config import suggest
 from embeddinggemma.convert import (
@@ -18,10 +18,13 @@ from embeddinggemma.convert import (
   exporting,
   families,
   gguf,
+  gguf_read,
+  on_grid,
   safetensors_io,
   sentence_transformers_export,
 )
 from embeddinggemma.convert import folder as folders
+from embeddinggemma.convert.saved import GRID
 from embeddinggemma.convert.tensors import Imported
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.training import hooks
@@ -58,10 +61,10 @@ def import_model(
   one is in memory at a time.
 
   Args:
-    source: a folder, or the name of a repository to fetch.
+    source: a folder, a GGUF file, or the name of a repository to fetch.
     part: of an encoder-decoder: encoder, decoder or both.
-    examine: is called with the folder of an embedder; the checkpoint stays
-      whatever that raises. Of the folder, since its tensors need less memory
+    examine: is called with the source of an embedder; the checkpoint stays
+      whatever that raises. Of the source, since its tensors need less memory
       on their way than those of a checkpoint.
 
   Raises:
@@ -71,12 +74,15 @@ def import_model(
   folder = _located(source)
   model = families.read(folder, part)
   check_tokenizer(model, folder)
+  found = on_grid.Found(quantize.FLOAT, "")
+  if model.is_embedder:
+    found = on_grid.recognise(model)
   with cache.locked(workdir):
     if checkpoint.steps(workdir):
       raise BadInput(
         f"{workdir} holds a checkpoint already; use another --workdir"
       )
-    content = _files(model, folder, source)
+    content = _files(model, folder, source, found.grid)
     total = len(model.tensors)
     with hooks.Progress(console, "import", total) as progress:
       watched = _watched(model.tensors, lambda n: progress.show(n, ""))
@@ -88,6 +94,7 @@ def import_model(
     f"{place}",
     f"{model.family}: {total} tensors, {count:,} parameters{left}",
     *model.notes,
+    *([found.line] if found.line else []),
   ):
     console.print(line, highlight=False, markup=False, soft_wrap=True)
   if model.is_embedder:
@@ -143,8 +150,10 @@ def check_tokenizer(model: Imported, where: Any) -> None:
 
 
 def _located(source: str) -> pathlib.Path:
-  """The folder that a path or the name of a repository means."""
+  """The folder, or GGUF file, that a path or a repository's name means."""
   path = pathlib.Path(source)
+  if file := gguf_read.chosen(path):
+    return file
   if path.is_dir():
     if (path / "params").is_dir() or checkpoint.steps(path):
       raise BadInput(f"{path} is a checkpoint already; give it as --model")
@@ -188,20 +197,21 @@ def _watched(
 
 
 def _files(
-  model: Imported, folder: pathlib.Path, source: str
+  model: Imported, folder: pathlib.Path, source: str, grid: str
 ) -> dict[str, bytes]:
   """The small files of the checkpoint, as training writes them."""
   config = dataclasses.asdict(model.config)
-  weights = {
-    path.relative_to(folder).as_posix(): path.stat().st_size
-    for path in sorted(folder.rglob("*.safetensors"))
-  }
+  root = folder if folder.is_dir() else folder.parent
+  paths = [folder] if folder != root else sorted(root.rglob("*.safetensors"))
+  weights = {p.relative_to(root).as_posix(): p.stat().st_size for p in paths}
+  about = {"from": source, "family": model.family, "bytes": weights}
   recipe = {
     "stage": "import",
     "parents": {},
-    "source": {"from": source, "family": model.family, "bytes": weights},
+    "source": {**about, **model.source},
     "config": {"model": config, **model.more},
     "view": "identity",
+    GRID: grid,
     "versions": {n: importlib.metadata.version(n) for n in _VERSIONS},
     "command": sys.argv,
   }
@@ -210,5 +220,5 @@ def _files(
     "prompts.json": cache.to_json(dict(model.prompts)),
     "recipe.json": cache.to_json(recipe),
     folders.TOKENIZER_FILE: model.tokenizer,
-    **folders.terms(folder),
+    **folders.terms(root, model.licence),
   }
