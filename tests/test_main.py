@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+import embeddinggemma as eg
 from embeddinggemma import cache, checkpoint, command_line, main
 from embeddinggemma.commands import VERBS
 
@@ -346,13 +347,31 @@ def test_embeds_lines(trained, tmp_path, capsys):
   np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_what_is_embedded_keeps_its_white_space(trained, tmp_path, name):
+  """A line that is empty is an empty text; its prompt keeps its last space."""
+  texts = ["hello", "hello ", "", " ", "\thello"]
+  lines = texts
+  if name == "a.jsonl":
+    lines = [json.dumps({"text": text}) for text in texts]
+  (tmp_path / name).write_text("".join(f"{line}\r\n" for line in lines))
+  output = tmp_path / "a.npy"
+  flags = [f"--model={trained}", f"--input={tmp_path / name}"]
+  assert main.call(["embed", *flags, f"--output={output}"]) == 0
+  model, found = eg.load(trained), np.load(output)
+  np.testing.assert_allclose(found, model.encode_document(texts), atol=1e-6)
+  assert np.abs(found[0] - found[1]).max() > 1e-3
+  bare = model.encode(["title: none | text:", "title: none | text: "])
+  assert np.abs(found[2] - bare[0]).max() > 1e-3
+  np.testing.assert_allclose(found[2], bare[1], atol=1e-5)
+
+
 @pytest.mark.parametrize(
   ("name", "content", "flags", "message"),
   [
     ("none.txt", None, [], "cannot read .*none.txt: No such file"),
     ("none.jsonl", None, [], "cannot read .*none.jsonl: No such file"),
     ("a.txt", b"", [], "a.txt: holds no text"),
-    ("a.txt", b"x\n \n", [], "a.txt:2: 'text' is empty"),
     ("a.txt", b"x\n\xff\n", [], "a.txt:2: not UTF-8"),
     ("a.jsonl", b'{"txt": "x"}\n', [], "a.jsonl:1: no field 'text'"),
     ("a.jsonl", b'{"text": "x", "title": 1}\n', [], "a.jsonl:1: 'title'"),

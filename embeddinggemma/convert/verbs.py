@@ -202,6 +202,7 @@ def _files(
     "source": {"from": source, "family": model.family, "bytes": weights},
     "config": {"model": config, **model.more},
     "view": "identity",
+    **checkpoint.AS_WRITTEN,
     "versions": {n: importlib.metadata.version(n) for n in _VERSIONS},
     "command": sys.argv,
   }

@@ -140,9 +140,12 @@ def test_vectors_that_are_none(change, words):
 def test_what_is_asked(items, config, model, tokenizer_model):
   """Every prompt, both edges of the window, shortest and longest; as text."""
   texts = [item.text for item in items if item.text is not None]
-  assert all(text == text.strip() and text for text in texts)
+  assert {"hello\n", "hello ", "   hello", " ", "\n\n"} <= set(texts)
+  assert any(x.startswith("\tif") for x in texts)  # an indent
+  assert any(x.startswith("def") and x.endswith("\n") for x in texts)
   for prompt in set(eg.load(model).prompts.values()):
-    assert any(text.startswith(prompt) for text in texts), prompt
+    assert prompt.endswith(" ") and prompt in texts  # of an empty text
+    assert any(text.startswith(prompt) and text != prompt for text in texts)
   for sign in ("\t", "🪿", "春", "  "):
     assert any(sign in text for text in texts), sign
   tokenizer = Tokenizer(tokenizer_model)
