@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -473,6 +474,24 @@ def test_labels_of_a_text_and_of_many(trained, tmp_path, capsys):
 )
 def test_a_query_that_is_neither_search_nor_labels(fails, flags, message):
   assert fails("query", "--model=none", *flags).startswith(message)
+
+
+def test_a_query_says_that_an_index_is_of_stripped_texts(
+  trained, indexed, tmp_path, capsys
+):
+  output = tmp_path / "index"
+  shutil.copytree(indexed, output)
+  flags = ["query", f"--model={trained}", f"--index={output}", "a date"]
+  assert main.call(flags) == 0
+  assert "ignored" not in capsys.readouterr().err
+  about = json.loads((output / "index.json").read_text())
+  del about["white_space"]
+  cache.write_json(output / "index.json", about)
+  assert main.call(flags) == 0
+  said = "ignored white space around a text; `index` again embeds"
+  assert said in capsys.readouterr().err
+  assert main.call([*flags[:-1], "--lexical", "a date"]) == 0
+  assert said not in capsys.readouterr().err  # words have no vectors
 
 
 def test_a_bad_query_is_refused(fails, trained, indexed, tmp_path):

@@ -39,6 +39,7 @@ _RUNS = ("weights", "dense")
 CHECKS = {
   "prompts": Check(parts.check_prompts),
   "tokenizer": Check(parts.check_tokenizer),
+  "control": Check(parts.check_control),
   "weights": Check(parts.check_weights),
   "dense": Check(parts.check_dense),
   "window": Check(parts.check_window),
