@@ -1,9 +1,10 @@
 """What a runtime makes of a control token that stands in a text as characters.
 
 Ours reads "<eos>" as five characters: whoever types it, or quotes it from a
-page, does not end the text. Tokenizers of other runtimes find the token in it.
-A vocabulary's user-defined pieces ("<start_of_turn>", "<unused0>") are taken
-for pieces by everyone, ours included.
+page, does not end the text. llama.cpp's server finds the token in it, and so
+does sentence-transformers, save in folders that say split_special_tokens, as
+those do that we export. A vocabulary's user-defined pieces ("<start_of_turn>",
+"<unused0>") are taken for pieces by everyone, ours included.
 """
 
 from collections.abc import Mapping, Sequence

@@ -82,10 +82,9 @@ def check_control(opened: Opened) -> Finding:
       fix = "use the published tokenizer.model, of which it is a control piece"
       return Finding("control", False, said, fix)
   said = (
-    "<pad>, <eos>, <bos> and <unk> in a text are characters here, the tokens"
+    "<pad>, <eos>, <bos>, <unk> in a text are characters; llama.cpp takes them"
+    " for tokens, as sentence-transformers does with public folders"
   )
-  said += " in sentence-transformers and llama.cpp; pieces such as"
-  said += " <start_of_turn> are pieces everywhere"
   return Finding("control", True, said)
 
 
