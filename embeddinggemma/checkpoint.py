@@ -33,6 +33,10 @@ ITEMS = ("params", "opt_state", "data", "files")
 _CHUNK, _FILE = 2**22, 2**26  # bytes of `write`: decoded, encoded
 _TOGETHER = 2**24  # bytes of the tensors that are read at once
 
+# In recipe.json since texts are read as they are; before, without outer white
+# space.
+AS_WRITTEN = {"white_space": "kept"}
+
 Files = Mapping[str, bytes]
 Name = tuple[str, ...]  # of a tensor of the model: its path
 Shapes = Mapping[Name, jax.ShapeDtypeStruct]
@@ -380,8 +384,16 @@ def json_of(files: Files, name: str) -> dict[str, Any]:
 
 def view_of(files: Files) -> Any:
   """How the stored weights are to be seen; "identity": as they are."""
-  recipe = json_of(files, "recipe.json") if "recipe.json" in files else {}
-  return recipe.get("view", "identity")
+  return _recipe(files).get("view", "identity")
+
+
+def keeps_white_space(files: Files) -> bool:
+  """Whether what wrote these reads texts as they are, as all versions do now."""
+  return AS_WRITTEN.items() <= _recipe(files).items()
+
+
+def _recipe(files: Files) -> dict[str, Any]:
+  return json_of(files, "recipe.json") if "recipe.json" in files else {}
 
 
 class ContentHash:

@@ -108,6 +108,7 @@ def dependencies(config: TrainConfig) -> dict[str, Any]:
     "table": [config.model.vocab_size, config.model.width if table else 0],
     "max_length": config.model.max_length if table else 0,
     "version": importlib.metadata.version("embeddinggemma"),
+    **checkpoint.AS_WRITTEN,
   }
 
 

@@ -245,6 +245,12 @@ def load(
   model = dataclasses.replace(found.config, dtype=dtype or found.config.dtype)
   seen = quantize.known(precision or found.precision)
   name = str(found.directory)
+  if not checkpoint.keeps_white_space(found.files):
+    print(
+      f"{name} was made by a version that ignored white space around a text; it"
+      " counts now, so vectors of such texts differ from those made then",
+      file=sys.stderr,
+    )
   tokenizer = Tokenizer(found.files["tokenizer.model"], name)
   params = tensors.placed(checkpoint.stream(found.directory), seen)
   stored = dict(found.prompts)

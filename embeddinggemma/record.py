@@ -124,6 +124,7 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
     "data": inputs.about(config, made),
     "config": dataclasses.asdict(config),
     "view": stages.view_of(config),
+    **checkpoint.AS_WRITTEN,
     "versions": versions(),
     "command": sys.argv,
   }

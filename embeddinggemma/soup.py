@@ -71,7 +71,7 @@ def soup(
     even = [1.0] * len(found)  # so that nothing is rounded before the sum
     factors = even if weights is None else shares
     params, hashes = _average(found, shapes, factors, workdir)
-    recipe = cache.to_json(_recipe(files, hashes, shares))
+    recipe = cache.to_json(_recipe(found, files, hashes, shares))
     content = {**files, "recipe.json": recipe}
     return checkpoint.write(workdir, params, content)
 
@@ -192,14 +192,19 @@ def _said(shape: jax.ShapeDtypeStruct | None) -> str:
 
 
 def _recipe(
-  files: checkpoint.Files, hashes: Sequence[str], shares: Sequence[float]
+  paths: Sequence[pathlib.Path],
+  files: checkpoint.Files,
+  hashes: Sequence[str],
+  shares: Sequence[float],
 ) -> dict[str, Any]:
   names = ("embeddinggemma", "numpy", "orbax-checkpoint")
+  kept = map(checkpoint.keeps_white_space, map(checkpoint.read_files, paths))
   return {
     "stage": "soup",
     "parents": {f"ingredient_{n}": hash for n, hash in enumerate(hashes, 1)},
     "weights": list(shares),
     "view": checkpoint.view_of(files),
+    **(checkpoint.AS_WRITTEN if all(kept) else {}),
     "versions": {name: importlib.metadata.version(name) for name in names},
     "command": sys.argv,
   }

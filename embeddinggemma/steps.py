@@ -13,6 +13,7 @@ from typing import Any
 from embeddinggemma import (
   ablation,
   cache,
+  checkpoint,
   finetuning,
   indexing,
   initialise,
@@ -207,7 +208,10 @@ def _ingredients(run: Run, done: AllDone) -> dict[str, pathlib.Path]:
 def _soup(run: Run, done: AllDone) -> Step:
   return Step(
     "soup",
-    {"ingredients": done["finetune"].metrics["ingredients"]},
+    {
+      "ingredients": done["finetune"].metrics["ingredients"],
+      **checkpoint.AS_WRITTEN,
+    },
     lambda d: finetuning.soup([*_ingredients(run, done).values()], d),
   )
 
@@ -261,6 +265,7 @@ def _export(run: Run, done: AllDone) -> Step:
       "quantised": _of_models(done),
       "config": dataclasses.asdict(config),
       "runtimes": config.runtimes,
+      **checkpoint.AS_WRITTEN,  # certificates have texts of it
     },
     lambda d: {"exports": shipping.export_all(models, formats, d, run.console)},
   )

@@ -98,8 +98,8 @@ def _ready(
     _step(dependencies), workdir
   ):
     raise BadInput(
-      f"{workdir} was trained on other data, packages or parent weights; use"
-      " another --workdir"
+      f"{workdir} was trained on other data, packages or parent weights, or by a"
+      " version that stripped texts; use another --workdir"
     )
   _made(config, dependencies, workdir, console)
 
@@ -345,7 +345,10 @@ def embed(
 
 
 def read_texts(source: str) -> tuple[list[str], list[str]]:
-  """Texts and titles of a .jsonl, or a text a line of a .txt or stdin (-)."""
+  """Texts and titles of a .jsonl, or a text a line of a .txt or stdin (-).
+
+  As they are: an empty line is an empty text.
+  """
   read = _read_rows if source.endswith(".jsonl") else _read_lines
   try:
     rows = list(read(pathlib.Path("/dev/stdin" if source == "-" else source)))
@@ -357,27 +360,33 @@ def read_texts(source: str) -> tuple[list[str], list[str]]:
 
 
 def _read_rows(path: pathlib.Path) -> Iterator[tuple[str, str]]:
-  for _, row in jsonl.read_rows(path, ("text",), ("title",)):
+  rows = jsonl.read_rows(path, ("text",), ("title",), jsonl.any_text)
+  for _, row in rows:
     yield row["text"], row["title"]
 
 
 def _read_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
   for origin, line in jsonl.read_lines(path):
     try:
-      yield jsonl.checked("text", line.decode("utf-8")), ""
+      yield jsonl.without_end(line).decode("utf-8"), ""
     except UnicodeDecodeError as error:
       raise BadInput(f"{origin}: not UTF-8 (byte {error.start + 1})") from None
-    except ValueError as error:
-      raise BadInput(f"{origin}: {error}") from None
 
 
 def query(
-  model_path: str, directory: pathlib.Path, text: str, mode: search.Mode, k: int
+  model_path: str,
+  directory: pathlib.Path,
+  text: str,
+  mode: search.Mode,
+  k: int,
+  console: Console,
 ) -> list[search.Hit]:
   """The verb `query`: the best chunks of an index."""
   opened = index.open_index(directory)
   if mode == "lexical":
     return search.search(opened, None, text, model="", mode=mode, k=k)
+  if said := index.note(opened.about, "`index` again embeds what has any anew"):
+    console.print(said, highlight=False, soft_wrap=True)
   cache.keep_programs(directory, waiting=True)
   model = load(model_path)
   return search.search(opened, model, text, model=model.hash, mode=mode, k=k)

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 from rich.console import Console
 
 from embeddinggemma import checkpoint, doctor, main
+from embeddinggemma.convert.tokenizer_json import tokenizer_json
 from embeddinggemma.data import prompts, samples
 from embeddinggemma.data.tokenizer import EOS, Tokenizer
 from embeddinggemma.doctor import folder, parts, vectors
@@ -135,6 +137,24 @@ def test_a_missing_eos(healthy):
   model = dataclasses.replace(healthy, tokenizer=tokenizer)
   assert faults(model) == cheap_faults(model) == ["tokenizer"]
   assert "EOS (1) is missing" in doctor.quick(model)[0].reason
+
+
+class LikeTransformers(Tokenizer):
+  """Finds control tokens in a text, as transformers does."""
+
+  def encode(self, text):
+    read = tokenizers.Tokenizer.from_str(tokenizer_json(self.model).decode())
+    return np.array(read.encode(text).ids, np.int32)
+
+
+def test_control_tokens_in_a_text(healthy):
+  assert only("control", healthy)
+  tokenizer = LikeTransformers(healthy.tokenizer.model)
+  model = dataclasses.replace(healthy, tokenizer=tokenizer)
+  assert cheap_faults(model) == ["control"]
+  assert (
+    "'<pad>' in a text becomes the token 0" in doctor.quick(model)[0].reason
+  )
 
 
 def test_a_tokenizer_of_another_model(trained, healthy):

@@ -119,3 +119,26 @@ def test_bfloat16_gives_unit_float32(trained):
   assert (cosines > 0.999).all() and (cosines < 1 - 1e-9).any()
   with pytest.raises(BadInput, match=r"model\.dtype='float16' is unknown"):
     load(trained, dtype="float16")
+
+
+def test_a_version_that_stripped_texts_is_said(copied, capsys):
+  def without(recipe):
+    return {k: x for k, x in recipe.items() if k != "white_space"}
+
+  load(copied("recipe.json", lambda recipe: recipe))
+  assert capsys.readouterr().err == ""
+  place = copied("recipe.json", without)
+  load(place)
+  (said,) = capsys.readouterr().err.splitlines()
+  assert said.startswith(f"{place} was made by a version that ignored white")
+
+
+def test_white_space_around_a_text_has_its_vector(trained):
+  model = load(trained)
+  texts = ["hello", "hello\n", "hello ", "  hello", "", " ", "\n\n"]
+  vectors = model.encode(texts)
+  near = vectors @ vectors.T - np.eye(len(texts))
+  assert near.max() < 0.9999
+  # An empty text leaves the prompt, with its last space.
+  same = model.encode_query(""), model.encode(model.prompt("query"))
+  np.testing.assert_allclose(*same, atol=1e-6)

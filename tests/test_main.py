@@ -4,12 +4,14 @@ import json
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+import embeddinggemma as eg
 from embeddinggemma import cache, checkpoint, command_line, main
 from embeddinggemma.commands import VERBS
 
@@ -346,13 +348,31 @@ def test_embeds_lines(trained, tmp_path, capsys):
   np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_what_is_embedded_keeps_its_white_space(trained, tmp_path, name):
+  """A line that is empty is an empty text; its prompt keeps its last space."""
+  texts = ["hello", "hello ", "", " ", "\thello"]
+  lines = texts
+  if name == "a.jsonl":
+    lines = [json.dumps({"text": text}) for text in texts]
+  (tmp_path / name).write_text("".join(f"{line}\r\n" for line in lines))
+  output = tmp_path / "a.npy"
+  flags = [f"--model={trained}", f"--input={tmp_path / name}"]
+  assert main.call(["embed", *flags, f"--output={output}"]) == 0
+  model, found = eg.load(trained), np.load(output)
+  np.testing.assert_allclose(found, model.encode_document(texts), atol=1e-6)
+  assert np.abs(found[0] - found[1]).max() > 1e-3
+  bare = model.encode(["title: none | text:", "title: none | text: "])
+  assert np.abs(found[2] - bare[0]).max() > 1e-3
+  np.testing.assert_allclose(found[2], bare[1], atol=1e-5)
+
+
 @pytest.mark.parametrize(
   ("name", "content", "flags", "message"),
   [
     ("none.txt", None, [], "cannot read .*none.txt: No such file"),
     ("none.jsonl", None, [], "cannot read .*none.jsonl: No such file"),
     ("a.txt", b"", [], "a.txt: holds no text"),
-    ("a.txt", b"x\n \n", [], "a.txt:2: 'text' is empty"),
     ("a.txt", b"x\n\xff\n", [], "a.txt:2: not UTF-8"),
     ("a.jsonl", b'{"txt": "x"}\n', [], "a.jsonl:1: no field 'text'"),
     ("a.jsonl", b'{"text": "x", "title": 1}\n', [], "a.jsonl:1: 'title'"),
@@ -454,6 +474,24 @@ def test_labels_of_a_text_and_of_many(trained, tmp_path, capsys):
 )
 def test_a_query_that_is_neither_search_nor_labels(fails, flags, message):
   assert fails("query", "--model=none", *flags).startswith(message)
+
+
+def test_a_query_says_that_an_index_is_of_stripped_texts(
+  trained, indexed, tmp_path, capsys
+):
+  output = tmp_path / "index"
+  shutil.copytree(indexed, output)
+  flags = ["query", f"--model={trained}", f"--index={output}", "a date"]
+  assert main.call(flags) == 0
+  assert "ignored" not in capsys.readouterr().err
+  about = json.loads((output / "index.json").read_text())
+  del about["white_space"]
+  cache.write_json(output / "index.json", about)
+  assert main.call(flags) == 0
+  said = "ignored white space around a text; `index` again embeds"
+  assert said in capsys.readouterr().err
+  assert main.call([*flags[:-1], "--lexical", "a date"]) == 0
+  assert said not in capsys.readouterr().err  # words have no vectors
 
 
 def test_a_bad_query_is_refused(fails, trained, indexed, tmp_path):

@@ -67,6 +67,19 @@ def assert_same_bits(a, b) -> None:
     assert a[name].tobytes() == b[name].tobytes(), name
 
 
+def test_a_soup_reads_texts_as_all_its_ingredients_do(tmp_path):
+  kept = [
+    write(tmp_path / name, tensors(n), recipe=checkpoint.AS_WRITTEN)
+    for n, name in enumerate("ab")
+  ]
+  old = write(tmp_path / "c", tensors(2))
+  of = lambda name, *places: recipe_of(
+    soup.soup(places, None, tmp_path / name)
+  ).get("white_space")
+  assert of("new", *kept) == "kept"
+  assert of("mixed", *kept, old) is None
+
+
 @pytest.fixture(scope="module")
 def ingredients(tmp_path_factory) -> list[pathlib.Path]:
   folder = tmp_path_factory.mktemp("ingredients")

@@ -79,7 +79,7 @@ def _search(values: flags.FlagValues, text: str) -> None:
 
   mode = "dense" if values.dense else "lexical" if values.lexical else "hybrid"
   hits = verbs.query(
-    values.model, pathlib.Path(values.index), text, mode, values.k
+    values.model, pathlib.Path(values.index), text, mode, values.k, console()
   )
   if values.json:
     say([hit._asdict() for hit in hits])

@@ -17,7 +17,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from embeddinggemma import cache, quantize
-from embeddinggemma.convert import exporting, golden, runtimes
+from embeddinggemma.convert import (
+  control_tokens,
+  exporting,
+  golden,
+  runtimes,
+)
 from embeddinggemma.convert.exporting import Format, Job, Written
 from embeddinggemma.convert.golden import Item
 from embeddinggemma.types import Stopped
@@ -52,16 +57,18 @@ def _checked(form: Format, job: Job, written: Written) -> dict[str, Any]:
     reason = f"{form.name} is run by {runtimes.how_to_install(form.name)}"
     return {"verdict": UNCHECKED, "reason": reason}
   about: dict[str, Any] = {"runtime": runtime.name, "through": runtime.through}
-  items = golden.items(job)
+  items, words = golden.items(job), control_tokens.words(job)
+  asked = [*items, *(word.item for word in words)]
   try:
-    reply = runtime.ask(written.artefact, items, job.config.max_length)
+    reply = runtime.ask(written.artefact, asked, job.config.max_length)
   except runtimes.Refused as refused:
     reason = f"{runtime.name} refuses it: {refused}"
     return about | {"verdict": FAILED, "reason": reason}
   references = golden.references(job, [item.ids for item in items])
   about["runtime_versions"] = reply.versions
-  bound = form.dtypes[job.dtype].bound
-  return about | judge(items, reply.vectors, references, job.precision, bound)
+  about |= control_tokens.report(job, words, reply.vectors[len(items) :])
+  vectors, bound = reply.vectors[: len(items)], form.dtypes[job.dtype].bound
+  return about | judge(items, vectors, references, job.precision, bound)
 
 
 def judge(
@@ -162,4 +169,5 @@ def summary(found: Mapping[str, Any]) -> str:
   )
   if "cosine_to_float" in found:
     line += f"; to the float model {found['cosine_to_float']['min']:.5f}"
+  line += control_tokens.summary(found)
   return line if found["verdict"] == PASSED else f"{line}; {found['reason']}"

@@ -44,18 +44,17 @@ class Item(NamedTuple):
 
 
 def items(job: Job) -> list[Item]:
-  """Every text that fits, and rows of ids; no text has outer white space.
-
-  Our tokenizer strips it, and others do not.
-  """
+  """Every text that fits, and rows of ids; of texts, outer white space too."""
   tokenizer = Tokenizer(job.files[folders.TOKENIZER_FILE])
   longest = job.config.max_length
   first, _ = samples.sides()
-  texts = [*samples.BRIEF, *samples.EXTREMES, *first, *_CODE]
+  texts = [*samples.BRIEF, *samples.EXTREMES, *samples.WHITE_SPACE]
+  texts += [*first, *_CODE]
   for number, prompt in enumerate(sorted(set(job.prompts.values()))):
     texts.append(prompts.with_prompt(prompt, first[number % len(first)]))
+    texts.append(prompts.with_prompt(prompt, ""))
   texts.append(_filling(tokenizer, longest))
-  found = [Item(x, tokenizer.encode(x)) for x in map(str.strip, texts) if x]
+  found = [Item(x, tokenizer.encode(x)) for x in texts]
   found = [item for item in found if len(item.ids) <= longest]
   return found + [Item(None, row) for row in _rows(tokenizer, job)]
 

@@ -7,6 +7,7 @@ ids, and that of its reply, {"vectors", "versions"}.
 """
 
 import errno
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -102,10 +103,23 @@ def _why(done: subprocess.CompletedProcess[str]) -> str:
   return next(found, (lines or [end])[-1])[:400]
 
 
-def _module(package: str, program: str) -> Callable[[], list[str] | None]:
-  """The command of a program of ours, where a package is installed."""
+def _module(
+  package: str, program: str, least: tuple[int, ...] = ()
+) -> Callable[[], list[str] | None]:
+  """The command of a program of ours, where a package is installed.
+
+  Of a version that is `least` or later.
+  """
   command = [sys.executable, "-m", f"{__package__}.programs.{program}"]
-  return lambda: command if importlib.util.find_spec(package) else None
+
+  def found() -> list[str] | None:
+    if not importlib.util.find_spec(package):
+      return None
+    version = importlib.metadata.version(package) if least else ""
+    numbers = map(int, re.findall(r"\d+", version)[: len(least)])
+    return command if tuple(numbers) >= least else None
+
+  return found
 
 
 def _node() -> list[str] | None:
@@ -125,8 +139,9 @@ RUNTIMES: Mapping[str, Sequence[Runtime]] = {
     Runtime(
       "sentence-transformers",
       "sentence-transformers",
-      _module("sentence_transformers", "sentence_transformers"),
-      "pip install sentence-transformers",
+      # Before, it strips texts.
+      _module("sentence_transformers", "sentence_transformers", (5, 4)),
+      "pip install 'sentence-transformers>=5.4'",
     ),
   ),
   "gguf": (

@@ -212,6 +212,7 @@ def _files(
     "config": {"model": config, **model.more},
     "view": "identity",
     GRID: grid,
+    **checkpoint.AS_WRITTEN,
     "versions": {n: importlib.metadata.version(n) for n in _VERSIONS},
     "command": sys.argv,
   }

@@ -94,8 +94,9 @@ def _documents(path: Path) -> Iterator[dict[str, Any]]:
     if "text" not in row:
       raise BadInput(f"{origin}: 'text' is missing")
     try:
-      for field in "title", "text":
-        row[field] = jsonl.optional_text(field, row.get(field))
+      row["title"] = jsonl.optional_text("title", row.get("title"))
+      empty = row["text"] is None
+      row["text"] = "" if empty else jsonl.any_text("text", row["text"])
     except ValueError as error:
       raise BadInput(f"{origin}: {error}") from None
     yield row

@@ -1,7 +1,7 @@
 """JSONL files that people wrote: every fault gets its FILE:LINE."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,17 @@ from embeddinggemma.types import BadInput
 
 
 def parse_row(
-  line: bytes, fields: Sequence[str], optional: Sequence[str] = ()
+  line: bytes,
+  fields: Sequence[str],
+  optional: Sequence[str] = (),
+  check: Callable[[str, Any], str] | None = None,
 ) -> dict[str, Any]:
   """A JSONL line as a dict in which `fields` are texts; else ValueError.
 
-  `optional` fields are texts too; one that is missing or null is empty.
+  Texts keep their white space. Without another `check` they hold more than
+  that; `optional` ones may be missing, null or blank, which is empty.
   """
+  check = check or checked
   if not line.strip():
     raise ValueError("empty line")
   try:
@@ -28,19 +33,22 @@ def parse_row(
   for field in fields:
     if field not in row:
       raise ValueError(f"no field {field!r}")
-    row[field] = checked(field, row[field])
+    row[field] = check(field, row[field])
   for field in optional:
     row[field] = optional_text(field, row.get(field))
   return row
 
 
 def read_rows(
-  path: Path, fields: Sequence[str], optional: Sequence[str] = ()
+  path: Path,
+  fields: Sequence[str],
+  optional: Sequence[str] = (),
+  check: Callable[[str, Any], str] | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """(FILE:LINE, row) of a JSONL file; BadInput at the first bad line."""
   for origin, line in read_lines(path):
     try:
-      yield origin, parse_row(line, fields, optional)
+      yield origin, parse_row(line, fields, optional, check)
     except ValueError as error:
       raise BadInput(f"{origin}: {error}") from None
 
@@ -54,17 +62,27 @@ def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
       yield f"{path}:{number}", line
 
 
-def checked(field: str, value: Any) -> str:
-  """The value as stripped text; ValueError names the field and the fault."""
+def without_end(line: bytes) -> bytes:
+  """A line without what ends it; other white space is part of its text."""
+  return line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def any_text(field: str, value: Any) -> str:
+  """The text as it is, blank or not; ValueError: it is none, naming the field."""
   if not isinstance(value, str):
     raise ValueError(f"{field!r} is not text but {type(value).__name__}")
-  text = value.strip()
-  if not text:
-    raise ValueError(f"{field!r} is empty")
   try:
-    text.encode("utf-8")
+    value.encode("utf-8")
   except UnicodeEncodeError:
     raise ValueError(f"{field!r} holds half a surrogate pair") from None
+  return value
+
+
+def checked(field: str, value: Any) -> str:
+  """The text as it is; ValueError if it is none, or nothing but white space."""
+  text = any_text(field, value)
+  if not text.strip():
+    raise ValueError(f"{field!r} is empty")
   return text
 
 

@@ -123,7 +123,8 @@ def prompted(prompt_name: str, text: str, title: str = "") -> str:
 def with_prompt(prompt: str, text: str, title: str = "") -> str:
   """The text with a prompt, in which a title takes the place of `none`.
 
-  Only the document prompt has that place; others ignore the title.
+  Only the document prompt has that place; others ignore the title. A title
+  becomes one line, with single spaces; prompt and text stay as they are.
   """
   if prompt != DOCUMENT:
     return prompt + text

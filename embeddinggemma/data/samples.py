@@ -126,6 +126,17 @@ BRIEF = (
 # Nothing, one character, white space, and what few vocabularies hold whole.
 EXTREMES = ("", "a", " \n\t ", "🧭🪿👩🏽‍🚀", "ᚠᛇᚻ 𓂀 ꙮ")
 
+# What some program would strip. All of it counts.
+WHITE_SPACE = (
+  "hello\n",
+  "hello ",
+  "   hello",
+  " ",
+  "\n\n",
+  "\tif x:\n\t\treturn y",
+  "def f(x):\n  return x\n",
+)
+
 
 def sides() -> tuple[list[str], list[str]]:
   """The texts of the pairs, and the same in other words."""

@@ -161,7 +161,7 @@ def _parse_pair(line: bytes, origin: str) -> Pair:
     raise ValueError("'negative' is neither text nor a list of texts")
   negatives = [_parse_negative(item) for item in given]
   titles = tuple(title for _, title in negatives)
-  task = row["task"] or "retrieval"
+  task = row["task"].strip() or "retrieval"
   prompts.task_named(task)
   return Pair(
     query=row["query"],
@@ -170,7 +170,7 @@ def _parse_pair(line: bytes, origin: str) -> Pair:
     negative_titles=titles if any(titles) else (),
     title=row["title"],
     task=task,
-    lang=row["lang"],
+    lang=row["lang"].strip(),
     origin=origin,
   )
 

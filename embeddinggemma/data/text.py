@@ -323,7 +323,8 @@ def _parse_row(line: bytes) -> str:
 
 def _parse_line(line: bytes) -> str:
   try:
-    return jsonl.optional_text("text", line.decode("utf-8"))
+    text = jsonl.without_end(line).decode("utf-8")
+    return jsonl.optional_text("text", text)
   except UnicodeDecodeError as error:
     raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
 

@@ -97,8 +97,12 @@ class Tokenizer:
     return hashlib.sha256(self.model).hexdigest()
 
   def encode(self, text: str) -> Int[np.ndarray, "_"]:
-    """BOS, the pieces of the text without outer white space, EOS."""
-    ids = self._processor.encode(text.strip())
+    """BOS, the pieces of the text as it is, EOS.
+
+    Outer white space counts, as in every other runtime of these models; what
+    looks like a control token ("<eos>") is characters.
+    """
+    ids = self._processor.encode(text)
     return np.array([BOS, *ids, EOS], np.int32)
 
   def encode_batch(
@@ -110,8 +114,7 @@ class Tokenizer:
     """
     if max_length < 3:
       raise BadInput(f"max_length={max_length} leaves no room; use 3 or more")
-    stripped = [text.strip() for text in texts]
-    found = self._processor.encode(stripped, num_threads=-1)
+    found = self._processor.encode(list(texts), num_threads=-1)
     rows = [np.array([BOS, *r[: max_length - 2], EOS], np.int32) for r in found]
     return rows, sum(len(r) > max_length - 2 for r in found)
 

@@ -39,6 +39,7 @@ _RUNS = ("weights", "dense")
 CHECKS = {
   "prompts": Check(parts.check_prompts),
   "tokenizer": Check(parts.check_tokenizer),
+  "control": Check(parts.check_control),
   "weights": Check(parts.check_weights),
   "dense": Check(parts.check_dense),
   "window": Check(parts.check_window),
@@ -73,7 +74,9 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
   seen = "" if model.precision == FLOAT else f", seen in {model.precision}"
   findings = [Finding("opens", True, model.name + seen)]
   if sentence_transformers.is_folder(path):
-    of_files = folder.check_folder(path, model.tokenizer, _texts(model))
+    prompted = [model.prompt(name) for name in ("query", "document")]
+    texts = (*_texts(model), *prompted)  # a prompt alone: of an empty text
+    of_files = folder.check_folder(path, model.tokenizer, texts)
     findings.append(of_files)
   with Progress(console, "doctor", len(CHECKS)) as progress:
     return [*findings, *diagnose(model, progress.show)]
@@ -154,7 +157,8 @@ def _texts(model: Model) -> tuple[str, ...]:
   first, second = samples.sides()
   half = min(model.config.window, model.config.max_length) // 2
   long = samples.of_words(half + 4), samples.of_words(model.config.max_length)
-  return (*samples.BRIEF, *first, *second, *samples.EXTREMES, *long)
+  odd = (*samples.EXTREMES, *samples.WHITE_SPACE)
+  return (*samples.BRIEF, *first, *second, *odd, *long)
 
 
 def _quick(model: Model) -> Findings:

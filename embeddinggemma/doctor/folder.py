@@ -51,7 +51,7 @@ def _fault(
   theirs = _read(folders.inside(path, _IDS))
   for text in texts:
     ours = tokenizer.encode(text)
-    found = np.array(theirs.encode(text.strip()).ids)
+    found = np.array(theirs.encode(text).ids)
     if not np.array_equal(found, ours):
       return (
         f"{_IDS} gives {text[:20]!r} the ids {_short(found)}, tokenizer.model"

@@ -8,7 +8,7 @@ import numpy as np
 from embeddinggemma import sharding
 from embeddinggemma.convert import tensors
 from embeddinggemma.data import prompts
-from embeddinggemma.data.tokenizer import BOS, EOS, UNK
+from embeddinggemma.data.tokenizer import BOS, EOS, PAD, UNK
 from embeddinggemma.doctor.opened import Finding, Opened
 from embeddinggemma.model import embedder
 from embeddinggemma.model.config import LOCAL, PRESETS, ModelConfig
@@ -70,6 +70,22 @@ def check_tokenizer(opened: Opened) -> Finding:
     True,
     f"BOS and EOS around {len(whole)} texts, also where cut; none is unknown",
   )
+
+
+def check_control(opened: Opened) -> Finding:
+  """Control tokens that stand in a text are characters, not the tokens."""
+  tokenizer = opened.model.tokenizer
+  for control in (PAD, EOS, BOS, UNK):
+    piece = tokenizer.pieces[control]
+    if control in tokenizer.encode(f"hi {piece} bye")[1:-1]:
+      said = f"{piece!r} in a text becomes the token {control}"
+      fix = "use the published tokenizer.model, of which it is a control piece"
+      return Finding("control", False, said, fix)
+  said = (
+    "<pad>, <eos>, <bos>, <unk> in a text are characters; llama.cpp takes them"
+    " for tokens, as sentence-transformers does with public folders"
+  )
+  return Finding("control", True, said)
 
 
 def check_weights(opened: Opened) -> Finding:

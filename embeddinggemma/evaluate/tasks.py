@@ -167,7 +167,7 @@ def read_labels(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if isinstance(label, bool) or not isinstance(label, str | int):
       raise BadInput(f"{origin}: 'label' is neither text nor a whole number")
     try:
-      labels.append(jsonl.checked("label", str(label)))
+      labels.append(jsonl.checked("label", str(label)).strip())
     except ValueError as error:
       raise BadInput(f"{origin}: {error}") from None
     texts.append(row["text"])

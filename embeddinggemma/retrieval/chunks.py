@@ -2,7 +2,8 @@
 
 A Python file is cut by function and class, other text by paragraph, into
 pieces that an encoder of a few hundred tokens reads whole. A piece is lines of
-its file as they are, but for the indent that all of them share.
+its file as they are, but for the indent that all of them share and white space
+at the end.
 """
 
 import ast
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import NamedTuple
 
-VERSION = 2  # raise it when the same content would be cut otherwise
+VERSION = 3  # raise it when the same content would be cut otherwise
 MAX_CHARS = 1200
 
 Lines = tuple[int, int]  # from the first, from 0, to before the last
@@ -43,7 +44,12 @@ def chunk(path: str, content: str) -> list[Chunk]:
 
 
 def row_chunks(path: str, line: int, title: str, text: str) -> list[Chunk]:
-  """The chunks of a row of a JSONL; each stands on the row's line."""
+  """The chunks of a row of a JSONL; each stands on the row's line.
+
+  A row that fits is one chunk, as it is, white space around it too.
+  """
+  if len(text) <= MAX_CHARS:
+    return [Chunk(path, line, title, text)] if text.strip() else []
   page = _Page(path, text.split("\n"))
   pieces = _pack(page, title, _paragraphs(page))
   return [piece._replace(line=line) for piece in pieces]

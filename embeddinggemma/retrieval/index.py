@@ -28,7 +28,7 @@ from typing import Any, get_args
 import numpy as np
 from jaxtyping import Float16, Shaped
 
-from embeddinggemma import cache, lexical
+from embeddinggemma import cache, checkpoint, lexical
 from embeddinggemma.retrieval import chunks, codes, reading
 from embeddinggemma.types import BadInput
 
@@ -147,6 +147,21 @@ def choices(directory: Path) -> dict[str, Any]:
     return about_of(directory)
   except BadInput:
     return {}
+
+
+def as_written(about: Mapping[str, Any]) -> bool:
+  """Whether its vectors are of texts as they are, white space included."""
+  return checkpoint.AS_WRITTEN.items() <= about.items()
+
+
+def note(about: Mapping[str, Any], then: str) -> str:
+  """What to say of an index of stripped texts, and `then`; "" of others."""
+  if as_written(about):
+    return ""
+  said = (
+    "the index was made by a version that ignored white space around a text"
+  )
+  return f"{said}; {then}"
 
 
 def require_format(directory: Path, about: Mapping[str, Any]) -> None:

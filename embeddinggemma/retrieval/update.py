@@ -2,7 +2,8 @@
 
 A vector is known by its chunk's title and text, so what was moved, renamed or
 put into another file costs nothing. It stays with the model, the prompt and
-the dimension that made it: an index of others is refused, not mixed.
+the dimension that made it: an index of others is refused, not mixed. Of an
+index of stripped texts, the vectors stay that stripping did not change.
 """
 
 import hashlib
@@ -15,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float16
 
-from embeddinggemma import cache, lexical
+from embeddinggemma import cache, checkpoint, lexical
 from embeddinggemma import encode as encode_lib
+from embeddinggemma.data import prompts
 from embeddinggemma.retrieval import chunks, codes, index, reading
 from embeddinggemma.retrieval.pending import ID_BYTES, Pending
 from embeddinggemma.types import BadInput, TextEncoder
@@ -81,11 +83,13 @@ def build_index(
         f"{source}: no text to index{left and f' (left out: {left})'}; what"
         " the index held before, if anything, it still holds"
       )
-    pending = Pending(output / index.PENDING, cache.key_of(making._asdict()))
-    done = _embed(encode, read.chunks, making.dim, before, pending, progress)
+    key = cache.key_of(making._asdict() | checkpoint.AS_WRITTEN)
+    pending = Pending(output / index.PENDING, key)
+    done = _embed(encode, read.chunks, making, before, pending, progress)
     about = {
       **making._asdict(),
       "cut": chunks.VERSION,
+      **checkpoint.AS_WRITTEN,
       "bm25": {"k1": lexical.K1, "b": lexical.B, "analyser": "stemmed"},
       "source": str(source.resolve()),
       "chunks": len(read.chunks),
@@ -118,7 +122,8 @@ def _before(output: Path, making: Making, rebuild: bool) -> tuple[_Before, str]:
     about = index.about_of(output)
     _require_same(output, about, making)
     opened = index.open_index(output)
-    return _Before(about, opened.read(), opened.vectors), ""
+    note = index.note(about, "what has any is embedded anew")
+    return _Before(about, opened.read(), opened.vectors), note
   except index.Damaged:
     return nothing, f"{output} was damaged, and is made anew"
 
@@ -160,7 +165,7 @@ class _Done(NamedTuple):
 def _embed(
   encode: TextEncoder,
   rows: Sequence[chunks.Chunk],
-  dim: int,
+  making: Making,
   before: _Before,
   pending: Pending,
   progress: Progress | None,
@@ -168,19 +173,25 @@ def _embed(
   """The vectors of chunks: of the old index, of a killed run, or made now."""
   ids = [_id(row) for row in rows]
   old = [_id(row) for row in before.read.chunks]
-  places = {name: place for place, name in enumerate(old)}
+  places = {
+    name: place
+    for place, (name, row) in enumerate(
+      zip(old, before.read.chunks, strict=True)
+    )
+    if index.as_written(before.about) or not _stripped(row, making)
+  }
   new = {n: r for n, r in zip(ids, rows, strict=True) if n not in places}
   todo = [item for item in new.items() if item[0] not in pending.vectors]
   began = time.perf_counter()
   for start in range(0, len(todo), BLOCK):
     names, block = zip(*todo[start : start + BLOCK], strict=True)
     texts, titles = [r.text for r in block], [r.title for r in block]
-    made = encode_lib.truncate(encode(texts, "document", titles), dim)
+    made = encode_lib.truncate(encode(texts, "document", titles), making.dim)
     pending.add(names, made.astype(np.float16))
     if progress:
       progress(start + len(block), len(todo))
   embedding = time.perf_counter() - began
-  vectors = np.empty((len(ids), dim), np.float16)
+  vectors = np.empty((len(ids), making.dim), np.float16)
   for row, name in enumerate(ids):
     vectors[row] = (
       pending.vectors[name] if name in new else before.vectors[places[name]]
@@ -193,6 +204,12 @@ def _embed(
     "embedding_seconds": round(embedding, 2),
   }
   return _Done(vectors, counts)
+
+
+def _stripped(row: chunks.Chunk, making: Making) -> bool:
+  """Whether an index of stripped texts has the vector of another text."""
+  text = prompts.with_prompt(making.document_prompt, row.text, row.title)
+  return text != text.strip()
 
 
 def _id(row: chunks.Chunk) -> bytes:

@@ -17,6 +17,7 @@ import embeddinggemma as eg
 from embeddinggemma import main, quantize
 from embeddinggemma.convert import (
   certificate,
+  control_tokens,
   exporting,
   golden,
   runtimes,
@@ -140,9 +141,12 @@ def test_vectors_that_are_none(change, words):
 def test_what_is_asked(items, config, model, tokenizer_model):
   """Every prompt, both edges of the window, shortest and longest; as text."""
   texts = [item.text for item in items if item.text is not None]
-  assert all(text == text.strip() and text for text in texts)
+  assert {"hello\n", "hello ", "   hello", " ", "\n\n"} <= set(texts)
+  assert any(x.startswith("\tif") for x in texts)  # an indent
+  assert any(x.startswith("def") and x.endswith("\n") for x in texts)
   for prompt in set(eg.load(model).prompts.values()):
-    assert any(text.startswith(prompt) for text in texts), prompt
+    assert prompt.endswith(" ") and prompt in texts  # of an empty text
+    assert any(text.startswith(prompt) and text != prompt for text in texts)
   for sign in ("\t", "🪿", "春", "  "):
     assert any(sign in text for text in texts), sign
   tokenizer = Tokenizer(tokenizer_model)
@@ -297,6 +301,50 @@ def test_llama_cpp_gives_the_model_s_vectors(
     assert runtime.through in reply.versions
 
 
+@pytest.mark.parametrize(
+  ("form", "kind"),
+  [(FORMAT, "the token"), (sentence_transformers_export.FORMAT, "text")],
+)
+def test_control_tokens_in_a_text_are_shown(
+  form, kind, model, tmp_path, capsys
+):
+  """llama.cpp takes them for tokens; our folder says that they are none.
+
+  User-defined pieces are pieces to both.
+  """
+  if not runtimes.find(form.name):
+    pytest.skip(f"{form.name} is not run here")
+  flags = [f"--model={model}", f"--format={form.name}", "--dtype=float32"]
+  assert main.call(["export", *flags, f"--output={tmp_path / 'out'}"]) == 0
+  said = capsys.readouterr().err.splitlines()[-1]
+  assert said.endswith(f'"<eos>" in a text is {kind}')
+  found = json.loads((tmp_path / "out" / certificate.FILE).read_text())
+  assert found["verdict"] == PASSED
+  rows = {row["text"][3:-4]: row for row in found["control_tokens"]}
+  assert list(rows)[:4] == ["<pad>", "<eos>", "<bos>", "<unk>"]
+  for name in list(rows)[:4]:
+    assert not {0, 1, 2, 3} & set(rows[name]["ids"][1:-1])
+    right, wrong = rows[name]["cosine"], rows[name]["cosine_as_token"]
+    if kind == "the token":
+      right, wrong = wrong, right
+    assert right > 0.9999 and wrong < 0.99, name
+  for name in ("<start_of_turn>", "<unused0>"):
+    assert rows[name]["cosine"] > 0.9999, name
+
+
+def test_a_runtime_that_reads_control_tokens_as_text_is_told_apart(jobs):
+  job = jobs["float32"]
+  words = control_tokens.words(job)
+  ours = golden.references(job, [w.item.ids for w in words])["float"]
+  found = control_tokens.report(job, words, ours * 3)
+  rows = found[control_tokens.KEY]
+  assert all(row["cosine"] > 0.9999 for row in rows)
+  assert all(row["cosine_as_token"] < 0.99 for row in rows[:4])
+  assert control_tokens.summary(found).endswith("is text")
+  assert control_tokens.report(job, words, ours[:, :4]) == {}
+  assert control_tokens.report(job, words, ours * np.float32(np.nan)) == {}
+
+
 def rewritten(path, target, keys=(), tensor=lambda t: t.data):
   """A copy of a file with keys changed or dropped, and tensors too."""
   reader = gguf.GGUFReader(path)
@@ -390,3 +438,11 @@ def test_sentence_transformers_gives_the_model_s_vectors(model, tmp_path):
   exporting.export(form, str(model), folder, certify=certify)
   assert found["verdict"] == PASSED and found["cosine"]["min"] >= 0.99999
   assert "sentence-transformers" in found["runtime_versions"]
+
+
+def test_a_runtime_of_an_older_version_is_not_here():
+  """sentence-transformers before 5.4 strips texts, and would certify none."""
+  of = lambda *least: runtimes._module("numpy", "program", least)()
+  assert of() == of(1) == of(1, 20)
+  assert of(1)[0] == sys.executable
+  assert of(999) is None and of(*map(int, np.__version__.split(".")[:2]))

@@ -19,6 +19,7 @@ from embeddinggemma.convert import (
   tokenizer_json,
 )
 from embeddinggemma.convert.sentence_transformers_export import FORMAT
+from embeddinggemma.data import samples
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.model import embedder
 
@@ -137,7 +138,8 @@ def test_what_it_saved_gives_its_vectors(tmp_path, tokenizer_model, window):
 def sentences():
   rng = np.random.default_rng(1)
   words = "the red river of the town was seen at 7 o'clock 北 ünï — ok".split()
-  return [" ".join(rng.choice(words, n)) for n in (1, 2, 5, 8, 13, 20, 40)]
+  found = [" ".join(rng.choice(words, n)) for n in (1, 2, 5, 8, 13, 20, 40)]
+  return [*found, "", *samples.WHITE_SPACE]
 
 
 def test_what_we_exported_gives_our_vectors(exported, model):

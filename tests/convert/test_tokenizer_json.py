@@ -41,10 +41,11 @@ def theirs(ours) -> tokenizers.Tokenizer:
 
 
 def plain(text: str) -> str:
-  """Without control words and outer white space, where the ids do differ."""
-  for word in CONTROLS:
-    text = text.replace(word, "")
-  return text.strip()
+  """Without control words, where the ids do differ."""
+  while any(word in text for word in CONTROLS):
+    for word in CONTROLS:
+      text = text.replace(word, "")
+  return text
 
 
 # Characters of every plane, what the vocabulary was trained on, runs of white
@@ -69,6 +70,8 @@ TEXT = st.lists(ALPHABET | ANY, max_size=60).map("".join).map(plain)
 @given(TEXT)
 @example("")
 @example("\u2581")
+@example(" \n\t hello\r\n ")
+@example("   ")
 @example("a" + " " * 1000 + "b")
 @example("x\n\n\n\n\n\n\ty\r\n\tz")
 @example("aaaaabaaaaabababab" * 50)
@@ -102,13 +105,6 @@ def test_control_words_are_text_to_us_alone(ours, theirs, word):
   theirs.encode_special_tokens = False
 
 
-def test_outer_white_space_counts_only_there(ours, theirs):
-  assert ours.encode(" x\n").tolist() == ours.encode("x").tolist()
-  ids = theirs.encode(" x\n").ids
-  assert ids != ours.encode("x").tolist()
-  assert theirs.decode(ids) == " x\n"
-
-
 @pytest.mark.parametrize("class_name", ["AutoTokenizer", "GemmaTokenizer"])
 def test_transformers_reads_the_folder(ours, tmp_path, class_name):
   transformers = pytest.importorskip("transformers", minversion="5")
@@ -120,8 +116,8 @@ def test_transformers_reads_the_folder(ours, tmp_path, class_name):
   assert type(read).__name__ == "GemmaTokenizer"
   assert (read.padding_side, read.model_max_length) == ("right", 64)
   texts = ["", "a <eos> b <bos>", "<mask>x<unused3>", "\u2581\u2581 y", *TEXTS]
+  texts += [" x\n", "\n\n", "  "]
   for text in [*texts, "a" + " " * 40 + "b\n\n\n\n\n\tc"]:
-    text = text.strip()
     assert read(text)["input_ids"] == ours.encode(text).tolist()
   batch = read(texts, truncation=True, max_length=8, padding=True)["input_ids"]
   rows, _ = ours.encode_batch(texts, 8)

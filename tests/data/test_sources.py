@@ -34,18 +34,18 @@ def _texts(pairs):
 def test_reads_every_field_and_default(tmp_path):
   full = {
     "query": " q ",
-    "positive": "p",
-    "negative": "n",
+    "positive": "\tp\n",
+    "negative": "n ",
     "title": "t",
-    "task": "qa",
-    "lang": "en",
+    "task": " qa ",
+    "lang": "en ",
   }
   _write(tmp_path / "a", full)
   _write(tmp_path / "b", GOOD | {"negative": ["x", "y"], "title": None})
   pairs, skipped = sources.read_pairs(tmp_path)
   assert skipped == []
   origin = f"{tmp_path}/a/pairs.jsonl:1"
-  assert pairs[0] == Pair("q", "p", ("n",), "t", "qa", "en", origin)
+  assert pairs[0] == Pair(" q ", "\tp\n", ("n ",), "t", "qa", "en", origin)
   assert pairs[1][:6] == ("q", "p", ("x", "y"), "", "retrieval", "")
 
 

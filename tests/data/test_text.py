@@ -308,17 +308,19 @@ def test_reads_folders_of_jsonl_and_txt(tmp_path):
   lines = "\n".join(json.dumps(row) for row in rows)
   (tmp_path / "b.jsonl").write_text(lines)
   (tmp_path / "a").mkdir()
-  (tmp_path / "a" / "c.txt").write_bytes(b"\xef\xbb\xbffirst\r\n\n \n second\n")
+  (tmp_path / "a" / "c.txt").write_bytes(
+    b"\xef\xbb\xbffirst \r\n\n \n second\n"
+  )
   (tmp_path / "notes.md").write_text("no text to train on")
   (tmp_path / ".hidden").mkdir()
   (tmp_path / ".hidden" / "d.txt").write_text("hidden\n")
   found, skipped = read(tmp_path)
   assert found == [
-    (f"{tmp_path}/a/c.txt:1", "first"),
-    (f"{tmp_path}/a/c.txt:4", "second"),
-    (f"{tmp_path}/b.jsonl:1", "one"),
+    (f"{tmp_path}/a/c.txt:1", "first "),
+    (f"{tmp_path}/a/c.txt:4", " second"),
+    (f"{tmp_path}/b.jsonl:1", " one "),
     (f"{tmp_path}/b.jsonl:2", "T\ntwo"),
-    (f"{tmp_path}/b.jsonl:3", "3"),
+    (f"{tmp_path}/b.jsonl:3", "\n3\n"),
   ]
   assert skipped == []
   assert read(tmp_path / "b.jsonl")[0] == found[2:]

@@ -85,3 +85,11 @@ def test_a_long_row_is_cut_and_keeps_its_line():
   assert len(found) > 1
   assert {(c.line, c.title) for c in found} == {(7, "Long")}
   assert " ".join(c.text for c in found).split() == text.split()
+
+
+def test_a_row_that_fits_is_one_chunk_as_it_is():
+  text = "\n  first\n\n\n    second \n"
+  assert chunks.row_chunks("a.jsonl", 3, "T", text) == [
+    chunks.Chunk("a.jsonl", 3, "T", text)
+  ]
+  assert chunks.row_chunks("a.jsonl", 3, "T", " \n") == []

@@ -130,6 +130,24 @@ def test_rows_of_a_jsonl_are_kept(tmp_path):
   assert _counts(about) == (2, 2, 2, 1)
 
 
+def test_an_index_of_stripped_texts_keeps_what_is_the_same(tmp_path):
+  """What has white space around it is embedded anew, and only that."""
+  path, output, encode = tmp_path / "a.jsonl", tmp_path / "i", Counting()
+  texts = ["plain", "ends\n", "  begins", "more"]  # a prompt stands before
+  path.write_text("".join(json.dumps({"text": x}) + "\n" for x in texts))
+  about = _update(path, output)
+  assert about["note"] == "" and about["white_space"] == "kept"
+  about = index.about_of(output)
+  del about["white_space"]
+  cache.write_json(output / index.INDEX_FILE, about)
+  about = _update(path, output, encode)
+  assert encode.texts == ["ends\n"]
+  assert "ignored white space" in about["note"]
+  assert _counts(about) == (3, 1, 0, 1)
+  assert _update(path, output, encode)["note"] == ""
+  assert encode.texts == ["ends\n"]
+
+
 @pytest.mark.parametrize(
   ("options", "said"),
   [
