@@ -480,6 +480,7 @@ def number(value, size=8):
       number(2**50),
       "is cut short or corrupt: it has .* bytes, and its head",
     ),
+    (32, b"\n", r"the key '\\n.*' with control characters"),
     (32, b"\xff\xfe", "text that is not UTF-8"),
   ],
 )
