@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from embeddinggemma import cache, checkpoint, quantize
 from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import hugging_face, saved, tensors
-from embeddinggemma.convert.arithmetic import EXACT, Arithmetic
 from embeddinggemma.convert.output import MARK, whole
 from embeddinggemma.convert.saved import Saved
 from embeddinggemma.model import embedder
+from embeddinggemma.model.arithmetic import EXACT, Arithmetic
 from embeddinggemma.model.config import LOCAL, ModelConfig
 from embeddinggemma.types import BadInput
 

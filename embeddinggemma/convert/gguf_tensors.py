@@ -17,10 +17,10 @@ from jaxtyping import Float16, Int8, UInt8
 from embeddinggemma import quantize
 from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import hugging_face, names
-from embeddinggemma.convert.arithmetic import EXACT, Arithmetic
 from embeddinggemma.convert.exporting import BFLOAT16, Job
 from embeddinggemma.convert.tensors import Shape
 from embeddinggemma.grids import BLOCK
+from embeddinggemma.model.arithmetic import EXACT, Arithmetic
 from embeddinggemma.model.config import GLOBAL, LOCAL, ModelConfig
 from embeddinggemma.types import BadInput
 

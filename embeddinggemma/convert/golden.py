@@ -15,14 +15,14 @@ from jaxtyping import Float, Int
 
 from embeddinggemma import checkpoint
 from embeddinggemma.checkpoint import Name
-from embeddinggemma.convert import arithmetic as arithmetics
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import tensors
-from embeddinggemma.convert.arithmetic import EXACT, Arithmetic
 from embeddinggemma.convert.exporting import BFLOAT16, FLOAT32, Job
 from embeddinggemma.data import packing, prompts, samples
 from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.model import arithmetic as arithmetics
 from embeddinggemma.model import trace
+from embeddinggemma.model.arithmetic import EXACT, Arithmetic
 from embeddinggemma.model.config import ModelConfig
 
 _CODE = (
@@ -183,7 +183,7 @@ def _padded(
   rows: Sequence[Int[np.ndarray, "_"]], shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """ids and slot (R, L), valid (R,): a text a row, and positions of none."""
-  count, length = shape
+  count, _ = shape
   ids, slot = np.zeros(shape, np.int32), np.full(shape, count, np.int32)
   for n, row in enumerate(rows):
     ids[n, : len(row)], slot[n, : len(row)] = row, n
