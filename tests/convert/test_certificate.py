@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import embeddinggemma as eg
-from embeddinggemma import main, quantize
+from embeddinggemma import main
 from embeddinggemma.convert import (
   certificate,
   exporting,
