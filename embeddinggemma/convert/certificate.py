@@ -113,7 +113,7 @@ def judge(
   cosines = np.sum(theirs * ours, axis=1)
   worst = int(np.argmin(cosines))
   bounds = _bounds(references, bound)
-  found = {
+  found: dict[str, Any] = {
     "bound": bounds,
     "texts": len(items),
     "tokens": sorted({len(item.ids) for item in items}),
