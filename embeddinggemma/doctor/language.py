@@ -145,7 +145,8 @@ def diagnose(
   with jax.default_matmul_precision("highest"):  # else TPUs round to bfloat16
     for done, (name, check) in enumerate((PARTS | RUNS).items()):
       show(done, name)
-      lacking = [f.check for f in found if not f.passed]
+      needed = {*PARTS, "finite"}
+      lacking = [f.check for f in found if not f.passed and f.check in needed]
       if name in RUNS and lacking:
         reason = f"needs {' and '.join(lacking)}"
         found.append(Finding(name, None, reason))

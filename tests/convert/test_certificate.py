@@ -27,6 +27,7 @@ from embeddinggemma.convert.gguf import FORMAT
 from embeddinggemma.convert.golden import Item, References
 from embeddinggemma.convert.runtimes import Runtime
 from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.model import encoder
 
 INSTALLED = [r for r in runtimes.RUNTIMES["gguf"] if r.command()]
 TYPES = ("float32", "bfloat16", "q8_0", "q4_0", "mixed")
@@ -409,7 +410,6 @@ WRONG_Q4_0 = {
   "copy": {},
   "rounded twice": {"tensor": coarse},
   "half a window": {"keys": {"attention.sliding_window": 4}},
-  "causal": {"keys": {"attention.causal": True}},
   "dense dropped": BREAKAGE["dense dropped"],
   "rotary base": {"keys": {"rope.freq_base": 1e4}},
 }
@@ -427,6 +427,25 @@ def test_a_wrong_file_is_told_in_four_bits_too(
     items, reply.vectors, references["q4_0"], "float", 0.9999
   )
   assert found["verdict"] == (PASSED if what == "copy" else FAILED), found
+
+
+def test_causal_attention_is_told_in_four_bits(
+  jobs, items, references, monkeypatch
+):
+  """No key of a file makes llama.cpp causal; one that were so is told."""
+  reach = encoder.reach
+  causal = lambda config, kind: reach(config, kind)._replace(right=0)
+  rows = [item.ids for item in items]
+  with monkeypatch.context() as patched:
+    patched.setattr(encoder, "reach", causal)
+    golden._program.cache_clear()
+    wrong = golden.references(
+      jobs["q4_0"], rows, FORMAT.arithmetic(jobs["q4_0"])
+    ).written
+    golden._program.cache_clear()
+  found = certificate.judge(items, wrong, references["q4_0"], "float", 0.9999)
+  assert found["verdict"] == FAILED
+  assert found["cosine"]["typical"] < found["bound"]["typical"]
 
 
 @need_llama
