@@ -14,12 +14,13 @@ from embeddinggemma.losses import matryoshka
 from embeddinggemma.types import Stopped
 
 FLOAT16 = 65_504  # the largest number of float16
+# In brackets: EmbeddingGemma-300M's values, in November 2026.
 _UNIT = 1e-3  # how far a norm may be from 1
-_ALIKE = 0.95  # mean cosine of texts that have nothing in common
-_DIRECTIONS = 1.5  # at least so many that vectors are spread over
-_COARSE = 0.9  # cosine of a bfloat16 vector with the float32 one
+_ALIKE = 0.95  # mean cosine of texts that have nothing in common (.23)
+_DIRECTIONS = 1.5  # at least so many that vectors are spread over (26.4)
+_COARSE = 0.9  # cosine of a bfloat16 vector with the float32 one (.9998)
 _NEAREST = 5  # neighbours that a prefix is judged by
-_SLACK = 0.1  # of them: by so much may a longer prefix be worse
+_SLACK = 0.1  # of them: by so much may a longer prefix be worse (never is)
 _DAMAGED = "train, convert or export anew from weights that are known good"
 
 
