@@ -73,7 +73,9 @@ def asks(short, long, prompts):
   return [
     *((name, short) for name in PROMPTS),
     *((name, short[:FEW]) for name in others),
-    ("document", long),
+    # Apart, since a batch is padded to its longest text.
+    ("document", long[:NUMPY_LENGTHS]),
+    ("document", long[NUMPY_LENGTHS:]),
   ]
 
 
