@@ -1,4 +1,7 @@
-"""A decoder that comes from GGUF says what llama.cpp says of the same file."""
+"""A decoder that comes from GGUF says what llama.cpp says of its weights.
+
+Those of a rounded file are given to llama.cpp as floats: see floats.py.
+"""
 
 import importlib.util
 import json
@@ -19,11 +22,12 @@ def theirs(decoder, program, tmp_path_factory):
   if not importlib.util.find_spec("xllamacpp"):
     pytest.skip("xllamacpp is not installed")
   work = tmp_path_factory.mktemp("llama.cpp")
+  program("tests/weights/floats.py", decoder, work / "floats.gguf")
   ids, logits = [], []
   for start in range(0, len(TEXTS), TOGETHER):
     ask = {"texts": TEXTS[start : start + TOGETHER], "logits": True}
     (work / "ask").write_text(json.dumps(ask))
-    asked = (decoder, work / "ask", work / "reply")
+    asked = (work / "floats.gguf", work / "ask", work / "reply")
     program("tests/convert/llama_cpp_logits.py", *asked)
     for row in json.loads((work / "reply").read_text()):
       ids.append(row["ids"])
@@ -31,6 +35,7 @@ def theirs(decoder, program, tmp_path_factory):
       for n, value in row["logits"]:
         known[n] = value
       logits.append(known)
+  (work / "floats.gguf").unlink()
   return ids, np.stack(logits)
 
 
