@@ -105,7 +105,7 @@ def _integers(
     extreme = xp.where(high >= -low, high, low)
   # By a factor: a compiler may turn a division into one, or not.
   factor = np.float32(1 / (grid.lowest if grid.signed else grid.highest))
-  scale = _rounded(extreme * factor, grid.scale)
+  scale = rounded(extreme * factor, grid.scale)
   inverse = 1 / xp.where(scale == 0, np.float32(1), scale)
   inverse = xp.where(scale == 0, np.float32(0), inverse)
   steps = xp.round(blocks * inverse[..., None])
@@ -113,7 +113,7 @@ def _integers(
   return q.reshape(*out, size), scale
 
 
-def _rounded(scale: Array, dtype: str) -> Array:
+def rounded(scale: Array, dtype: str) -> Array:
   """To the nearest value of another type, but in float32.
 
   For JAX not by two casts, which XLA takes for none (excess precision). Small

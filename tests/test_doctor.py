@@ -18,8 +18,9 @@ from embeddinggemma.data.tokenizer import EOS, Tokenizer
 from embeddinggemma.doctor import folder, parts, vectors
 from embeddinggemma.doctor.opened import Opened
 from embeddinggemma.load import Model, _program, assemble, load
+from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model import embedder, encoder, layers, pooling, trace
-from embeddinggemma.model.config import PRESETS, preset
+from embeddinggemma.model.config import PRESETS, EncoderDecoderConfig, preset
 from embeddinggemma.types import BadInput, Stopped
 
 
@@ -72,8 +73,13 @@ def faults(model):
   """The names of the checks that fail, of all."""
   found = doctor.diagnose(model)
   assert [f.check for f in found] == list(doctor.CHECKS)
-  assert all(bool(f.fix) == (f.passed is False) for f in found)
+  assert all(bool(f.fix) == (f.verdict in ("note", "fail")) for f in found)
   return [f.check for f in found if f.passed is False]
+
+
+def notes(model):
+  """The names of the checks that have a note."""
+  return [f.check for f in doctor.diagnose(model) if f.verdict == "note"]
 
 
 def cheap_faults(model):
@@ -87,7 +93,7 @@ def only(check, model):
 
 def test_a_healthy_model_passes_everything(healthy):
   found = doctor.diagnose(healthy)
-  assert [f for f in found if not f.passed] == []
+  assert {f.verdict for f in found} == {"pass"}
   assert doctor.quick(healthy) == []
 
 
@@ -353,9 +359,20 @@ def test_float16_would_overflow(healthy):
   """The norm after an MLP takes the factor out: float32 gives the same."""
   model = changed(healthy, lambda x: x * 1e6, "encoder", "layer_1", "mlp", "up")
   assert cheap_faults(model) == []
-  assert faults(model) == ["float16"]
-  said = next(f for f in doctor.diagnose(model) if f.passed is False)
+  assert notes(model) == ["float16"] and faults(model) == []
+  found = doctor.diagnose(model)
+  assert doctor.passed(found)
+  said = next(f for f in found if f.verdict == "note")
   assert "in layer_1" in said.reason and "bfloat16" in said.fix
+  told = doctor.as_json("x", found)
+  assert told["passed"] and {"note", "pass"} == {
+    check["verdict"] for check in told["checks"]
+  }
+  console = Console(record=True, width=80, quiet=True)
+  with console.capture() as caught:
+    console.quiet = False
+    console.print(doctor.as_table(found))
+  assert " note " in caught.get() and "so: never run it in" in caught.get()
 
 
 def test_weights_that_bfloat16_rounds_off(healthy):
@@ -363,7 +380,8 @@ def test_weights_that_bfloat16_rounds_off(healthy):
   rng = np.random.default_rng(0)
   a, b = rng.normal(size=(2, 32, 32))
   up, down = np.hstack([a, -1.003 * a]), np.vstack([b, b])
-  assert faults(with_head(healthy, up, down)) == ["bfloat16"]
+  model = with_head(healthy, up, down)
+  assert notes(model) == ["bfloat16"] and faults(model) == []
 
 
 def test_prefixes_out_of_order(wide):
@@ -376,6 +394,111 @@ def test_prefixes_out_of_order(wide):
   model = with_head(wide, np.eye(32, 64), np.vstack([half, half]))
   assert [f for f in doctor.diagnose(wide) if not f.passed] == []
   assert faults(model) == ["matryoshka"]
+
+
+@pytest.fixture(scope="module")
+def decoders(tmp_path_factory, trained):
+  """(init, more of the recipe's config) -> the workdir of random weights."""
+  files = checkpoint.read_files(checkpoint.find(trained))
+
+  def write(init, change=lambda x: x, **more):
+    config = preset("tiny")
+    params = change(jax.device_get(init(jax.random.key(0))))
+    tree = {"stage": "adapt", "view": "identity", "config": more}
+    content = {
+      "model.json": json.dumps(dataclasses.asdict(config)).encode(),
+      "recipe.json": json.dumps(tree).encode(),
+      "tokenizer.model": files["tokenizer.model"],
+      "prompts.json": files["prompts.json"],
+    }
+    workdir = tmp_path_factory.mktemp("decoder") / "w"
+    checkpoint.write(workdir, params, content)
+    return workdir
+
+  return write
+
+
+LANGUAGE = [
+  "opens",
+  "tokenizer",
+  "weights",
+  "finite",
+  "causal",
+  "reach",
+  "bfloat16",
+  "float16",
+]
+
+
+def both_sides(tied):
+  kind = "merged" if tied else "separate"
+  return EncoderDecoderConfig(preset("tiny"), preset("tiny"), tied, kind)
+
+
+@pytest.mark.parametrize("kind", ["decoder", "merged", "separate"])
+def test_a_language_model_is_checked_for_what_it_has(decoders, capsys, kind):
+  if kind == "decoder":
+    path = decoders(decoder_lib.init_causal(preset("tiny")))
+  else:
+    both = both_sides(kind == "merged")
+    more = dataclasses.asdict(both)
+    del more["encoder"]
+    path = decoders(decoder_lib.init_encoder_decoder(both), **more)
+  code, said = run_json(path, capsys)
+  assert [check["check"] for check in said["checks"]] == LANGUAGE
+  assert code == 0, said
+  assert {check["verdict"] for check in said["checks"]} == {"pass"}
+  found = {check["check"]: check["reason"] for check in said["checks"]}
+  assert (
+    found["reach"] == "local layers see 15 before, global layers see all before"
+  )
+
+
+def without_tensor(params):
+  layer = params["model"]["decoder"]["layer_0"]
+  del layer["mlp"]["down"]
+  return params
+
+
+def with_nan(params):
+  table = np.array(params["model"]["decoder"]["embedding"])
+  table[5] = np.nan
+  params["model"]["decoder"]["embedding"] = table
+  return params
+
+
+def overflowing(params):
+  mlp = params["model"]["decoder"]["layer_0"]["mlp"]
+  mlp["up"] = np.asarray(mlp["up"]) * np.float32(1e6)
+  return params
+
+
+@pytest.mark.parametrize(
+  ("change", "code", "check", "words"),
+  [
+    (without_tensor, 1, "weights", "mlp/down' is missing"),
+    (with_nan, 1, "weights", "embedding' holds NaN"),
+    (overflowing, 0, "float16", "float16 ends at"),
+  ],
+)
+def test_a_damaged_language_model(decoders, capsys, change, code, check, words):
+  path = decoders(decoder_lib.init_causal(preset("tiny")), change)
+  found, said = run_json(path, capsys)
+  of_name = {x["check"]: x for x in said["checks"]}
+  assert found == code and words in of_name[check]["reason"]
+  assert of_name[check]["verdict"] == ("fail" if code else "note")
+  assert of_name["causal"]["verdict"] == ("not run" if code else "pass")
+
+
+@pytest.mark.parametrize("check", ["causal", "reach"])
+def test_a_decoder_that_looks_ahead(decoders, capsys, monkeypatch, check):
+  path = decoders(decoder_lib.init_causal(preset("tiny")))
+  reach = decoder_lib.reach
+  ahead = lambda config, kind: reach(config, kind)._replace(right=1)
+  monkeypatch.setattr(decoder_lib, "reach", ahead)
+  code, said = run_json(path, capsys)
+  failed = [x["check"] for x in said["checks"] if x["verdict"] == "fail"]
+  assert code == 1 and check in failed
 
 
 def run_json(path, capsys):

@@ -79,6 +79,17 @@ def test_the_result_is_the_mean_of_the_last_checkpoints(adapted):
   assert json.loads(files["recipe.json"])["mean_of_steps"] == [4, 6]
 
 
+@pytest.mark.parametrize("stage", ["pretrained", "adapted"])
+def test_the_doctor_knows_what_a_language_model_has(request, capsys, stage):
+  path = request.getfixturevalue(stage)
+  capsys.readouterr()
+  assert main.call(["doctor", str(path), "--json"]) == 0
+  said = json.loads(capsys.readouterr().out)
+  checks = {check["check"]: check["verdict"] for check in said["checks"]}
+  assert checks["causal"] == checks["reach"] == checks["finite"] == "pass"
+  assert "dense" not in checks and "prompts" not in checks
+
+
 def test_a_soup_of_equals_is_itself(pretrained):
   place = checkpoint.find(pretrained)
   assert checkpoint.content_hash(soup.mean([place] * 4)) == digest(pretrained)

@@ -16,6 +16,7 @@ from embeddinggemma.convert import hugging_face, saved, tensors
 from embeddinggemma.convert.output import MARK, whole
 from embeddinggemma.convert.saved import Saved
 from embeddinggemma.model import embedder
+from embeddinggemma.model.arithmetic import EXACT, Arithmetic
 from embeddinggemma.model.config import LOCAL, ModelConfig
 from embeddinggemma.types import BadInput
 
@@ -26,7 +27,7 @@ FLOAT32, BFLOAT16 = "float32", "bfloat16"
 class Dtype(NamedTuple):
   """A type of written weights."""
 
-  bound: float  # the least cosine to the model in JAX that is right
+  bound: float  # the least cosine to what was written, in JAX, that is right
   rounds: str = quantize.FLOAT  # what weights that are on no grid are put on
   packs: tuple[str, ...] = ()  # trained precisions whose integers it holds
 
@@ -80,6 +81,8 @@ class Format(NamedTuple):
   write: Callable[[Job, pathlib.Path, OnTensor], Written]
   verify: Callable[[Job, pathlib.Path], None]  # Stopped: it reads back another
   loads: bool  # whether `load` reads the folder
+  # Where its runtime does not compute as we do.
+  arithmetic: Callable[[Job], Arithmetic] = lambda job: EXACT
 
 
 def export(

@@ -199,9 +199,10 @@ FORMAT = Format(
   "gguf",
   FLOATS
   | {
-    "q8_0": Dtype(0.998, "int8_block", ("int8_block", "int8")),
-    "q4_0": Dtype(0.998, "q4_0", ("q4_0", "int4")),
-    "mixed": Dtype(0.998, "mixed", ("mixed",)),
+    "bfloat16": Dtype(0.9999),
+    "q8_0": Dtype(0.9999, "int8_block", ("int8_block", "int8")),
+    "q4_0": Dtype(0.9999, "q4_0", ("q4_0", "int4")),
+    "mixed": Dtype(0.9999, "mixed", ("mixed",)),
   },
   _faults,
   settle,
@@ -209,4 +210,5 @@ FORMAT = Format(
   _write,
   verify,
   loads=False,
+  arithmetic=gguf_tensors.arithmetic,
 )

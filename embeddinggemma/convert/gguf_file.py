@@ -191,8 +191,9 @@ def _distinct(
   known: set[str] = set()
   for _ in range(count):
     name, value = read(head)
-    if name in known:
-      raise head.corrupt(f"the {what} {name!r} twice")
+    if name in known or not name.isprintable():
+      more = "twice" if name in known else "with control characters"
+      raise head.corrupt(f"the {what} {name!r} {more}")
     known.add(name)
     yield name, value
 

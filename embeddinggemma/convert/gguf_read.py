@@ -166,8 +166,8 @@ def read(path: pathlib.Path) -> Imported:
 
 def _said(file: File) -> _Said:
   """The architecture's keys, all of which are known."""
-  name = file.keys.get("general.architecture")
-  kind = file.keys.get("general.type", "model")
+  name = str(file.keys.get("general.architecture", "none"))
+  kind = str(file.keys.get("general.type", "model"))
   if name not in _ARCHITECTURES or kind != "model":
     what = f"architecture {name!r}" + (f", {kind!r}" if kind != "model" else "")
     raise BadInput(

@@ -20,6 +20,7 @@ from embeddinggemma.convert import hugging_face, names
 from embeddinggemma.convert.exporting import BFLOAT16, Job
 from embeddinggemma.convert.tensors import Shape
 from embeddinggemma.grids import BLOCK
+from embeddinggemma.model.arithmetic import EXACT, Arithmetic
 from embeddinggemma.model.config import GLOBAL, LOCAL, ModelConfig
 from embeddinggemma.types import BadInput
 
@@ -102,6 +103,20 @@ def _type(job: Job, name: Name, shape: Shape) -> Type:
     found = quantize.place("/".join(name), shape, job.precision)
     return _INTEGERS[found[1].bits] if found else Type.F32
   return Type.BF16 if job.dtype == BFLOAT16 else Type.F32
+
+
+# By the type of a matrix, what llama.cpp rounds its products' inputs to.
+_INPUTS = {Type.Q4_0: "q8_0", Type.Q8_0: "q8_0", Type.BF16: "bfloat16"}
+
+
+def arithmetic(job: Job) -> Arithmetic:
+  """How llama.cpp computes with the file's tensors, on a CPU."""
+  inputs = tuple(
+    ("/".join(name), _INPUTS[tensor.type])
+    for name, tensor in stored(job).items()
+    if tensor.type in _INPUTS
+  )
+  return Arithmetic(inputs, half_gelu=True) if inputs else EXACT
 
 
 def is_silent(job: Job, name: Name) -> bool:

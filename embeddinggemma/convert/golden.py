@@ -5,20 +5,24 @@ long as what usually goes wrong: the window's edges, and the longest text.
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Int
 
-from embeddinggemma import checkpoint, quantize
+from embeddinggemma import checkpoint
+from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import tensors
-from embeddinggemma.convert.exporting import Job
+from embeddinggemma.convert.exporting import BFLOAT16, FLOAT32, Job
 from embeddinggemma.data import packing, prompts, samples
 from embeddinggemma.data.tokenizer import Tokenizer
-from embeddinggemma.model import embedder, trace
+from embeddinggemma.model import arithmetic as arithmetics
+from embeddinggemma.model import trace
+from embeddinggemma.model.arithmetic import EXACT, Arithmetic
 from embeddinggemma.model.config import ModelConfig
 
 _CODE = (
@@ -26,8 +30,9 @@ _CODE = (
   "if (x)  {\n        y  =  x * 3.14159;\n}",
   "2026-11-24T09:05:07Z  192.168.0.1  1,234,567.89",
 )
-# Rows that programs are compiled for, and the longest text's.
-_LENGTHS = (128, 512)
+# Texts that go together, and up to what length: weights are read once for all.
+# The longest go alone.
+_TOGETHER = ((16, 32), (2, 512))
 _POOLED = (8, 128)  # rows that are traced together, and their length
 
 
@@ -81,34 +86,66 @@ def _rows(tokenizer: Tokenizer, job: Job) -> Iterable[Int[np.ndarray, "_"]]:
     yield np.array([*ids[: length - 1], ids[-1]], np.int32)
 
 
-def references(
-  job: Job, rows: Sequence[Int[np.ndarray, "_"]]
-) -> Mapping[str, Float[np.ndarray, "n M"]]:
-  """Our vectors of rows of ids, by precision.
+class References(NamedTuple):
+  """Our unit vectors of rows of ids."""
 
-  Of the written one and, where it is not what was trained, of float.
-  """
-  precisions = (
-    {job.precision, quantize.FLOAT} if job.rounded else {job.precision}
-  )
+  # Of the written weights, in the arithmetic of what runs them.
+  written: Float[np.ndarray, "n M"]
+  # Of the written weights, exactly; None where nothing is rounded on the way.
+  exact: Float[np.ndarray, "n M"] | None = None
+  # Of the model as `load` gives it; None where it is the written one.
+  model: Float[np.ndarray, "n M"] | None = None
+
+
+def references(
+  job: Job,
+  rows: Sequence[Int[np.ndarray, "_"]],
+  arithmetic: Arithmetic = EXACT,
+) -> References:
+  """What the export's vectors are compared with."""
   with jax.default_matmul_precision("highest"):  # else TPUs round to bfloat16
-    return {name: _vectors(job, rows, name) for name in precisions}
+    exact = _vectors(job, rows, job.precision, EXACT, job.dtype)
+    moved = job.rounded or job.dtype == BFLOAT16
+    model = _vectors(job, rows, job.trained) if moved else exact
+    if arithmetic == EXACT:
+      return References(exact, None, model if moved else None)
+    written = _vectors(job, rows, job.precision, arithmetic, job.dtype)
+    return References(written, exact, model)
 
 
 def _vectors(
-  job: Job, rows: Sequence[Int[np.ndarray, "_"]], precision: str
+  job: Job,
+  rows: Sequence[Int[np.ndarray, "_"]],
+  precision: str,
+  arithmetic: Arithmetic = EXACT,
+  dtype: str = FLOAT32,
 ) -> Float[np.ndarray, "n M"]:
   """The parameters of one precision are gone before the next one's come."""
-  program = _program(job.config.portable)
-  params = tensors.placed(checkpoint.stream(job.directory), precision)
-  vectors = [program(params, *_padded(row, job)) for row in rows]
-  return np.concatenate([np.asarray(v) for v in vectors])
+  program = _program(job.config.portable, arithmetic)
+  stream = checkpoint.stream(job.directory)
+  if dtype == BFLOAT16:
+    stream = map(_halved, stream)
+  params = tensors.placed(stream, precision)
+  found = np.zeros((len(rows), job.config.embed_dim), np.float32)
+  for places, shape in _groups(rows, packing.rung(job.config.max_length)):
+    few = [rows[place] for place in places]
+    vectors = np.asarray(program(params, *_padded(few, shape)))
+    found[places] = vectors[: len(places)]
+  return found
+
+
+def _halved(named: tuple[Name, np.ndarray]) -> tuple[Name, np.ndarray]:
+  """A matrix as bfloat16 holds it."""
+  name, tensor = named
+  if tensor.ndim < 2:
+    return named
+  return name, tensor.astype(ml_dtypes.bfloat16).astype(np.float32)
 
 
 @functools.cache
-def _program(config: ModelConfig) -> Any:
+def _program(config: ModelConfig, arithmetic: Arithmetic) -> Any:
   """Compiled once for each length, however many exports a recipe makes."""
-  return jax.jit(embedder.encode_group(config))
+  return jax.jit(arithmetics.encode_group(config, arithmetic))
 
 
 def pooled(job: Job) -> Float[np.ndarray, "n D"]:
@@ -128,12 +165,25 @@ def pooled(job: Job) -> Float[np.ndarray, "n D"]:
   return np.stack(found)
 
 
+def _groups(
+  rows: Sequence[Int[np.ndarray, "_"]], longest: int
+) -> Iterable[tuple[list[int], tuple[int, int]]]:
+  """(places of texts that go together, what they are padded to)."""
+  places = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+  for count, length in (*_TOGETHER, (1, longest)):
+    some = [place for place in places if len(rows[place]) <= length]
+    places = places[len(some) :]
+    yield from (
+      (some[n : n + count], (count, length)) for n in range(0, len(some), count)
+    )
+
+
 def _padded(
-  row: Int[np.ndarray, "_"], job: Job
+  rows: Sequence[Int[np.ndarray, "_"]], shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """ids and slot (1, L), valid (1,): one text, and positions of none."""
-  longest = packing.rung(job.config.max_length)
-  length = next(n for n in (*_LENGTHS, longest) if n >= len(row))
-  ids, slot = np.zeros((1, length), np.int32), np.ones((1, length), np.int32)
-  ids[0, : len(row)], slot[0, : len(row)] = row, 0
-  return ids, slot, np.ones(1, bool)
+  """ids and slot (R, L), valid (R,): a text a row, and positions of none."""
+  count, _ = shape
+  ids, slot = np.zeros(shape, np.int32), np.full(shape, count, np.int32)
+  for n, row in enumerate(rows):
+    ids[n, : len(row)], slot[n, : len(row)] = row, n
+  return ids, slot, np.arange(count) < len(rows)

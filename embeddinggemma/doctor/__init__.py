@@ -16,8 +16,22 @@ from rich.text import Text
 
 from embeddinggemma.convert import sentence_transformers
 from embeddinggemma.data import samples
-from embeddinggemma.doctor import attention, folder, head, parts, vectors
-from embeddinggemma.doctor.opened import Finding, Opened
+from embeddinggemma.doctor import (
+  attention,
+  folder,
+  head,
+  language,
+  parts,
+  vectors,
+)
+from embeddinggemma.doctor.opened import (
+  FAIL,
+  NOT_RUN,
+  NOTE,
+  PASS,
+  Finding,
+  Opened,
+)
 from embeddinggemma.load import Model, load
 from embeddinggemma.quantize import FLOAT
 from embeddinggemma.training.hooks import Progress
@@ -68,9 +82,17 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
   if not path.exists():
     raise BadInput(f"{path} does not exist; give a checkpoint or a workdir")
   try:
-    model = load(path)
+    words = _language(path)
+    model = None if words else load(path)
   except BadInput as error:
     return [_refused(error)]
+  if words:
+    count = len(language.PARTS | language.RUNS)
+    what = "an encoder-decoder" if words.both else "a decoder"
+    opens = Finding("opens", True, f"{words.directory}: {what}")
+    with Progress(console, "doctor", count) as progress:
+      return [opens, *language.diagnose(words, progress.show)]
+  assert model is not None
   seen = "" if model.precision == FLOAT else f", seen in {model.precision}"
   findings = [Finding("opens", True, model.name + seen)]
   if sentence_transformers.is_folder(path):
@@ -80,6 +102,13 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
     findings.append(of_files)
   with Progress(console, "doctor", len(CHECKS)) as progress:
     return [*findings, *diagnose(model, progress.show)]
+
+
+def _language(path: pathlib.Path) -> language.Language | None:
+  """The language model of a checkpoint; None for any other path."""
+  if sentence_transformers.is_folder(path):
+    return None
+  return language.open_language(path)
 
 
 def diagnose(model: Model, show: Show = lambda done, name: None) -> Findings:
@@ -120,14 +149,15 @@ def as_json(
   return {
     "path": str(path),
     "passed": passed(findings),
-    "checks": [finding._asdict() for finding in findings],
+    "checks": [x._asdict() | {"verdict": x.verdict} for x in findings],
   }
 
 
 _VERDICTS = {
-  True: Text("pass", "green"),
-  False: Text("FAIL", "bold red"),
-  None: Text("not run", "dim"),
+  PASS: Text("pass", "green"),
+  NOTE: Text("note", "yellow"),
+  FAIL: Text("FAIL", "bold red"),
+  NOT_RUN: Text("not run", "dim"),
 }
 
 
@@ -140,8 +170,9 @@ def as_table(findings: Sequence[Finding]) -> Table:
   for finding in findings:
     said = Text(finding.reason)
     if finding.fix:
-      said.append(f"\nfix: {finding.fix}", "bold")
-    table.add_row(finding.check, _VERDICTS[finding.passed], said)
+      word = "so" if finding.verdict == NOTE else "fix"
+      said.append(f"\n{word}: {finding.fix}", "bold")
+    table.add_row(finding.check, _VERDICTS[finding.verdict], said)
   return table
 
 

@@ -15,14 +15,29 @@ from embeddinggemma.data import packing, samples
 from embeddinggemma.load import Model
 from embeddinggemma.model import trace
 
+PASS, NOTE, FAIL, NOT_RUN = "pass", "note", "fail", "not run"
+
 
 class Finding(NamedTuple):
-  """What a check found; `fix` is empty unless it failed."""
+  """What a check found; `fix` is empty unless it failed or is a note.
+
+  What passed and has a fix is a note: nothing is wrong with the model, but who
+  uses it should know.
+  """
 
   check: str
   passed: bool | None  # None: not run, since another fault is in its way
   reason: str
   fix: str = ""
+
+  @property
+  def verdict(self) -> str:
+    """PASS, NOTE, FAIL or NOT_RUN."""
+    if self.passed is None:
+      return NOT_RUN
+    if not self.passed:
+      return FAIL
+    return NOTE if self.fix else PASS
 
 
 class States(NamedTuple):

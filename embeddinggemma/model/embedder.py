@@ -21,7 +21,7 @@ from embeddinggemma.model.encoder import Encoder
 EncodeGroup = Callable[..., Array]  # (params, ids, slot, valid) -> (b, M)
 
 
-class Embedder(nn.Module):
+class Embedder(layers.Products):
   """Packed texts of one group to unit vectors in float32."""
 
   config: ModelConfig
@@ -44,7 +44,8 @@ class Embedder(nn.Module):
     up = self.param("up", up_init(c), (c.width, c.up_width))
     down = self.param("down", down_init(c), (c.up_width, c.embed_dim))
     dtype = tokens.dtype
-    vector = pooled.astype(dtype) @ up.astype(dtype) @ down.astype(dtype)
+    wide = self.reads("up", pooled.astype(dtype)) @ up.astype(dtype)
+    vector = self.reads("down", wide) @ down.astype(dtype)
     return unit_or_constant(vector.astype(jnp.float32), valid)
 
 

@@ -138,7 +138,20 @@ class Gain(nn.Module):
     return 1.0 + self.param("scale", start, (self.size,))
 
 
-class Attention(nn.Module):
+class Products(nn.Module):
+  """A module that multiplies by weights of its own."""
+
+  def reads(self, weight: str, x: Array) -> Array:
+    """What the product with a weight of this name reads: x, as it is.
+
+    Nothing is computed here: it is a place where `flax.linen.intercept_methods`
+    rounds as another runtime does.
+    """
+    del weight
+    return x
+
+
+class Attention(Products):
   """Grouped-query attention, by default with QK-norm; scale 1 / sqrt(E).
 
   All sources share the projections, the norm of keys and one softmax. A row's
@@ -175,9 +188,11 @@ class Attention(nn.Module):
     )
     turn = lambda y, by: y if by is None else rotate(y, by)
     q_norm, k_norm = norm("q_norm"), norm("k_norm")
-    q = turn(q_norm(_project(x, w_q)), turns) * head_dim**-0.5
-    turned = [turn(k_norm(_project(s.x, w_k)), s.turns) for s in sources]
-    k, v = _join(turned, 1), _join([_project(s.x, w_v) for s in sources], 1)
+    times = lambda y, name, w: _project(self.reads(name, y), w)
+    q = turn(q_norm(times(x, "q", w_q)), turns) * head_dim**-0.5
+    turned = [turn(k_norm(times(s.x, "k", w_k)), s.turns) for s in sources]
+    k = _join(turned, 1)
+    v = _join([times(s.x, "v", w_v) for s in sources], 1)
     if own and kernels.attention_of(c, x.shape[1]) == SPLASH:
       kernels.check_row(c, x.shape[1])
       mixed = kernels.splash(q, k, v, *own, c.attention_softcap)
@@ -185,7 +200,7 @@ class Attention(nn.Module):
       q = q.reshape(*q.shape[:2], kv_heads, heads // kv_heads, head_dim)
       mask = _join([s.mask for s in sources], 2)[:, None, :, None]
       mixed = _attend(q, k, v, mask, c.attention_softcap)
-    mixed = mixed.reshape(*x.shape[:2], heads, head_dim)
+    mixed = self.reads("o", mixed.reshape(*x.shape[:2], heads, head_dim))
     return jnp.einsum("rlhe,hed->rld", mixed, w_o.astype(x.dtype))
 
 
@@ -229,7 +244,7 @@ def _attend(
   return mixed.transpose(0, 2, 1, 3, 4)
 
 
-class MLP(nn.Module):
+class MLP(Products):
   """GeGLU with the tanh approximation; gate and up stay separate products.
 
   A kernel may `run` it instead, given the weights.
@@ -250,8 +265,13 @@ class MLP(nn.Module):
     down = self.param("down", init, (c.mlp_width, c.width))
     if run:
       return run(gate, up, down)
-    hidden = jax.nn.gelu(x @ gate.astype(x.dtype), approximate=True)
-    return (hidden * (x @ up.astype(x.dtype))) @ down.astype(x.dtype)
+    gated = self.activation(self.reads("gate", x) @ gate.astype(x.dtype))
+    hidden = gated * (self.reads("up", x) @ up.astype(x.dtype))
+    return self.reads("down", hidden) @ down.astype(x.dtype)
+
+  def activation(self, x: Float[Array, "R L F"]) -> Float[Array, "R L F"]:
+    """A method, so that it can be intercepted, as `reads`."""
+    return jax.nn.gelu(x, approximate=True)
 
 
 class Block(nn.Module):

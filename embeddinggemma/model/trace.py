@@ -4,9 +4,11 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from embeddinggemma.model import layers
 from embeddinggemma.model.config import ModelConfig
@@ -58,6 +60,34 @@ def tracer(config: ModelConfig) -> Tracer:
     return Trace(encoder["__call__"][0], pooled, largest)
 
   return jax.jit(trace)
+
+
+def with_largest(
+  run: Callable[..., Any], inside: Bool[np.ndarray, "R L"]
+) -> Callable[..., tuple[Any, Array]]:
+  """`run`, with the largest absolute activation of its modules beside it.
+
+  Of what modules give and what their products read, at the places `inside`.
+  """
+
+  def traced(*args: Any) -> tuple[Any, Array]:
+    seen: list[Array] = []
+
+    def intercept(
+      following: Callable[..., Any],
+      given: tuple[Any, ...],
+      named: Mapping[str, Any],
+      context: nn.module.InterceptorContext,
+    ) -> Any:
+      out = following(*given, **named)
+      if jnp.shape(out)[:2] == inside.shape:
+        seen.append(jnp.max(jnp.where(inside, _per_token(out), 0.0)))
+      return out
+
+    with nn.intercept_methods(intercept):
+      return run(*args), jnp.max(jnp.stack(seen))
+
+  return traced
 
 
 def _per_token(x: Float[Array, "R L *_"]) -> Float[Array, "R L"]:

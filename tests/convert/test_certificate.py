@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import embeddinggemma as eg
-from embeddinggemma import main, quantize
+from embeddinggemma import main
 from embeddinggemma.convert import (
   certificate,
   control_tokens,
@@ -25,9 +25,10 @@ from embeddinggemma.convert import (
 )
 from embeddinggemma.convert.certificate import FAILED, PASSED
 from embeddinggemma.convert.gguf import FORMAT
-from embeddinggemma.convert.golden import Item
+from embeddinggemma.convert.golden import Item, References
 from embeddinggemma.convert.runtimes import Runtime
 from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.model import encoder
 
 INSTALLED = [r for r in runtimes.RUNTIMES["gguf"] if r.command()]
 TYPES = ("float32", "bfloat16", "q8_0", "q4_0", "mixed")
@@ -59,11 +60,12 @@ def items(jobs):
 
 @pytest.fixture(scope="module")
 def references(jobs, items):
-  """Our vectors by precision: float, and each that a type rounds to."""
-  rows, found = [item.ids for item in items], {}
-  for dtype in ("q8_0", "q4_0", "mixed"):
-    found.update(golden.references(jobs[dtype], rows))
-  return found
+  """dtype -> our vectors."""
+  rows = [item.ids for item in items]
+  return {
+    dtype: golden.references(job, rows, FORMAT.arithmetic(job))
+    for dtype, job in jobs.items()
+  }
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +91,24 @@ def some_items(count=20):
 
 
 def judged(theirs, ours, **more):
-  given = {"float": ours} | more
-  precision = next(iter(more), "float")
-  return certificate.judge(some_items(), theirs, given, precision, 0.999)
+  given = References(ours, **more)
+  return certificate.judge(some_items(), theirs, given, "float", 0.999)
+
+
+def turned(vectors, angle):
+  """Each vector by an angle, in a plane of its own."""
+  other = np.random.default_rng(7).standard_normal(vectors.shape)
+  other -= np.sum(other * vectors, axis=1, keepdims=True) * vectors
+  other /= np.linalg.norm(other, axis=1, keepdims=True)
+  return (np.cos(angle) * vectors + np.sin(angle) * other).astype(np.float32)
 
 
 def test_right_vectors_pass_at_any_length():
   ours = vectors()
   lengths = np.linspace(0.1, 9, len(ours), dtype=np.float32)[:, None]
   found = judged(ours * lengths, ours)
-  assert found["verdict"] == PASSED and "cosine_to_float" not in found
+  assert found["verdict"] == PASSED and "to_model" not in found
+  assert found["bound"] == {"min": 0.999, "typical": 0.999}
   assert found["cosine"]["min"] > 1 - 1e-6 and found["top10_overlap"] == 1
   assert found["tokens"] == list(range(2, 22))
 
@@ -116,12 +126,32 @@ def test_one_wrong_vector_fails_and_is_named():
   assert found["top10_overlap"] < 1
 
 
-def test_rounded_weights_are_compared_with_rounded_ones():
+def test_what_an_export_costs_is_told_and_decides_nothing():
   rounded, of_float = vectors(), vectors(seed=1)
-  found = judged(rounded, of_float, q4_0=rounded)
+  found = judged(rounded, rounded, model=of_float)
   assert found["verdict"] == PASSED
   shown = np.sum(rounded * of_float, axis=1)
-  assert found["cosine_to_float"]["min"] == pytest.approx(shown.min())
+  assert found["to_model"]["cosine"]["min"] == pytest.approx(shown.min())
+  assert found["to_model"]["cosine"]["mean"] == pytest.approx(shown.mean())
+  assert found["to_model"]["top10_overlap"] < found["top10_overlap"] == 1
+  assert found["to_model"]["precision"] == "float"
+
+
+def test_the_bound_follows_from_what_rounding_costs_this_model():
+  """Twice on average of nine texts in ten, fifty times at most."""
+  ours = vectors()
+  exact = turned(ours, np.where(np.arange(20) == 3, 0.4, 0.1)[:, None])
+  cost = 1 - np.cos(0.1)  # the worst tenth is left out
+  found = judged(turned(ours, 0.12), ours, exact=exact)
+  assert found["verdict"] == PASSED
+  wanted = {"min": 0.999 - 50 * cost, "typical": 0.999 - 2 * cost}
+  assert found["bound"] == pytest.approx(wanted, abs=1e-5)
+  assert judged(turned(ours, 0.12), ours)["verdict"] == FAILED
+  everywhere = judged(turned(ours, 0.2), ours, exact=exact)
+  assert everywhere["verdict"] == FAILED
+  assert "of the nearest texts" in everywhere["reason"]
+  one = np.where(np.arange(20)[:, None] == 5, turned(ours, 0.9), ours)
+  assert "'text 5'" in judged(one, ours, exact=exact)["reason"]
 
 
 @pytest.mark.parametrize(
@@ -163,11 +193,14 @@ def test_what_is_asked(items, config, model, tokenizer_model):
 
 def test_references_are_the_vectors_of_load(model, items, references):
   texts = [n for n, item in enumerate(items) if item.text is not None]
-  for precision in (quantize.FLOAT, "q4_0"):
-    want = eg.load(model, precision=precision).encode(
-      [items[n].text for n in texts]
-    )
-    np.testing.assert_allclose(references[precision][texts], want, atol=1e-5)
+  sentences = [items[n].text for n in texts]
+  want = eg.load(model).encode(sentences)
+  for found in (references["float32"].written, references["q4_0"].model):
+    np.testing.assert_allclose(found[texts], want, atol=1e-5)
+  want = eg.load(model, precision="q4_0").encode(sentences)
+  found = references["q4_0"].exact[texts]
+  np.testing.assert_allclose(found, want, atol=1e-5)
+  assert references["float32"].exact is references["float32"].model is None
 
 
 def export(capsys, model, output, *more):
@@ -255,7 +288,7 @@ def test_an_export_with_other_vectors_is_kept_only_when_asked(
   capsys, monkeypatch, model, tmp_path
 ):
   stand_in(monkeypatch, WRONG)
-  words = "tokens, where 0.9999 is right"
+  words = "tokens, where 0.99990 is right"
   code, said = export(capsys, model, tmp_path / "out")
   assert code == 1 and words in said.splitlines()[-1]
   assert list(tmp_path.iterdir()) == []
@@ -289,15 +322,23 @@ def test_llama_cpp_gives_the_model_s_vectors(
   jobs, files, items, references, dtype
 ):
   """At every golden length, from texts by its own tokenizer and from ids."""
-  precision, bound = jobs[dtype].precision, FORMAT.dtypes[dtype].bound
-  assert bound == {"float32": 0.9999, "bfloat16": 0.999}.get(dtype, 0.998)
+  bound = FORMAT.dtypes[dtype].bound
+  assert bound == 0.9999
   # The first runtime for all types, another for two.
   for runtime in INSTALLED[: 2 if dtype in ("float32", "q4_0") else 1]:
     reply = runtime.ask(files[dtype], items, jobs[dtype].config.max_length)
     found = certificate.judge(
-      items, reply.vectors, references, precision, bound
+      items, reply.vectors, references[dtype], "float", bound
     )
     assert found["verdict"] == PASSED, (runtime.through, found["reason"])
+    cosine, limits = found["cosine"], found["bound"]
+    assert limits["min"] > 0.98 and limits["typical"] > 0.999
+    if dtype == "float32":
+      continue
+    # Its arithmetic is ours: exact sums are ten times as far from it.
+    exact = references[dtype]._replace(written=references[dtype].exact)
+    away = certificate.judge(items, reply.vectors, exact, "float", bound)
+    assert 1 - cosine["mean"] < (1 - away["cosine"]["mean"]) / 4
     assert runtime.through in reply.versions
 
 
@@ -392,11 +433,67 @@ def test_a_broken_file_is_told_from_a_right_one(
   path = rewritten(files["float32"], tmp_path / "x.gguf", **BREAKAGE[what])
   for runtime in INSTALLED:
     reply = runtime.ask(path, items, config.max_length)
-    found = certificate.judge(items, reply.vectors, references, "float", 0.9999)
+    found = certificate.judge(
+      items, reply.vectors, references["float32"], "float", 0.9999
+    )
     verdict = PASSED if what == "copy" else FAILED
     assert found["verdict"] == verdict, found
     if what == "half a window":
       assert found["cosine"]["min"] < 0.99 and found["worst"]["tokens"] > 4
+
+
+def coarse(found):
+  """A packed matrix whose integers were rounded once more, to seven steps."""
+  if found.tensor_type != gguf.GGMLQuantizationType.Q4_0:
+    return found.data
+  values = gguf.dequantize(found.data, found.tensor_type)
+  blocks = values.reshape(-1, 32)
+  scale = np.abs(blocks).max(axis=1, keepdims=True) / 7
+  scale = np.where(scale == 0, np.float32(1), scale)
+  again = (np.round(blocks / scale) * scale).reshape(values.shape)
+  return gguf.quantize(again.astype(np.float32), found.tensor_type)
+
+
+WRONG_Q4_0 = {
+  "copy": {},
+  "rounded twice": {"tensor": coarse},
+  "half a window": {"keys": {"attention.sliding_window": 4}},
+  "dense dropped": BREAKAGE["dense dropped"],
+  "rotary base": {"keys": {"rope.freq_base": 1e4}},
+}
+
+
+@need_llama
+@pytest.mark.parametrize("what", WRONG_Q4_0)
+def test_a_wrong_file_is_told_in_four_bits_too(
+  files, jobs, items, references, config, tmp_path, what
+):
+  """The bound leaves room for rounding, and none for these."""
+  path = rewritten(files["q4_0"], tmp_path / "x.gguf", **WRONG_Q4_0[what])
+  reply = INSTALLED[0].ask(path, items, config.max_length)
+  found = certificate.judge(
+    items, reply.vectors, references["q4_0"], "float", 0.9999
+  )
+  assert found["verdict"] == (PASSED if what == "copy" else FAILED), found
+
+
+def test_causal_attention_is_told_in_four_bits(
+  jobs, items, references, monkeypatch
+):
+  """No key of a file makes llama.cpp causal; one that were so is told."""
+  reach = encoder.reach
+  causal = lambda config, kind: reach(config, kind)._replace(right=0)
+  rows = [item.ids for item in items]
+  with monkeypatch.context() as patched:
+    patched.setattr(encoder, "reach", causal)
+    golden._program.cache_clear()
+    wrong = golden.references(
+      jobs["q4_0"], rows, FORMAT.arithmetic(jobs["q4_0"])
+    ).written
+    golden._program.cache_clear()
+  found = certificate.judge(items, wrong, references["q4_0"], "float", 0.9999)
+  assert found["verdict"] == FAILED
+  assert found["cosine"]["typical"] < found["bound"]["typical"]
 
 
 @need_llama
@@ -421,9 +518,10 @@ def test_the_verb_writes_a_certificate_that_passed(capsys, model, tmp_path):
   assert code == 0
   assert "certificate: passed in llama.cpp" in said.splitlines()[-1]
   found = json.loads((tmp_path / "out" / certificate.FILE).read_text())
-  assert found["verdict"] == PASSED and found["bound"] == 0.998
+  assert found["verdict"] == PASSED and 0.98 < found["bound"]["min"] < 0.9999
+  assert "to the float model" in said.splitlines()[-1]
   assert found["rounded_after_training"] and found["precision"] == "q4_0"
-  assert found["cosine"]["min"] > found["cosine_to_float"]["min"]
+  assert found["cosine"]["min"] > found["to_model"]["cosine"]["min"]
   assert 0 < found["top10_overlap"] <= 1 and found["worst"]["tokens"] > 1
   assert found["weights"] == eg.load(model).hash
   assert set(found["versions"]) == {"embeddinggemma", "jax", "numpy"}

@@ -22,6 +22,9 @@ def main(request: str, reply: str) -> None:
   params.n_parallel = 1
   # Threads wait for each other by spinning: on a busy machine, one is faster.
   params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+  # It would round keys and values to float16, and sum in it.
+  off = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+  params.flash_attn_type = off
   server = xllamacpp.Server(params)
   vectors = []
   for item in asked["items"]:
