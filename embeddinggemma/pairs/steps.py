@@ -99,6 +99,7 @@ def _general(run: Run, done: AllDone) -> Step:
   queries = run.config.general.queries
   depends = {
     "queries": queries,
+    "format": 2,  # of what is written; 1 had labels and clusters
     "python": platform.python_version(),
     "version": importlib.metadata.version("embeddinggemma"),
   }
@@ -159,10 +160,7 @@ def _forecast(run: Run, done: AllDone) -> Step:
       raise smaller.advice(
         config.finetune, config.lora, run.made, unfit, limit
       ) from None
-    costs = forecast.remembered(
-      directory / "scoring.json",
-      lambda: _costs(run),
-    )
+    costs = forecast.remembered(directory / "scoring.json", lambda: _costs(run))
     scoring = cost.scoring(
       costs["suites"],
       costs["pace"],
