@@ -20,7 +20,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   args = parse_arg(arg, data="", base="")
   config = ConfigDict()
   config.base = args["base"]
-  config.trainable = "all"  # or "no_table": a frozen table; or "lora"
+  config.trainable = "no_table"  # its values stay; or "all"; or "lora"
   config.lora = ConfigDict()
   config.lora.rank = 16
   config.lora.alpha = 32.0  # the factors' product counts alpha / rank
@@ -34,12 +34,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # Without an accelerator: less at once, and no more in all than two cores do
   # in about ten minutes (150 to 200 GFLOP/s). Fewer epochs, if need be.
   config.choose.cpu = ConfigDict()
-  config.choose.cpu.batch_tokens = 2_048
+  config.choose.cpu.batch_tokens = 2_560
   config.choose.cpu.tflop = 70.0
   config.choose.max_length = 256  # or the model's, if that is less
   config.choose.negatives = 1  # or none, where the pairs have none
   config.choose.warmup = 0.1  # of the steps
-  config.choose.lr = ConfigDict({"all": 1e-4, "no_table": 1e-4, "lora": 1e-3})
+  config.choose.lr = ConfigDict({"all": 2e-5, "no_table": 2e-5, "lora": 2e-4})
 
   tuning = sibling(__file__, "finetune").get_config("laptop")
   del tuning.model, tuning.init, tuning.lora  # the base's; see trainable
@@ -48,6 +48,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   tuning.data.weights = ConfigDict({task: 1.0 for task in TASKS})
   tuning.data.size_exponent = 1.0
   tuning.negatives = placeholder(int)  # hard ones of a query, at most
+  tuning.loss.spread_out = 0.0
+  tuning.loss.false_negative_margin = 0.1
   tuning.every_checkpoint = placeholder(int)
   tuning.every_minutes = 10.0
   tuning.optimizer.lr = placeholder(float)

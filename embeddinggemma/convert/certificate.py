@@ -45,11 +45,11 @@ _NEIGHBOURS = 10
 #   3.2e-4            from exact arithmetic to llama.cpp
 #   4.0e-4 to 4.3e-4  between any two of ours, and from any of ours to llama.cpp
 # which is 1.3 times the cost in q4_0, 1.2 in q8_0, 1.5 in bfloat16; and of the
-# furthest text 15, 3 and 5 times. One Arabic sentence is moved two to nineteen times
-# as far as that, by another amount each time (7e-4, 2.0e-3, 3.6e-3, 5.8e-3), so
-# that no bound can be made of one measurement of it. Without such rounding, in
-# float32, the least cosine of the 31 is .9999997. (November 2026, xllamacpp
-# 2026.10.11549 without flash attention, on a CPU with AVX.)
+# furthest text 15, 3 and 5 times. One Arabic sentence is moved two to nineteen
+# times as far as others, by another amount each time (7e-4, 2.0e-3, 3.6e-3,
+# 5.8e-3), so that no bound can be made of one measurement of it. Without such
+# rounding, in float32, the least cosine of the 31 is .9999997. (November 2026,
+# xllamacpp 2026.10.11549 without flash attention, on a CPU with AVX.)
 _TYPICAL, _ANY = 2.0, 50.0
 _NEAREST = 0.9
 _VERSIONS = ("embeddinggemma", "jax", "numpy")

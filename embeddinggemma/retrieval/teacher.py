@@ -186,7 +186,7 @@ def sentence_transformer(name: str) -> TeacherModel:
     raise BadInput(
       f"{name}: no sentence-transformers model on this machine ({reason})"
     ) from None
-  own = dict(model.prompts)
+  own = {k: text for k, text in model.prompts.items() if text is not None}
 
   def vectors(items: Sequence[Item]) -> Float[np.ndarray, "n _T"]:
     # The prompt goes apart: some models leave it out when they pool.
