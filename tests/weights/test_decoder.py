@@ -58,7 +58,7 @@ def test_the_logits_are_llama_cpps(ours, theirs, figure):
   assert mine.shape == wanted.shape and np.isfinite(wanted).all()
   correlations = [np.corrcoef(a, b)[0, 1] for a, b in zip(mine, wanted)]
   same = np.argmax(mine, axis=1) == np.argmax(wanted, axis=1)
-  figure("decoder, least correlation of logits", f"{min(correlations):.5f}")
+  figure("decoder, least correlation of logits", f"{min(correlations):.6f}")
   figure("  texts with the same top token", f"{same.sum()} of {len(TEXTS)}")
   assert min(correlations) > CORRELATION
   assert same.all(), [text for text, ok in zip(TEXTS, same) if not ok]

@@ -30,7 +30,7 @@ class Size(NamedTuple):
   queries: int  # of the general suite
 
 
-REAL, SMALL = Size(900, 30, 32, 60), Size(200, 2, 16, 20)
+REAL, SMALL = Size(900, 12, 32, 60), Size(200, 2, 16, 20)
 
 
 def words(number):
