@@ -32,10 +32,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.choose.fewest_steps = 20
   config.choose.most_steps = 2_000
   # Without an accelerator: less at once, and no more in all than two cores do
-  # in about ten minutes (150 to 200 GFLOP/s). Fewer epochs, if need be.
+  # in about seven minutes (150 to 200 GFLOP/s). Fewer epochs, if need be.
   config.choose.cpu = ConfigDict()
   config.choose.cpu.batch_tokens = 2_560
-  config.choose.cpu.tflop = 70.0
+  config.choose.cpu.tflop = 50.0
   config.choose.max_length = 256  # or the model's, if that is less
   config.choose.negatives = 1  # or none, where the pairs have none
   config.choose.warmup = 0.1  # of the steps
