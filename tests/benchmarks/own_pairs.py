@@ -1,6 +1,6 @@
 """Finetuning on own pairs: the recipe, and sentence-transformers beside it.
 
-  python tests/benchmarks/own_pairs.py WORKDIR FOLDER
+  python tests/benchmarks/own_pairs.py WORKDIR FOLDER [STEPS]
 
 WORKDIR is that of a finished `run` of configs/recipe.py:pairs; FOLDER holds its
 base for sentence-transformers. That trains on the same pairs in the same
@@ -8,7 +8,8 @@ batches and order, as many steps, with the same learning rate, warm-up, clipping
 and frozen tensors, by its own losses (multiple negatives ranking, at every
 Matryoshka dimension), padded to the longest text of a batch, in float32. Both
 are scored by the same code on the same suites. Prints scores, real tokens a
-second and peak memory. Needs torch, transformers 5 and sentence-transformers 6.
+second and peak memory. With STEPS it takes only so many, for the speed; the
+scores are then of another training than ours. Needs torch, transformers 5 and sentence-transformers 6.
 """
 
 import json
@@ -36,7 +37,7 @@ from embeddinggemma.training.config import PairConfig
 EMPTY = np.array([BOS, EOS], np.int32)  # the negative of a pair without one
 
 
-def main(workdir: pathlib.Path, folder: str) -> None:
+def main(workdir: pathlib.Path, folder: str, most: int | None) -> None:
   """Prints a row a system."""
   recipe = json.loads(read_files(find(workdir / "finetune"))["recipe.json"])
   config = config_lib.build(PairConfig, recipe["config"])
@@ -48,7 +49,7 @@ def main(workdir: pathlib.Path, folder: str) -> None:
   suites = scores.read(made.corpus, workdir / "general")
   model = st.SentenceTransformer(folder, device="cpu")
   before = scored(model, suites)
-  tokens, seconds, losses_seen = train(model, config, made, rows)
+  tokens, seconds, losses_seen = train(model, config, made, rows[:most])
   after = scored(model, suites)
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
   told = summary["forgetting"]
@@ -144,4 +145,8 @@ def scored(model: st.SentenceTransformer, suites: scores.Suites) -> dict:
 
 
 if __name__ == "__main__":
-  main(pathlib.Path(sys.argv[1]), sys.argv[2])
+  main(
+    pathlib.Path(sys.argv[1]),
+    sys.argv[2],
+    int(sys.argv[3]) if len(sys.argv) > 3 else None,
+  )
