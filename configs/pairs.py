@@ -35,6 +35,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # in about seven minutes (150 to 200 GFLOP/s). Fewer epochs, if need be.
   config.choose.cpu = ConfigDict()
   config.choose.cpu.batch_tokens = 2_560
+  config.choose.cpu.group_tokens = ConfigDict(
+    {"all": 2_560, "no_table": 2_560, "lora": 1_280}
+  )
   config.choose.cpu.tflop = 50.0
   config.choose.max_length = 256  # or the model's, if that is less
   config.choose.negatives = 1  # or none, where the pairs have none

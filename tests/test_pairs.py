@@ -371,7 +371,7 @@ def test_the_first_way_that_fits_is_named(
   assert "; --config.groups_per_device=4 takes about" in said
 
 
-CPU = config.CpuConfig(2048, 70.0)
+CPU = config.CpuConfig(2048, {"all": 2048, "lora": 1024}, 70.0)
 CHOOSE = config.ChooseConfig(64, 8, 3.0, 20, 2000, CPU, 256, 1, 0.1, {})
 WORK = 6 * 106e6  # of a token at 300M
 
@@ -383,7 +383,6 @@ WORK = 6 * 106e6  # of a token at 300M
 def test_batch_and_steps_follow_from_the_pairs(pairs, batch, steps):
   assert config.batch_size(CHOOSE, pairs, 500, None) == batch
   assert config.steps_of(CHOOSE, pairs, batch, 1e15, None) == steps
-  assert config.groups_of(batch, 500, None) == 0
 
 
 @pytest.mark.parametrize(
@@ -392,7 +391,8 @@ def test_batch_and_steps_follow_from_the_pairs(pairs, batch, steps):
 def test_a_cpu_is_given_what_it_can_do(tokens, batch, groups, monkeypatch):
   monkeypatch.setattr(jax, "devices", lambda: [None])
   assert config.batch_size(CHOOSE, 800, tokens, CPU) == batch
-  assert config.groups_of(batch, tokens, CPU) == groups
+  assert config.groups_of(batch, tokens, 2048) == groups
+  assert config.groups_of(batch, tokens, 1024) == 2 * groups
   work = WORK * tokens * batch
   steps = config.steps_of(CHOOSE, 800, batch, work, CPU)
   assert steps * work <= CPU.tflop * 1e12

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -21,6 +21,8 @@ from embeddinggemma.retrieval.candidates import MiningConfig
 from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import BadInput, Pair
 
+T = TypeVar("T")
+
 TABLE = "embedding$"  # the pattern of the largest tensor's path
 TRAINABLE = ("all", "no_table", "lora")
 SMALLEST_BATCH = 8
@@ -31,11 +33,14 @@ _SAMPLE = 2000  # pairs whose tokens are counted
 class CpuConfig:
   """What a training is held to where there is no accelerator."""
 
-  batch_tokens: int  # of a batch; and of what is in memory of it at once
+  batch_tokens: int
+  group_tokens: dict[str, int]  # in memory at once, by what is trainable
   tflop: float  # of all steps, at 6 a parameter outside the table and a token
 
   def __post_init__(self) -> None:
     at_least("choose.cpu.batch_tokens", self.batch_tokens, 1)
+    for name, tokens in self.group_tokens.items():
+      at_least(f"choose.cpu.group_tokens.{name}", tokens, 1)
     config_lib.above_zero("choose.cpu.tflop", self.tflop)
 
 
@@ -181,17 +186,24 @@ def fill(
   flop = 6 * tokens * batch * _outside_table(base)
   steps = steps_of(choose, len(pairs), batch, flop, cpu)
   steps = default(stage, "steps", steps)
-  groups = groups_of(batch, tokens, cpu)
+  limit = of_kind("choose.cpu.group_tokens", choose.cpu.group_tokens, trainable)
+  groups = groups_of(batch, tokens, limit) if cpu else 0
   default(stage, "groups_per_device", groups)
   # Two of them are candidates: one at half of the way, and the last.
   default(stage, "every_checkpoint", -(-steps // 2))
   stage["optimizer"] = dict(stage["optimizer"])
   default(stage["optimizer"], "warmup_steps", int(choose.warmup * steps))
-  if trainable not in choose.lr:
+  lr = of_kind("choose.lr", choose.lr, trainable)
+  default(stage["optimizer"], "lr", lr)
+
+
+def of_kind(name: str, values: Mapping[str, T], trainable: str) -> T:
+  """A value by what is trainable; BadInput where a config took it out."""
+  if trainable not in values:
     raise BadInput(
-      f"choose.lr lacks {trainable!r}{suggest(trainable, list(choose.lr))}"
+      f"{name} lacks {trainable!r}{suggest(trainable, list(values))}"
     )
-  default(stage["optimizer"], "lr", choose.lr[trainable])
+  return values[trainable]
 
 
 def tokens_of(
@@ -236,17 +248,16 @@ def steps_of(
   return min(steps, max(int(cpu.tflop * 1e12 / flop), 1)) if cpu else steps
 
 
-def groups_of(batch: int, tokens: float, cpu: CpuConfig | None) -> int:
-  """The fewest groups whose tokens are no more than a CPU is given at once;
-  elsewhere 0, which is as few as memory allows."""
-  if not cpu:
-    return 0
-  devices = len(jax.devices())
-  whole = batch // devices
+def groups_of(batch: int, tokens: float, limit: int) -> int:
+  """The fewest groups of a device whose tokens are no more than a limit.
+
+  Recomputing layers would not do: XLA's CPU compiler undoes it.
+  """
+  whole = batch // len(jax.devices())
   fits = (
     groups
     for groups in range(1, whole)
-    if not whole % groups and whole / groups * tokens <= cpu.batch_tokens
+    if not whole % groups and whole / groups * tokens <= limit
   )
   return next(fits, max(whole, 1))
 

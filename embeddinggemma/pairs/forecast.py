@@ -46,7 +46,7 @@ class Training(NamedTuple):
   compilation: float
   step: float  # the mean
   save: float  # of a checkpoint
-  memory: int  # besides what the process holds before it starts
+  memory: int  # of the process, with what it holds before it starts
   room: int
   shapes: int
 
@@ -86,9 +86,9 @@ def training(
   """
   began = time.perf_counter()
   ready = prepare(stage, made)
-  own = memory_of(ready)
-  if memory.held() + own > room:
-    raise Unfit(memory.held() + own)
+  needed = memory.held() + memory_of(ready)
+  if needed > room:
+    raise Unfit(needed)
   shapes, program, mesh = ready.shapes, ready.program, ready.mesh
   known = sorted(shapes, key=lambda s: -s.share * s.positions)[:_TIMED_SHAPES]
   for shape in known:
@@ -114,7 +114,7 @@ def training(
   saves = -(-stage.steps // stage.every_checkpoint) + bool(stage.lora.rank)
   whole = timed["first"] + compiles + stage.steps * mean + saves * timed["save"]
   return Training(
-    whole, compilation, mean, timed["save"], own, room, len(shapes)
+    whole, compilation, mean, timed["save"], needed, room, len(shapes)
   )
 
 

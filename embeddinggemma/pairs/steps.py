@@ -175,7 +175,6 @@ def _forecast(run: Run, done: AllDone) -> Step:
       "training": found.seconds,
       "scoring": scoring,
       "indexing": costs["indexing"],
-      "memory": memory.held() + found.memory,
     }
     run.console.print(forecast.said(result), highlight=False, soft_wrap=True)
     return result
