@@ -15,6 +15,7 @@ from embeddinggemma.pairs import scores
 from embeddinggemma.training.config import PairConfig
 
 JUDGES = (scores.VALIDATION, scores.GENERAL)
+_EQUAL = 1e-9  # between means that are the same but for their last bits
 
 
 class Point(NamedTuple):
@@ -39,10 +40,10 @@ class Point(NamedTuple):
 def fault(point: Point, base: Point, most_loss: float) -> str:
   """Why a point must not be handed over, or ""."""
   own, general = JUDGES
-  lost = lambda name: round(base.means[name] - point.means[name], 4)
-  if own in base.means and lost(own) > 0:
+  lost = lambda name: base.means[name] - point.means[name]
+  if own in base.means and lost(own) > _EQUAL:
     return f"is worse than the base on {own} ({-lost(own):+.3f})"
-  if lost(general) > most_loss:
+  if lost(general) > most_loss + _EQUAL:
     return f"loses more than {most_loss:g} in general ({-lost(general):+.3f})"
   return ""
 

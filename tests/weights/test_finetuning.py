@@ -112,4 +112,4 @@ def test_finetuning_improves_its_own_validation(scores, real, figure):
 def test_finetuning_forgets_little(scores, real):
   """Of random weights there is nothing to forget."""
   before, after = scores
-  assert after["general"] > before["general"] - LOSS or not real
+  assert after["general"] >= before["general"] - LOSS - 1e-6 or not real
