@@ -324,11 +324,11 @@ def test_an_interrupted_forecast_goes_on(short, finished, tmp_path):
 
 @pytest.fixture(scope="module")
 def large(finished) -> config.PairConfig:
-  """The stage that was run, with a larger batch."""
+  """The stage that was run, with a larger batch and nothing frozen."""
   files = checkpoint.read_files(checkpoint.find(finished[0] / "finetune"))
   tree = json.loads(files["recipe.json"])["config"]
   stage = config_lib.build(config.PairConfig, tree)
-  return dataclasses.replace(stage, batch_size=1024)
+  return dataclasses.replace(stage, batch_size=1024, frozen=())
 
 
 LORA = LoraConfig(4, 8.0)

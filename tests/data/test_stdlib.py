@@ -302,7 +302,7 @@ def test_the_small_test_is_of_modules_that_no_corpus_trains_on(
   corpus, roots, tmp_path
 ):
   counts = stdlib.write_test(tmp_path, 20, roots[0].path)
-  assert set(counts) == {"code", "documentation", "sts", "classification"}
+  assert set(counts) == {"code", "documentation", "sts"}
   assert 0 < counts["code"] <= 20
   assert read_retrieval(tmp_path / "code").queries
   assert not _texts(tmp_path) & _texts(corpus / "train")
