@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.choose.max_length = 256  # or the model's, if that is less
   config.choose.negatives = 1  # or none, where the pairs have none
   config.choose.warmup = 0.1  # of the steps
-  config.choose.lr = ConfigDict({"all": 2e-5, "no_table": 2e-5, "lora": 2e-4})
+  config.choose.lr = ConfigDict({"all": 1e-5, "no_table": 1e-5, "lora": 1e-4})
 
   tuning = sibling(__file__, "finetune").get_config("laptop")
   del tuning.model, tuning.init, tuning.lora  # the base's; see trainable
