@@ -34,9 +34,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # Without an accelerator: less at once, and no more in all than two cores do
   # in about seven minutes (150 to 200 GFLOP/s). Fewer epochs, if need be.
   config.choose.cpu = ConfigDict()
-  config.choose.cpu.batch_tokens = 2_560
+  config.choose.cpu.batch_tokens = 2_200
   config.choose.cpu.group_tokens = ConfigDict(
-    {"all": 2_560, "no_table": 2_560, "lora": 1_280}
+    {"all": 2_200, "no_table": 2_200, "lora": 1_100}
   )
   config.choose.cpu.tflop = 50.0
   config.choose.max_length = 256  # or the model's, if that is less
