@@ -63,12 +63,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.mine = sibling(__file__, "mine").get_config()
   config.mine.enabled = False
   # What shows forgetting: a folder of tasks, or the held-out half of Python's
-  # standard library, with so many queries at most.
+  # standard library, with so many queries at most (and twice as many pairs of
+  # sentences).
   config.general = ConfigDict()
   config.general.suite = ""
   config.general.queries = 100
   config.general.loss = 0.01  # in its mean, at most; else not handed over
-  # From base to result, both included: the inner ones are means of the two.
+  # From the base to the better of the steps that are scored, both included: the
+  # inner ones are means of the two.
   config.points = 3
   config.index = ConfigDict()
   config.index.input = ""  # a folder or a JSONL; empty: the pairs' positives

@@ -19,7 +19,9 @@ from embeddinggemma import checkpoint, inputs, main
 from embeddinggemma import config as config_lib
 from embeddinggemma.config import LoraConfig
 from embeddinggemma.data import jsonl
+from embeddinggemma.load import load
 from embeddinggemma.pairs import choice, config, forecast, memory, smaller
+from embeddinggemma.types import Pair
 
 STAGES = (
   "inputs",
@@ -173,7 +175,7 @@ def test_an_interrupted_choice_goes_on(short, finished, tmp_path, capsys):
   (folder / "key.json").write_text(
     json.dumps({"key": stage["key"], "seconds": 1.0})
   )
-  (folder / "12-1.00.json").unlink()
+  (folder / "12-1.000000.json").unlink()
   assert main.call(short(workdir)) == 0
   said = capsys.readouterr().err
   assert "step 12: 88/88" in said and "step 8: 88/88" not in said
@@ -397,6 +399,15 @@ def test_a_cpu_is_given_what_it_can_do(tokens, batch, groups, monkeypatch):
   steps = config.steps_of(CHOOSE, 800, batch, work, CPU)
   assert steps * work <= CPU.tflop * 1e12
   assert steps == min(round(2400 / batch), int(CPU.tflop * 1e12 / work))
+
+
+def test_negatives_that_will_be_mined_count(trained):
+  tokenizer = load(trained).tokenizer
+  texts = "where is the river", "the river is by the garden"
+  pair = Pair(*texts, (), "", "qa", "", "")
+  given = pair._replace(negatives=("the river is by the garden",))
+  count = lambda pair, mined: config.tokens_of([pair], tokenizer, 64, 1, mined)
+  assert count(pair, 0) < count(pair, 1) == count(given, 0) == count(given, 1)
 
 
 def test_memory_is_there_and_held():

@@ -1,16 +1,11 @@
 """A SentencePiece model as tokenizer.json, the format of other libraries.
 
 `tokenizers`, and so transformers, sentence-transformers and many servers, read
-it. A text without outer white space gets the ids of our `Tokenizer`: BOS, its
-pieces, EOS. Two things differ by the design of those libraries:
-
-- Outer white space. Our `Tokenizer` strips it, as sentence-transformers did
-  until version 5.1; there it counts. The format has a normaliser that strips,
-  but it would also empty the added tokens of line breaks and tabs.
-- The words <pad>, <eos>, <bos> and <unk> typed in a text. For our `Tokenizer`
-  they are text like any other, so that nobody ends a text from within it. To
-  `tokenizers` they are control tokens; transformers is told by
-  `split_special_tokens` of the config to take them for text as well.
+it. A text gets the ids of our `Tokenizer`: BOS, its pieces, EOS. One thing
+differs by the design of those libraries: the words <pad>, <eos>, <bos> and <unk>
+typed in a text. For our `Tokenizer` they are text like any other, so that nobody
+ends a text from within it. To `tokenizers` they are control tokens; transformers
+is told by `split_special_tokens` of the config to take them for text as well.
 """
 
 from collections.abc import Iterator, Sequence

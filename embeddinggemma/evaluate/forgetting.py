@@ -14,8 +14,9 @@ PATH_HEADER = ("candidate",)
 RULE = (
   "Handed over is the candidate with the best mean of the own validation part"
   " and the general suite, among those that are not worse than the base on the"
-  " first and lose no more than is allowed on the second. The own test part"
-  " has no say in it."
+  " first and lose no more than is allowed on the second; without a validation"
+  " part, the one of these that is trained most. The own test part has no say in"
+  " it."
 )
 _ABOUT = ("name", "share", "step")  # of a point; the rest are its scores
 FEW = 100  # queries, below which noise is more than that

@@ -71,7 +71,7 @@ def best(points: Sequence[Point], most_loss: float) -> tuple[Point, str]:
   return chosen, "the best mean of own validation and general"
 
 
-def kept(stage: PairConfig) -> list[int]:
+def planned(stage: PairConfig) -> list[int]:
   """The steps whose checkpoints a training that nothing disturbs leaves."""
   regular = [
     step
@@ -94,15 +94,24 @@ class Walk(NamedTuple):
   def points(self, base: scores.Scores, shares: Sequence[float]) -> list[Point]:
     """The base, the training's checkpoints, and means of the base and that of
     them which judges like best."""
-    trained = [self._point(step, 1.0) for step in kept(self.stage)]
+    trained = [self._point(step, 1.0) for step in self.steps]
     top = max(trained, key=lambda p: (sum(p.means.values()), p.step))
     mixed = [self._point(top.step, share) for share in shares]
+    shutil.rmtree(self.directory / "point", ignore_errors=True)
     return [Point(0, 0.0, self._judged(base)), *trained, *mixed]
+
+  @property
+  def steps(self) -> list[int]:
+    """Those of the training whose checkpoints there are."""
+    return checkpoint.steps(self.trained)
 
   def place(self, point: Point) -> pathlib.Path:
     """The checkpoint of a point: the training's own, or one made to stay."""
-    step = point.step or kept(self.stage)[-1]  # of which the base has none
-    return self._made(step, point.share, self.directory)
+    if point.share:
+      return self._made(point.step, point.share, self.directory)
+    base = checkpoint.find(self.base)
+    params, files = checkpoint.read_params(base), checkpoint.read_files(base)
+    return checkpoint.write(self.directory, params, files)
 
   def after(
     self, point: Point, before: scores.Scores, place: pathlib.Path
@@ -133,7 +142,6 @@ class Walk(NamedTuple):
       names = [name for name in JUDGES if name in self.suites]
       title = Point(step, share, {}).name
       cache.write_json(path, self._scored(place, names, title))
-      shutil.rmtree(room, ignore_errors=True)
     return Point(step, share, self._judged(cache.read_json(path)))
 
   def _scored(
@@ -143,7 +151,7 @@ class Walk(NamedTuple):
     return scores.score_of(model, self.suites, names, title, self.console)
 
   def _file(self, step: int, share: float) -> pathlib.Path:
-    return self.directory / f"{step}-{share:.2f}.json"
+    return self.directory / f"{step}-{share:.6f}.json"
 
   def _made(self, step: int, share: float, room: pathlib.Path) -> pathlib.Path:
     """A point's checkpoint; what has to be made for it is made in `room`."""

@@ -179,7 +179,7 @@ def fill(
   given = min(choose.negatives, most)
   mined = mine.negatives if mine.enabled else 0
   negatives = default(stage, "negatives", max(given, mined))
-  tokens = tokens_of(pairs, base.tokenizer, length, negatives)
+  tokens = tokens_of(pairs, base.tokenizer, length, negatives, mined)
   cpu = choose.cpu if jax.default_backend() == "cpu" else None
   size = batch_size(choose, len(pairs), tokens, cpu)
   batch = default(stage, "batch_size", size)
@@ -207,12 +207,23 @@ def of_kind(name: str, values: Mapping[str, T], trainable: str) -> T:
 
 
 def tokens_of(
-  pairs: Sequence[Pair], tokenizer: Tokenizer, max_length: int, negatives: int
+  pairs: Sequence[Pair],
+  tokenizer: Tokenizer,
+  max_length: int,
+  negatives: int,
+  mined: int,
 ) -> float:
-  """Tokens of a pair, with its prompts and negatives: the mean of a sample."""
+  """Tokens of a pair, with its prompts and negatives: the mean of a sample.
+
+  A negative that is to be mined counts as much as a positive.
+  """
   sample = pairs[:: max(len(pairs) // _SAMPLE, 1)]
   tasks, _ = mixture.tokenise(sample, tokenizer, max_length, negatives)
-  return sum(int(rows.lengths.sum()) for rows in tasks.values()) / len(sample)
+  lengths = [rows.lengths for rows in tasks.values()]
+  whole = sum(int(of_task.sum()) for of_task in lengths)
+  positive = sum(int(of_task[:, 1].sum()) for of_task in lengths) / len(sample)
+  lacking = sum(max(mined - len(pair.negatives), 0) for pair in sample)
+  return (whole + lacking * positive) / len(sample)
 
 
 def _outside_table(base: Model) -> int:

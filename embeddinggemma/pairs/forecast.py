@@ -86,7 +86,8 @@ def training(
   """
   began = time.perf_counter()
   ready = prepare(stage, made)
-  needed = memory.held() + memory_of(ready)
+  own = memory_of(ready)
+  needed = memory.held() + own  # with what compilation has left behind
   if needed > room:
     raise Unfit(needed)
   shapes, program, mesh = ready.shapes, ready.program, ready.mesh
@@ -217,7 +218,8 @@ def _timed(
 
 
 def _write(state: Any, place: pathlib.Path) -> None:
-  """A checkpoint, thrown away again."""
+  """A checkpoint, thrown away again; so is one that a kill has left."""
+  shutil.rmtree(place, ignore_errors=True)
   store = checkpoints.Checkpoints(place)
   try:
     store.save(0, state, {}, {})

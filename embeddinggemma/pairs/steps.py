@@ -13,6 +13,7 @@ from rich.console import Console
 
 from embeddinggemma import (
   cache,
+  checkpoint,
   finetuning,
   indexing,
   inputs,
@@ -166,7 +167,7 @@ def _forecast(run: Run, done: AllDone) -> Step:
       costs["pace"],
       costs["loading"],
       found.save,
-      len(choice.kept(config.finetune)),
+      len(choice.planned(config.finetune)),
       len(config.shares),
     )
     result = {
@@ -251,6 +252,7 @@ def _choose(run: Run, done: AllDone) -> Step:
   depends = {
     "base": config.base_hash,
     "result": done["finetune"].hash,
+    "steps": checkpoint.steps(run.workdir / "finetune"),
     "points": config.points,
     "loss": config.general.loss,
     "before": done["before"].key,
