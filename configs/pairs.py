@@ -36,7 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.choose.cpu = ConfigDict()
   config.choose.cpu.batch_tokens = 2_200
   config.choose.cpu.group_tokens = ConfigDict(
-    {"all": 2_200, "no_table": 2_200, "lora": 1_100}
+    {"all": 2_200, "no_table": 2_200, "lora": 800}
   )
   config.choose.cpu.tflop = 50.0
   config.choose.max_length = 256  # or the model's, if that is less
