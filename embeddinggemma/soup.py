@@ -62,7 +62,8 @@ def soup(
     )
   shares = _shares(weights, len(paths))
   found = [checkpoint.find(path) for path in paths]
-  files = _agreed_files(found)
+  every = _agreed_files(found)
+  files = every[0]
   shapes = _agreed_shapes(found)
   with cache.locked(workdir):
     if checkpoint.steps(workdir):
@@ -71,7 +72,7 @@ def soup(
     even = [1.0] * len(found)  # so that nothing is rounded before the sum
     factors = even if weights is None else shares
     params, hashes = _average(found, shapes, factors, workdir)
-    recipe = cache.to_json(_recipe(found, files, hashes, shares))
+    recipe = cache.to_json(_recipe(every, hashes, shares))
     content = {**files, "recipe.json": recipe}
     return checkpoint.write(workdir, params, content)
 
@@ -126,8 +127,8 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
   return [weight / total for weight in weights]
 
 
-def _agreed_files(paths: Sequence[pathlib.Path]) -> dict[str, bytes]:
-  """The first one's files; BadInput where another's say something else."""
+def _agreed_files(paths: Sequence[pathlib.Path]) -> Sequence[checkpoint.Files]:
+  """The files of each; BadInput where one says something else than the first."""
   files = [checkpoint.read_files(place) for place in paths]
   for place, content in zip(paths, files):
     for name in _ALIKE:
@@ -139,7 +140,7 @@ def _agreed_files(paths: Sequence[pathlib.Path]) -> dict[str, bytes]:
         f"{paths[0]} and {place} cannot be averaged: {differs}; average models"
         " of one start and one tokenizer"
       )
-  return files[0]
+  return files
 
 
 def _difference(a: checkpoint.Files, b: checkpoint.Files) -> str:
@@ -192,19 +193,18 @@ def _said(shape: jax.ShapeDtypeStruct | None) -> str:
 
 
 def _recipe(
-  paths: Sequence[pathlib.Path],
-  files: checkpoint.Files,
+  files: Sequence[checkpoint.Files],
   hashes: Sequence[str],
   shares: Sequence[float],
 ) -> dict[str, Any]:
   names = ("embeddinggemma", "numpy", "orbax-checkpoint")
-  kept = map(checkpoint.keeps_white_space, map(checkpoint.read_files, paths))
+  kept = all(map(checkpoint.keeps_white_space, files))
   return {
     "stage": "soup",
     "parents": {f"ingredient_{n}": hash for n, hash in enumerate(hashes, 1)},
     "weights": list(shares),
-    "view": checkpoint.view_of(files),
-    **(checkpoint.AS_WRITTEN if all(kept) else {}),
+    "view": checkpoint.view_of(files[0]),
+    **(checkpoint.AS_WRITTEN if kept else {}),
     "versions": {name: importlib.metadata.version(name) for name in names},
     "command": sys.argv,
   }

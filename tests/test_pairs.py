@@ -109,6 +109,15 @@ def last_error(capsys) -> str:
   return capsys.readouterr().err.splitlines()[-1]
 
 
+def interrupted(folder: pathlib.Path) -> pathlib.Path:
+  """A stage's folder as if it had been stopped before its end."""
+  stage = json.loads((folder / "stage.json").read_text())
+  (folder / "stage.json").unlink()
+  started = {"key": stage["key"], "seconds": 1.0}
+  (folder / "key.json").write_text(json.dumps(started))
+  return folder
+
+
 def test_the_summary_says_what_came_of_it(finished, trained):
   workdir, found = finished
   assert [stage["name"] for stage in found["stages"]] == list(STAGES)
@@ -169,12 +178,7 @@ def test_an_interrupted_choice_goes_on(short, finished, tmp_path, capsys):
   """What was scored is not scored again."""
   workdir = tmp_path / "w"
   shutil.copytree(finished[0], workdir)
-  folder = workdir / "choose"
-  stage = json.loads((folder / "stage.json").read_text())
-  (folder / "stage.json").unlink()
-  (folder / "key.json").write_text(
-    json.dumps({"key": stage["key"], "seconds": 1.0})
-  )
+  folder = interrupted(workdir / "choose")
   (folder / "12-1.000000.json").unlink()
   assert main.call(short(workdir)) == 0
   said = capsys.readouterr().err
@@ -312,12 +316,7 @@ def test_an_interrupted_forecast_goes_on(short, finished, tmp_path):
   """What was measured is not measured again."""
   workdir = tmp_path / "w"
   shutil.copytree(finished[0], workdir)
-  folder = workdir / "forecast"
-  stage = json.loads((folder / "stage.json").read_text())
-  (folder / "stage.json").unlink()
-  (folder / "key.json").write_text(
-    json.dumps({"key": stage["key"], "seconds": 1.0})
-  )
+  folder = interrupted(workdir / "forecast")
   timed = json.loads((folder / "training.json").read_text()) | {"save": 1234.0}
   (folder / "training.json").write_text(json.dumps(timed))
   assert main.call(short(workdir)) == 0

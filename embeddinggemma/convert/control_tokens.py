@@ -54,7 +54,7 @@ def report(
   Nothing for vectors of another width or such that are not finite.
   """
   rows = [row for x in asked for row in (x.item.ids, x.as_token)]
-  ours = golden.references(job, rows).written
+  ours = golden.of_written(job, rows)
   if vectors.shape != ours[::2].shape or not np.isfinite(vectors).all():
     return {}
   norms = np.linalg.norm(vectors, axis=1, keepdims=True)

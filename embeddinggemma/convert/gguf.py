@@ -30,6 +30,7 @@ from embeddinggemma.convert.exporting import (
   Written,
   common_faults,
 )
+from embeddinggemma.convert.gguf_file import PROMPTS
 from embeddinggemma.convert.gguf_head import settle
 from embeddinggemma.convert.gguf_tensors import ARCHITECTURE, DOWN, UP
 from embeddinggemma.convert.gguf_verify import verify
@@ -37,7 +38,6 @@ from embeddinggemma.convert.sentencepiece_model import UNUSED, USER_DEFINED
 from embeddinggemma.data.tokenizer import BOS, EOS, PAD, UNK
 from embeddinggemma.model.config import LOCAL
 
-PROMPTS = "embeddinggemma.prompts"  # a key of ours, which llama.cpp ignores
 _FILE_TYPES = {
   "float32": gguf.LlamaFileType.ALL_F32,
   "bfloat16": gguf.LlamaFileType.MOSTLY_BF16,

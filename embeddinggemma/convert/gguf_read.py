@@ -27,7 +27,7 @@ from embeddinggemma.convert import (
 from embeddinggemma.convert import names as names_lib
 from embeddinggemma.convert.gguf_file import File, Type
 from embeddinggemma.convert.tensors import Imported, Shapes, Source
-from embeddinggemma.data.prompts import PROMPTS
+from embeddinggemma.data import prompts
 from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model import embedder
 from embeddinggemma.model.config import GLOBAL, LOCAL, ModelConfig
@@ -38,7 +38,6 @@ _ARCHITECTURES = {
   EMBEDDER: gguf.MODEL_ARCH.GEMMA_EMBEDDING,
   DECODER: gguf.MODEL_ARCH.GEMMA3,
 }
-_OURS = "embeddinggemma.prompts"
 # The names of both Dense, by who wrote the file: llama.cpp, Ollama.
 _DENSE = (
   ("dense_2.weight", "dense_3.weight"),
@@ -155,7 +154,7 @@ def read(path: pathlib.Path) -> Imported:
       sources, shapes, lambda name: gguf_file.read(file.tensors[name])
     ),
     gguf_tokenizer.model_of(file),
-    _prompts(file) if said.embeds else PROMPTS,
+    _prompts(file) if said.embeds else prompts.PROMPTS,
     f"{said.architecture} of a GGUF file",
     left_out=left_out,
     notes=_notes(file, sources, said.embeds),
@@ -440,19 +439,21 @@ def _check_tensors(file: File, sources: Mapping[Name, Source]) -> int:
 
 def _prompts(file: File) -> Mapping[str, str]:
   """Those that our export writes; else the published ones."""
-  if _OURS not in file.keys:
-    return PROMPTS
+  if gguf_file.PROMPTS not in file.keys:
+    return prompts.PROMPTS
   try:
-    found = json.loads(file.keys[_OURS])
+    found = json.loads(file.keys[gguf_file.PROMPTS])
   except (TypeError, ValueError):
     found = None
   if not isinstance(found, dict) or not all(
     isinstance(prompt, str) for prompt in found.values()
   ):
-    raise BadInput(f"{file.path}: {_OURS} holds no prompts, a text by name")
+    raise BadInput(
+      f"{file.path}: {gguf_file.PROMPTS} holds no prompts, a text by name"
+    )
   for name in ("query", "document"):
     if name not in found:
-      raise BadInput(f"{file.path}: {_OURS} lacks {name!r}")
+      raise BadInput(f"{file.path}: {gguf_file.PROMPTS} lacks {name!r}")
   return found
 
 
@@ -477,7 +478,7 @@ def _notes(
       f"weights were rounded to {', '.join(rounded)} ({count} of"
       f" {len(sources)} tensors)"
     )
-  if embeds and _OURS not in file.keys:
+  if embeds and gguf_file.PROMPTS not in file.keys:
     notes.append(
       "the file has no prompts; EmbeddingGemma's published are taken"
     )

@@ -103,14 +103,22 @@ def references(
   arithmetic: Arithmetic = EXACT,
 ) -> References:
   """What the export's vectors are compared with."""
+  exact = of_written(job, rows)
   with jax.default_matmul_precision("highest"):  # else TPUs round to bfloat16
-    exact = _vectors(job, rows, job.precision, EXACT, job.dtype)
     moved = job.rounded or job.dtype == BFLOAT16
     model = _vectors(job, rows, job.trained) if moved else exact
     if arithmetic == EXACT:
       return References(exact, None, model if moved else None)
     written = _vectors(job, rows, job.precision, arithmetic, job.dtype)
     return References(written, exact, model)
+
+
+def of_written(
+  job: Job, rows: Sequence[Int[np.ndarray, "_"]]
+) -> Float[np.ndarray, "n M"]:
+  """Our vectors of the written weights, exactly computed."""
+  with jax.default_matmul_precision("highest"):
+    return _vectors(job, rows, job.precision, EXACT, job.dtype)
 
 
 def _vectors(

@@ -21,6 +21,7 @@ from embeddinggemma.convert import saved, tensors
 from embeddinggemma.data import packing, samples
 from embeddinggemma.data.tokenizer import UNK, Tokenizer
 from embeddinggemma.doctor.opened import Finding
+from embeddinggemma.doctor.vectors import FLOAT16
 from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model import trace
 from embeddinggemma.model.config import (
@@ -30,7 +31,6 @@ from embeddinggemma.model.config import (
 )
 from embeddinggemma.types import BadInput, Params
 
-_FLOAT16 = 65_504
 _UNLIMITED = 64  # tokens on which a layer is tried that sees everything before
 _AGREE = 0.5  # of the likeliest next tokens, in bfloat16 and float32
 _NEAR = 1e-3  # of the largest logit: what another order of sums may change
@@ -292,8 +292,8 @@ def check_float16(model: Language) -> Finding:
   """Whether an activation is above the largest float16: a note, no fault."""
   largest = model.brief.largest
   said = f"the largest activation is {largest:,.0f}; float16 ends at"
-  said += f" {_FLOAT16:,}"
-  fix = "" if largest <= _FLOAT16 else "never run it in float16"
+  said += f" {FLOAT16:,}"
+  fix = "" if largest <= FLOAT16 else "never run it in float16"
   return Finding("float16", True, said, fix)
 
 

@@ -94,16 +94,13 @@ class Walk(NamedTuple):
   def points(self, base: scores.Scores, shares: Sequence[float]) -> list[Point]:
     """The base, the training's checkpoints, and means of the base and that of
     them which judges like best."""
-    trained = [self._point(step, 1.0) for step in self.steps]
+    trained = [
+      self._point(step, 1.0) for step in checkpoint.steps(self.trained)
+    ]
     top = max(trained, key=lambda p: (sum(p.means.values()), p.step))
     mixed = [self._point(top.step, share) for share in shares]
     shutil.rmtree(self.directory / "point", ignore_errors=True)
     return [Point(0, 0.0, self._judged(base)), *trained, *mixed]
-
-  @property
-  def steps(self) -> list[int]:
-    """Those of the training whose checkpoints there are."""
-    return checkpoint.steps(self.trained)
 
   def place(self, point: Point) -> pathlib.Path:
     """The checkpoint of a point: the training's own, or one made to stay."""

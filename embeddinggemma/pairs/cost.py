@@ -48,8 +48,12 @@ def scoring(
 
 
 def searching(model: Model, pace: float, source: indexing.Source) -> float:
-  """Seconds in which an index of a source is made."""
-  return pace * _tokens(model, source)
+  """About the seconds in which an index of a source is made."""
+  rows = reading.read(source.path, source.excluded).chunks
+  sample = rows[:: max(len(rows) // _CHUNKS, 1)]
+  texts, titles = [row.text for row in sample], [row.title for row in sample]
+  read = scores.tokens(model, texts, "document", titles)
+  return pace * read * len(rows) / max(len(sample), 1)
 
 
 def seconds_a_token(model: Model, suites: scores.Suites) -> float:
@@ -70,12 +74,3 @@ def seconds_a_token(model: Model, suites: scores.Suites) -> float:
     if seconds > _SAMPLED:
       break
   return seconds / scores.tokens(model, sample, "document")
-
-
-def _tokens(model: Model, source: indexing.Source) -> float:
-  """About how many tokens an index of a source reads."""
-  rows = reading.read(source.path, source.excluded).chunks
-  sample = rows[:: max(len(rows) // _CHUNKS, 1)]
-  texts, titles = [row.text for row in sample], [row.title for row in sample]
-  read = scores.tokens(model, texts, "document", titles)
-  return read * len(rows) / max(len(sample), 1)
