@@ -1,5 +1,6 @@
 """The recipe as a user runs it: killed, continued, cached, asked."""
 
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 import embeddinggemma as eg
-from embeddinggemma import checkpoint, main
+from embeddinggemma import cache, checkpoint, main
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 STEPS = 40
 STAGES = (
@@ -85,6 +88,35 @@ def kill_when(arguments: list[str], ready) -> None:
     time.sleep(0.02)
   process.send_signal(signal.SIGKILL)
   process.wait()
+
+
+def test_the_weights_are_those_of_before(finished):
+  """Stage by stage: bit for bit on the same processor, JAX and NumPy."""
+  _, whole = finished
+  stages = {
+    row["name"]: {"hash": row["hash"], "loss": row["metrics"].get("loss")}
+    for row in whole["stages"]
+    if row["hash"]
+  }
+  if os.environ.get("WRITE_GOLDEN"):
+    now = {"machine": machine(), "stages": stages}
+    (GOLDEN / "recipe.json").write_text(json.dumps(now, indent=1) + "\n")
+  expected = json.loads((GOLDEN / "recipe.json").read_text())
+  assert list(stages) == list(expected["stages"])
+  if machine() == expected["machine"]:
+    assert stages == expected["stages"]
+  for name, row in stages.items():
+    if row["loss"] is not None:
+      known = expected["stages"][name]["loss"]
+      assert row["loss"] == pytest.approx(known, rel=1e-3), name
+
+
+def machine() -> dict[str, str]:
+  """What decides the last bits of a float."""
+  versions = {
+    name: importlib.metadata.version(name) for name in ("jax", "numpy")
+  }
+  return {"processor": cache._processor(), **versions}
 
 
 @pytest.mark.slow

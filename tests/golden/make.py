@@ -1,0 +1,68 @@
+"""What users see of configs and flags, to be compared with what they saw.
+
+  python tests/golden/make.py
+
+Writes configs.json (every config file with every preset, resolved) and
+help.txt (every --help) anew. A difference is a change of the command line:
+it belongs in the message of the commit that makes it.
+"""
+
+import contextlib
+import importlib.util
+import io
+import json
+import pathlib
+from typing import Any
+
+from embeddinggemma import main
+
+HERE = pathlib.Path(__file__).parent
+CONFIGS = HERE.parent.parent / "configs"
+PRESETS = ("laptop", "tiny", "embeddinggemma_300m", "gemma3_270m")
+
+
+def configs() -> dict[str, Any]:
+  """'NAME.py:PRESET' -> {'optimizer.lr': value, ...}, as JSON."""
+  resolved = {}
+  for path in sorted(CONFIGS.glob("*.py")):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sized = path.stem not in ("mine", "pairs", "teach")
+    for preset in PRESETS if sized else ("",):
+      config = module.get_config(preset or None)
+      name = f"{path.name}:{preset}".rstrip(":")
+      resolved[name] = flat(json.loads(config.to_json_best_effort()))
+  return resolved
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+  """Dotted key -> value, of a tree of mappings; {} is a value."""
+  if not isinstance(tree, dict) or not tree:
+    return {prefix[:-1]: tree}
+  return {
+    key: value
+    for name, inner in sorted(tree.items())
+    for key, value in flat(inner, f"{prefix}{name}.").items()
+  }
+
+
+def helps() -> str:
+  """What every --help prints."""
+  names = [[], *([name] for name in main.VERBS)]
+  with contextlib.redirect_stdout(io.StringIO()) as out:
+    for name in names:
+      assert main.call([*name, "--help"]) == 0
+      print()
+  return out.getvalue()
+
+
+def as_text(resolved: dict[str, Any]) -> str:
+  """A line a key, so that a difference is read as one."""
+  return json.dumps(resolved, indent=0) + "\n"
+
+
+if __name__ == "__main__":
+  (HERE / "configs.json").write_text(as_text(configs()))
+  (HERE / "help.txt").write_text(helps())
