@@ -13,7 +13,7 @@ that is there: see configs/pairs.py.
 from ml_collections import ConfigDict
 
 from embeddinggemma.config import parse_arg, sibling
-from embeddinggemma.initialise import INITS
+from embeddinggemma.recipes.whole.initialise import INITS
 from embeddinggemma.types import BadInput
 
 # Seconds of each stage on two cores that do so many GFLOP/s in float32, for

@@ -1,6 +1,6 @@
 """`python -m embeddinggemma`."""
 
-from embeddinggemma.main import main
+from embeddinggemma.cli.main import main
 
 if __name__ == "__main__":
   main()

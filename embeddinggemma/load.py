@@ -15,23 +15,14 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from embeddinggemma import (
-  checkpoint,
-  config,
-  encode,
-  quantize,
-  sharding,
-  stages,
-)
-from embeddinggemma.convert import (
-  families,
-  saved,
-  tensors,
-)
+from embeddinggemma import checkpoint, config, encode, quantize, saved, sharding
+from embeddinggemma.convert import tensors
+from embeddinggemma.convert.read import families
 from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import adapt, embedder
 from embeddinggemma.model.config import ModelConfig
+from embeddinggemma.training import stages
 from embeddinggemma.training.hooks import Progress
 from embeddinggemma.types import BadInput, Encode, Params, Stopped
 

@@ -41,4 +41,4 @@ END
 fi
 
 choose_python
-exec "$python" -m embeddinggemma.tpu.launch gcloud "$@"
+exec "$python" -m embeddinggemma.launch.launch gcloud "$@"

@@ -43,4 +43,4 @@ END
 fi
 
 choose_python
-exec "$python" -m embeddinggemma.tpu.launch jobset "$@"
+exec "$python" -m embeddinggemma.launch.launch jobset "$@"

@@ -35,4 +35,4 @@ END
 fi
 
 choose_python
-exec "$python" -m embeddinggemma.tpu.launch sky "$@"
+exec "$python" -m embeddinggemma.launch.launch sky "$@"

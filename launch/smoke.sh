@@ -45,10 +45,10 @@ run() {
 cd -- "$root"
 choose_python
 if [[ -n $dry ]]; then
-  run "$python" -m embeddinggemma.tpu.smoke --pairs="$workdir/pairs"
+  run "$python" -m embeddinggemma.launch.smoke --pairs="$workdir/pairs"
   devices=1
 else
-  devices=$("$python" -m embeddinggemma.tpu.smoke --pairs="$workdir/pairs")
+  devices=$("$python" -m embeddinggemma.launch.smoke --pairs="$workdir/pairs")
   devices=${devices##*$'\n'} # libraries print too, before
   if [[ ! $devices =~ ^[1-9][0-9]*$ ]]; then
     echo "smoke: FAILED: '$devices' is no number of devices" >&2

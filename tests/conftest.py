@@ -105,7 +105,7 @@ def trained(
   train_command: Callable[[pathlib.Path], list[str]],
 ) -> pathlib.Path:
   """The workdir that `train_command` leaves."""
-  from embeddinggemma import main
+  from embeddinggemma.cli import main
 
   workdir = tmp_path_factory.mktemp("trained")
   assert main.call(train_command(workdir)) == 0

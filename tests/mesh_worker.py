@@ -16,8 +16,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import test_mesh
 
-from embeddinggemma import distributed, sharding, stages
-from embeddinggemma.training import step
+from embeddinggemma import distributed, sharding
+from embeddinggemma.training import stages, step
 from embeddinggemma.training.config import CALLS
 
 

@@ -2,8 +2,8 @@
 
 import shutil
 
-from embeddinggemma import ablation
 from embeddinggemma.evaluate import suite
+from embeddinggemma.recipes.whole import ablation
 
 
 def test_a_side_without_tasks_is_left_out(trained, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from embeddinggemma import classify
+from embeddinggemma.evaluate import classify
 from embeddinggemma.types import BadInput
 
 

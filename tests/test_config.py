@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from embeddinggemma import config, stages
+from embeddinggemma import config
 from embeddinggemma.model.config import PRESETS, preset
+from embeddinggemma.training import stages
 from embeddinggemma.types import BadInput
 
 

@@ -11,8 +11,9 @@ import pytest
 import tokenizers
 from rich.console import Console
 
-from embeddinggemma import checkpoint, doctor, main
-from embeddinggemma.convert.tokenizer_json import tokenizer_json
+from embeddinggemma import checkpoint, doctor
+from embeddinggemma.cli import main
+from embeddinggemma.convert.write.tokenizer_json import tokenizer_json
 from embeddinggemma.data import prompts, samples
 from embeddinggemma.data.tokenizer import EOS, Tokenizer
 from embeddinggemma.doctor import folder, parts, vectors

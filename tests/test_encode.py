@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddinggemma import encode, sharding, stages
+from embeddinggemma import encode, sharding
 from embeddinggemma.data import packing
 from embeddinggemma.model import embedder
 from embeddinggemma.model.config import preset
+from embeddinggemma.training import stages
 from embeddinggemma.types import BadInput, Stopped
 
 TINY = preset("tiny")

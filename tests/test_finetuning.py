@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from embeddinggemma import checkpoint, main
+from embeddinggemma import checkpoint
+from embeddinggemma.cli import main
 from embeddinggemma.data import sources
-from embeddinggemma.retrieval import teacher
+from embeddinggemma.mining import teacher
 
 
 def last_error(capsys) -> str:

@@ -12,7 +12,7 @@ import tarfile
 
 import pytest
 
-from embeddinggemma import main
+from embeddinggemma.cli import main
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))

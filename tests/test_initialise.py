@@ -4,8 +4,10 @@ import pathlib
 
 import pytest
 
-from embeddinggemma import checkpoint, initialise, stages
+from embeddinggemma import checkpoint
 from embeddinggemma.config import build, sibling
+from embeddinggemma.recipes.whole import initialise
+from embeddinggemma.training import stages
 from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import BadInput
 

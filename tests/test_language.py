@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from embeddinggemma import checkpoint, main, soup
+from embeddinggemma import checkpoint, soup
+from embeddinggemma.cli import main
 from embeddinggemma.data import text as text_lib
 from embeddinggemma.data.tokenizer import train_tokenizer
 

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import embeddinggemma as eg
-from embeddinggemma import cache, checkpoint, command_line, main
-from embeddinggemma.commands import VERBS
+from embeddinggemma import cache, checkpoint
+from embeddinggemma.cli import flags as command_line
+from embeddinggemma.cli import main
+from embeddinggemma.cli.verbs import VERBS
 
 TINY = "--config=configs/prefinetune.py:tiny"
 RECIPE = "--config=configs/recipe.py:tiny"

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-from embeddinggemma import sharding, stages
+from embeddinggemma import sharding
 from embeddinggemma.config import (
   DataConfig,
   LossConfig,
@@ -27,7 +27,7 @@ from embeddinggemma.model.config import (
   EncoderDecoderConfig,
   preset,
 )
-from embeddinggemma.training import step
+from embeddinggemma.training import stages, step
 from embeddinggemma.training.config import (
   CALLS,
   AdaptConfig,

@@ -14,9 +14,10 @@ import test_mesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddinggemma import objectives, sharding, stages
-from embeddinggemma.losses import contrastive, denoise
+from embeddinggemma import sharding
+from embeddinggemma.losses import contrastive, denoise, objectives
 from embeddinggemma.model.embedder import unit_or_constant
+from embeddinggemma.training import stages
 from embeddinggemma.types import Embeddings, PairBatch, Teacher, Text
 
 # Data, fsdp, groups a device, table of rules.

@@ -15,12 +15,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from embeddinggemma import checkpoint, inputs, main
+from embeddinggemma import checkpoint
 from embeddinggemma import config as config_lib
+from embeddinggemma.cli import main
 from embeddinggemma.config import LoraConfig
 from embeddinggemma.data import jsonl
 from embeddinggemma.load import load
-from embeddinggemma.pairs import choice, config, forecast, memory, smaller
+from embeddinggemma.recipes.pairs import (
+  choice,
+  config,
+  forecast,
+  memory,
+  smaller,
+)
+from embeddinggemma.training import inputs
 from embeddinggemma.types import Pair
 
 STAGES = (

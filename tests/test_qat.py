@@ -7,14 +7,17 @@ import pathlib
 import numpy as np
 import pytest
 
-from embeddinggemma import checkpoint, main, quantize, recipe, stages
+from embeddinggemma import checkpoint, quantize
+from embeddinggemma.aot import examine
+from embeddinggemma.cli import main
 from embeddinggemma.config import sibling
-from embeddinggemma.convert.output import MARK
+from embeddinggemma.convert.write.output import MARK
 from embeddinggemma.data import sources
-from embeddinggemma.evaluate import precision
 from embeddinggemma.load import load
-from embeddinggemma.retrieval import teacher
-from embeddinggemma.tpu import examine
+from embeddinggemma.mining import teacher
+from embeddinggemma.recipes.whole import config
+from embeddinggemma.report import precision
+from embeddinggemma.training import stages
 from embeddinggemma.types import BadInput
 
 TEXTS = ["stone", "the river garden by the harbour", "where is the lantern"]
@@ -190,7 +193,7 @@ def test_factors_are_refused():
 def test_a_recipe_trains_for_each_spec():
   folder = pathlib.Path(__file__).parent.parent / "configs" / "recipe.py"
   tree = sibling(str(folder), "recipe").get_config("laptop").to_dict()
-  built = recipe.build(tree).qat
+  built = config.build(tree).qat
   int4, mixed = map(built.of, built.specs)
   assert (int4.quantize.spec, mixed.quantize.spec) == ("int4", "mixed")
   assert int4.optimizer.lr < mixed.optimizer.lr == built.lr["mixed"]

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import embeddinggemma as eg
-from embeddinggemma import cache, checkpoint, main
+from embeddinggemma import cache, checkpoint
+from embeddinggemma.cli import main
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

@@ -13,18 +13,12 @@ import numpy as np
 import pytest
 import test_mesh
 
-from embeddinggemma import (
-  cache,
-  checkpoint,
-  distributed,
-  main,
-  record,
-  sharding,
-  stages,
-)
+from embeddinggemma import cache, checkpoint, distributed, sharding
+from embeddinggemma.cli import main
 from embeddinggemma.config import GuardConfig
 from embeddinggemma.data import loader
-from embeddinggemma.training import checkpoints, guard, hooks
+from embeddinggemma.training import checkpoints, guard, hooks, stages
+from embeddinggemma.training import workdir as record
 from embeddinggemma.training.fit import StepInfo
 from embeddinggemma.types import BadInput, PairBatch, TrainState
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from embeddinggemma import command_line
-from embeddinggemma.commands import VERBS
+from embeddinggemma.cli import flags as command_line
+from embeddinggemma.cli.verbs import VERBS
 from embeddinggemma.sweep import expression
 from embeddinggemma.sweep import page as page_lib
 from embeddinggemma.sweep import points as points_lib

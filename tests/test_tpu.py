@@ -10,7 +10,7 @@ import sys
 import pytest
 import test_mesh
 
-from embeddinggemma.tpu import environment
+from embeddinggemma.aot import environment
 
 QUIET = environment.QUIET | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 PROGRAM = """

@@ -13,26 +13,21 @@ from rich.console import Console
 from embeddinggemma import cache, checkpoint, quantize
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.config import suggest
-from embeddinggemma.convert import (
-  certificate,
-  exporting,
-  families,
-  gguf,
-  gguf_read,
-  on_grid,
-  safetensors_io,
-  sentence_transformers_export,
-)
 from embeddinggemma.convert import folder as folders
-from embeddinggemma.convert.saved import GRID
+from embeddinggemma.convert import safetensors_io
+from embeddinggemma.convert.certify import certificate
+from embeddinggemma.convert.read import families, on_grid
+from embeddinggemma.convert.read import gguf as gguf_read
 from embeddinggemma.convert.tensors import Imported
+from embeddinggemma.convert.write import exporting, gguf, sentence_transformers
 from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.saved import GRID
 from embeddinggemma.training import hooks
 from embeddinggemma.types import BadInput
 
 Examine = Callable[[pathlib.Path], Any]
 FORMATS = {
-  form.name: form for form in (sentence_transformers_export.FORMAT, gguf.FORMAT)
+  form.name: form for form in (sentence_transformers.FORMAT, gguf.FORMAT)
 }
 # What is fetched of a repository: no pickles, no code.
 _WANTED = (

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from embeddinggemma.convert import sentence_transformers
+from embeddinggemma.convert.read import sentence_transformers
 from embeddinggemma.data import samples
 from embeddinggemma.doctor import (
   attention,

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from embeddinggemma import checkpoint
+from embeddinggemma import checkpoint, saved
 from embeddinggemma import config as config_lib
 from embeddinggemma.convert import folder as folders
-from embeddinggemma.convert import saved, tensors
+from embeddinggemma.convert import tensors
 from embeddinggemma.data import packing, samples
 from embeddinggemma.data.tokenizer import UNK, Tokenizer
 from embeddinggemma.doctor.opened import Finding

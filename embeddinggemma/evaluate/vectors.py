@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from embeddinggemma import encode as encode_lib
-from embeddinggemma.evaluate import metrics, page, plots, suite
+from embeddinggemma.evaluate import metrics, suite
+from embeddinggemma.report import page, plots
 from embeddinggemma.retrieval import codes
 from embeddinggemma.types import TextEncoder
 

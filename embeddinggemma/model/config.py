@@ -17,7 +17,12 @@ POOLINGS = ("mean", "attention", "first", "last")
 PROJECTIONS = ("random", "identity")
 DTYPES = ("float32", "bfloat16")
 SEPARATE, MERGED = "separate", "merged"
-XLA, SPLASH, FUSED, AUTO = "xla", "splash", "fused", "auto"  # model/kernels.py
+XLA, SPLASH, FUSED, AUTO = (
+  "xla",
+  "splash",
+  "fused",
+  "auto",
+)  # model/kernels/choose.py
 REMATS = ("none", "dots", "full")
 # How far to the (left, right) a local layer of window w of an encoder sees,
 # both included. A decoder's sees w positions: its own and w - 1 before.

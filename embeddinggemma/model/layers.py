@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from embeddinggemma.model import kernels
 from embeddinggemma.model.config import (
   FUSED,
   GLOBAL,
@@ -22,7 +21,8 @@ from embeddinggemma.model.config import (
   SPLASH,
   ModelConfig,
 )
-from embeddinggemma.model.kernels import Turns
+from embeddinggemma.model.kernels import choose
+from embeddinggemma.model.kernels.choose import Turns
 
 # Finite, so that a row of nothing but masked keys stays finite as well.
 _MASKED = -1e9
@@ -193,9 +193,9 @@ class Attention(Products):
     turned = [turn(k_norm(times(s.x, "k", w_k)), s.turns) for s in sources]
     k = _join(turned, 1)
     v = _join([times(s.x, "v", w_v) for s in sources], 1)
-    if own and kernels.attention_of(c, x.shape[1]) == SPLASH:
-      kernels.check_row(c, x.shape[1])
-      mixed = kernels.splash(q, k, v, *own, c.attention_softcap)
+    if own and choose.attention_of(c, x.shape[1]) == SPLASH:
+      choose.check_row(c, x.shape[1])
+      mixed = choose.splash(q, k, v, *own, c.attention_softcap)
     else:
       q = q.reshape(*q.shape[:2], kv_heads, heads // kv_heads, head_dim)
       mask = _join([s.mask for s in sources], 2)[:, None, :, None]
@@ -309,16 +309,16 @@ class Block(nn.Module):
     attention, mlp = Attention(c, name="attention"), MLP(c, name="mlp")
     own = None if beside else Own(slot, self.reach)
     sources = lambda y: (Source(y, mask, turns), *beside)
-    if own and kernels.attention_of(c, x.shape[1]) == FUSED:
-      some = kernels.first_half(c, x, *own, turns, *gains("attention"))
+    if own and choose.attention_of(c, x.shape[1]) == FUSED:
+      some = choose.first_half(c, x, *own, turns, *gains("attention"))
       x = attention(x, turns, sources(x), own, some)
     else:
       x = add(x, "attention", lambda y: attention(y, turns, sources(y), own))
     if across:
       cross = Attention(c, name="cross_attention")
       x = add(x, "cross_attention", lambda y: cross(y, None, across))
-    if kernels.mlp_of(c, x.shape[0] * x.shape[1]) == FUSED:
-      return mlp(x, kernels.second_half(c, x, *gains("mlp")))
+    if choose.mlp_of(c, x.shape[0] * x.shape[1]) == FUSED:
+      return mlp(x, choose.second_half(c, x, *gains("mlp")))
     return add(x, "mlp", mlp)
 
 

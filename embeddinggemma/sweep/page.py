@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from embeddinggemma import cache
-from embeddinggemma.evaluate import page, plots
+from embeddinggemma.report import page, plots
 from embeddinggemma.sweep.points import Point
 
 if TYPE_CHECKING:

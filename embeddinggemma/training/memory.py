@@ -8,9 +8,9 @@ chosen, the loss is the same. Bytes are of one device.
 import math
 from typing import NamedTuple
 
-from embeddinggemma.model import kernels
 from embeddinggemma.model.config import FUSED, XLA, ModelConfig
-from embeddinggemma.model.kernels import LANES
+from embeddinggemma.model.kernels import choose
+from embeddinggemma.model.kernels.choose import LANES
 
 # Of a device's memory, what a program may take: the rest is the runtime's, and
 # the estimate's error.
@@ -55,8 +55,8 @@ def activation_bytes(side: Side) -> int:
   """
   model, length, read = side
   size = 2 if model.dtype == "bfloat16" else 4
-  attention = XLA if read else kernels.attention_of(model, length)
-  mlp = kernels.mlp_of(model, LANES)
+  attention = XLA if read else choose.attention_of(model, length)
+  mlp = choose.mlp_of(model, LANES)
   copies, inside = (2, 2) if attention == FUSED else (4, 3)
   first = copies * model.width
   first += inside * (model.num_heads + model.num_kv_heads) * model.head_dim

@@ -25,8 +25,11 @@ import time
 import jax
 import numpy as np
 
-from embeddinggemma import checkpoint, main
-from embeddinggemma.convert import certificate, exporting, gguf, safetensors_io
+from embeddinggemma import checkpoint
+from embeddinggemma.cli import main
+from embeddinggemma.convert import safetensors_io
+from embeddinggemma.convert.certify import certificate
+from embeddinggemma.convert.write import exporting, gguf
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.data.tokenizer import train_tokenizer
 from embeddinggemma.model import embedder

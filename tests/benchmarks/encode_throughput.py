@@ -24,7 +24,8 @@ import sentence_transformers
 import torch
 
 import embeddinggemma as eg
-from embeddinggemma import checkpoint, main
+from embeddinggemma import checkpoint
+from embeddinggemma.cli import main
 from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import train_tokenizer
 from embeddinggemma.model import embedder

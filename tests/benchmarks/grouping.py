@@ -18,9 +18,9 @@ import time
 import jax
 import numpy as np
 
-from embeddinggemma import sharding, stages
+from embeddinggemma import sharding
 from embeddinggemma.data import loader, mixture
-from embeddinggemma.training import step
+from embeddinggemma.training import stages, step
 from embeddinggemma.training.config import PairConfig
 
 

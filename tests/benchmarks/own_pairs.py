@@ -24,15 +24,14 @@ import torch
 from sentence_transformers.sentence_transformer import losses
 
 from embeddinggemma import config as config_lib
-from embeddinggemma import streams
 from embeddinggemma.checkpoint import find, read_files
 from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import BOS, EOS
-from embeddinggemma.inputs import Inputs
 from embeddinggemma.losses import matryoshka
-from embeddinggemma.pairs import scores
-from embeddinggemma.training import hooks, optimizer
+from embeddinggemma.recipes.pairs import scores
+from embeddinggemma.training import hooks, optimizer, streams
 from embeddinggemma.training.config import PairConfig
+from embeddinggemma.training.inputs import Inputs
 
 EMPTY = np.array([BOS, EOS], np.int32)  # the negative of a pair without one
 

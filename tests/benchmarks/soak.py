@@ -165,7 +165,8 @@ def fingerprint(workdir: pathlib.Path) -> dict[str, str]:
   import jax
   import numpy as np
 
-  from embeddinggemma import checkpoint, inputs, stages, streams
+  from embeddinggemma import checkpoint
+  from embeddinggemma.training import inputs, stages, streams
 
   place = checkpoint.find(workdir)
 

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from embeddinggemma import sharding, stages
+from embeddinggemma import sharding
 from embeddinggemma.config import (
   DataConfig,
   LossConfig,
@@ -37,7 +37,7 @@ from embeddinggemma.config import (
   OptimizerConfig,
 )
 from embeddinggemma.model.config import preset
-from embeddinggemma.training import step
+from embeddinggemma.training import stages, step
 from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import PairBatch, Teacher, Text
 

@@ -24,11 +24,11 @@ from sentence_transformers.base import modules
 from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from embeddinggemma import sharding, stages, streams
+from embeddinggemma import sharding
 from embeddinggemma.checkpoint import find, read_files
-from embeddinggemma.inputs import Inputs
-from embeddinggemma.training import step
+from embeddinggemma.training import stages, step, streams
 from embeddinggemma.training.config import PairConfig
+from embeddinggemma.training.inputs import Inputs
 
 ROUNDS = 5
 

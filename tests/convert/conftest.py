@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from embeddinggemma import checkpoint
-from embeddinggemma.convert import exporting
-from embeddinggemma.convert.sentence_transformers_export import FORMAT
+from embeddinggemma.convert.write import exporting
+from embeddinggemma.convert.write.sentence_transformers import FORMAT
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.data.tokenizer import train_tokenizer
 from embeddinggemma.model import embedder

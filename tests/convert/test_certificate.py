@@ -14,19 +14,18 @@ import numpy as np
 import pytest
 
 import embeddinggemma as eg
-from embeddinggemma import main
-from embeddinggemma.convert import (
+from embeddinggemma.cli import main
+from embeddinggemma.convert.certify import (
   certificate,
   control_tokens,
-  exporting,
   golden,
   runtimes,
-  sentence_transformers_export,
 )
-from embeddinggemma.convert.certificate import FAILED, PASSED
-from embeddinggemma.convert.gguf import FORMAT
-from embeddinggemma.convert.golden import Item, References
-from embeddinggemma.convert.runtimes import Runtime
+from embeddinggemma.convert.certify.certificate import FAILED, PASSED
+from embeddinggemma.convert.certify.golden import Item, References
+from embeddinggemma.convert.certify.runtimes import Runtime
+from embeddinggemma.convert.write import exporting, sentence_transformers
+from embeddinggemma.convert.write.gguf import FORMAT
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import encoder
 
@@ -344,7 +343,7 @@ def test_llama_cpp_gives_the_model_s_vectors(
 
 @pytest.mark.parametrize(
   ("form", "kind"),
-  [(FORMAT, "the token"), (sentence_transformers_export.FORMAT, "text")],
+  [(FORMAT, "the token"), (sentence_transformers.FORMAT, "text")],
 )
 def test_control_tokens_in_a_text_are_shown(
   form, kind, model, tmp_path, capsys
@@ -530,7 +529,7 @@ def test_the_verb_writes_a_certificate_that_passed(capsys, model, tmp_path):
 def test_sentence_transformers_gives_the_model_s_vectors(model, tmp_path):
   """Texts in padded batches, ids alone."""
   pytest.importorskip("sentence_transformers")
-  form, folder = sentence_transformers_export.FORMAT, tmp_path / "out"
+  form, folder = sentence_transformers.FORMAT, tmp_path / "out"
   found = {}
   certify = lambda *args: found.update(certificate.certify(form, *args))
   exporting.export(form, str(model), folder, certify=certify)

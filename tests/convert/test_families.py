@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from embeddinggemma import checkpoint, main, stages, starting
+from embeddinggemma import checkpoint
+from embeddinggemma.cli import main
 from embeddinggemma.config import sibling
-from embeddinggemma.convert import families, hugging_face, names, tensors
+from embeddinggemma.convert import names, tensors
+from embeddinggemma.convert.read import families, hugging_face
 from embeddinggemma.convert.safetensors_io import INDEX, WEIGHTS
 from embeddinggemma.model import adapt
 from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model.config import EncoderDecoderConfig
+from embeddinggemma.training import stages, start
 from embeddinggemma.types import BadInput
 
 
@@ -227,7 +230,7 @@ def stage_like(imported, name, data, place):
 
 def started(config):
   """The model that training would begin with, and what is fresh in it."""
-  starting.check(config)
+  start.check(config)
   given = checkpoint.read_params(checkpoint.find(config.init_from))
   shapes = jax.eval_shape(stages.init(config), jax.random.key(0))
   params, fresh = adapt.graft(shapes, stages.adopt(config, given))

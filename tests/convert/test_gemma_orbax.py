@@ -11,8 +11,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 import embeddinggemma as eg
-from embeddinggemma import checkpoint, main
-from embeddinggemma.convert import families, gemma_orbax, tensors
+from embeddinggemma import checkpoint
+from embeddinggemma.cli import main
+from embeddinggemma.convert import tensors
+from embeddinggemma.convert.read import families, gemma_orbax
 from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model import embedder
 from embeddinggemma.types import BadInput

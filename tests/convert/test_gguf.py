@@ -12,15 +12,13 @@ import pytest
 import sentencepiece
 
 import embeddinggemma as eg
-from embeddinggemma import checkpoint, main, quantize
-from embeddinggemma.convert import (
-  exporting,
-  gguf_tensors,
-  hugging_face,
-  names,
-)
-from embeddinggemma.convert.gguf import FORMAT
-from embeddinggemma.convert.output import MARK
+from embeddinggemma import checkpoint, quantize
+from embeddinggemma.cli import main
+from embeddinggemma.convert import names
+from embeddinggemma.convert.read import hugging_face
+from embeddinggemma.convert.write import exporting, gguf_tensors
+from embeddinggemma.convert.write.gguf import FORMAT
+from embeddinggemma.convert.write.output import MARK
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.model.config import GLOBAL, LOCAL
 from embeddinggemma.types import BadInput, Stopped

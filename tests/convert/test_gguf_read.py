@@ -20,25 +20,24 @@ import numpy as np
 import pytest
 
 import embeddinggemma as eg
-from embeddinggemma import checkpoint, main, quantize, soup, stages, starting
+from embeddinggemma import checkpoint, quantize, saved, soup
+from embeddinggemma.cli import main
 from embeddinggemma.config import sibling
-from embeddinggemma.convert import (
-  exporting,
+from embeddinggemma.convert import names, sentencepiece_model, tensors
+from embeddinggemma.convert.read import (
   families,
   gguf_file,
   hugging_face,
-  names,
   on_grid,
-  saved,
-  sentence_transformers_export,
-  sentencepiece_model,
-  tensors,
 )
-from embeddinggemma.convert.gguf import FORMAT
+from embeddinggemma.convert.write import exporting, sentence_transformers
+from embeddinggemma.convert.write.gguf import FORMAT
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model.config import GLOBAL, LOCAL
+from embeddinggemma.training import stages
+from embeddinggemma.training import start as starting
 from embeddinggemma.types import BadInput
 
 Type = gguf.GGMLQuantizationType
@@ -766,7 +765,7 @@ def test_floats_of_another_format_that_lie_on_a_grid(
   files = on_the_grid_of(spec)
   trained = write_checkpoint(tmp_path / "model", config_of_files, files)
   folder = tmp_path / "st"
-  exporting.export(sentence_transformers_export.FORMAT, str(trained), folder)
+  exporting.export(sentence_transformers.FORMAT, str(trained), folder)
   assert bring(folder, tmp_path / "w")["grid"] == spec
   before = gguf.GGUFReader(export(trained, tmp_path / "first"))
   after = gguf.GGUFReader(export(tmp_path / "w", tmp_path / "second"))

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from embeddinggemma.convert import hugging_face
-from embeddinggemma.convert.hugging_face import GEMMA3, T5GEMMA, T5GEMMA2
+from embeddinggemma.convert.read import hugging_face
+from embeddinggemma.convert.read.hugging_face import GEMMA3, T5GEMMA, T5GEMMA2
 from embeddinggemma.model.config import GLOBAL, LOCAL, preset
 from embeddinggemma.types import BadInput
 

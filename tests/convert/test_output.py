@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from embeddinggemma.convert.output import MARK, whole
+from embeddinggemma.convert.write.output import MARK, whole
 from embeddinggemma.types import BadInput
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from embeddinggemma import config as config_lib
-from embeddinggemma.convert import families, tensors
+from embeddinggemma.convert import tensors
+from embeddinggemma.convert.read import families
 from embeddinggemma.losses import denoise
 from embeddinggemma.model import decoder
 from embeddinggemma.model.config import (

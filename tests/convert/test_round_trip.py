@@ -11,16 +11,14 @@ import pytest
 import safetensors.numpy
 
 import embeddinggemma as eg
-from embeddinggemma import checkpoint, main
-from embeddinggemma.convert import (
-  certificate,
-  exporting,
-  families,
-  hugging_face,
-  safetensors_io,
-)
-from embeddinggemma.convert.output import MARK
-from embeddinggemma.convert.sentence_transformers_export import FORMAT as ST
+from embeddinggemma import checkpoint
+from embeddinggemma.cli import main
+from embeddinggemma.convert import safetensors_io
+from embeddinggemma.convert.certify import certificate
+from embeddinggemma.convert.read import families, hugging_face
+from embeddinggemma.convert.write import exporting
+from embeddinggemma.convert.write.output import MARK
+from embeddinggemma.convert.write.sentence_transformers import FORMAT as ST
 from embeddinggemma.model.config import GLOBAL, LOCAL
 from embeddinggemma.types import BadInput, Stopped
 

@@ -12,13 +12,10 @@ import numpy as np
 import pytest
 
 import embeddinggemma as eg
-from embeddinggemma.convert import (
-  exporting,
-  families,
-  tensors,
-  tokenizer_json,
-)
-from embeddinggemma.convert.sentence_transformers_export import FORMAT
+from embeddinggemma.convert import tensors
+from embeddinggemma.convert.read import families
+from embeddinggemma.convert.write import exporting, tokenizer_json
+from embeddinggemma.convert.write.sentence_transformers import FORMAT
 from embeddinggemma.data import samples
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.model import embedder

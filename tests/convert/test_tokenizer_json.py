@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from embeddinggemma.convert import sentencepiece_model
-from embeddinggemma.convert.tokenizer_json import (
+from embeddinggemma.convert.write.tokenizer_json import (
   tokenizer_config,
   tokenizer_json,
 )

@@ -5,14 +5,14 @@ import pathlib
 
 import pytest
 
-from embeddinggemma.data import (
+from embeddinggemma.data import stdlib
+from embeddinggemma.data.beir import normalised, read_retrieval
+from embeddinggemma.data.stdlib import (
   code_pairs,
   docstrings,
   held_out,
   python_source,
-  stdlib,
 )
-from embeddinggemma.data.beir import normalised, read_retrieval
 
 PARSER = '''"""Tools to parse dates and times of many countries."""
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from embeddinggemma.evaluate import ablations
+from embeddinggemma.report import ablations
 
 
 def by_seed(*means: float) -> list[dict[str, float]]:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from embeddinggemma.evaluate import curves
+from embeddinggemma.report import curves
 
 CURVES = {
   "pretrain": [

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from embeddinggemma.evaluate import forgetting
+from embeddinggemma.report import forgetting
 
 
 def scores(own: float, general: float) -> dict:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from embeddinggemma.evaluate import mixtures
+from embeddinggemma.report import mixtures
 
 
 def trial(number, code, score, infeasible=""):

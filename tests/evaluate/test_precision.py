@@ -1,6 +1,6 @@
 """The report on weights of fewer bits, and on what each stage gave."""
 
-from embeddinggemma.evaluate import by_stage, precision
+from embeddinggemma.report import by_stage, precision
 
 
 def row(weights: str, name: str, mean: float, size: int = 10**6) -> dict:

@@ -7,7 +7,7 @@ import re
 import pytest
 from rich import console
 
-from embeddinggemma.evaluate import curves, plots, report, starts
+from embeddinggemma.report import curves, plots, report, starts
 
 QUALITY = {
   "trained": {

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from embeddinggemma.evaluate import starts
+from embeddinggemma.report import starts
 
 INITIALISATION = {
   "metric": "nDCG@10",

@@ -14,7 +14,7 @@ import json
 import pathlib
 from typing import Any
 
-from embeddinggemma import main
+from embeddinggemma.cli import main
 
 HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"

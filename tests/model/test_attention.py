@@ -11,10 +11,12 @@ import pytest
 import test_mesh
 from jax.experimental import pallas
 
-from embeddinggemma import sharding, stages
+from embeddinggemma import sharding
 from embeddinggemma.config import sibling
-from embeddinggemma.model import embedder, kernels
+from embeddinggemma.model import embedder
 from embeddinggemma.model.config import preset
+from embeddinggemma.model.kernels import choose
+from embeddinggemma.training import stages
 from embeddinggemma.types import BadInput
 
 TINY = preset("tiny")
@@ -129,17 +131,17 @@ def test_a_kernel_needs_a_tpu():
 
 def test_auto_runs_anywhere_and_takes_what_a_row_allows():
   auto = dataclasses.replace(TINY, attention="auto", mlp="auto")
-  assert kernels.on(auto, "cpu", "cpu") == TINY
-  assert kernels.on(auto, "tpu", "TPU v5 lite") == auto
-  small = kernels.on(auto, "tpu", "TPU v4")
+  assert choose.on(auto, "cpu", "cpu") == TINY
+  assert choose.on(auto, "tpu", "TPU v5 lite") == auto
+  small = choose.on(auto, "tpu", "TPU v4")
   assert (small.attention, small.mlp) == ("splash", "xla")
   told = dataclasses.replace(auto, attention="fused")
-  assert kernels.on(told, "tpu", "TPU v4").attention == "fused"
-  chosen = {n: kernels.attention_of(auto, n) for n in (96, 128, 512, 2048)}
+  assert choose.on(told, "tpu", "TPU v4").attention == "fused"
+  chosen = {n: choose.attention_of(auto, n) for n in (96, 128, 512, 2048)}
   assert chosen == {96: "xla", 128: "fused", 512: "fused", 2048: "splash"}
   unfused = dataclasses.replace(auto, qk_norm=False)
-  assert kernels.attention_of(unfused, 128) == "splash"
-  assert [kernels.mlp_of(auto, n) for n in (96, 384)] == ["xla", "fused"]
+  assert choose.attention_of(unfused, 128) == "splash"
+  assert [choose.mlp_of(auto, n) for n in (96, 384)] == ["xla", "fused"]
 
 
 @pytest.mark.parametrize(

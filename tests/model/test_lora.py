@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import embeddinggemma as eg
-from embeddinggemma import checkpoint, main, sharding
+from embeddinggemma import checkpoint, sharding
+from embeddinggemma.cli import main
 from embeddinggemma.config import LoraConfig
 from embeddinggemma.model import embedder, lora
 from embeddinggemma.model.config import preset

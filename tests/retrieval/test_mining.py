@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from embeddinggemma import lexical
-from embeddinggemma.retrieval import mining, neighbours
-from embeddinggemma.retrieval.candidates import REASONS, MiningConfig, Sides
+from embeddinggemma.mining import neighbours, per_task
+from embeddinggemma.mining.candidates import REASONS, MiningConfig, Sides
 from embeddinggemma.types import BadInput, Pair
 
 WORDS = "river stone copper lantern garden winter harbour signal".split()
@@ -116,8 +116,8 @@ def brute(pairs, sides, c):
 def test_it_is_what_brute_force_finds(tmp_path, search, rules):
   pairs, sides = random_task()
   c = config(search=search, **rules)
-  mining.mine(pairs, sides, c, tmp_path)
-  mined = mining.open_mined(tmp_path)
+  per_task.mine(pairs, sides, c, tmp_path)
+  mined = per_task.open_mined(tmp_path)
   chosen, fates, scores = brute(pairs, sides, c)
   np.testing.assert_array_equal(mined.negatives, chosen)
   for row, fate in enumerate(fates):
@@ -137,10 +137,10 @@ def test_the_ratio_is_of_the_positive_s_score(tmp_path):
   )
   sides = Sides(angle(0, 0, 0, 0), angle(30, 34, 60, 100))
   c = config(ratio=0.95, negatives=1)
-  mining.mine(pairs, sides, c, tmp_path)
+  per_task.mine(pairs, sides, c, tmp_path)
   # 34 degrees score 0.829 of 0.866: too near. The lowest left is 100 degrees;
   # of a positive's negative score (the last), a part lies below it.
-  mined = mining.open_mined(tmp_path)
+  mined = per_task.open_mined(tmp_path)
   assert mined.negatives[:, 0].tolist() == [3, 3, 3, -1]
   assert mined.ledger[0]["reason"].tolist() == [2, 10, 1, 0]
 
@@ -207,8 +207,8 @@ def test_reasons(tmp_path, extra, vectors, changes, row, candidate, reason):
   query = positive.copy()
   query[0, 1] += 0.2
   c = config(top_k=width, **changes)
-  mining.mine(pairs, Sides(unit(query), unit(positive)), c, tmp_path)
-  entry = mining.open_mined(tmp_path).ledger[row]
+  per_task.mine(pairs, Sides(unit(query), unit(positive)), c, tmp_path)
+  entry = per_task.open_mined(tmp_path).ledger[row]
   found = entry["reason"][entry["candidate"] == candidate]
   assert [REASONS[code] for code in found] == [reason]
 
@@ -219,10 +219,10 @@ def test_a_document_like_the_query_is_dropped(tmp_path):
   query = unit([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
   positive = unit([[0, 1, 0.2], [1, 0, 0.1], [0, 0.2, 1]])
   c = config(near_cosine=0.99)
-  about = mining.mine(pairs, Sides(query, positive), c, tmp_path)
+  about = per_task.mine(pairs, Sides(query, positive), c, tmp_path)
   reason = "near-duplicate of the query, by cosine"
   assert about["candidates"][reason] == 1
-  assert mining.open_mined(tmp_path).ledger[0]["reason"][0] == (
+  assert per_task.open_mined(tmp_path).ledger[0]["reason"][0] == (
     REASONS.index(reason)
   )
 
@@ -237,13 +237,13 @@ def test_what_pairs_of_a_symmetric_task_join_is_no_negative(tmp_path, task):
     for a, b in ((en, de), (nl, en))
   ]
   sides = Sides(*unit(np.random.default_rng(0).normal(size=(2, 4, 8))))
-  mining.mine(pairs, sides, CONFIG, tmp_path)
-  negatives = mining.open_mined(tmp_path).negatives
+  per_task.mine(pairs, sides, CONFIG, tmp_path)
+  negatives = per_task.open_mined(tmp_path).negatives
   sentence = [{i // 2 for i in row if i >= 0} for row in negatives.tolist()]
   joined = [i // 2 in found for i, found in enumerate(sentence)]
   assert joined == ([task == "qa"] * 4 if task == "bitext" else joined)
   assert any(joined) == (task == "qa")
-  reasons = mining.open_mined(tmp_path).ledger["reason"]
+  reasons = per_task.open_mined(tmp_path).ledger["reason"]
   assert (
     reasons == REASONS.index("is joined to the query by pairs of its task")
   ).any() == (task == "bitext")
@@ -253,8 +253,8 @@ def test_equal_positives_are_one_candidate(tmp_path):
   pairs = [pair(f"q{i}", "Yes" if i % 2 else "no  way") for i in range(6)]
   rng = np.random.default_rng(0)
   sides = Sides(*unit(rng.normal(size=(2, 6, 4))))
-  mining.mine(pairs, sides, CONFIG, tmp_path)
-  mined = mining.open_mined(tmp_path)
+  per_task.mine(pairs, sides, CONFIG, tmp_path)
+  mined = per_task.open_mined(tmp_path)
   assert mined.ledger.shape == (6, 2)
   want = [[1, -1] if i % 2 == 0 else [0, -1] for i in range(6)]
   assert mined.negatives.tolist() == want
@@ -271,7 +271,7 @@ def test_the_size_of_a_chunk_changes_nothing(
   for number, size in enumerate((1, 7, 40)):
     monkeypatch.setattr(neighbours, "MAX_QUERIES", size)
     monkeypatch.setattr(neighbours, "BLOCK", 97 * size)
-    about = mining.mine(pairs, sides, c, tmp_path / str(number))
+    about = per_task.mine(pairs, sides, c, tmp_path / str(number))
     hashes.add(about["hash"])
   assert len(hashes) == 1
 
@@ -279,13 +279,13 @@ def test_the_size_of_a_chunk_changes_nothing(
 def test_random_choices_follow_seed_and_row(tmp_path):
   pairs, sides = random_task()
   hashes = [
-    mining.mine(pairs, sides, config(choose="random", seed=s), tmp_path / f)[
+    per_task.mine(pairs, sides, config(choose="random", seed=s), tmp_path / f)[
       "hash"
     ]
     for s, f in ((0, "a"), (0, "b"), (1, "c"))
   ]
   assert hashes[0] == hashes[1] != hashes[2]
-  mined = mining.open_mined(tmp_path / "a")
+  mined = per_task.open_mined(tmp_path / "a")
   ranks = [
     np.flatnonzero(row["reason"] == 0)[0]
     for row in mined.ledger
@@ -297,7 +297,7 @@ def test_random_choices_follow_seed_and_row(tmp_path):
 def test_a_kill_loses_a_chunk_and_no_bit(tmp_path, monkeypatch):
   pairs, sides = random_task()
   monkeypatch.setattr(neighbours, "MAX_QUERIES", 16)
-  whole = mining.mine(pairs, sides, CONFIG, tmp_path / "whole")
+  whole = per_task.mine(pairs, sides, CONFIG, tmp_path / "whole")
   seen = []
 
   class Killed(BaseException):
@@ -311,12 +311,12 @@ def test_a_kill_loses_a_chunk_and_no_bit(tmp_path, monkeypatch):
 
   for _ in range(2):
     with pytest.raises(Killed):
-      mining.mine(pairs, sides, CONFIG, tmp_path / "x", progress=kill)
+      per_task.mine(pairs, sides, CONFIG, tmp_path / "x", progress=kill)
     assert not (tmp_path / "x" / "negatives.npy").exists()
     with pytest.raises(BadInput, match="holds no negatives"):
-      mining.open_mined(tmp_path / "x")
+      per_task.open_mined(tmp_path / "x")
   assert (
-    mining.mine(pairs, sides, CONFIG, tmp_path / "x", progress=kill) == whole
+    per_task.mine(pairs, sides, CONFIG, tmp_path / "x", progress=kill) == whole
   )
   assert seen == [16, 32, 48, 60]
   names = sorted(p.name for p in (tmp_path / "x").iterdir())
@@ -324,22 +324,22 @@ def test_a_kill_loses_a_chunk_and_no_bit(tmp_path, monkeypatch):
   for name in names:
     one, other = ((tmp_path / d / name).read_bytes() for d in ("x", "whole"))
     assert one == other
-  mining.mine(pairs, sides, CONFIG, tmp_path / "x", progress=kill)
+  per_task.mine(pairs, sides, CONFIG, tmp_path / "x", progress=kill)
   assert len(seen) == 4  # it was done
 
 
 def test_other_inputs_start_anew(tmp_path):
   pairs, sides = random_task()
-  first = mining.mine(pairs, sides, CONFIG, tmp_path)
+  first = per_task.mine(pairs, sides, CONFIG, tmp_path)
   moved = Sides(sides.query[::-1].copy(), sides.positive)
   for changed in (
     (pairs, moved, CONFIG),
     (pairs, sides, config(margin=0.0)),
     ([*pairs[:-1], pairs[-1]._replace(query="new")], sides, CONFIG),
   ):
-    again = mining.mine(*changed, tmp_path)
+    again = per_task.mine(*changed, tmp_path)
     assert again["key"] != first["key"]
-  assert mining.mine(pairs, sides, CONFIG, tmp_path) == first
+  assert per_task.mine(pairs, sides, CONFIG, tmp_path) == first
 
 
 def test_queries_without_a_negative_are_kept_and_counted(tmp_path):
@@ -349,8 +349,8 @@ def test_queries_without_a_negative_are_kept_and_counted(tmp_path):
     pair("winter", "winter"),
     pair("zebra", "garden"),
   ]
-  about = mining.mine(pairs, None, config(search="plain"), tmp_path)
-  mined = mining.open_mined(tmp_path)
+  about = per_task.mine(pairs, None, config(search="plain"), tmp_path)
+  mined = per_task.open_mined(tmp_path)
   assert mined.negatives.tolist() == [[1, -1], [-1, -1], [-1, -1], [-1, -1]]
   assert about["without"] == {"no neighbours": 2, "is its positive": 1}
   assert (about["pairs"], about["negatives"]) == (4, 1)
@@ -363,20 +363,20 @@ def test_explain_names_every_candidate(tmp_path):
     pair("copper", "stone age " + "long " * 60),
     pair("zebra", "garden"),
   ]
-  mining.mine(pairs, None, config(search="plain"), tmp_path)
-  mined = mining.open_mined(tmp_path)
-  lines = mining.explain(mined, 0, pairs)
+  per_task.mine(pairs, None, config(search="plain"), tmp_path)
+  mined = per_task.open_mined(tmp_path)
+  lines = per_task.explain(mined, 0, pairs)
   assert lines[0] == "query 0: river stone"
   assert lines[1].endswith(": river bed")
   assert any(x.endswith("row 0: is its positive") for x in lines)
   assert any(x.endswith("row 1: chosen") for x in lines)
   assert max(map(len, lines)) < 120
-  assert mining.explain(mined, 2, pairs)[-1].strip() == "no neighbours"
+  assert per_task.explain(mined, 2, pairs)[-1].strip() == "no neighbours"
   for row in (-1, 3):
     with pytest.raises(BadInput, match="rows 0 to 2 were mined"):
-      mining.explain(mined, row, pairs)
+      per_task.explain(mined, row, pairs)
   with pytest.raises(BadInput, match="2 pairs"):
-    mining.explain(mined, 0, pairs[:2])
+    per_task.explain(mined, 0, pairs[:2])
 
 
 def test_memory_is_bounded(monkeypatch):
@@ -422,10 +422,10 @@ def test_bad_vectors_are_named(tmp_path):
     (Sides(sides.query, broken), "positive vector 3 has length nan"),
   ):
     with pytest.raises(BadInput, match=message):
-      mining.mine(pairs, vectors, CONFIG, tmp_path)
+      per_task.mine(pairs, vectors, CONFIG, tmp_path)
   mixed = [pairs[0], pairs[1]._replace(task="code")]
   with pytest.raises(BadInput, match="pairs of code and qa; mine one task"):
-    mining.mine(mixed, None, config(search="plain"), tmp_path)
+    per_task.mine(mixed, None, config(search="plain"), tmp_path)
   with pytest.raises(BadInput, match="no pairs to mine"):
-    mining.mine([], None, config(search="plain"), tmp_path)
+    per_task.mine([], None, config(search="plain"), tmp_path)
   assert not list(tmp_path.iterdir())

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from embeddinggemma.retrieval import mining, negatives, neighbours, teacher
-from embeddinggemma.retrieval.candidates import MiningConfig
-from embeddinggemma.retrieval.teacher import TeacherModel
+from embeddinggemma.mining import negatives, neighbours, per_task, teacher
+from embeddinggemma.mining.candidates import MiningConfig
+from embeddinggemma.mining.teacher import TeacherModel
 from embeddinggemma.types import BadInput, Pair
 
 CONFIG = MiningConfig(
@@ -104,7 +104,7 @@ def test_pairs_keep_their_order_and_get_texts_with_titles(mined):
     else:
       assert len(pair.negatives) == 2 * (pair.task == "nli")
       assert not pair.negative_titles
-  opened = mining.open_mined(directory / "qa")
+  opened = per_task.open_mined(directory / "qa")
   members = [pair for pair in pairs if pair.task == "qa"]
   first = next(pair for pair in got if pair.task == "qa")
   want = tuple(members[i].positive for i in opened.negatives[0])

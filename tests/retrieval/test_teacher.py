@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from embeddinggemma.data import prompts
-from embeddinggemma.retrieval import teacher, tfidf
-from embeddinggemma.retrieval.teacher import Item, TeacherModel
+from embeddinggemma.mining import teacher, tfidf
+from embeddinggemma.mining.teacher import Item, TeacherModel
 from embeddinggemma.types import BadInput, Pair
 
 NUMBERS = "one two three four five six seven eight nine ten".split()

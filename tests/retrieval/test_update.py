@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from stand_in import bag_of_words, making
 
-from embeddinggemma import cache, main
+from embeddinggemma import cache
+from embeddinggemma.cli import main
 from embeddinggemma.retrieval import index, pending, reading, search, update
 from embeddinggemma.types import BadInput
 

@@ -7,9 +7,10 @@ import json
 
 import pytest
 
-from embeddinggemma import command_line, main
-from embeddinggemma.commands import VERBS
-from embeddinggemma.tpu import environment, examine, generations
+from embeddinggemma import generations
+from embeddinggemma.aot import environment, examine
+from embeddinggemma.cli import flags, main
+from embeddinggemma.cli.verbs import VERBS
 from embeddinggemma.types import BadInput
 
 CONFIG = "--config=configs/prefinetune.py:tiny"
@@ -115,7 +116,7 @@ def test_two_slices_exchange_over_data() -> None:
   ],
 )
 def test_an_option_that_the_compiler_refuses(options: dict, said: str) -> None:
-  values, _ = command_line.parse(
+  values, _ = flags.parse(
     "compile", VERBS["compile"], [CONFIG, "--topology=v5e:2x2"]
   )
   tree = values.config.to_dict() | {"compiler_options": options}
@@ -170,7 +171,7 @@ def test_sizes_that_do_not_divide(arguments: list[str], said: str) -> None:
 
 
 def test_a_stage_of_a_recipe_can_be_named() -> None:
-  values, _ = command_line.parse(
+  values, _ = flags.parse(
     "compile",
     VERBS["compile"],
     ["--config=configs/recipe.py:tiny", "--topology=v5e:2x2"],

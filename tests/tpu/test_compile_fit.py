@@ -5,16 +5,11 @@ import importlib.util
 
 import pytest
 
-from embeddinggemma import command_line
-from embeddinggemma.commands import VERBS
-from embeddinggemma.tpu import (
-  compiling,
-  environment,
-  examine,
-  fit,
-  generations,
-)
-from embeddinggemma.tpu.fit import Try
+from embeddinggemma import generations
+from embeddinggemma.aot import compiling, environment, examine, fit
+from embeddinggemma.aot.fit import Try
+from embeddinggemma.cli import flags
+from embeddinggemma.cli.verbs import VERBS
 
 CAPACITY = 1_000
 
@@ -63,7 +58,7 @@ def test_an_end_of_the_choices_is_an_end(left: list[int]) -> None:
 def test_recomputation_is_tried_where_groups_cannot_help() -> None:
   """One pair a device, on chips that have next to no memory."""
   environment.prepare()
-  values, _ = command_line.parse(
+  values, _ = flags.parse(
     "compile",
     VERBS["compile"],
     [

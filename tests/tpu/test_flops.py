@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import pytest
 from jax.extend import core
 
-from embeddinggemma import command_line
-from embeddinggemma.commands import VERBS
+from embeddinggemma.aot import examine, flops
+from embeddinggemma.cli import flags
+from embeddinggemma.cli.verbs import VERBS
 from embeddinggemma.model import decoder, embedder, encoder, layers
 from embeddinggemma.model.config import GLOBAL, LOCAL, preset
 from embeddinggemma.model.layers import Reach
-from embeddinggemma.tpu import examine, flops
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def config_of(config: str, *overrides: str):
-  values, _ = command_line.parse(
+  values, _ = flags.parse(
     "compile",
     VERBS["compile"],
     [f"--config={ROOT}/configs/{config}", "--topology=v5e:2x2", *overrides],

@@ -10,11 +10,10 @@ import pathlib
 import jax
 import pytest
 
-from embeddinggemma import sharding
-from embeddinggemma.tpu import (
+from embeddinggemma import generations, sharding
+from embeddinggemma.aot import (
   buffers,
   collectives,
-  generations,
   hlo,
   kernels,
   matmuls,

@@ -14,8 +14,9 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from embeddinggemma.tpu import document, generations, jobset, queued, sky
-from embeddinggemma.tpu.request import BUCKET, RESTART, Launch, last_line
+from embeddinggemma import generations
+from embeddinggemma.launch import document, jobset, queued, sky
+from embeddinggemma.launch.request import BUCKET, RESTART, Launch, last_line
 from embeddinggemma.types import BadInput
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

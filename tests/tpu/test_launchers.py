@@ -15,8 +15,9 @@ import tarfile
 import pytest
 import yaml
 
-from embeddinggemma.tpu import babysit, generations, launch
-from embeddinggemma.tpu.request import Launch
+from embeddinggemma import generations
+from embeddinggemma.launch import babysit, launch
+from embeddinggemma.launch.request import Launch
 from embeddinggemma.types import BadInput
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

@@ -9,7 +9,7 @@ import sys
 import jax
 import pytest
 
-from embeddinggemma.tpu import smoke
+from embeddinggemma.launch import smoke
 from embeddinggemma.types import Stopped
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -39,7 +39,7 @@ def test_smoke_passes_on_a_cpu(tmp_path):
 
 # Counts, trains, and says how training began.
 STAND_IN = """#!/usr/bin/env bash
-if [[ $2 == embeddinggemma.tpu.smoke ]]; then echo "library: hello"; echo "$COUNT"; exit; fi
+if [[ $2 == embeddinggemma.launch.smoke ]]; then echo "library: hello"; echo "$COUNT"; exit; fi
 echo "$*" >>"$CALLS"
 if (($(wc -l <"$CALLS") > 1)); then echo "prefinetune: $SECOND" >&2; exit "$CODE"; fi
 """
@@ -88,7 +88,7 @@ def test_a_dry_run_only_prints(tmp_path):
   done = run("--dry-run", f"--workdir={tmp_path / 'w'}")
   assert done.returncode == 0
   first, second = done.stdout.splitlines()
-  assert "embeddinggemma.tpu.smoke" in first and " train " in second
+  assert "embeddinggemma.launch.smoke" in first and " train " in second
   assert not (tmp_path / "w").exists()
 
 

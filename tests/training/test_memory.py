@@ -9,11 +9,10 @@ import test_mesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddinggemma import stages
 from embeddinggemma.config import MeshConfig
 from embeddinggemma.model import embedder
 from embeddinggemma.model.config import LARGE, preset
-from embeddinggemma.training import memory
+from embeddinggemma.training import memory, stages
 from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import BadInput
 

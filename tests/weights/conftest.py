@@ -22,7 +22,7 @@ import small
 import small_decoder
 import vectors
 
-from embeddinggemma import main
+from embeddinggemma.cli import main
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 HERE = pathlib.Path(__file__).parent

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from embeddinggemma import checkpoint
-from embeddinggemma.convert import saved
+from embeddinggemma import checkpoint, saved
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import decoder
 

@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 import safetensors.numpy
 
-from embeddinggemma.convert import tokenizer_json
+from embeddinggemma.convert.write import tokenizer_json
 from embeddinggemma.data import samples, tokenizer
 
 SEED = 0

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from embeddinggemma.convert import certificate
+from embeddinggemma.convert.certify import certificate
 
 CASES = (
   ("sentence-transformers", "float32"),

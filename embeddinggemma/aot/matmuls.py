@@ -1,0 +1,101 @@
+"""Floating-point operations of a compiled program's matrix products.
+
+A TPU's products are convolutions: batch dimensions become windows with padding
+and dilation, of which only the positions that meet data count.
+"""
+
+import math
+import re
+
+import numpy as np
+
+from embeddinggemma.aot.hlo import Computation, Instruction, Program
+
+_LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
+_WINDOW = re.compile(r"window=\{([^}]*)\}")
+
+
+def flops(program: Program) -> float:
+  """Of all products that run in a step on one device, kernels aside."""
+  total = 0.0
+  for times, name, instruction in program.walk(fused=True):
+    if instruction.opcode not in ("convolution", "dot"):
+      continue
+    count = convolution if instruction.opcode == "convolution" else dot
+    total += times * count(instruction, program.computations[name])
+  return total
+
+
+def dot(instruction: Instruction, scope: Computation) -> float:
+  """2 x result x contracted sizes."""
+  left = scope.by_name[instruction.operands[0]].arrays[0].dims
+  found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.text)
+  over = [int(i) for i in found[1].split(",") if i] if found else []
+  return 2.0 * instruction.arrays[0].size * math.prod(left[i] for i in over)
+
+
+def convolution(instruction: Instruction, scope: Computation) -> float:
+  """2 x batch x features in x features out x valid pairs of positions."""
+  labels = _LABELS.search(instruction.text)
+  if labels is None:
+    return 0.0
+  left = scope.by_name[instruction.operands[0]].arrays[0].dims
+  right = scope.by_name[instruction.operands[1]].arrays[0].dims
+  out = instruction.arrays[0].dims
+  size = lambda dims, names, name: dims[names.index(name)]
+  pairs = 1
+  for n, window in enumerate(_windows(instruction.text)):
+    key = str(n)
+    pairs *= _valid_pairs(
+      size(left, labels[1], key), size(out, labels[3], key), **window
+    )
+  groups = int(instruction.attribute("batch_group_count") or 1)
+  batch = size(left, labels[1], "b") // groups
+  features = size(right, labels[2], "i") * size(right, labels[2], "o")
+  return 2.0 * batch * features * pairs
+
+
+def _windows(text: str) -> list[dict[str, int]]:
+  """Of each spatial dimension: size, stride, low padding, dilations."""
+  found = _WINDOW.search(text)
+  if found is None or "size=" not in found[1]:
+    return []
+  parts = dict(p.split("=") for p in found[1].split())
+  count = len(parts["size"].split("x"))
+  values = lambda name: (
+    [int(v.split("_")[0]) for v in parts[name].split("x")]
+    if name in parts
+    else [0 if name == "pad" else 1] * count
+  )
+  names = ("size", "stride", "pad", "lhs_dilate", "rhs_dilate")
+  return [dict(zip(names, row)) for row in zip(*map(values, names))]
+
+
+def _valid_pairs(
+  given: int,
+  made: int,
+  size: int,
+  stride: int,
+  pad: int,
+  lhs_dilate: int,
+  rhs_dilate: int,
+) -> int:
+  """Pairs of a kernel's and a result's position that meet an element.
+
+  Position o of the result and k of the kernel meet at stride * o + rhs_dilate *
+  k - pad, where there is an element every lhs_dilate. A batch may be a window
+  of millions, so that nothing here goes over pairs.
+  """
+  first = np.arange(size, dtype=np.int64) * rhs_dilate - pad
+  last = (given - 1) * lhs_dilate
+  low = -(np.minimum(first, 0) // stride)
+  high = np.minimum(made, (last - first) // stride + 1)
+  # first + stride * o is a multiple of lhs_dilate where o is `start` and every
+  # `period` after it.
+  common = math.gcd(stride, lhs_dilate)
+  period = lhs_dilate // common
+  inverse = pow(stride // common, -1, period) if period > 1 else 0
+  start = (-first // common * inverse) % period
+  count = (high - 1 - start) // period - (low - 1 - start) // period
+  count = np.where((first % common == 0) & (high > low), count, 0)
+  return int(count.sum())

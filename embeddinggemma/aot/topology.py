@@ -1,0 +1,38 @@
+"""A mesh of the devices of a TPU topology, none of which is here."""
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from embeddinggemma import sharding
+from embeddinggemma.aot import environment
+from embeddinggemma.config import MeshConfig
+from embeddinggemma.generations import Slice
+from embeddinggemma.types import BadInput
+
+
+def devices(slice_: Slice, num_slices: int = 1) -> tuple[jax.Device, ...]:
+  """As the compiler sees them; raises BadInput without libtpu."""
+  environment.require_libtpu()
+  several = {"num_slices": num_slices} if num_slices > 1 else {}
+  try:
+    found = topologies.get_topology_desc(
+      platform="tpu",
+      topology_name=slice_.name,
+      wrap=slice_.wrap,
+      **several,
+      **slice_.generation.topology_options,
+    )
+  except jax.errors.JaxRuntimeError as error:
+    raise BadInput(f"--topology={slice_.name}: libtpu says: {error}") from None
+  return tuple(found.devices)
+
+
+def make_mesh(sizes: MeshConfig, slice_: Slice, num_slices: int = 1) -> Mesh:
+  """The mesh that training has there; `data` goes over slices.
+
+  Raises BadInput where the sizes do not divide the devices.
+  """
+  if num_slices < 1:
+    raise BadInput(f"--num_slices={num_slices} must be at least 1")
+  return sharding.make_mesh(sizes.data, sizes.fsdp, devices(slice_, num_slices))

@@ -1,0 +1,262 @@
+"""Flags of verbs: what there is, what a command line gives, what is wrong."""
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from absl import flags
+
+if TYPE_CHECKING:
+  from rich.console import Console
+
+
+class Verb(NamedTuple):
+  """A job: what it does, the function that does it, the flags it takes."""
+
+  help: str
+  run: Callable[..., int | None]  # (values, *words) -> exit code
+  required: Sequence[str] = ()
+  optional: Sequence[str] = ()
+  words: bool = False  # whether any may follow the flags
+
+
+# Every flag of every verb: default and help.
+TEXT_FLAGS = {
+  "config": (
+    None,
+    "configs/NAME.py[:arg,key=value]; --config.key=value overrides",
+  ),
+  "workdir": (None, "the folder of this run; used again, it continues"),
+  "model": (None, "a checkpoint, or the workdir of a run"),
+  "input": (None, "what to read: see above"),
+  "output": (None, "what to write"),
+  "data": (
+    None,
+    "a folder of evaluation tasks (BEIR, STS, labels, bitext, pairs)",
+  ),
+  "prompt": ("document", "the prompt's name: query, document, STS, ..."),
+  "index": (None, "a folder that `index` made"),
+  "labels": (None, 'a .jsonl of examples ({"text", "label"})'),
+  "vectors": (None, "int8 or binary; default: int8, or as the index has them"),
+  "show": (None, "FIRST:LAST, the batches to show"),
+  "inputs": (None, "A,B,...: checkpoints, or workdirs of runs"),
+  "weights": (None, "a share for each of them, such as 0.5,0.3,0.2"),
+  "sweep": (None, "product(seed=[0, 1], zip(...)); else the config's sweep()"),
+  "metric": (None, "what the plot shows, such as loss; else the first"),
+  "from": (None, "public weights: a folder, a .gguf, or OWNER/NAME to fetch"),
+  "part": ("both", "of an encoder-decoder: encoder, decoder or both"),
+  "format": (None, "sentence-transformers or gguf (llama.cpp)"),
+  "stage": (None, "of a recipe: prefinetune (default), adapt, ..."),
+  "topology": (None, "a TPU generation and shape, such as v5e:16x16"),
+  "dtype": (
+    None,
+    "of the written weights: float32, bfloat16; for gguf also q8_0, q4_0,"
+    " mixed; default: what the model was trained for",
+  ),
+  "precision": (
+    None,
+    "float, int8, int4, mixed, ...: rounds the weights; else as trained",
+  ),
+}
+NUMBER_FLAGS = {
+  "dim": (None, "leading dimensions to keep, at unit norm again"),
+  "k": (5, "how many answers"),
+  "path": (None, "points from the first of two inputs to the second"),
+  "last": (None, "checkpoints of one input, the newest ones"),
+  "jobs": (1, "runs at a time"),
+  "explain": (None, "a row of the pairs, from 0"),
+  "num_slices": (1, "slices of that topology, joined by the data axis"),
+  "pick": (None, "mixtures to pick; else search.pick of the config"),
+}
+SWITCHES = {
+  "json": "print JSON",
+  "dense": "search by meaning alone",
+  "lexical": "search by words alone",
+  "fit": "also find what would fit: groups a device, recomputation",
+  "shardings": "list every parameter: shape, spec, bytes of a device",
+  "print": "print a command for each run, run none",
+  "rebuild": "make the index anew, whatever is there",
+  "uncertified": "keep an export whose runtime gives other vectors",
+  "skip_bad_rows": "count and list broken lines of the data, do not stop at one",
+}
+
+
+def console() -> "Console":
+  """Where a verb tells how it goes; the results go to stdout."""
+  from rich.console import Console
+
+  from embeddinggemma import distributed
+
+  return Console(stderr=True, quiet=not distributed.is_first())
+
+
+def say(value: Any) -> None:
+  """Prints a line of JSON."""
+  print(json.dumps(value, ensure_ascii=False))
+
+
+def usage(verbs: Mapping[str, Verb]) -> str:
+  """What --help prints."""
+  width = max(map(len, verbs))
+  lines = [f"  {name:<{width}}  {verb.help}" for name, verb in verbs.items()]
+  return (
+    "embeddinggemma VERB [--flag=value ...]\n\n"
+    + "\n".join(lines)
+    + "\n\nembeddinggemma VERB --help shows a verb's flags. Exit codes: 0 done,"
+    " 1 a negative\nverdict, 2 bad input, 42 interrupted: start it again."
+  )
+
+
+def verb_usage(name: str, verb: Verb) -> str:
+  """What VERB --help prints."""
+  names = (*verb.required, *verb.optional)
+  lines = []
+  for flag in names:
+    if flag in SWITCHES:
+      text = SWITCHES[flag]
+    else:
+      default, text = (TEXT_FLAGS | NUMBER_FLAGS)[flag]
+      needed = "required" if flag in verb.required else f"default: {default}"
+      text = f"{text} ({needed})"
+    lines.append(f"  --{flag:<14} {text}")
+  return f"embeddinggemma {name}: {verb.help}\n\n" + "\n".join(lines)
+
+
+def parse(
+  name: str, verb: Verb, argv: Sequence[str]
+) -> tuple[flags.FlagValues, list[str]]:
+  """The values of a verb's flags, and the words after them.
+
+  Raises BadInput for a flag or config key that is not there, with the nearest
+  one that is, for a value that is not one, and for words that are one too many.
+  """
+  from embeddinggemma.types import BadInput
+
+  takes_config = "config" in verb.required
+  argv = _config_first(argv) if takes_config else list(argv)
+  if takes_config and not (argv and argv[0].startswith("--config=")):
+    raise BadInput(missing(name, "config"))
+  values = _flags_of(verb, argv)
+  try:
+    rest = values([name, *argv])[1:]
+  except flags.UnrecognizedFlagError as error:
+    raise BadInput(_unknown_flag(name, verb, error.flagname)) from None
+  except flags.Error as error:
+    raise BadInput(f"{name}: {_last_line(error)}") from None
+  except (AttributeError, KeyError) as error:
+    raise BadInput(_bad_key(name, verb, argv) or f"config: {error!r}") from None
+  except BadInput:
+    raise
+  except Exception as error:  # what the user's own config file raised
+    raise BadInput(f"config: {_last_line(error)}") from None
+  lacking = [flag for flag in verb.required if values[flag].value is None]
+  if lacking:
+    raise BadInput(missing(name, lacking[0]))
+  for flag in TEXT_FLAGS:
+    if flag in values and flag != "config" and values[flag].value == "":
+      raise BadInput(f"{name}: --{flag} is empty; give a value or leave it out")
+  if rest and not verb.words:
+    raise BadInput(f"unexpected argument {rest[0]!r}; flags are --name=value")
+  return values, rest
+
+
+def missing(name: str, flag: str) -> str:
+  """The line for a flag that a verb needs."""
+  return f"{name}: --{flag} is missing; see embeddinggemma {name} --help"
+
+
+def _flags_of(verb: Verb, argv: Sequence[str]) -> flags.FlagValues:
+  values = flags.FlagValues()
+  for flag in (*verb.required, *verb.optional):
+    if flag == "config":
+      _define_config(values, argv)
+    elif flag in TEXT_FLAGS:
+      flags.DEFINE_string(flag, *TEXT_FLAGS[flag], flag_values=values)
+    elif flag in NUMBER_FLAGS:
+      flags.DEFINE_integer(flag, *NUMBER_FLAGS[flag], flag_values=values)
+    else:
+      flags.DEFINE_bool(flag, False, SWITCHES[flag], flag_values=values)
+  return values
+
+
+def _define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  from ml_collections import config_flags
+
+  config_flags.DEFINE_config_file(
+    "config", None, TEXT_FLAGS["config"][1], values, sys_argv=list(argv)
+  )
+
+
+def _config_first(argv: Sequence[str]) -> list[str]:
+  """The arguments with the last --config, its file found, before the others.
+
+  So overrides may stand anywhere, and a later --config replaces an earlier.
+  """
+  rest: list[str] = []
+  config = None
+  words = iter(argv)
+  for word in words:
+    name, equals, value = word.partition("=")
+    if name in ("--config", "-config"):
+      config = value if equals else next(words, "")
+    else:
+      rest.append(word)
+  if config is None:
+    return rest
+  return [f"--config={_find_config(config)}", *rest]
+
+
+def _find_config(value: str) -> str:
+  """configs/NAME.py[:arg]: the current folder's, else the one shipped."""
+  from embeddinggemma.types import BadInput
+
+  path, colon, arg = value.partition(":")
+  here = pathlib.Path(__file__).parents[1]
+  shipped = [here, here.parent]  # of a wheel, of a checkout
+  places = [folder / path for folder in (pathlib.Path(), *shipped)]
+  found = next((place for place in places if place.is_file()), None)
+  if found is None:
+    names = {p.name for d in shipped for p in (d / "configs").glob("*.py")}
+    raise BadInput(
+      f"config {path!r} does not exist; shipped in configs/:"
+      f" {', '.join(sorted(names)) or 'none'}"
+    )
+  return f"{found}{colon}{arg}"
+
+
+def _last_line(error: Exception) -> str:
+  lines = str(error).strip().splitlines()
+  return lines[-1] if lines else type(error).__name__
+
+
+def _unknown_flag(name: str, verb: Verb, flag: str) -> str:
+  from embeddinggemma.config import suggest
+
+  if flag.startswith("config."):
+    return f"{name}: --{flag} needs --config before it"
+  known = [f"--{other}" for other in (*verb.required, *verb.optional)]
+  flag = f"--{flag}"
+  return f"{name}: unknown flag {flag!r}{suggest(flag, known)}"
+
+
+def _bad_key(name: str, verb: Verb, argv: Sequence[str]) -> str:
+  """Which --config.a.b is not in the config, with the nearest key that is."""
+  from embeddinggemma.config import suggest
+
+  values = _flags_of(verb, argv[:1])
+  try:
+    values([name, *argv[:1]])
+  except Exception:  # it is the config file that fails
+    return ""
+  for word in argv[1:]:
+    if not word.startswith(("--config.", "-config.")):
+      continue
+    path = word.partition("=")[0].partition(".")[2]
+    tree = values.config
+    for key in path.split("."):
+      known = list(tree) if hasattr(tree, "keys") else []
+      if key not in known:
+        return f"unknown config key {path!r}{suggest(key, known)}"
+      tree = tree[key]
+  return ""

@@ -1,0 +1,117 @@
+"""Every verb: what it does, the flags it takes, the function that does it.
+
+A verb reads its flags, calls a library and says what came of it. Heavy imports
+happen inside the functions, so that --help answers at once.
+"""
+
+import difflib
+
+from embeddinggemma.cli import training, using
+from embeddinggemma.cli.flags import Verb
+
+VERBS = {
+  "run": Verb(
+    "run a recipe: every stage, cached; continues where it was",
+    training.run,
+    *training.FLAGS,
+  ),
+  "train": Verb(
+    "one stage of training",
+    training.train,
+    *training.FLAGS,
+  ),
+  "evaluate": Verb(
+    "score a model at every Matryoshka dimension; JSON and a table",
+    using.evaluate,
+    ("model", "output"),
+    ("data", "precision"),
+  ),
+  "prepare": Verb(
+    "make the shards that training reads; show what the model will see",
+    training.prepare,
+    ("config",),
+    ("workdir", "show", "json", "skip_bad_rows"),
+  ),
+  "embed": Verb(
+    'texts to vectors; --input: a .txt, a .jsonl ({"text", "title"?}) or -',
+    using.embed,
+    ("model", "input", "output"),
+    ("prompt", "dim"),
+  ),
+  "index": Verb(
+    'make a folder or a .jsonl ({"text", "title"?}) searchable; again: update',
+    using.index,
+    ("model", "input", "output"),
+    ("dim", "vectors", "rebuild", "json"),
+  ),
+  "query": Verb(
+    'search an index: query --model=DIR --index=DIR "how do I parse a date";'
+    " --labels=FILE: label texts",
+    using.query,
+    ("model",),
+    ("index", "dense", "lexical", "labels", "input", "json", "k"),
+    words=True,
+  ),
+  "teach": Verb(
+    "write a teacher's vectors of pairs, for distillation",
+    training.teach,
+    ("config", "data", "output"),
+  ),
+  "mine": Verb(
+    "find hard negatives of pairs; --explain=ROW: why which were taken",
+    training.mine,
+    ("config", "data", "output"),
+    ("model", "explain"),
+  ),
+  "mixture": Verb(
+    "search mixtures of tasks: short finetunings, Vizier, a pick of the best",
+    training.mixture,
+    ("config", "workdir"),
+    ("pick", "json"),
+  ),
+  "soup": Verb(
+    "average checkpoints; --path=N: the table of N points between two;"
+    " --last=N: the newest of one run",
+    training.soup,
+    ("inputs", "workdir"),
+    ("weights", "path", "last", "data"),
+  ),
+  "doctor": Verb(
+    "look for silent wrongness: doctor PATH; a row a check, exit 1 on a fault",
+    using.doctor,
+    (),
+    ("json",),
+    words=True,
+  ),
+  "import": Verb(
+    "public weights in: EmbeddingGemma, Gemma 3, T5Gemma, T5Gemma 2",
+    using.import_,
+    ("from", "workdir"),
+    ("part",),
+  ),
+  "export": Verb(
+    "a model out, for sentence-transformers or llama.cpp, and a certificate",
+    using.export,
+    ("model", "format", "output"),
+    ("dtype", "uncertified"),
+  ),
+  "compile": Verb(
+    "compile a stage for a TPU topology on any machine: memory, time, traffic",
+    training.compile_,
+    ("config", "topology"),
+    ("stage", "num_slices", "fit", "shardings", "json"),
+  ),
+  "sweep": Verb(
+    "run a config at every point of a product or zip of overrides",
+    training.sweep,
+    ("config", "workdir"),
+    ("sweep", "print", "jobs", "metric"),
+  ),
+}
+
+
+def unknown(name: str) -> str:
+  """The line for what is no verb, with the nearest one, or all."""
+  close = difflib.get_close_matches(name, VERBS, 1)
+  fix = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
+  return f"unknown verb {name!r}; {fix}"

@@ -1,0 +1,307 @@
+"""What finetuning on own pairs is: values that are open follow from the data."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+
+from embeddinggemma import config as config_lib
+from embeddinggemma.config import LoraConfig, at_least, suggest
+from embeddinggemma.data import mixture, prompts, sources
+from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.load import Model, load
+from embeddinggemma.mining.candidates import MiningConfig
+from embeddinggemma.model import embedder
+from embeddinggemma.recipes.index import IndexConfig
+from embeddinggemma.recipes.whole.config import without_knobs
+from embeddinggemma.training import inputs, start
+from embeddinggemma.training.config import PairConfig
+from embeddinggemma.types import BadInput, Pair
+
+T = TypeVar("T")
+
+TABLE = "embedding$"  # the pattern of the largest tensor's path
+TRAINABLE = ("all", "no_table", "lora")
+SMALLEST_BATCH = 8
+_SAMPLE = 2000  # pairs whose tokens are counted
+
+
+@dataclasses.dataclass(frozen=True)
+class CpuConfig:
+  """What a training is held to where there is no accelerator."""
+
+  batch_tokens: int
+  group_tokens: dict[str, int]  # in memory at once, by what is trainable
+  tflop: float  # of all steps, at 6 a parameter outside the table and a token
+
+  def __post_init__(self) -> None:
+    at_least("choose.cpu.batch_tokens", self.batch_tokens, 1)
+    for name, tokens in self.group_tokens.items():
+      at_least(f"choose.cpu.group_tokens.{name}", tokens, 1)
+    config_lib.above_zero("choose.cpu.tflop", self.tflop)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChooseConfig:
+  """What decides the values that the config leaves open."""
+
+  batch_size: int  # or less, so that
+  epoch_batches: int  # there are at least so many batches of all pairs
+  epochs: float
+  fewest_steps: int
+  most_steps: int
+  cpu: CpuConfig
+  max_length: int  # or the base's
+  negatives: int  # of a query, or as many as the pairs have
+  warmup: float  # of the steps
+  lr: dict[str, float]  # by what is trainable
+
+
+@dataclasses.dataclass(frozen=True)
+class MineConfig(MiningConfig):
+  """Whether hard negatives are looked for, and how."""
+
+  enabled: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneralConfig:
+  """What forgetting is seen on, and how much of it is let pass."""
+
+  suite: str  # a folder of tasks; empty: of the standard library
+  queries: int  # of that one
+  loss: float  # in its mean: a model that loses more is not handed over
+
+  def __post_init__(self) -> None:
+    at_least("general.queries", self.queries, 20)
+    at_least("general.loss", self.loss, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairsConfig:
+  """The whole run, with nothing left open."""
+
+  base: str
+  base_hash: str
+  pairs: int  # how many there are, on all sides of the split
+  trainable: str
+  lora: LoraConfig
+  choose: ChooseConfig
+  finetune: PairConfig
+  mine: MineConfig
+  general: GeneralConfig
+  points: int  # from base to result, both included
+  index: IndexConfig
+  memory: float | None
+
+  def __post_init__(self) -> None:
+    at_least("points", self.points, 2)
+    at_least("index.dim", self.index.dim, 1)
+    if self.memory is not None:
+      config_lib.above_zero("memory", self.memory)
+
+  @property
+  def shares(self) -> list[float]:
+    """Of the result, in the means of base and result."""
+    last = self.points - 1
+    return [number / last for number in range(1, last)]
+
+
+def build(tree: Mapping[str, Any]) -> PairsConfig:
+  """The config of a tree; reads the base and the pairs, before any work.
+
+  Raises BadInput for a base that is missing or no embedding model, for a bad
+  line of the pairs, and for values that do not fit the base.
+  """
+  tree = without_knobs(PairsConfig, tree)
+  stage = dict(tree["finetune"])
+  for name, value in (("data", stage["data"]["path"]), ("base", tree["base"])):
+    if not value:
+      raise BadInput(
+        f"{name}= is missing; give --config=configs/recipe.py:pairs,data=PAIRS,"
+        "base=MODEL"
+      )
+  if tree["trainable"] not in TRAINABLE:
+    raise BadInput(
+      f"trainable={tree['trainable']!r} is unknown; use one of"
+      f" {', '.join(TRAINABLE)}"
+    )
+  base = load(tree["base"])
+  _check_prompts(base)
+  data = stage["data"]
+  path = pathlib.Path(data["path"])
+  pairs, _ = sources.read_pairs(path, data["skip_bad_rows"])
+  choose = config_lib.build(ChooseConfig, tree["choose"], "choose.")
+  lora = config_lib.build(LoraConfig, tree["lora"], "lora.")
+  mine = config_lib.build(MineConfig, tree["mine"], "mine.")
+  stage |= {
+    "model": dataclasses.asdict(base.config),
+    "init": "random",  # of nothing: the base has all tensors
+    "init_from": tree["base"],
+  }
+  fill(stage, choose, tree["trainable"], base, pairs, mine)
+  index = dict(tree["index"])
+  index["dim"] = min(index["dim"], base.config.embed_dim)
+  finetune = config_lib.build(PairConfig, stage, "finetune.")
+  whole = {
+    **tree,
+    "base_hash": base.hash,
+    "pairs": len(pairs),
+    "index": index,
+    "finetune": dataclasses.asdict(trains(finetune, tree["trainable"], lora)),
+  }
+  found = config_lib.build(PairsConfig, whole)
+  start.check(found.finetune)
+  return found
+
+
+def fill(
+  stage: dict[str, Any],
+  choose: ChooseConfig,
+  trainable: str,
+  base: Model,
+  pairs: Sequence[Pair],
+  mine: MineConfig,
+) -> None:
+  """Sets what is None: a function of the base and of the pairs' numbers."""
+
+  def default(tree: dict[str, Any], name: str, value: Any) -> Any:
+    if tree[name] is None:
+      tree[name] = value
+    return tree[name]
+
+  shortest = min(choose.max_length, base.config.max_length)
+  length = default(stage, "max_length", shortest)
+  most = max(len(pair.negatives) for pair in pairs)
+  given = min(choose.negatives, most)
+  mined = mine.negatives if mine.enabled else 0
+  negatives = default(stage, "negatives", max(given, mined))
+  tokens = tokens_of(pairs, base.tokenizer, length, negatives, mined)
+  cpu = choose.cpu if jax.default_backend() == "cpu" else None
+  size = batch_size(choose, len(pairs), tokens, cpu)
+  batch = default(stage, "batch_size", size)
+  flop = 6 * tokens * batch * _outside_table(base)
+  steps = steps_of(choose, len(pairs), batch, flop, cpu)
+  steps = default(stage, "steps", steps)
+  limit = of_kind("choose.cpu.group_tokens", choose.cpu.group_tokens, trainable)
+  groups = groups_of(batch, tokens, limit) if cpu else 0
+  default(stage, "groups_per_device", groups)
+  # Two of them are candidates: one at half of the way, and the last.
+  default(stage, "every_checkpoint", -(-steps // 2))
+  stage["optimizer"] = dict(stage["optimizer"])
+  default(stage["optimizer"], "warmup_steps", int(choose.warmup * steps))
+  lr = of_kind("choose.lr", choose.lr, trainable)
+  default(stage["optimizer"], "lr", lr)
+
+
+def of_kind(name: str, values: Mapping[str, T], trainable: str) -> T:
+  """A value by what is trainable; BadInput where a config took it out."""
+  if trainable not in values:
+    raise BadInput(
+      f"{name} lacks {trainable!r}{suggest(trainable, list(values))}"
+    )
+  return values[trainable]
+
+
+def tokens_of(
+  pairs: Sequence[Pair],
+  tokenizer: Tokenizer,
+  max_length: int,
+  negatives: int,
+  mined: int,
+) -> float:
+  """Tokens of a pair, with its prompts and negatives: the mean of a sample.
+
+  A negative that is to be mined counts as much as a positive.
+  """
+  sample = pairs[:: max(len(pairs) // _SAMPLE, 1)]
+  tasks, _ = mixture.tokenise(sample, tokenizer, max_length, negatives)
+  lengths = [rows.lengths for rows in tasks.values()]
+  whole = sum(int(of_task.sum()) for of_task in lengths)
+  positive = sum(int(of_task[:, 1].sum()) for of_task in lengths) / len(sample)
+  lacking = sum(max(mined - len(pair.negatives), 0) for pair in sample)
+  return (whole + lacking * positive) / len(sample)
+
+
+def _outside_table(base: Model) -> int:
+  """Parameters that every token is multiplied with."""
+  table = base.config.vocab_size * base.config.width
+  return embedder.num_parameters(base.config) - table
+
+
+def batch_size(
+  choose: ChooseConfig, pairs: int, tokens: float, cpu: CpuConfig | None
+) -> int:
+  """Halved while there are too few batches of all pairs, or its tokens are
+  more than a CPU is given at once."""
+  size, most = choose.batch_size, cpu.batch_tokens if cpu else math.inf
+  while size > SMALLEST_BATCH and (
+    size * choose.epoch_batches > pairs or size * tokens > most
+  ):
+    size //= 2
+  return size
+
+
+def steps_of(
+  choose: ChooseConfig,
+  pairs: int,
+  batch: int,
+  flop: float,
+  cpu: CpuConfig | None,
+) -> int:
+  """So many epochs, between the bounds; no more than a CPU's share of work,
+  of steps that take so many `flop` each."""
+  steps = round(choose.epochs * pairs / batch)
+  steps = min(max(steps, choose.fewest_steps), choose.most_steps)
+  return min(steps, max(int(cpu.tflop * 1e12 / flop), 1)) if cpu else steps
+
+
+def groups_of(batch: int, tokens: float, limit: int) -> int:
+  """The fewest groups of a device whose tokens are no more than a limit.
+
+  Recomputing layers would not do: XLA's CPU compiler undoes it.
+  """
+  whole = batch // len(jax.devices())
+  fits = (
+    groups
+    for groups in range(1, whole)
+    if not whole % groups and whole / groups * tokens <= limit
+  )
+  return next(fits, max(whole, 1))
+
+
+def trains(stage: PairConfig, trainable: str, lora: LoraConfig) -> PairConfig:
+  """The stage with what is trainable: patterns that freeze, or factors."""
+  if trainable == "lora":
+    at_least("lora.rank", lora.rank, 1)
+    return dataclasses.replace(stage, lora=lora)
+  frozen = (TABLE,) if trainable == "no_table" else ()
+  return dataclasses.replace(stage, frozen=(*stage.frozen, *frozen))
+
+
+def about(config: PairsConfig) -> list[str]:
+  """What was chosen, for people."""
+  stage = config.finetune
+  epochs = stage.steps * stage.batch_size / config.pairs
+  whole = round(config.choose.epochs * config.pairs / stage.batch_size)
+  more = f"all {config.choose.epochs:g} epochs: --config.steps={whole}"
+  return [
+    f"base {config.base}, weights {config.base_hash[:12]}",
+    f"{config.pairs} pairs; {stage.steps} steps of {stage.batch_size} ({epochs:.1f}"
+    f" epochs), {stage.negatives} hard negatives, at most {stage.max_length}"
+    f" tokens; trains {config.trainable}, lr {stage.optimizer.lr:g}",
+    *([more] if whole > stage.steps else []),
+  ]
+
+
+def _check_prompts(base: Model) -> None:
+  """Under other prompts than it was trained with, a base is quietly worse."""
+  name = inputs.other_prompts(base.prompts)
+  if name:
+    raise BadInput(
+      f"{base.name}: its prompt {name!r} is {base.prompts[name]!r}, but pairs"
+      f" are trained with {prompts.PROMPTS[name]!r}; use a base with ours"
+    )

@@ -1,0 +1,167 @@
+"""Where contrastive training starts from, decided on validation (section 4.3).
+
+Every candidate gets the same first steps of the very run that is to come, so
+the winner's are not lost: pre-finetuning goes on from them.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from embeddinggemma import cache, checkpoint
+from embeddinggemma.config import at_least, suggest
+from embeddinggemma.evaluate import suite
+from embeddinggemma.load import load
+from embeddinggemma.training import run
+from embeddinggemma.training.config import PairConfig
+from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.types import BadInput
+
+# From the least that is known to the most; the last is the paper's choice.
+INITS = ("random", "lsa", "decoder-only", "encoder-decoder")
+SIDES = ("validation", "test")
+SCORES_FILE = "scores.json"
+RESULT_FILE = "initialisation.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class InitialiseConfig:
+  """Which starts are compared, and how."""
+
+  inits: tuple[str, ...]
+  seeds: tuple[int, ...]  # of contrastive training
+  steps: int  # of pre-finetuning's, before they are compared
+  tasks: tuple[str, ...]  # held-out tasks that decide; where none is: all
+
+  def __post_init__(self) -> None:
+    at_least("initialise.steps", self.steps, 1)
+    for name in self.inits:
+      if name not in INITS:
+        raise BadInput(
+          f"initialise.inits: unknown {name!r}{suggest(name, list(INITS))}"
+        )
+    for name in ("inits", "seeds"):
+      if not getattr(self, name):
+        raise BadInput(f"initialise.{name} is empty; give at least one")
+
+
+def start_from(
+  config: PairConfig, name: str, parents: Mapping[str, pathlib.Path]
+) -> PairConfig:
+  """The same pre-finetuning from another start."""
+  if name in parents:
+    return dataclasses.replace(config, init_from=str(parents[name]))
+  return dataclasses.replace(config, init=name, init_from="")
+
+
+def trial(directory: pathlib.Path, name: str, seed: int) -> pathlib.Path:
+  """The workdir of one candidate."""
+  return directory / f"{name}-{seed}"
+
+
+def compare(
+  config: PairConfig,
+  choice: InitialiseConfig,
+  parents: Mapping[str, pathlib.Path],
+  made: Inputs,
+  directory: pathlib.Path,
+  console: Console,
+) -> dict[str, Any]:
+  """Trains and scores every candidate; writes and returns the result.
+
+  {"metric", "task", "steps", "of", "chosen", "rows": [{"init", "seed",
+  "validation", "test"}]}; a side without texts is None.
+  """
+  tasks = {side: _tasks(made.corpus, side, choice.tasks) for side in SIDES}
+  rows, metric = [], ""
+  for seed in choice.seeds:
+    for name in choice.inits:
+      workdir = trial(directory, name, seed)
+      scores = cache.read_json(workdir / SCORES_FILE)
+      if not scores:
+        start = dataclasses.replace(
+          start_from(config, name, parents), seed=seed
+        )
+        run.train(start, made, workdir, console, until=choice.steps)
+        scores = _scores(workdir, config, tasks)
+        cache.write_json(workdir / SCORES_FILE, scores)
+      metric = scores["metric"]
+      rows.append({"init": name, "seed": seed, **scores["sides"]})
+      said = ", ".join(f"{k} {v:.3f}" for k, v in scores["sides"].items() if v)
+      console.print(f"{name}, seed {seed}: {said}", highlight=False)
+  result = {
+    "metric": metric,
+    "task": ", ".join(task.name for task in tasks["validation"]),
+    "steps": min(choice.steps, config.steps),
+    "of": config.steps,
+    "chosen": choose(rows, choice.inits),
+    "rows": rows,
+  }
+  cache.write_json(directory / RESULT_FILE, result)
+  console.print(f"starts from: {result['chosen']}", highlight=False)
+  return {"chosen": result["chosen"], "median": medians(rows)}
+
+
+def choose(rows: Sequence[Mapping[str, Any]], inits: Sequence[str]) -> str:
+  """The best median on validation; without one, the last candidate."""
+  found = medians(rows)
+  return max(found, key=lambda name: found[name]) if found else inits[-1]
+
+
+def medians(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+  """Candidate -> its median over seeds, on validation."""
+  by_init: dict[str, list[float]] = {}
+  for row in rows:
+    if row["validation"] is not None:
+      by_init.setdefault(row["init"], []).append(row["validation"])
+  return {name: statistics.median(found) for name, found in by_init.items()}
+
+
+def go_on(candidate: pathlib.Path, workdir: pathlib.Path) -> None:
+  """Puts a candidate's training into a workdir that has none.
+
+  The checkpoints come last and at once: what a kill leaves is begun anew.
+  """
+  if checkpoint.steps(workdir) or not checkpoint.steps(candidate):
+    return
+  partial = workdir / f"{checkpoint.CHECKPOINTS}.partial"
+  shutil.rmtree(partial, ignore_errors=True)
+  shutil.rmtree(workdir / checkpoint.CHECKPOINTS, ignore_errors=True)
+  shutil.copytree(candidate / checkpoint.CHECKPOINTS, partial)
+  for path in candidate.iterdir():
+    if path.name not in (checkpoint.CHECKPOINTS, SCORES_FILE):
+      copy = shutil.copytree if path.is_dir() else shutil.copy2
+      target = workdir / path.name
+      shutil.rmtree(target, ignore_errors=True)
+      copy(path, target)
+  partial.rename(workdir / checkpoint.CHECKPOINTS)
+
+
+def _tasks(
+  corpus: pathlib.Path, side: str, names: Sequence[str]
+) -> Sequence[suite.EvalTask]:
+  tasks = suite.held_out(corpus, side)
+  return [task for task in tasks if task.name in names] or tasks
+
+
+def _scores(
+  workdir: pathlib.Path,
+  config: PairConfig,
+  tasks: Mapping[str, Sequence[suite.EvalTask]],
+) -> dict[str, Any]:
+  """The mean of the tasks' main metrics on each side."""
+  model = load(workdir)
+  metric, sides = "", dict.fromkeys(SIDES)
+  for side, held_out in tasks.items():
+    if held_out:
+      dim = config.model.embed_dim
+      found = suite.evaluate(model, held_out, [dim])
+      sides[side] = found["mean_task"][str(dim)]
+      names = set(found["main"].values())
+      metric = names.pop() if len(names) == 1 else "mean of main metrics"
+  return {"metric": metric, "sides": sides}

@@ -1,0 +1,88 @@
+"""The recipe's stage `evaluate`: every model that it made, on held-out texts."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from embeddinggemma import cache, doctor
+from embeddinggemma.cli import library
+from embeddinggemma.evaluate import suite, vectors
+from embeddinggemma.load import assemble, load
+from embeddinggemma.losses import matryoshka
+from embeddinggemma.recipes.whole import finetuning, initialise, qat
+from embeddinggemma.recipes.whole.config import Run
+from embeddinggemma.training import start
+
+# Of the stage's folder, by their keys in summary.json: what `evaluate` leaves.
+FILES = {
+  "quality": "quality.json",
+  "souped": "souped.json",
+  "precision": "precision.json",
+  "vectors": "vectors.json",
+}
+
+
+def score(
+  run: Run,
+  chosen: str,
+  ingredients: Mapping[str, pathlib.Path],
+  directory: pathlib.Path,
+) -> dict[str, Any]:
+  """Scores the soup on validation and test, beside what it must beat.
+
+  Args:
+    chosen: what pre-finetuning started from.
+    ingredients: the finetunings, by name.
+  """
+  tuned = load(run.workdir / "soup")
+  doctor.check_or_stop(tuned, run.console)  # before minutes of scoring
+  fresh = assemble(
+    tuned.config,
+    start.params(run.prefinetune(chosen), run.made)[0],
+    run.made.tokenizer(),
+    library.UNTRAINED,
+    dict(tuned.prompts),
+  )
+  encode = suite.remember(tuned)
+  dims = matryoshka.dims_of(tuned.config.embed_dim)
+  found: dict[str, dict[str, Any]] = {name: {} for name in FILES}
+  for side in initialise.SIDES:
+    tasks = suite.held_out(run.made.corpus, side)
+    if not tasks:
+      run.console.print(
+        f"{side}: too few pairs to hold any out", highlight=False
+      )
+      continue
+    table = library.quality(encode, dims, fresh, tasks, run.console, side)
+    found["quality"][side] = table
+    # To score every ingredient on the test takes as long as all of the above.
+    own = {} if side == "test" else ingredients
+    places = {"prefinetune": run.workdir / "prefinetune", **own}
+    found["souped"][side] = {
+      library.UNTRAINED: _by_type(tasks, table[library.UNTRAINED]),
+      **finetuning.compare(places, tasks),
+      "soup": _by_type(tasks, table[library.MODEL]),
+    }
+    if side == "test":
+      found["vectors"][side] = vectors.compare(encode, tasks, dims)
+    if side == "test" and run.quantised:
+      found["precision"][side] = qat.compare(
+        run.workdir / "soup",
+        found["souped"][side]["soup"],
+        run.quantised,
+        tasks,
+        run.console,
+      )
+  for name, file in FILES.items():
+    cache.write_json(directory / file, found[name])
+  best = found["quality"].get("test", {}).get(library.MODEL, {})
+  return {
+    "test": {name: dict(next(iter(d.values()))) for name, d in best.items()}
+  }
+
+
+def _by_type(
+  tasks: Sequence[suite.EvalTask], scores: suite.TaskScores
+) -> dict[str, float]:
+  """{task type or "mean": score}, at full dimension, which stands first."""
+  return suite.with_mean(suite.by_type(suite.summarise(tasks, scores)))

@@ -1,0 +1,260 @@
+"""One stage of training in a workdir: its start, its loop, what it leaves."""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from embeddinggemma import cache, checkpoint, distributed, quantize, sharding
+from embeddinggemma.data import loader
+from embeddinggemma.training import (
+  checkpoints,
+  guard,
+  hooks,
+  result,
+  stages,
+  start,
+  step,
+  streams,
+)
+from embeddinggemma.training import fit as fit_lib
+from embeddinggemma.training import workdir as record
+from embeddinggemma.training.config import TrainConfig
+from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.types import (
+  BadBatch,
+  Metrics,
+  Stage,
+  Stopped,
+  TrainState,
+)
+
+# What the compiled step does not depend on.
+_NOT_COMPILED = (
+  "init",
+  "init_from",
+  "decoder_from",
+  "data",
+  "teacher",
+  "average",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """What one call of `train` works with."""
+
+  config: TrainConfig
+  made: Inputs
+  workdir: pathlib.Path
+  console: Console
+  steps: int  # to do, in this call
+  mesh: jax.sharding.Mesh
+  stage: Stage
+  stream: loader.Stream
+  store: checkpoints.Checkpoints
+  content: checkpoint.Files
+
+  def say(self, line: str) -> None:
+    """A line for the person."""
+    self.console.print(
+      f"{self.config.stage}: {line}",
+      highlight=False,
+      markup=False,
+      soft_wrap=True,
+    )
+
+
+def train(
+  config: TrainConfig,
+  made: Inputs,
+  workdir: pathlib.Path,
+  console: Console,
+  until: int | None = None,
+) -> dict[str, Any]:
+  """Trains from the workdir's last checkpoint, or from the start, to the end.
+
+  `until`: only so many of the config's steps; a later call goes on.
+  Returns the final checkpoint (relative), its content hash and metrics; in
+  processes of a run that are not its first, nothing.
+  """
+  record.check_workdir(config, workdir)
+  steps = config.steps if until is None else min(until, config.steps)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  say = lambda line: console.print(line, highlight=False)
+  data, truncated = streams.dataset(config, made, mesh.size, say)
+  distributed.barrier("data")
+  regular = functools.partial(result.is_regular, config, steps)
+  run = _Run(
+    config,
+    made,
+    workdir,
+    console,
+    steps,
+    mesh,
+    stages.make(config, mesh),
+    loader.Stream(data, mesh),
+    checkpoints.Checkpoints(workdir, config.keep_checkpoints, regular),
+    record.files(config, made),
+  )
+  try:
+    state = _trained(run)
+  finally:
+    run.store.close()
+
+  def finish() -> dict[str, Any]:
+    final, params = result.final(
+      config, state.params, steps, run.content, workdir, run.say
+    )
+    rows = hooks.read_metrics(workdir / hooks.METRICS)
+    return {
+      "checkpoint": final,
+      "hash": checkpoint.content_hash(params),
+      "truncated": truncated,
+      **summary_of(rows),
+    }
+
+  return distributed.first_does("result", finish) or {}
+
+
+def _trained(run: _Run) -> TrainState:
+  """The state after the last step.
+
+  A batch that the guard refuses is left out, as often as the config allows,
+  after going back to the last checkpoint.
+  """
+  beginning, skipped = run.stream.state(), ()
+  while True:
+    state, said = _start(run)
+    before = int(state.step)
+    run.stream.skip(*skipped)
+    run.say(said)
+    if distributed.is_first():
+      tree = record.resolved(run.config)
+      cache.write_json(run.workdir / record.CONFIG_FILE, tree)
+    try:
+      return _fit(run, state)
+    except BadBatch as error:
+      skipped = (*run.stream.skipped, error.index)
+      most = run.config.guard.skips
+      if len(skipped) > most:
+        if not before or error.step != before + 1:
+          raise
+        place = run.workdir / checkpoint.CHECKPOINTS / str(before)
+        raise Stopped(
+          f"{error}; it was the first after {place}: if that is damaged, delete"
+          " it, and the same command goes on from the one before"
+        ) from None
+      run.say(f"{error}; goes back, leaves it out ({len(skipped)} of {most})")
+    # Back to the start, of which there may be no checkpoint, then to the last.
+    run.store.wait()
+    run.stream.restore(beginning)
+
+
+def summary_of(rows: list[dict[str, Any]]) -> dict[str, float]:
+  """Totals and last values of metrics.jsonl, for summary.json."""
+  if not rows:
+    return {}
+  tokens = sum(row["tokens"] for row in rows)
+  seconds = sum(row["seconds"] for row in rows)
+  positions = sum(row["tokens"] / (1 - row["padding"]) for row in rows)
+  tail = rows[-max(1, len(rows) // 10) :]
+  return {
+    "loss": float(np.mean([row["loss"] for row in tail])),
+    "tokens": tokens,
+    "tokens_per_s": round(tokens / max(seconds, 1e-9), 1),
+    "data_wait_s": round(sum(row["data_wait_s"] for row in rows), 2),
+    "padding": round(1 - tokens / positions, 4),
+  }
+
+
+def _start(run: _Run) -> tuple[TrainState, str]:
+  """Start order: the workdir's latest, init_from, the LSA table, random."""
+  params, fresh, dropped = start.params(run.config, run.made)
+  state = step.init_state(run.stage, run.config.seed, run.mesh, params)
+  restored = run.store.restore(state)
+  if restored is None:
+    source = record.source(run.config, run.made)
+    if source is None:
+      return state, "starts from random weights"
+    precision = quantize.precision_of(stages.view_of(run.config))
+    plain = precision in (None, quantize.FLOAT)
+    seen = "" if plain else f", seen in {precision}"
+    left = f"; left out: {_some(dropped)}" if dropped else ""
+    return state, f"starts from {source}{seen}; fresh: {_some(fresh)}{left}"
+  state, position, damaged = restored
+  run.stream.restore(position)
+  over = "".join(f"; stepped over: {line}" for line in damaged)
+  return state, f"continues at step {int(state.step)} of {run.workdir}{over}"
+
+
+def _some(names: list[str]) -> str:
+  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+  return (", ".join(names[:3]) or "nothing") + more
+
+
+def program(
+  config: TrainConfig, stage: Stage, mesh: jax.sharding.Mesh
+) -> step.ByShape:
+  """The compiled step; runs that differ in data and start share it."""
+  tree = record.resolved(config)
+  key = {k: v for k, v in tree.items() if k not in _NOT_COMPILED}
+  options = start.compiler_options(config, mesh)
+  return cache.share(
+    "program",
+    key,
+    lambda: step.ByShape(step.compile_step(stage, config.seed, mesh, options)),
+  )
+
+
+def _together(compiling: step.ByShape) -> step.Program:
+  """The step, begun by all processes only when all have compiled it.
+
+  A collective that waits for one that compiles looks like one that hangs.
+  """
+  compiled: set[int] = set()
+
+  def program(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+    ready = compiling.compiled(state, batch)
+    if id(ready) not in compiled:
+      distributed.barrier("compiled")
+      compiled.add(id(ready))
+    return ready(state, batch)
+
+  return program
+
+
+def _fit(run: _Run, state: TrainState) -> TrainState:
+  config, first = run.config, int(state.step)
+  rows = hooks.read_metrics(run.workdir / hooks.METRICS)
+  norms = [row["grad_norm"] for row in rows if row["step"] <= first]
+  timer = distributed.EveryMinutes(config.every_minutes, time.monotonic)
+
+  def save(number: int, state: TrainState, stream: fit_lib.Stream) -> None:
+    run.store.save(number, state, stream.state(), run.content)
+    timer.done()
+
+  with contextlib.ExitStack() as stack:
+    observers = []
+    if distributed.is_first():
+      log = hooks.MetricsLog(run.workdir, first)
+      stack.callback(log.close)
+      progress = hooks.Progress(run.console, config.stage, run.steps)
+      stack.enter_context(progress).start_at(first)
+      observers = [log, hooks.progress_observer(progress)]
+    return fit_lib.fit(
+      _together(program(config, run.stage, run.mesh)),
+      state,
+      run.stream,
+      run.steps,
+      [fit_lib.Hook(config.every_checkpoint, save, timer)],
+      observers,
+      guard.Guard(config.guard, norms),
+      stack.enter_context(distributed.preemption(first)),
+    )
