@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from embeddinggemma import sharding
 from embeddinggemma.data import packing
+from embeddinggemma.model import embedder
+from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.types import BadInput, Encode, Params, Stopped, Text
 
 # Positions of a group: small ones answer a single query quickly. On a CPU, a
@@ -178,3 +181,8 @@ def make_encode_ids(
 def _collect(out: Any, members: Any, places: Any, vectors: jax.Array) -> int:
   out[members] = np.asarray(vectors)[places]
   return len(members)
+
+
+def encoder(model: ModelConfig, mesh: Mesh, rules: str = "fsdp") -> Encode:
+  """(params, Text) -> (B, M) unit vectors, over the mesh."""
+  return sharding.data_parallel(embedder.encode_group(model), mesh, rules)

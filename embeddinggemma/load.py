@@ -22,8 +22,7 @@ from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import adapt, embedder
 from embeddinggemma.model.config import ModelConfig
-from embeddinggemma.training import stages
-from embeddinggemma.training.hooks import Progress
+from embeddinggemma.progress import Progress
 from embeddinggemma.types import BadInput, Encode, Params, Stopped
 
 
@@ -176,7 +175,7 @@ class Model:
 @functools.cache
 def _program(config: ModelConfig, mesh: jax.sharding.Mesh) -> Encode:
   """Compiled once for each shape, whichever weights it is called with."""
-  return jax.jit(stages.encoder(config, mesh))
+  return jax.jit(encode.encoder(config, mesh))
 
 
 def _unit(vectors: Float[np.ndarray, "*n M"]) -> Float[np.ndarray, "_ M"]:

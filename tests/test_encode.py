@@ -10,7 +10,6 @@ from embeddinggemma import encode, sharding
 from embeddinggemma.data import packing
 from embeddinggemma.model import embedder
 from embeddinggemma.model.config import preset
-from embeddinggemma.training import stages
 from embeddinggemma.types import BadInput, Stopped
 
 TINY = preset("tiny")
@@ -29,7 +28,7 @@ def params():
 @pytest.mark.parametrize("devices", [1, 8])
 def test_every_text_gets_its_own_vector(params, devices):
   mesh = sharding.make_mesh(-1, 1, jax.devices()[:devices])
-  program = jax.jit(stages.encoder(TINY, mesh))
+  program = jax.jit(encode.encoder(TINY, mesh))
   run = encode.make_encode_ids(program, params, mesh, 32)
   group = jax.jit(embedder.encode_group(TINY))
   lengths = np.random.default_rng(1).integers(2, 64, 150)

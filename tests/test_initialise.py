@@ -8,6 +8,7 @@ from embeddinggemma import checkpoint
 from embeddinggemma.config import build, sibling
 from embeddinggemma.recipes.whole import initialise
 from embeddinggemma.training import stages
+from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import BadInput
 
@@ -67,18 +68,18 @@ def test_a_candidate_goes_on_in_another_workdir(tmp_path):
   workdir.mkdir()
   checkpoint.write(trial, {"model": {}, "aux": {}}, {"note": b"x"}, step=5)
   (trial / "metrics.jsonl").write_text("{}\n")
-  (trial / initialise.SCORES_FILE).write_text("{}")
+  (trial / workdir_lib.SCORES_FILE).write_text("{}")
   (trial / "tensorboard").mkdir()
   (trial / "tensorboard" / "events").write_text("1")
   # What a kill left of an earlier copy.
   (workdir / "checkpoints.partial" / "5").mkdir(parents=True)
   (workdir / "tensorboard").mkdir()
-  initialise.go_on(trial, workdir)
+  workdir_lib.go_on(trial, workdir)
   assert checkpoint.steps(workdir) == [5]
   names = {path.name for path in workdir.iterdir()}
   assert names == {"checkpoints", "metrics.jsonl", "tensorboard"}
   assert (workdir / "tensorboard" / "events").read_text() == "1"
   # A workdir that has trained is left alone.
   (trial / "metrics.jsonl").write_text("changed")
-  initialise.go_on(trial, workdir)
+  workdir_lib.go_on(trial, workdir)
   assert (workdir / "metrics.jsonl").read_text() == "{}\n"

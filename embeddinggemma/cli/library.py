@@ -1,111 +1,30 @@
 """What the verbs do, but for `run`: each a function of plain arguments."""
 
-import contextlib
-import dataclasses
 import pathlib
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from embeddinggemma import cache, checkpoint, distributed, doctor, soup
-from embeddinggemma.cache import Step
-from embeddinggemma.data import jsonl, loader
+from embeddinggemma import cache, soup
+from embeddinggemma.data import jsonl
 from embeddinggemma.evaluate import classify, suite
-from embeddinggemma.load import Model, load
+from embeddinggemma.evaluate.quality import MODEL, quality
+from embeddinggemma.load import load
 from embeddinggemma.losses import matryoshka
-from embeddinggemma.recipes.whole import finetuning, qat
+from embeddinggemma.recipes.index import build_index
+from embeddinggemma.recipes.whole import finetuning
 from embeddinggemma.recipes.whole.finetuning import SearchConfig
 from embeddinggemma.report import report
-from embeddinggemma.retrieval import codes, index, reading, search, update
-from embeddinggemma.training import hooks, inputs, run, start, streams
-from embeddinggemma.training import workdir as record
+from embeddinggemma.retrieval import index, reading, search
+from embeddinggemma.training import inputs
+from embeddinggemma.training.alone import _made, check
 from embeddinggemma.training.config import (
-  LanguageConfig,
   PairConfig,
-  QatConfig,
-  TrainConfig,
 )
-from embeddinggemma.training.inputs import Inputs
-from embeddinggemma.types import BadInput, TextEncoder
-
-# Rows of the quality table, from the least to the most.
-UNTRAINED, MODEL, HYBRID = "untrained", "model", "model + BM25"
-
-
-def train_alone(
-  config: TrainConfig, workdir: pathlib.Path, console: Console
-) -> dict[str, Any]:
-  """The verb `train`: inputs once, then the stage in the workdir itself.
-
-  An embedder is Stopped at its end if the doctor's cheap checks find a fault;
-  its weights stay.
-  """
-  distributed.agree("the config", record.flat(config))
-  distributed.agree("versions", record.versions())
-  check(config)
-  dependencies = inputs.dependencies(config)
-  distributed.agree("the data", dependencies)
-  cache.require_writable(workdir)
-  cache.keep_programs(workdir)
-  first = distributed.is_first()
-  with cache.locked(workdir) if first else contextlib.nullcontext():
-    ready = lambda: _ready(config, dependencies, workdir, console)
-    distributed.first_does("inputs", ready)
-    if not first and not cache.is_done(_step(dependencies), workdir):
-      raise BadInput(
-        f"{workdir} is not the first process's folder; put --workdir on storage"
-        " that all hosts share"
-      )
-    made = _made(config, dependencies, workdir, console)
-    if isinstance(config, QatConfig):
-      place = workdir / qat.TEACH
-      config = qat.with_teacher(config, made, place, console)
-    trained = run.train(config, made, workdir, console)
-    done = lambda: _close(config, trained, workdir, console)
-    distributed.first_does("check", done)
-  return trained
-
-
-def _step(dependencies: Mapping[str, Any]) -> Step:
-  """The making of inputs, to ask whether it is done."""
-  return Step("inputs", dependencies, lambda _: {})
-
-
-def _ready(
-  config: TrainConfig,
-  dependencies: Mapping[str, Any],
-  workdir: pathlib.Path,
-  console: Console,
-) -> None:
-  """What training reads; fails on a workdir of another run."""
-  record.check_workdir(config, workdir)
-  if checkpoint.steps(workdir) and not cache.is_done(
-    _step(dependencies), workdir
-  ):
-    raise BadInput(
-      f"{workdir} was trained on other data, packages or parent weights, or by a"
-      " version that stripped texts; use another --workdir"
-    )
-  _made(config, dependencies, workdir, console)
-
-
-def _close(
-  config: TrainConfig,
-  trained: Mapping[str, Any],
-  workdir: pathlib.Path,
-  console: Console,
-) -> None:
-  console.print(
-    f"{workdir / trained['checkpoint']}  weights {trained['hash'][:12]}",
-    highlight=False,
-    soft_wrap=True,
-  )
-  if isinstance(config, PairConfig):
-    doctor.check_or_stop(workdir / trained["checkpoint"], console)
+from embeddinggemma.types import BadInput
 
 
 def search_mixtures(
@@ -122,96 +41,6 @@ def search_mixtures(
     key = {"data": dependencies, "base": inputs.parent(config.init_from)}
     directory = workdir / "mixture"
     return finetuning.search(config, choice, made, key, directory, console)
-
-
-def check(config: TrainConfig) -> None:
-  """Fails on what no data can mend, before any work."""
-  start.check(config)
-  streams.check_teacher(config)
-
-
-def prepare(
-  config: TrainConfig, workdir: pathlib.Path, console: Console
-) -> None:
-  """The verb `prepare`: what `train` would read, made in its workdir."""
-  start.check(config)
-  with cache.locked(workdir):
-    made = _made(config, inputs.dependencies(config), workdir, console)
-  console.print(f"{made.directory}", highlight=False, soft_wrap=True)
-
-
-def _made(
-  config: TrainConfig,
-  dependencies: Mapping[str, Any],
-  workdir: pathlib.Path,
-  console: Console,
-) -> Inputs:
-  """Made once in the workdir; those of a `run` serve as well."""
-  inputs.check_place(config, workdir)
-  make = lambda directory: inputs.make(config, directory, console)
-  steps = [Step(name, dependencies, make) for name in ("tokenizer", "inputs")]
-  step = next((s for s in steps if cache.is_done(s, workdir)), steps[-1])
-  cache.perform(step, workdir)
-  return inputs.of(config, workdir / step.name)
-
-
-def batches(
-  config: TrainConfig,
-  workdir: pathlib.Path | None,
-  first: int,
-  last: int,
-  console: Console,
-) -> Iterator[dict[str, Any]]:
-  """The verb `prepare --show`: task, rows and texts of each batch.
-
-  A text is (origin, query, positive), or for a language model (row id, what
-  it reads, what it answers, if the two differ).
-  """
-  start.check(config)
-  with contextlib.ExitStack() as stack:
-    if workdir is None:
-      place = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-      # The table decides no batch, and nothing would keep it.
-      config = dataclasses.replace(config, init="random")
-    else:
-      stack.enter_context(cache.locked(workdir))
-      place = workdir
-    made = _made(config, inputs.dependencies(config), place, console)
-    show = _shown(config, made)
-    data, _ = streams.dataset(config, made, 1)
-    for step in range(first, last):
-      loaded = cast(loader.Loaded, data[step])
-      yield {
-        "step": step,
-        "task": loaded.task,
-        "rows": loaded.rows.tolist(),
-        "texts": [show(loaded.task, int(i)) for i in loaded.rows[:3]],
-      }
-
-
-def _shown(
-  config: TrainConfig, made: Inputs
-) -> Callable[[str, int], tuple[str, ...]]:
-  """(task, row) -> where it is from, and its sides as text."""
-  decode = made.tokenizer().decode
-  if isinstance(config, LanguageConfig):
-    windows = streams.read_windows(config, made)
-    example = streams.example_of(config, made)
-    tokens = lambda row: windows.tokens(row % len(windows))
-    return lambda _, row: (
-      f"row {row}",
-      *map(decode, example(tokens(row), row)),
-    )
-  assert isinstance(config, PairConfig)
-  tasks, _ = streams.read_tasks(config, made)
-  origin = lambda rows, i: str(
-    pathlib.Path(rows.origin[i]).relative_to(made.corpus)
-  )
-  return lambda task, i: (
-    origin(tasks[task], i),
-    decode(tasks[task].query[i]),
-    decode(tasks[task].positive[i]),
-  )
 
 
 def evaluate_alone(
@@ -389,32 +218,6 @@ def label(
   return classify.classify(load(model_path), known, texts)
 
 
-def quality(
-  encode: TextEncoder,
-  dims: Sequence[int],
-  fresh: Model | None,
-  tasks: Sequence[suite.EvalTask],
-  console: Console,
-  name: str,
-) -> dict[str, Any]:
-  """{system: {task: {dim: {metric: value}}}} for one suite.
-
-  `encode` remembers, since hybrid search asks it again.
-  """
-  table: dict[str, Any] = {}
-  with hooks.Progress(console, name, 4) as progress:
-    table.update(suite.baselines(tasks))
-    progress.show(1, "word baselines")
-    if fresh is not None:
-      table[UNTRAINED] = suite.evaluate(fresh, tasks, dims[:1])["tasks"]
-    progress.show(2, "untrained model")
-    table[MODEL] = suite.evaluate(encode, tasks, dims)["tasks"]
-    progress.show(3, "model")
-    table[HYBRID] = suite.hybrid(encode, tasks, dims[0])
-    progress.show(4, "hybrid")
-  return table
-
-
 def index_alone(
   model_path: str,
   source: pathlib.Path,
@@ -429,44 +232,6 @@ def index_alone(
   output.mkdir(parents=True, exist_ok=True)
   cache.keep_programs(output, waiting=True)
   return build_index(model, source, output, console, **options)
-
-
-def build_index(
-  model: Model,
-  source: pathlib.Path,
-  output: pathlib.Path,
-  console: Console,
-  *,
-  dim: int | None = None,
-  vectors: codes.Kind | None = None,
-  rebuild: bool = False,
-  excluded: Sequence[pathlib.Path] = (),
-) -> dict[str, Any]:
-  """update.build_index with a bar.
-
-  Without `dim` and `vectors`, as the index that is there, else 256 dimensions
-  or the model's, if that is less, in int8.
-  """
-  most = model.config.embed_dim
-  there: dict[str, Any] = {} if rebuild else index.choices(output)
-  making = update.Making(
-    model.hash,
-    model.prompt("document"),
-    there.get("dim", min(256, most)) if dim is None else dim,
-    vectors or there.get("vectors", "int8"),
-  )
-  if dim is not None and not 0 < dim <= most:
-    raise BadInput(f"--dim={dim}: the model has dimensions 1 to {most}")
-  with hooks.Progress(console, "index", 1) as progress:
-    return update.build_index(
-      model,
-      source,
-      output,
-      making,
-      rebuild=rebuild,
-      excluded=excluded,
-      progress=progress.show_of,
-    )
 
 
 def index_summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:

@@ -9,6 +9,11 @@ from typing import Any
 from absl import flags
 
 from embeddinggemma.cli.flags import Verb, console, parse, say
+from embeddinggemma.mining import mine as mine_lib
+from embeddinggemma.mining import teach as teach_lib
+from embeddinggemma.recipes.pairs import result as result_lib
+from embeddinggemma.recipes.whole import result
+from embeddinggemma.training import alone
 
 FLAGS = ("config", "workdir"), ("skip_bad_rows",)  # of `run` and `train`
 
@@ -33,9 +38,9 @@ def run(values: flags.FlagValues) -> None:
 
   workdir, shown = pathlib.Path(values.workdir), console()
   if "base" in tree:
-    plan = pipeline.own_pairs(pairs.build(tree), workdir, shown)
+    plan = result_lib.own_pairs(pairs.build(tree), workdir, shown)
   else:
-    plan = pipeline.whole(recipe.build(tree), workdir, shown)
+    plan = result.whole(recipe.build(tree), workdir, shown)
   pipeline.run(plan, workdir, shown)
 
 
@@ -45,15 +50,13 @@ def train(values: flags.FlagValues) -> None:
 
   with distributed.together():
     config = train_config(values)
-    from embeddinggemma.cli import library
 
-    library.train_alone(config, cache.as_folder(values.workdir), console())
+    alone.train_alone(config, cache.as_folder(values.workdir), console())
 
 
 def prepare(values: flags.FlagValues) -> None:
   """Makes what training reads, and shows the batches that it will see."""
   config = train_config(values)
-  from embeddinggemma.cli import library
   from embeddinggemma.types import BadInput
 
   workdir = pathlib.Path(values.workdir) if values.workdir else None
@@ -62,10 +65,10 @@ def prepare(values: flags.FlagValues) -> None:
       raise BadInput(
         "prepare: give --workdir=DIR to fill, --show=0:20 to look, or both"
       )
-    library.prepare(config, workdir, console())
+    alone.prepare(config, workdir, console())
     return
   first, last = _range(values.show)
-  for row in library.batches(config, workdir, first, last, console()):
+  for row in alone.batches(config, workdir, first, last, console()):
     if values.json:
       say(row)
       continue
@@ -81,7 +84,7 @@ def teach(values: flags.FlagValues) -> None:
 
   finetuning.teach_alone(
     pathlib.Path(values.data),
-    config.build(finetuning.TeachConfig, _config(values)),
+    config.build(teach_lib.TeachConfig, _config(values)),
     pathlib.Path(values.output),
     console(),
   )
@@ -92,15 +95,14 @@ def mine(values: flags.FlagValues) -> None:
   from embeddinggemma import config
   from embeddinggemma.load import load
   from embeddinggemma.mining.candidates import MiningConfig
-  from embeddinggemma.recipes.whole import finetuning
 
   choice = config.build(MiningConfig, _config(values))
   data, output = pathlib.Path(values.data), pathlib.Path(values.output)
   if values.explain is not None:
-    print(finetuning.explain_alone(data, output, values.explain))
+    print(mine_lib.explain_alone(data, output, values.explain))
     return
   model = load(values.model) if values.model else None
-  finetuning.mine_alone(data, model, choice, output, console())
+  mine_lib.mine_alone(data, model, choice, output, console())
 
 
 def mixture(values: flags.FlagValues) -> None:

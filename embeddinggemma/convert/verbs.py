@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from embeddinggemma import cache, checkpoint, quantize
+from embeddinggemma import progress as progress_lib
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.config import suggest
 from embeddinggemma.convert import folder as folders
@@ -22,7 +23,6 @@ from embeddinggemma.convert.tensors import Imported
 from embeddinggemma.convert.write import exporting, gguf, sentence_transformers
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.saved import GRID
-from embeddinggemma.training import hooks
 from embeddinggemma.types import BadInput
 
 Examine = Callable[[pathlib.Path], Any]
@@ -79,7 +79,7 @@ def import_model(
       )
     content = _files(model, folder, source, found.grid)
     total = len(model.tensors)
-    with hooks.Progress(console, "import", total) as progress:
+    with progress_lib.Progress(console, "import", total) as progress:
       watched = _watched(model.tensors, lambda n: progress.show(n, ""))
       params = {"model": checkpoint.nest(watched), "aux": {}}
       place = checkpoint.write(workdir, params, content)
@@ -125,7 +125,7 @@ def export_model(
     if not uncertified:
       certificate.require(found)
 
-  with hooks.Progress(console, "export", 1) as progress:
+  with progress_lib.Progress(console, "export", 1) as progress:
     written = exporting.export(
       FORMATS[form], path, output, dtype, examine, certify, progress.show_of
     )

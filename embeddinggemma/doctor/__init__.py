@@ -33,8 +33,8 @@ from embeddinggemma.doctor.opened import (
   Opened,
 )
 from embeddinggemma.load import Model, load
+from embeddinggemma.progress import Progress
 from embeddinggemma.quantize import FLOAT
-from embeddinggemma.training.hooks import Progress
 from embeddinggemma.types import BadInput, Stopped
 
 Findings = list[Finding]

@@ -22,7 +22,7 @@ from embeddinggemma.model.config import (
   ModelConfig,
 )
 from embeddinggemma.model.kernels import choose
-from embeddinggemma.model.kernels.choose import Turns
+from embeddinggemma.model.rope import Turns
 
 # Finite, so that a row of nothing but masked keys stays finite as well.
 _MASKED = -1e9

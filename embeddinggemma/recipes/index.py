@@ -5,14 +5,16 @@ import pathlib
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 
-from embeddinggemma.cli import library
+from embeddinggemma import progress as progress_lib
 from embeddinggemma.data import corpus, jsonl
-from embeddinggemma.load import load
-from embeddinggemma.retrieval import chunks, index
+from embeddinggemma.load import Model, load
+from embeddinggemma.retrieval import chunks, codes, index, update
+from embeddinggemma.types import BadInput
 
 # What makes a recipe's old index anew.
 FORMAT = f"{index.FORMAT}, {chunks.VERSION}"
@@ -57,7 +59,7 @@ def build(
   console: Console,
 ) -> dict[str, Any]:
   """Indexes a source with the model of a workdir, in a stage's folder."""
-  about = library.build_index(
+  about = build_index(
     load(model),
     source.path,
     directory,
@@ -82,3 +84,41 @@ def query_command(workdir: pathlib.Path, text: str) -> str:
   """What to type next, of a run that has its index."""
   places = f"--model={workdir}", f"--index={workdir / 'index'}"
   return command("query", *places, text)
+
+
+def build_index(
+  model: Model,
+  source: pathlib.Path,
+  output: pathlib.Path,
+  console: Console,
+  *,
+  dim: int | None = None,
+  vectors: codes.Kind | None = None,
+  rebuild: bool = False,
+  excluded: Sequence[pathlib.Path] = (),
+) -> dict[str, Any]:
+  """update.build_index with a bar.
+
+  Without `dim` and `vectors`, as the index that is there, else 256 dimensions
+  or the model's, if that is less, in int8.
+  """
+  most = model.config.embed_dim
+  there: dict[str, Any] = {} if rebuild else index.choices(output)
+  making = update.Making(
+    model.hash,
+    model.prompt("document"),
+    there.get("dim", min(256, most)) if dim is None else dim,
+    vectors or there.get("vectors", "int8"),
+  )
+  if dim is not None and not 0 < dim <= most:
+    raise BadInput(f"--dim={dim}: the model has dimensions 1 to {most}")
+  with progress_lib.Progress(console, "index", 1) as progress:
+    return update.build_index(
+      model,
+      source,
+      output,
+      making,
+      rebuild=rebuild,
+      excluded=excluded,
+      progress=progress.show_of,
+    )

@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from embeddinggemma import cache, checkpoint, distributed, quantize, sharding
+from embeddinggemma import progress as progress_lib
 from embeddinggemma.data import loader
 from embeddinggemma.training import (
   checkpoints,
@@ -245,7 +246,7 @@ def _fit(run: _Run, state: TrainState) -> TrainState:
     if distributed.is_first():
       log = hooks.MetricsLog(run.workdir, first)
       stack.callback(log.close)
-      progress = hooks.Progress(run.console, config.stage, run.steps)
+      progress = progress_lib.Progress(run.console, config.stage, run.steps)
       stack.enter_context(progress).start_at(first)
       observers = [log, hooks.progress_observer(progress)]
     return fit_lib.fit(

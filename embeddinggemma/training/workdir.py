@@ -5,6 +5,7 @@ import dataclasses
 import importlib.metadata
 import json
 import pathlib
+import shutil
 import sys
 from typing import Any
 
@@ -167,3 +168,26 @@ def versions() -> dict[str, str]:
   )
   found = {name: importlib.metadata.version(name) for name in names}
   return {"python": sys.version.split()[0], **found}
+
+
+SCORES_FILE = "scores.json"
+
+
+def go_on(candidate: pathlib.Path, workdir: pathlib.Path) -> None:
+  """Puts a candidate's training into a workdir that has none.
+
+  The checkpoints come last and at once: what a kill leaves is begun anew.
+  """
+  if checkpoint.steps(workdir) or not checkpoint.steps(candidate):
+    return
+  partial = workdir / f"{checkpoint.CHECKPOINTS}.partial"
+  shutil.rmtree(partial, ignore_errors=True)
+  shutil.rmtree(workdir / checkpoint.CHECKPOINTS, ignore_errors=True)
+  shutil.copytree(candidate / checkpoint.CHECKPOINTS, partial)
+  for path in candidate.iterdir():
+    if path.name not in (checkpoint.CHECKPOINTS, SCORES_FILE):
+      copy = shutil.copytree if path.is_dir() else shutil.copy2
+      target = workdir / path.name
+      shutil.rmtree(target, ignore_errors=True)
+      copy(path, target)
+  partial.rename(workdir / checkpoint.CHECKPOINTS)

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
-from embeddinggemma.model.kernels.choose import Turns
 from embeddinggemma.model.kernels.common import (
   call,
   fold,
@@ -27,6 +26,7 @@ from embeddinggemma.model.kernels.common import (
   ready,
   summed,
 )
+from embeddinggemma.model.rope import Turns
 
 _TILE = 256  # positions that are worked on together; whole rows
 _MASKED = -1e9

@@ -11,12 +11,13 @@ where one of them runs: XLA alone starts without it.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 from jaxtyping import Array, Float, Int
 
 from embeddinggemma.model.config import AUTO, FUSED, SPLASH, XLA, ModelConfig
+from embeddinggemma.model.rope import Turns
 from embeddinggemma.types import BadInput
 
 LANES = 128  # a TPU's vector: what kernels' rows are multiples of
@@ -24,13 +25,6 @@ LONGEST = 512  # positions that FUSED holds the logits of
 # 16 MiB: FUSED needs 17 for rows of LONGEST, and 25 for the MLP's gradient.
 _SMALL_VMEM = ("TPU v2", "TPU v3", "TPU v4")
 _BLOCKS = (512, 256, 128)  # of SPLASH, the first that divides a row
-
-
-class Turns(NamedTuple):
-  """The rotary angles of every position."""
-
-  sin: Float[Array, "R L half"]
-  cos: Float[Array, "R L half"]
 
 
 def on(config: ModelConfig, platform: str, kind: str) -> ModelConfig:

@@ -16,7 +16,7 @@ from embeddinggemma.load import Model, load
 from embeddinggemma.mining.candidates import MiningConfig
 from embeddinggemma.model import embedder
 from embeddinggemma.recipes.index import IndexConfig
-from embeddinggemma.recipes.whole.config import without_knobs
+from embeddinggemma.recipes.shared import without_knobs
 from embeddinggemma.training import inputs, start
 from embeddinggemma.training.config import PairConfig
 from embeddinggemma.types import BadInput, Pair

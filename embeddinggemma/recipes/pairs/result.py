@@ -1,14 +1,18 @@
 """What a run on own pairs leaves: summary, page, and what is printed."""
 
+import pathlib
 from collections.abc import Mapping
 from typing import Any
+
+from rich.console import Console
 
 from embeddinggemma import cache
 from embeddinggemma.cache import Done
 from embeddinggemma.data import corpus
-from embeddinggemma.recipes import index
+from embeddinggemma.recipes import index, pairs
 from embeddinggemma.recipes.pairs import scores
 from embeddinggemma.recipes.pairs.stages import SCORES_FILE, Run
+from embeddinggemma.recipes.run import Plan
 from embeddinggemma.report import forgetting, report
 from embeddinggemma.training import hooks
 
@@ -71,3 +75,16 @@ def show(found: Mapping[str, Any], run: Run) -> None:
   ]
   for line in lines:
     console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def own_pairs(
+  config: pairs.PairsConfig, workdir: pathlib.Path, console: Console
+) -> Plan:
+  """A model tuned on the user's pairs; fails on what no data can mend."""
+  of = pairs.Run(config, workdir, console)
+  return Plan(
+    pairs.steps(of),
+    lambda done: pairs.summary(of, done),
+    lambda summary: pairs.show(summary, of),
+    pairs.about(config),
+  )

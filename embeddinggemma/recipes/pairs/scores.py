@@ -12,7 +12,7 @@ from rich.console import Console
 from embeddinggemma.data import prompts
 from embeddinggemma.evaluate import suite
 from embeddinggemma.load import Model
-from embeddinggemma.training.hooks import Progress
+from embeddinggemma.progress import Progress
 from embeddinggemma.types import TextEncoder
 
 # The suites: two sides of the pairs' own split, and one of other text.

@@ -15,7 +15,8 @@ from embeddinggemma import cache, checkpoint
 from embeddinggemma.cache import AllDone, Step
 from embeddinggemma.data import stdlib
 from embeddinggemma.load import load
-from embeddinggemma.recipes import index
+from embeddinggemma.mining import mine
+from embeddinggemma.recipes import index, shared
 from embeddinggemma.recipes.pairs import (
   choice,
   cost,
@@ -25,8 +26,6 @@ from embeddinggemma.recipes.pairs import (
   smaller,
 )
 from embeddinggemma.recipes.pairs.config import PairsConfig
-from embeddinggemma.recipes.whole import config as recipe
-from embeddinggemma.recipes.whole import finetuning
 from embeddinggemma.training import inputs
 from embeddinggemma.training import run as train
 from embeddinggemma.training import workdir as record
@@ -71,8 +70,8 @@ class Run:
     given = self.config.general.suite
     return {
       "inputs": inputs.dependencies(self.config.finetune),
-      "suite": recipe.fingerprint("general.suite", given),
-      "searched": recipe.fingerprint("index.input", self.config.index.input),
+      "suite": shared.fingerprint("general.suite", given),
+      "searched": shared.fingerprint("index.input", self.config.index.input),
     }
 
 
@@ -125,7 +124,7 @@ def _before(run: Run, done: AllDone) -> Step:
 
 def _mine(run: Run, done: AllDone) -> Step:
   config = run.config
-  return finetuning.mining(
+  return mine.mining(
     lambda: run.made.corpus,
     done["inputs"].key,
     config.base,

@@ -14,9 +14,11 @@ from typing import Any
 from rich.console import Console
 
 from embeddinggemma import cache
+from embeddinggemma.evaluate import models as models_lib
 from embeddinggemma.evaluate import suite
-from embeddinggemma.recipes.whole import finetuning, initialise
+from embeddinggemma.recipes.whole import finetuning
 from embeddinggemma.training import run
+from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.config import PairConfig
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.types import Weights
@@ -115,7 +117,7 @@ def _train(
   base = (own if changed else directory / "whole") / "prefinetune"
   done = stages.workdir if not name and seed == stages.prefinetune.seed else own
   if changed:
-    initialise.go_on(done / "prefinetune", base)
+    workdir_lib.go_on(done / "prefinetune", base)
     _train_once(arm(first), stages.inputs, base, console)
   tuned = dataclasses.replace(
     arm(stages.finetune), seed=seed, init_from=str(base)
@@ -123,7 +125,7 @@ def _train(
   ingredients = {}
   for number, weights in enumerate(stages.mixtures, 1):
     workdir = own / "finetune" / str(number)
-    initialise.go_on(done / "finetune" / str(number), workdir)
+    workdir_lib.go_on(done / "finetune" / str(number), workdir)
     config = finetuning.with_mixture(tuned, weights)
     _train_once(config, stages.inputs, workdir, console)
     ingredients[f"finetune {number}"] = workdir
@@ -158,7 +160,7 @@ def _scores(
   found = cache.read_json(path)
   if not found:
     found = {
-      side: finetuning.with_mean(workdir, of_side)
+      side: models_lib.with_mean(workdir, of_side)
       for side, of_side in tasks.items()
       if of_side
     }

@@ -8,21 +8,19 @@ from typing import Any
 
 from rich.console import Console
 
-from embeddinggemma import cache, config
+from embeddinggemma import config
 from embeddinggemma.config import at_least
 from embeddinggemma.data import denoisers
 from embeddinggemma.mining.candidates import MiningConfig
+from embeddinggemma.mining.teach import TeachConfig, teacher_of
 from embeddinggemma.mining.teacher import TeacherModel
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.recipes.index import IndexConfig
+from embeddinggemma.recipes.shared import fingerprint, without_knobs
 from embeddinggemma.recipes.shipping import ExportConfig
 from embeddinggemma.recipes.whole import initialise
 from embeddinggemma.recipes.whole.ablation import AblationConfig
-from embeddinggemma.recipes.whole.finetuning import (
-  SearchConfig,
-  TeachConfig,
-  teacher_of,
-)
+from embeddinggemma.recipes.whole.finetuning import SearchConfig
 from embeddinggemma.recipes.whole.initialise import InitialiseConfig
 from embeddinggemma.recipes.whole.qat import SpecsConfig
 from embeddinggemma.training import inputs
@@ -31,7 +29,6 @@ from embeddinggemma.training.config import (
   AdaptConfig,
   LanguageConfig,
   PairConfig,
-  TrainConfig,
 )
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.types import BadInput
@@ -130,13 +127,6 @@ def build(tree: Mapping[str, Any]) -> RecipeConfig:
   the same values inside the stages.
   """
   return config.build(RecipeConfig, without_knobs(RecipeConfig, tree))
-
-
-def without_knobs(cls: type, tree: Mapping[str, Any]) -> dict[str, Any]:
-  """The tree of a recipe of this class without a stage's keys at its top."""
-  knobs = {f.name for f in dataclasses.fields(TrainConfig)}
-  own = {f.name for f in dataclasses.fields(cls)}
-  return {k: v for k, v in tree.items() if k in own or k not in knobs}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,15 +237,3 @@ def check(recipe: RecipeConfig) -> None:
       f"adapt.data.path={recipe.adapt.data.path} holds pairs; leave it empty:"
       " a recipe takes the texts of prefinetune's training pairs"
     )
-
-
-def fingerprint(key: str, source: str) -> str:
-  """Changes when a file of a config's path does; "" where it names none."""
-  if not source:
-    return ""
-  root = pathlib.Path(source)
-  if not root.exists():
-    raise BadInput(f"{key}={source} does not exist")
-  files = sorted(p for p in (root, *root.rglob("*")) if p.is_file())
-  stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-  return cache.key_of({"files": stats})

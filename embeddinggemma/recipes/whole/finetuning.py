@@ -7,42 +7,32 @@ arguments, each of which continues in its folder.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
 from embeddinggemma import cache
 from embeddinggemma import soup as soup_lib
-from embeddinggemma.cache import Step
 from embeddinggemma.config import at_least
 from embeddinggemma.data import corpus, mixture, sources
 from embeddinggemma.evaluate import suite
-from embeddinggemma.load import Model, load
-from embeddinggemma.mining import negatives, teacher, tfidf
-from embeddinggemma.mining.candidates import MiningConfig
+from embeddinggemma.evaluate.models import score
+from embeddinggemma.load import load
+from embeddinggemma.mining.teach import (
+  TeachConfig,
+  teach,
+  teacher_of,
+)
 from embeddinggemma.mixture import search as search_lib
 from embeddinggemma.mixture.optimizer import OptimizerConfig
-from embeddinggemma.recipes.whole import initialise
-from embeddinggemma.training import hooks, inputs, run
+from embeddinggemma.training import inputs, run
 from embeddinggemma.training import workdir as record
 from embeddinggemma.training.config import PairConfig
 from embeddinggemma.training.inputs import Inputs
-from embeddinggemma.types import BadInput, Pair, Stopped, Weights
+from embeddinggemma.types import BadInput, Stopped, Weights
 
 TRIALS_FILE = "trials.json"
-LEDGER = "ledger"
-TFIDF = "tfidf"
-
-
-@dataclasses.dataclass(frozen=True)
-class TeachConfig:
-  """Whose vectors the student matches."""
-
-  teacher: str  # "tfidf", a checkpoint, or a sentence-transformers model
-  width: int  # of tfidf's vectors
-  dtype: str  # that they are stored in
-  seed: int  # of tfidf's decomposition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,139 +53,6 @@ class SearchConfig:
     for name in ("dirichlet", "proposed", "diversity", "seed"):
       at_least(f"search.{name}", getattr(self, name), 0)
     at_least("search.pick", self.pick, 1)
-
-
-def teacher_of(config: TeachConfig) -> teacher.TeacherModel:
-  """The teacher that a config names; BadInput if there is none."""
-  if config.teacher == TFIDF:
-    return tfidf.tfidf(config.width, config.seed)
-  folder = pathlib.Path(config.teacher)
-  # One with modules.json is in sentence-transformers' layout.
-  if folder.is_dir() and not (folder / "modules.json").is_file():
-    return teacher_of_model(load(config.teacher))
-  return teacher.sentence_transformer(config.teacher)
-
-
-def teacher_of_model(model: Model) -> teacher.TeacherModel:
-  """A loaded model as a teacher."""
-  return teacher.from_encoder(model, model.hash, model.config.embed_dim)
-
-
-def teach(
-  pairs: Sequence[Pair],
-  model: teacher.TeacherModel,
-  dtype: str,
-  directory: pathlib.Path,
-  console: Console,
-) -> dict[str, Any]:
-  """Writes a teacher's vectors of all texts of the pairs."""
-  items = teacher.items_of(pairs)
-  with hooks.Progress(console, "teach", len(items)) as progress:
-    about = teacher.teach(
-      items, model, directory, dtype=dtype, progress=progress.show_of
-    )
-  return {
-    "texts": about["count"],
-    "width": about["width"],
-    "of_vectors": about["hash"],
-  }
-
-
-def mine(
-  pairs: Sequence[Pair],
-  model: Model | None,
-  config: MiningConfig,
-  directory: pathlib.Path,
-  console: Console,
-) -> dict[str, Any]:
-  """Finds hard negatives of the pairs; `model` is needed by dense search."""
-  vectors = None
-  if model is not None and config.search == "dense":
-    items = teacher.items_of(pairs)
-    own = directory / "vectors"
-    with hooks.Progress(console, "vectors", len(items)) as progress:
-      teacher.teach(
-        items,
-        teacher_of_model(model),
-        own,
-        dtype="float32",
-        progress=progress.show_of,
-      )
-    vectors = teacher.open_vectors(own)
-  with hooks.Progress(console, "mine", len(pairs)) as progress:
-    about = negatives.mine_all(
-      pairs, vectors, config, directory, progress.show_of
-    )
-  for line in negatives.summary(about):
-    console.print(line, highlight=False, markup=False)
-  without = sum(about["without"].values())
-  return {
-    "pairs": about["pairs"],
-    "negatives": about["negatives"],
-    "without": without,
-    "hash_of_negatives": about["hash"],
-  }
-
-
-def mining(
-  corpus_of: Callable[[], pathlib.Path],
-  data: str,
-  place: str | pathlib.Path,
-  weights: str,
-  config: MiningConfig,
-  console: Console,
-) -> Step:
-  """The stage `mine` of a recipe; the model counts in dense search alone.
-
-  Args:
-    corpus_of: where the corpus is, once the stage runs.
-    data: the key of what made it.
-    place: the model's checkpoint or workdir.
-    weights: the content hash of the model.
-  """
-  dense = config.search == "dense"
-
-  def work(directory: pathlib.Path) -> dict[str, Any]:
-    pairs = corpus.read_train(corpus_of())
-    return mine(
-      pairs, load(place) if dense else None, config, directory, console
-    )
-
-  depends = {
-    "config": dataclasses.asdict(config),
-    "inputs": data,
-    "model": weights if dense else "",
-  }
-  return Step("mine", depends, work, resumable=True)
-
-
-def mine_alone(
-  data: pathlib.Path,
-  model: Model | None,
-  config: MiningConfig,
-  output: pathlib.Path,
-  console: Console,
-) -> None:
-  """The verb `mine`: OUTPUT/TASK/pairs.jsonl with negatives, and the ledger."""
-  if config.search == "dense" and model is None:
-    raise BadInput(
-      "mine: dense search needs --model=DIR; or set --config.search=stemmed"
-    )
-  if output.resolve() == data.resolve():
-    raise BadInput(f"--output={output} is --data; name another folder")
-  pairs, _ = sources.read_pairs(data)
-  with cache.locked(output):
-    mine(pairs, model, config, output / LEDGER, console)
-    count = max([config.negatives, *(len(pair.negatives) for pair in pairs)])
-    with_them = negatives.with_negatives(pairs, output / LEDGER, count)
-    sources.write_pairs(output, with_them)
-  console.print(f"{output}", highlight=False, soft_wrap=True)
-
-
-def explain_alone(data: pathlib.Path, output: pathlib.Path, row: int) -> str:
-  """The verb `mine --explain=ROW`: what became of a query's candidates."""
-  pairs, _ = sources.read_pairs(data)
-  return "\n".join(negatives.explain_row(pairs, output / LEDGER, row))
 
 
 def teach_alone(
@@ -335,7 +192,7 @@ def finetune(
     workdir = directory / str(number)
     workdir.mkdir(exist_ok=True)
     if "trial" in item:
-      initialise.go_on(searched / item["trial"], workdir)
+      record.go_on(searched / item["trial"], workdir)
     own = with_mixture(config, item["weights"])
     results.append(run.train(own, made, workdir, console))
   return {
@@ -355,31 +212,3 @@ def soup(
     "checkpoint": str(place.relative_to(workdir)),
     "hash": inputs.hash_of(place),
   }
-
-
-def compare(
-  models: Mapping[str, pathlib.Path], tasks: Sequence[suite.EvalTask]
-) -> dict[str, Any]:
-  """{model: {task type or "mean": score}} at full dimension; {}: no task."""
-  if not tasks:
-    return {}
-  return {name: with_mean(place, tasks) for name, place in models.items()}
-
-
-def with_mean(
-  place: pathlib.Path, tasks: Sequence[suite.EvalTask]
-) -> dict[str, float]:
-  """{task type or "mean": score} of a checkpoint or workdir."""
-  return scores_with_mean(load(place), tasks)
-
-
-def scores_with_mean(
-  model: Model, tasks: Sequence[suite.EvalTask]
-) -> dict[str, float]:
-  """{task type or "mean": score} of a loaded model."""
-  return suite.with_mean(score(model, tasks))
-
-
-def score(model: Model, tasks: Sequence[suite.EvalTask]) -> dict[str, float]:
-  """Task type -> the mean of its tasks' main metrics, at full dimension."""
-  return suite.by_type(suite.evaluate(model, tasks, [model.config.embed_dim]))

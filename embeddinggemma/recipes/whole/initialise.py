@@ -6,26 +6,25 @@ the winner's are not lost: pre-finetuning goes on from them.
 
 import dataclasses
 import pathlib
-import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
-from embeddinggemma import cache, checkpoint
+from embeddinggemma import cache
 from embeddinggemma.config import at_least, suggest
 from embeddinggemma.evaluate import suite
 from embeddinggemma.load import load
 from embeddinggemma.training import run
 from embeddinggemma.training.config import PairConfig
 from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.training.workdir import SCORES_FILE
 from embeddinggemma.types import BadInput
 
 # From the least that is known to the most; the last is the paper's choice.
 INITS = ("random", "lsa", "decoder-only", "encoder-decoder")
 SIDES = ("validation", "test")
-SCORES_FILE = "scores.json"
 RESULT_FILE = "initialisation.json"
 
 
@@ -120,26 +119,6 @@ def medians(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if row["validation"] is not None:
       by_init.setdefault(row["init"], []).append(row["validation"])
   return {name: statistics.median(found) for name, found in by_init.items()}
-
-
-def go_on(candidate: pathlib.Path, workdir: pathlib.Path) -> None:
-  """Puts a candidate's training into a workdir that has none.
-
-  The checkpoints come last and at once: what a kill leaves is begun anew.
-  """
-  if checkpoint.steps(workdir) or not checkpoint.steps(candidate):
-    return
-  partial = workdir / f"{checkpoint.CHECKPOINTS}.partial"
-  shutil.rmtree(partial, ignore_errors=True)
-  shutil.rmtree(workdir / checkpoint.CHECKPOINTS, ignore_errors=True)
-  shutil.copytree(candidate / checkpoint.CHECKPOINTS, partial)
-  for path in candidate.iterdir():
-    if path.name not in (checkpoint.CHECKPOINTS, SCORES_FILE):
-      copy = shutil.copytree if path.is_dir() else shutil.copy2
-      target = workdir / path.name
-      shutil.rmtree(target, ignore_errors=True)
-      copy(path, target)
-  partial.rename(workdir / checkpoint.CHECKPOINTS)
 
 
 def _tasks(

@@ -12,16 +12,15 @@ from typing import Any
 
 from rich.console import Console
 
-from embeddinggemma import checkpoint, distributed, quantize
+from embeddinggemma import checkpoint, quantize
+from embeddinggemma.evaluate import models as models_lib
 from embeddinggemma.evaluate import suite
 from embeddinggemma.load import load
-from embeddinggemma.recipes.whole import finetuning
 from embeddinggemma.report import precision as precision_lib
-from embeddinggemma.training import run, streams
+from embeddinggemma.training import run
+from embeddinggemma.training.alone import TEACH, with_teacher
 from embeddinggemma.training.config import QatConfig
 from embeddinggemma.training.inputs import Inputs
-
-TEACH = "teach"  # the folder of the start's vectors, in a workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,25 +44,6 @@ class SpecsConfig(QatConfig):
     own["quantize"] = dataclasses.replace(self.quantize, spec=spec)
     own["optimizer"] = dataclasses.replace(self.optimizer, lr=rate)
     return QatConfig(**own)
-
-
-def with_teacher(
-  config: QatConfig, made: Inputs, directory: pathlib.Path, console: Console
-) -> QatConfig:
-  """The config with a teacher: where none is given, the start's own vectors.
-
-  They are of the texts that its batches read, and no others.
-  """
-  if not config.teaches_itself:
-    return config
-
-  def teach() -> None:
-    pairs = streams.pairs_read(config, made)
-    start = finetuning.teacher_of_model(load(config.init_from))
-    finetuning.teach(pairs, start, "float16", directory, console)
-
-  distributed.first_does(TEACH, teach)
-  return dataclasses.replace(config, teacher=str(directory))
 
 
 def train_each(
@@ -111,7 +91,7 @@ def compare(
       (precision_lib.ROUNDED, load(parent, precision=spec)),
       (precision_lib.TRAINED, load(place)),
     ):
-      found = finetuning.scores_with_mean(model, tasks)
+      found = models_lib.scores_with_mean(model, tasks)
       rows.append(row(weights, spec, found))
   console.print(precision_lib.table(rows))
   return rows

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embeddinggemma import cache, doctor
-from embeddinggemma.cli import library
-from embeddinggemma.evaluate import suite, vectors
+from embeddinggemma.evaluate import models, quality, suite, vectors
 from embeddinggemma.load import assemble, load
 from embeddinggemma.losses import matryoshka
-from embeddinggemma.recipes.whole import finetuning, initialise, qat
+from embeddinggemma.recipes.whole import initialise, qat
 from embeddinggemma.recipes.whole.config import Run
 from embeddinggemma.training import start
 
@@ -40,7 +39,7 @@ def score(
     tuned.config,
     start.params(run.prefinetune(chosen), run.made)[0],
     run.made.tokenizer(),
-    library.UNTRAINED,
+    quality.UNTRAINED,
     dict(tuned.prompts),
   )
   encode = suite.remember(tuned)
@@ -53,15 +52,15 @@ def score(
         f"{side}: too few pairs to hold any out", highlight=False
       )
       continue
-    table = library.quality(encode, dims, fresh, tasks, run.console, side)
+    table = quality.quality(encode, dims, fresh, tasks, run.console, side)
     found["quality"][side] = table
     # To score every ingredient on the test takes as long as all of the above.
     own = {} if side == "test" else ingredients
     places = {"prefinetune": run.workdir / "prefinetune", **own}
     found["souped"][side] = {
-      library.UNTRAINED: _by_type(tasks, table[library.UNTRAINED]),
-      **finetuning.compare(places, tasks),
-      "soup": _by_type(tasks, table[library.MODEL]),
+      quality.UNTRAINED: _by_type(tasks, table[quality.UNTRAINED]),
+      **models.compare(places, tasks),
+      "soup": _by_type(tasks, table[quality.MODEL]),
     }
     if side == "test":
       found["vectors"][side] = vectors.compare(encode, tasks, dims)
@@ -75,7 +74,7 @@ def score(
       )
   for name, file in FILES.items():
     cache.write_json(directory / file, found[name])
-  best = found["quality"].get("test", {}).get(library.MODEL, {})
+  best = found["quality"].get("test", {}).get(quality.MODEL, {})
   return {
     "test": {name: dict(next(iter(d.values()))) for name, d in best.items()}
   }

@@ -14,6 +14,7 @@ from embeddinggemma import cache, checkpoint
 from embeddinggemma.cache import AllDone, Step
 from embeddinggemma.data import corpus
 from embeddinggemma.evaluate import suite
+from embeddinggemma.mining import mine, teach
 from embeddinggemma.recipes import index, shipping
 from embeddinggemma.recipes.whole import (
   ablation,
@@ -82,7 +83,7 @@ def _teach(run: Run, done: AllDone) -> Step:
     if model is None:
       return {"of_vectors": ""}
     pairs = corpus.read_train(run.made.corpus)
-    return finetuning.teach(pairs, model, dtype, directory, run.console)
+    return teach.teach(pairs, model, dtype, directory, run.console)
 
   return Step(
     "teach",
@@ -129,7 +130,7 @@ def _prefinetune(run: Run, done: AllDone) -> Step:
   def work(directory: pathlib.Path) -> dict[str, Any]:
     candidates = run.workdir / "initialise"
     candidate = initialise.trial(candidates, chosen, config.seed)
-    initialise.go_on(candidate, directory)
+    workdir.go_on(candidate, directory)
     return step.work(directory)
 
   depends = {**step.inputs, "teacher": _taught(done)}
@@ -137,7 +138,7 @@ def _prefinetune(run: Run, done: AllDone) -> Step:
 
 
 def _mine(run: Run, done: AllDone) -> Step:
-  return finetuning.mining(
+  return mine.mining(
     lambda: run.made.corpus,
     done["tokenizer"].key,
     run.workdir / "prefinetune",

@@ -17,6 +17,7 @@ from jaxtyping import Array
 from embeddinggemma import config as config_lib
 from embeddinggemma import quantize, sharding
 from embeddinggemma.data import packing
+from embeddinggemma.encode import encoder
 from embeddinggemma.losses import (
   contrastive,
   denoise,
@@ -28,9 +29,6 @@ from embeddinggemma.losses import (
 from embeddinggemma.model import adapt as surgery
 from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model import embedder, lora
-from embeddinggemma.model.config import (
-  ModelConfig,
-)
 from embeddinggemma.model.kernels import choose
 from embeddinggemma.training import memory, optimizer, tied
 from embeddinggemma.training.config import (
@@ -42,7 +40,6 @@ from embeddinggemma.training.config import (
   check_stage,
 )
 from embeddinggemma.types import (
-  Encode,
   Key,
   LossTerm,
   Params,
@@ -56,11 +53,6 @@ def build(tree: Mapping[str, Any]) -> TrainConfig:
   name = tree.get("stage", "")
   check_stage(name)
   return config_lib.build(STAGES[name].config, tree)
-
-
-def encoder(model: ModelConfig, mesh: Mesh, rules: str = "fsdp") -> Encode:
-  """(params, Text) -> (B, M) unit vectors, over the mesh."""
-  return sharding.data_parallel(embedder.encode_group(model), mesh, rules)
 
 
 def pretrain(config: LanguageConfig, mesh: Mesh) -> Stage:

@@ -1,0 +1,12 @@
+"""Rotary position embeddings."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Float
+
+
+class Turns(NamedTuple):
+  """The rotary angles of every position."""
+
+  sin: Float[Array, "R L half"]
+  cos: Float[Array, "R L half"]

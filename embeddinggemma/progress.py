@@ -1,0 +1,79 @@
+"""What a person sees of long work: a bar, or a line every few seconds."""
+
+import time
+from types import TracebackType
+
+import rich.progress
+from rich.console import Console
+
+
+class Progress:
+  """A bar on a terminal, a plain line every few seconds elsewhere."""
+
+  def __init__(
+    self, console: Console, name: str, total: int, every_seconds: float = 10.0
+  ):
+    self._console, self._name, self._total = console, name, total
+    self._every, self._last = every_seconds, 0.0
+    self._pace: tuple[float, int] | None = None  # counted from then and there
+    columns = (
+      rich.progress.TextColumn("{task.description:<12}"),
+      rich.progress.BarColumn(),
+      rich.progress.MofNCompleteColumn(),
+      rich.progress.TextColumn("{task.fields[note]}"),
+      rich.progress.TimeRemainingColumn(),
+    )
+    self._bar = rich.progress.Progress(
+      *columns, console=console, disable=not console.is_terminal
+    )
+    self._task = self._bar.add_task(name, total=total, note="")
+
+  def __enter__(self) -> "Progress":
+    self._bar.start()
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    self._bar.stop()
+
+  def start_at(self, done: int) -> None:
+    """Counts what an earlier call did, without timing it."""
+    self._bar.update(self._task, completed=done)
+    self._bar.reset(self._task, completed=done)
+
+  def show_of(self, done: int, total: int) -> None:
+    """Moves to `done` of a total that was not known before."""
+    self._total = total
+    self._bar.update(self._task, total=total)
+    self.show(done, "")
+
+  def show(self, done: int, note: str) -> None:
+    """Moves to `done` of the total."""
+    self._bar.update(self._task, completed=done, note=note)
+    now = time.perf_counter()
+    ended = done == self._total
+    early = now - self._last < self._every and not ended
+    if self._console.is_terminal or early:
+      return
+    self._last = now
+    self._console.print(
+      f"{self._name}: {done}/{self._total}{note and ' '}{note}"
+      f"{self._left(now, done)}",
+      highlight=False,
+      soft_wrap=True,
+    )
+
+  def _left(self, now: float, done: int) -> str:
+    """The time left at the pace since the first report, which compiles."""
+    if self._pace is None or done <= self._pace[1]:
+      self._pace = now, done
+      return ""
+    if done >= self._total:
+      return ""
+    began, first = self._pace
+    seconds = (now - began) / (done - first) * (self._total - done)
+    return f", {seconds:.0f} s left"
