@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -29,6 +30,10 @@ CHECKPOINTS = "checkpoints"
 # its low-rank factors merged.
 AVERAGE, MERGED = "average", "merged"
 _ORBAX = ("commit_success.txt", "_CHECKPOINT_METADATA")  # its own notes
+TOKENIZER_FILE = "tokenizer.model"
+_TERMS = re.compile(
+  r"(LICEN[CS]E|NOTICE|USE_POLICY|TERMS|GEMMA_TERMS)[\w.-]*", re.IGNORECASE
+)
 ITEMS = ("params", "opt_state", "data", "files")
 _CHUNK, _FILE = 2**22, 2**26  # bytes of `write`: decoded, encoded
 _TOGETHER = 2**24  # bytes of the tensors that are read at once
@@ -430,3 +435,8 @@ def content_hash(params: Params) -> str:
   for name, leaf in named:
     digest.add(name, leaf)
   return digest.hexdigest()
+
+
+def is_terms(name: str) -> bool:
+  """Whether a file of this name holds terms."""
+  return _TERMS.fullmatch(name) is not None

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 from embeddinggemma import checkpoint, quantize
 from embeddinggemma import config as config_lib
-from embeddinggemma.convert import folder as folders
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.types import BadInput
 
 GRID = "grid"  # the key of recipe.json
-_NEEDED = ("model.json", folders.TOKENIZER_FILE, "prompts.json")
+_NEEDED = ("model.json", checkpoint.TOKENIZER_FILE, "prompts.json")
 
 
 class Saved(NamedTuple):

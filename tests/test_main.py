@@ -214,7 +214,7 @@ def get_config():
 def test_an_interrupted_program_ends_at_once():
   """XLA may compile still, in threads that outlive what they work for."""
   code = "main.call = lambda _: 42; atexit.register(print, 'late'); main.main()"
-  code = f"import atexit; from embeddinggemma import main; {code}"
+  code = f"import atexit; from embeddinggemma.cli import main; {code}"
   done = subprocess.run([sys.executable, "-c", code], capture_output=True)
   assert (done.returncode, done.stdout) == (42, b"")
 
@@ -522,8 +522,7 @@ def test_an_interrupt_asks_to_start_again(monkeypatch, capsys):
   def interrupted(*_):
     raise KeyboardInterrupt
 
-  verb = main.VERBS["evaluate"]._replace(run=interrupted)
-  monkeypatch.setitem(main.VERBS, "evaluate", verb)
+  monkeypatch.setattr(main, "function", lambda verb: interrupted)
   assert main.call(["evaluate", "--model=a", "--output=b"]) == 42
   assert "the same command continues" in capsys.readouterr().err
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Compilation for TPUs that are not here: memory, time, traffic of a step."""

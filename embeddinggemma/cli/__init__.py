@@ -1,1 +1,1 @@
-"""TODO."""
+"""The command line: a program, its flags, and a function a verb."""

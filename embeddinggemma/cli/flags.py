@@ -1,5 +1,6 @@
 """Flags of verbs: what there is, what a command line gives, what is wrong."""
 
+import importlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,9 @@ class Verb(NamedTuple):
   """A job: what it does, the function that does it, the flags it takes."""
 
   help: str
-  run: Callable[..., int | None]  # (values, *words) -> exit code
+  # "module:function" of this folder, (values, *words) -> exit code. Imported
+  # when it is called, so that --help answers at once.
+  run: str
   required: Sequence[str] = ()
   optional: Sequence[str] = ()
   words: bool = False  # whether any may follow the flags
@@ -82,6 +85,12 @@ SWITCHES = {
 }
 
 
+def function(verb: Verb) -> Callable[..., int | None]:
+  """The function that does a verb's job: (values, *words) -> exit code."""
+  module, _, name = verb.run.partition(":")
+  return getattr(importlib.import_module(f"{__package__}.{module}"), name)
+
+
 def console() -> "Console":
   """Where a verb tells how it goes; the results go to stdout."""
   from rich.console import Console
@@ -89,6 +98,20 @@ def console() -> "Console":
   from embeddinggemma import distributed
 
   return Console(stderr=True, quiet=not distributed.is_first())
+
+
+def tree_of(values: flags.FlagValues) -> dict[str, Any]:
+  """The config that a command line gives, resolved."""
+  return values.config.to_dict()
+
+
+def file_of(path: str) -> pathlib.Path:
+  """The file that --output names, checked before the work that fills it."""
+  from embeddinggemma.types import BadInput
+
+  if pathlib.Path(path).is_dir():
+    raise BadInput(f"--output={path} is a folder; name a file")
+  return pathlib.Path(path)
 
 
 def say(value: Any) -> None:

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from embeddinggemma.cli.flags import parse, usage, verb_usage
+from embeddinggemma.cli.flags import function, parse, usage, verb_usage
 from embeddinggemma.cli.verbs import VERBS, unknown
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -55,7 +55,7 @@ def call(argv: Sequence[str]) -> int:
 
   try:
     values, words = parse(name, verb, rest)
-    return verb.run(values, *words) or 0
+    return function(verb)(values, *words) or 0
   except BadInput as error:
     print(f"error: {error}", file=sys.stderr)
     return 2

@@ -1,109 +1,109 @@
 """Every verb: what it does, the flags it takes, the function that does it.
 
-A verb reads its flags, calls a library and says what came of it. Heavy imports
-happen inside the functions, so that --help answers at once.
+A verb reads its flags, calls a library and says what came of it.
 """
 
 import difflib
 
-from embeddinggemma.cli import training, using
 from embeddinggemma.cli.flags import Verb
 
 VERBS = {
   "run": Verb(
     "run a recipe: every stage, cached; continues where it was",
-    training.run,
-    *training.FLAGS,
+    "recipes:run",
+    ("config", "workdir"),
+    ("skip_bad_rows",),
   ),
   "train": Verb(
     "one stage of training",
-    training.train,
-    *training.FLAGS,
+    "training:train",
+    ("config", "workdir"),
+    ("skip_bad_rows",),
   ),
   "evaluate": Verb(
     "score a model at every Matryoshka dimension; JSON and a table",
-    using.evaluate,
+    "models:evaluate",
     ("model", "output"),
     ("data", "precision"),
   ),
   "prepare": Verb(
     "make the shards that training reads; show what the model will see",
-    training.prepare,
+    "training:prepare",
     ("config",),
     ("workdir", "show", "json", "skip_bad_rows"),
   ),
   "embed": Verb(
     'texts to vectors; --input: a .txt, a .jsonl ({"text", "title"?}) or -',
-    using.embed,
+    "search:embed",
     ("model", "input", "output"),
     ("prompt", "dim"),
   ),
   "index": Verb(
     'make a folder or a .jsonl ({"text", "title"?}) searchable; again: update',
-    using.index,
+    "search:index",
     ("model", "input", "output"),
     ("dim", "vectors", "rebuild", "json"),
   ),
   "query": Verb(
     'search an index: query --model=DIR --index=DIR "how do I parse a date";'
     " --labels=FILE: label texts",
-    using.query,
+    "search:query",
     ("model",),
     ("index", "dense", "lexical", "labels", "input", "json", "k"),
     words=True,
   ),
   "teach": Verb(
     "write a teacher's vectors of pairs, for distillation",
-    training.teach,
+    "data:teach",
     ("config", "data", "output"),
   ),
   "mine": Verb(
     "find hard negatives of pairs; --explain=ROW: why which were taken",
-    training.mine,
+    "data:mine",
     ("config", "data", "output"),
     ("model", "explain"),
   ),
   "mixture": Verb(
     "search mixtures of tasks: short finetunings, Vizier, a pick of the best",
-    training.mixture,
+    "data:mixture",
     ("config", "workdir"),
     ("pick", "json"),
   ),
   "soup": Verb(
     "average checkpoints; --path=N: the table of N points between two;"
     " --last=N: the newest of one run",
-    training.soup,
+    "models:soup",
     ("inputs", "workdir"),
     ("weights", "path", "last", "data"),
   ),
   "doctor": Verb(
     "look for silent wrongness: doctor PATH; a row a check, exit 1 on a fault",
-    using.doctor,
+    "models:doctor",
     (),
     ("json",),
     words=True,
   ),
   "import": Verb(
     "public weights in: EmbeddingGemma, Gemma 3, T5Gemma, T5Gemma 2",
-    using.import_,
+    "models:import_",
     ("from", "workdir"),
     ("part",),
   ),
   "export": Verb(
     "a model out, for sentence-transformers or llama.cpp, and a certificate",
-    using.export,
+    "models:export",
     ("model", "format", "output"),
     ("dtype", "uncertified"),
   ),
   "compile": Verb(
     "compile a stage for a TPU topology on any machine: memory, time, traffic",
-    training.compile_,
+    "training:compile_",
     ("config", "topology"),
     ("stage", "num_slices", "fit", "shardings", "json"),
   ),
   "sweep": Verb(
     "run a config at every point of a product or zip of overrides",
-    training.sweep,
+    "recipes:sweep",
     ("config", "workdir"),
     ("sweep", "print", "jobs", "metric"),
   ),

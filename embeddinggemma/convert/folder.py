@@ -5,13 +5,9 @@ import pathlib
 import re
 from typing import Any
 
+from embeddinggemma.checkpoint import TOKENIZER_FILE, is_terms
 from embeddinggemma.types import BadInput
 
-TOKENIZER_FILE = "tokenizer.model"
-# Terms that travel with the weights.
-_TERMS = re.compile(
-  r"(LICEN[CS]E|NOTICE|USE_POLICY|TERMS|GEMMA_TERMS)[\w.-]*", re.IGNORECASE
-)
 _README_TERMS = re.compile(r"^license(_name|_link)?:.*$", re.MULTILINE)
 
 
@@ -79,7 +75,7 @@ def terms(folder: pathlib.Path, said: str = "") -> dict[str, bytes]:
   found = {
     path.name: inside(folder, path.name).read_bytes()
     for path in sorted(folder.iterdir())
-    if path.is_file() and _TERMS.fullmatch(path.name)
+    if path.is_file() and is_terms(path.name)
   }
   if found:
     return found
@@ -101,8 +97,3 @@ def _readme_terms(folder: pathlib.Path) -> str:
     text = inside(folder, "README.md").read_text("utf-8", "replace")
   header = text.split("\n---", 1)[0] if text.startswith("---") else ""
   return "\n".join(m[0].strip() for m in _README_TERMS.finditer(header))
-
-
-def is_terms(name: str) -> bool:
-  """Whether a file of this name holds terms."""
-  return _TERMS.fullmatch(name) is not None

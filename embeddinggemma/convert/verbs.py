@@ -139,7 +139,7 @@ def check_tokenizer(model: Imported, where: Any) -> None:
   pieces = Tokenizer(model.tokenizer, str(where)).vocab_size
   if pieces > model.config.vocab_size:
     raise BadInput(
-      f"{where}: {folders.TOKENIZER_FILE} has {pieces} pieces, the table"
+      f"{where}: {checkpoint.TOKENIZER_FILE} has {pieces} pieces, the table"
       f" {model.config.vocab_size} rows; they are not of one model"
     )
 
@@ -215,6 +215,6 @@ def _files(
     "model.json": cache.to_json(config),
     "prompts.json": cache.to_json(dict(model.prompts)),
     "recipe.json": cache.to_json(recipe),
-    folders.TOKENIZER_FILE: model.tokenizer,
+    checkpoint.TOKENIZER_FILE: model.tokenizer,
     **folders.terms(root, model.licence),
   }

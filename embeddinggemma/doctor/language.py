@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 
 from embeddinggemma import checkpoint, saved
 from embeddinggemma import config as config_lib
-from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import tensors
 from embeddinggemma.data import packing, samples
 from embeddinggemma.data.tokenizer import UNK, Tokenizer
@@ -118,7 +117,7 @@ def open_language(path: pathlib.Path) -> Language | None:
   if not any(name[0] == "decoder" for name in shapes):
     return None
   files = checkpoint.read_files(directory)
-  for name in ("model.json", folders.TOKENIZER_FILE):
+  for name in ("model.json", checkpoint.TOKENIZER_FILE):
     if name not in files:
       raise BadInput(f"checkpoint {directory} has no {name}; import it again")
   config, both = saved.model_of(directory, files), None
@@ -133,7 +132,7 @@ def open_language(path: pathlib.Path) -> Language | None:
         f" ({error}); train or import it again"
       ) from None
     both, config = EncoderDecoderConfig(config, decoder, *rest), decoder
-  tokenizer = Tokenizer(files[folders.TOKENIZER_FILE], str(directory))
+  tokenizer = Tokenizer(files[checkpoint.TOKENIZER_FILE], str(directory))
   return Language(directory, config, both, tokenizer, shapes)
 
 

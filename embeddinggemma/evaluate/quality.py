@@ -1,4 +1,4 @@
-"""The table of quality: a model beside word baselines, itself untrained, and hybrid."""
+"""A model beside what it must beat: words alone, itself untrained, hybrid."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from rich.console import Console
 from embeddinggemma import progress as progress_lib
 from embeddinggemma.evaluate import suite
 from embeddinggemma.load import Model
+from embeddinggemma.losses import matryoshka
 from embeddinggemma.types import TextEncoder
 
 # Rows of the quality table, from the least to the most.
@@ -38,3 +39,21 @@ def quality(
     table[HYBRID] = suite.hybrid(encode, tasks, dims[0])
     progress.show(4, "hybrid")
   return table
+
+
+def evaluate(
+  model: Model, tasks: Sequence[suite.EvalTask], console: Console
+) -> dict[str, Any]:
+  """A model's scores on a suite, at each of its Matryoshka dimensions.
+
+  Returns {"quality": what `quality` returns, "summary": means over tasks and
+  over task types, and each task's main metric, by dimension}.
+  """
+  dims = matryoshka.dims_of(model.config.embed_dim)
+  encode = suite.remember(model)
+  table = quality(encode, dims, None, tasks, console, "evaluate")
+  summary = suite.summarise(tasks, table[MODEL])
+  return {
+    "quality": table,
+    "summary": {k: v for k, v in summary.items() if k != "tasks"},
+  }

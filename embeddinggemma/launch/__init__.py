@@ -1,1 +1,1 @@
-"""TODO."""
+"""TPU pods, asked for and looked after from a laptop."""

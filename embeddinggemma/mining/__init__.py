@@ -1,1 +1,1 @@
-"""TODO."""
+"""What is made of pairs before training: a teacher's vectors, hard negatives."""

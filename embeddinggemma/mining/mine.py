@@ -7,15 +7,14 @@ from typing import Any
 
 from rich.console import Console
 
-from embeddinggemma import cache
 from embeddinggemma import progress as progress_lib
 from embeddinggemma.cache import Step
-from embeddinggemma.data import corpus, sources
+from embeddinggemma.data import corpus
 from embeddinggemma.load import Model, load
 from embeddinggemma.mining import negatives, teacher
 from embeddinggemma.mining.candidates import MiningConfig
 from embeddinggemma.mining.teach import teacher_of_model
-from embeddinggemma.types import BadInput, Pair
+from embeddinggemma.types import Pair
 
 LEDGER = "ledger"
 
@@ -86,32 +85,3 @@ def mining(
     "model": weights if dense else "",
   }
   return Step("mine", depends, work, resumable=True)
-
-
-def mine_alone(
-  data: pathlib.Path,
-  model: Model | None,
-  config: MiningConfig,
-  output: pathlib.Path,
-  console: Console,
-) -> None:
-  """The verb `mine`: OUTPUT/TASK/pairs.jsonl with negatives, and the ledger."""
-  if config.search == "dense" and model is None:
-    raise BadInput(
-      "mine: dense search needs --model=DIR; or set --config.search=stemmed"
-    )
-  if output.resolve() == data.resolve():
-    raise BadInput(f"--output={output} is --data; name another folder")
-  pairs, _ = sources.read_pairs(data)
-  with cache.locked(output):
-    mine(pairs, model, config, output / LEDGER, console)
-    count = max([config.negatives, *(len(pair.negatives) for pair in pairs)])
-    with_them = negatives.with_negatives(pairs, output / LEDGER, count)
-    sources.write_pairs(output, with_them)
-  console.print(f"{output}", highlight=False, soft_wrap=True)
-
-
-def explain_alone(data: pathlib.Path, output: pathlib.Path, row: int) -> str:
-  """The verb `mine --explain=ROW`: what became of a query's candidates."""
-  pairs, _ = sources.read_pairs(data)
-  return "\n".join(negatives.explain_row(pairs, output / LEDGER, row))

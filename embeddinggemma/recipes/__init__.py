@@ -1,1 +1,1 @@
-"""TODO."""
+"""Recipes: stages in their order, each cached; and what they leave."""

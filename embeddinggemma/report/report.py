@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embeddinggemma.evaluate import metrics, vectors
+from embeddinggemma.evaluate import metrics
 from embeddinggemma.report import (
   ablations,
   by_stage,
@@ -21,6 +21,7 @@ from embeddinggemma.report import (
   precision,
   starts,
 )
+from embeddinggemma.report import vectors as vectors_lib
 
 if TYPE_CHECKING:
   from rich.table import Table
@@ -62,7 +63,7 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
     ),
     *mixtures.soup_section(summary.get("souped") or {}),
     *precision.section(summary.get("precision") or {}),
-    *vectors.section(summary.get("vectors") or {}),
+    *vectors_lib.section(summary.get("vectors") or {}),
     *exports.section(summary.get("exports") or []),
     *ablations.section(summary.get("ablation") or {}),
     *mixtures.section(summary.get("mixtures") or {}),

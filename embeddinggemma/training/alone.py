@@ -14,7 +14,7 @@ from embeddinggemma.cache import Step
 from embeddinggemma.data import loader
 from embeddinggemma.load import load
 from embeddinggemma.mining import teach as teach_lib
-from embeddinggemma.training import alone, inputs, run, start, streams
+from embeddinggemma.training import inputs, run, start, streams
 from embeddinggemma.training import workdir as record
 from embeddinggemma.training.config import (
   LanguageConfig,
@@ -47,10 +47,10 @@ def with_teacher(
   return dataclasses.replace(config, teacher=str(directory))
 
 
-def train_alone(
+def train(
   config: TrainConfig, workdir: pathlib.Path, console: Console
 ) -> dict[str, Any]:
-  """The verb `train`: inputs once, then the stage in the workdir itself.
+  """Makes the inputs once, then the stage in the workdir itself.
 
   An embedder is Stopped at its end if the doctor's cheap checks find a fault;
   its weights stay.
@@ -71,10 +71,10 @@ def train_alone(
         f"{workdir} is not the first process's folder; put --workdir on storage"
         " that all hosts share"
       )
-    made = _made(config, dependencies, workdir, console)
+    made = make_inputs(config, dependencies, workdir, console)
     if isinstance(config, QatConfig):
-      place = workdir / alone.TEACH
-      config = alone.with_teacher(config, made, place, console)
+      place = workdir / TEACH
+      config = with_teacher(config, made, place, console)
     trained = run.train(config, made, workdir, console)
     done = lambda: _close(config, trained, workdir, console)
     distributed.first_does("check", done)
@@ -101,7 +101,7 @@ def _ready(
       f"{workdir} was trained on other data, packages or parent weights, or by a"
       " version that stripped texts; use another --workdir"
     )
-  _made(config, dependencies, workdir, console)
+  make_inputs(config, dependencies, workdir, console)
 
 
 def _close(
@@ -128,14 +128,14 @@ def check(config: TrainConfig) -> None:
 def prepare(
   config: TrainConfig, workdir: pathlib.Path, console: Console
 ) -> None:
-  """The verb `prepare`: what `train` would read, made in its workdir."""
+  """What `train` would read, made in its workdir."""
   start.check(config)
   with cache.locked(workdir):
-    made = _made(config, inputs.dependencies(config), workdir, console)
+    made = make_inputs(config, inputs.dependencies(config), workdir, console)
   console.print(f"{made.directory}", highlight=False, soft_wrap=True)
 
 
-def _made(
+def make_inputs(
   config: TrainConfig,
   dependencies: Mapping[str, Any],
   workdir: pathlib.Path,
@@ -157,7 +157,7 @@ def batches(
   last: int,
   console: Console,
 ) -> Iterator[dict[str, Any]]:
-  """The verb `prepare --show`: task, rows and texts of each batch.
+  """Task, rows and texts of each batch.
 
   A text is (origin, query, positive), or for a language model (row id, what
   it reads, what it answers, if the two differ).
@@ -171,7 +171,7 @@ def batches(
     else:
       stack.enter_context(cache.locked(workdir))
       place = workdir
-    made = _made(config, inputs.dependencies(config), place, console)
+    made = make_inputs(config, inputs.dependencies(config), place, console)
     show = _shown(config, made)
     data, _ = streams.dataset(config, made, 1)
     for step in range(first, last):

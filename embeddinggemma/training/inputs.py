@@ -12,6 +12,7 @@ from jaxtyping import Int
 from rich.console import Console
 
 from embeddinggemma import checkpoint
+from embeddinggemma.checkpoint import TOKENIZER_FILE
 from embeddinggemma.data import corpus, lsa, prompts, sources, text
 from embeddinggemma.data.tokenizer import Tokenizer, train_tokenizer
 from embeddinggemma.mining import negatives, teacher
@@ -21,8 +22,6 @@ from embeddinggemma.training.config import (
   TrainConfig,
 )
 from embeddinggemma.types import BadInput, Pair
-
-TOKENIZER_FILE = "tokenizer.model"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import Any
 
 from embeddinggemma import cache, checkpoint
 from embeddinggemma import config as config_lib
-from embeddinggemma.convert import folder as folders
+from embeddinggemma.checkpoint import TOKENIZER_FILE
 from embeddinggemma.data import prompts
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.training import inputs, stages
 from embeddinggemma.training.config import AdaptConfig, TrainConfig
-from embeddinggemma.training.inputs import TOKENIZER_FILE, Inputs
+from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.types import BadInput
 
 CONFIG_FILE = "config.json"
@@ -144,7 +144,7 @@ def _inherited(
   config: TrainConfig, given: checkpoint.Files
 ) -> dict[str, bytes]:
   """What of a parent's files is as good as ours, byte for byte."""
-  kept = {name: given[name] for name in given if folders.is_terms(name)}
+  kept = {name: given[name] for name in given if checkpoint.is_terms(name)}
   known = inputs.prompts_of(given)
   if known and not inputs.other_prompts(known):
     kept["prompts.json"] = given["prompts.json"]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from embeddinggemma.evaluate import suite, vectors
+from embeddinggemma.report import vectors as vectors_lib
 
 COUNT, WIDTH = 60, 128
 
@@ -61,7 +62,7 @@ def test_codes_say_what_was_stored() -> None:
 
 
 def test_the_page_has_a_cell_for_each_form_and_dimension(rows) -> None:
-  html = "".join(vectors.section({"test": rows}))
+  html = "".join(vectors_lib.section({"test": rows}))
   assert html.count(" ms</small>") == len(rows) == 6
-  assert "<svg" in html and not "".join(vectors.section({"test": []}))
+  assert "<svg" in html and not "".join(vectors_lib.section({"test": []}))
   assert vectors.compare(lambda *_: None, [], (WIDTH,)) == []

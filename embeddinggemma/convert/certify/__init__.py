@@ -1,1 +1,1 @@
-"""TODO."""
+"""Whether another runtime gives an export's vectors."""

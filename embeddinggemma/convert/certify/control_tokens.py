@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from embeddinggemma.convert import folder as folders
+from embeddinggemma import checkpoint
 from embeddinggemma.convert.certify import golden
 from embeddinggemma.convert.certify.golden import Item
 from embeddinggemma.convert.write.exporting import Job
@@ -33,7 +33,7 @@ class Word(NamedTuple):
 
 def words(job: Job) -> list[Word]:
   """A text with each control token, and with pieces that are none."""
-  tokenizer = Tokenizer(job.files[folders.TOKENIZER_FILE])
+  tokenizer = Tokenizer(job.files[checkpoint.TOKENIZER_FILE])
   pieces = {piece: n for n, piece in enumerate(tokenizer.pieces)}
   names = [tokenizer.pieces[n] for n in (PAD, EOS, BOS, UNK)]
   before, after = tokenizer.encode(_BEFORE)[:-1], tokenizer.encode(_AFTER)[1:]

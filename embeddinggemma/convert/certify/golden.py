@@ -15,7 +15,6 @@ from jaxtyping import Float, Int
 
 from embeddinggemma import checkpoint
 from embeddinggemma.checkpoint import Name
-from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import tensors
 from embeddinggemma.convert.write.exporting import BFLOAT16, FLOAT32, Job
 from embeddinggemma.data import packing, prompts, samples
@@ -50,7 +49,7 @@ class Item(NamedTuple):
 
 def items(job: Job) -> list[Item]:
   """Every text that fits, and rows of ids; of texts, outer white space too."""
-  tokenizer = Tokenizer(job.files[folders.TOKENIZER_FILE])
+  tokenizer = Tokenizer(job.files[checkpoint.TOKENIZER_FILE])
   longest = job.config.max_length
   first, _ = samples.sides()
   texts = [*samples.BRIEF, *samples.EXTREMES, *samples.WHITE_SPACE]

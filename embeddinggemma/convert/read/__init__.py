@@ -1,1 +1,1 @@
-"""TODO."""
+"""Public weights in: each family, checked before a tensor is read."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""A checkpoint out, in another runtime's format."""

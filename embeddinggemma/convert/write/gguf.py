@@ -15,7 +15,6 @@ import gguf
 import numpy as np
 
 from embeddinggemma import checkpoint, quantize
-from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import sentencepiece_model
 from embeddinggemma.convert.read import hugging_face
 from embeddinggemma.convert.read.gguf_file import PROMPTS
@@ -76,7 +75,7 @@ def _size(job: Job) -> int:
 
 def _write(job: Job, folder: pathlib.Path, on_tensor: OnTensor) -> Written:
   for name, content in job.files.items():
-    if folders.is_terms(name):
+    if checkpoint.is_terms(name):
       (folder / name).write_bytes(content)
   path = folder / f"model-{job.dtype}.gguf"
   writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHITECTURE])
@@ -127,7 +126,7 @@ def _tokens(job: Job) -> list[Token]:
   User-defined pieces are looked for in the text as it is, before spaces become
   U+2581.
   """
-  model = job.files[folders.TOKENIZER_FILE]
+  model = job.files[checkpoint.TOKENIZER_FILE]
   found = [
     Token(piece.text.replace("\u2581", " "), _LAST, piece.type)
     if piece.type == USER_DEFINED

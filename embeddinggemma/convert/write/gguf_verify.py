@@ -17,7 +17,6 @@ import numpy as np
 
 from embeddinggemma import checkpoint, quantize
 from embeddinggemma.checkpoint import Name
-from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import names
 from embeddinggemma.convert.write import gguf_tensors
 from embeddinggemma.convert.write.exporting import Job
@@ -100,7 +99,7 @@ def _wrong_vocabulary(job: Job, said: Said) -> dict[str, bool]:
     said(_TOKENS + column) or []
     for column in ("tokens", "scores", "token_type")
   )
-  pieces = Tokenizer(job.files[folders.TOKENIZER_FILE]).pieces
+  pieces = Tokenizer(job.files[checkpoint.TOKENIZER_FILE]).pieces
   tokens = [text.replace(" ", _SPACE) for text in texts]
   return {
     "a token": tokens[: len(pieces)] != pieces,

@@ -92,7 +92,7 @@ def _theirs(job: Job) -> dict[str, dict[str, tensors.Shape]]:
 
 def _files(job: Job) -> dict[str, bytes]:
   """All of the folder but the weights."""
-  config, model = job.config, job.files[folders.TOKENIZER_FILE]
+  config, model = job.config, job.files[checkpoint.TOKENIZER_FILE]
   dense = lambda ins, outs: {
     "in_features": ins,
     "out_features": outs,
@@ -121,11 +121,11 @@ def _files(job: Job) -> dict[str, bytes]:
     "tokenizer_config.json": settings,
     "special_tokens_map.json": {k: settings[k] for k in special},
   }
-  terms = {k: v for k, v in job.files.items() if folders.is_terms(k)}
+  terms = {k: v for k, v in job.files.items() if checkpoint.is_terms(k)}
   return {
     **{name: _json(tree) for name, tree in trees.items()},
     **terms,
-    folders.TOKENIZER_FILE: model,
+    checkpoint.TOKENIZER_FILE: model,
     "tokenizer.json": tokenizer_json.tokenizer_json(model),
   }
 
@@ -169,7 +169,7 @@ def _verify(job: Job, folder: pathlib.Path) -> None:
     "the config": not hugging_face.same_model(back.config, job.config),
     "the window": window != hugging_face.full_window(job.config),
     "a prompt": back.prompts != job.prompts,
-    "the tokenizer": back.tokenizer != job.files[folders.TOKENIZER_FILE],
+    "the tokenizer": back.tokenizer != job.files[checkpoint.TOKENIZER_FILE],
   }
   for place, shapes in _theirs(job).items():
     path = folder / place / safetensors_io.WEIGHTS

@@ -9,15 +9,27 @@ from rich.console import Console
 from embeddinggemma import cache
 from embeddinggemma.cache import Done
 from embeddinggemma.data import corpus
-from embeddinggemma.recipes import index, pairs
+from embeddinggemma.recipes import index
 from embeddinggemma.recipes.pairs import scores
-from embeddinggemma.recipes.pairs.stages import SCORES_FILE, Run
+from embeddinggemma.recipes.pairs.config import PairsConfig, about
+from embeddinggemma.recipes.pairs.stages import SCORES_FILE, Run, steps
 from embeddinggemma.recipes.run import Plan
 from embeddinggemma.report import forgetting, report
 from embeddinggemma.training import hooks
 
 FORECAST = ("before", "finetune", "choose", "index")  # what it is of
 _QUESTION = 60  # characters
+
+
+def plan(config: PairsConfig, workdir: pathlib.Path, console: Console) -> Plan:
+  """A model tuned on the user's pairs; fails on what no data can mend."""
+  run = Run(config, workdir, console)
+  return Plan(
+    steps(run),
+    lambda done: summary(run, done),
+    lambda found: show(found, run),
+    about(config),
+  )
 
 
 def summary(run: Run, done: Mapping[str, Done]) -> dict[str, Any]:
@@ -75,16 +87,3 @@ def show(found: Mapping[str, Any], run: Run) -> None:
   ]
   for line in lines:
     console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-
-def own_pairs(
-  config: pairs.PairsConfig, workdir: pathlib.Path, console: Console
-) -> Plan:
-  """A model tuned on the user's pairs; fails on what no data can mend."""
-  of = pairs.Run(config, workdir, console)
-  return Plan(
-    pairs.steps(of),
-    lambda done: pairs.summary(of, done),
-    lambda summary: pairs.show(summary, of),
-    pairs.about(config),
-  )

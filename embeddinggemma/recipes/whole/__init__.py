@@ -1,1 +1,6 @@
-"""TODO."""
+"""The paper's recipe, from raw text to a model that answers (figure 1)."""
+
+from embeddinggemma.recipes.whole.config import RecipeConfig, build
+from embeddinggemma.recipes.whole.result import plan
+
+__all__ = ["RecipeConfig", "build", "plan"]

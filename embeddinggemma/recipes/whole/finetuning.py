@@ -15,15 +15,10 @@ from rich.console import Console
 from embeddinggemma import cache
 from embeddinggemma import soup as soup_lib
 from embeddinggemma.config import at_least
-from embeddinggemma.data import corpus, mixture, sources
+from embeddinggemma.data import corpus, mixture
 from embeddinggemma.evaluate import suite
 from embeddinggemma.evaluate.models import score
 from embeddinggemma.load import load
-from embeddinggemma.mining.teach import (
-  TeachConfig,
-  teach,
-  teacher_of,
-)
 from embeddinggemma.mixture import search as search_lib
 from embeddinggemma.mixture.optimizer import OptimizerConfig
 from embeddinggemma.training import inputs, run
@@ -53,24 +48,6 @@ class SearchConfig:
     for name in ("dirichlet", "proposed", "diversity", "seed"):
       at_least(f"search.{name}", getattr(self, name), 0)
     at_least("search.pick", self.pick, 1)
-
-
-def teach_alone(
-  data: pathlib.Path,
-  config: TeachConfig,
-  output: pathlib.Path,
-  console: Console,
-) -> None:
-  """The verb `teach`."""
-  pairs, _ = sources.read_pairs(data)
-  with cache.locked(output):
-    model = teacher_of(config)
-    about = teach(pairs, model, config.dtype, output, console)
-  console.print(
-    f"{output}: {about['texts']} vectors of width {about['width']}",
-    highlight=False,
-    soft_wrap=True,
-  )
 
 
 def own_mixture(config: PairConfig, made: Inputs) -> Weights:

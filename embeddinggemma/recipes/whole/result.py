@@ -24,14 +24,10 @@ from embeddinggemma.report import report
 from embeddinggemma.training import hooks, inputs
 
 TRAINED = ("pretrain", "adapt", "prefinetune")
-
-
 QUESTION = "how do I parse a date"
 
 
-def whole(
-  config: RecipeConfig, workdir: pathlib.Path, console: Console
-) -> Plan:
+def plan(config: RecipeConfig, workdir: pathlib.Path, console: Console) -> Plan:
   """The whole recipe; fails on what no data can mend."""
   recipe.check(config)
   inputs.check_place(config.adapt, workdir)

@@ -1,0 +1,82 @@
+"""The verbs that make training data: `teach`, `mine` and `mixture`."""
+
+import dataclasses
+import pathlib
+
+from absl import flags
+
+from embeddinggemma import cache, config
+from embeddinggemma.cli.flags import console, say, tree_of
+from embeddinggemma.data import sources
+from embeddinggemma.load import load
+from embeddinggemma.mining import mine as mining
+from embeddinggemma.mining import negatives
+from embeddinggemma.mining import teach as teaching
+from embeddinggemma.mining.candidates import MiningConfig
+from embeddinggemma.recipes.whole import finetuning
+from embeddinggemma.training import alone, inputs, stages
+from embeddinggemma.training.config import PairConfig
+from embeddinggemma.types import BadInput
+
+
+def teach(values: flags.FlagValues) -> None:
+  """Writes a teacher's vectors of all texts of a folder of pairs."""
+  choice = config.build(teaching.TeachConfig, tree_of(values))
+  output, shown = pathlib.Path(values.output), console()
+  pairs, _ = sources.read_pairs(pathlib.Path(values.data))
+  with cache.locked(output):
+    model = teaching.teacher_of(choice)
+    about = teaching.teach(pairs, model, choice.dtype, output, shown)
+  shown.print(
+    f"{output}: {about['texts']} vectors of width {about['width']}",
+    highlight=False,
+    soft_wrap=True,
+  )
+
+
+def mine(values: flags.FlagValues) -> None:
+  """Writes OUTPUT/TASK/pairs.jsonl with hard negatives, and the ledger of every
+  candidate; with --explain=ROW, says what became of a query's candidates."""
+  choice = config.build(MiningConfig, tree_of(values))
+  data, output = pathlib.Path(values.data), pathlib.Path(values.output)
+  ledger, shown = output / mining.LEDGER, console()
+  if values.explain is not None:
+    pairs, _ = sources.read_pairs(data)
+    print("\n".join(negatives.explain_row(pairs, ledger, values.explain)))
+    return
+  model = load(values.model) if values.model else None
+  if choice.search == "dense" and model is None:
+    raise BadInput(
+      "mine: dense search needs --model=DIR; or set --config.search=stemmed"
+    )
+  if output.resolve() == data.resolve():
+    raise BadInput(f"--output={output} is --data; name another folder")
+  pairs, _ = sources.read_pairs(data)
+  with cache.locked(output):
+    mining.mine(pairs, model, choice, ledger, shown)
+    count = max([choice.negatives, *(len(pair.negatives) for pair in pairs)])
+    sources.write_pairs(output, negatives.with_negatives(pairs, ledger, count))
+  shown.print(f"{output}", highlight=False, soft_wrap=True)
+
+
+def mixture(values: flags.FlagValues) -> None:
+  """Tries mixtures of the data's tasks to finetune on, and picks some."""
+  tree = tree_of(values)
+  if "search" not in tree or "finetune" not in tree:
+    raise BadInput("mixture: give --config=configs/mixture.py, or one like it")
+  choice = config.build(finetuning.SearchConfig, tree["search"])
+  if values.pick is not None:
+    choice = dataclasses.replace(choice, pick=values.pick)
+  workdir, shown = pathlib.Path(values.workdir), console()
+  stage = stages.build(tree["finetune"])
+  if not isinstance(stage, PairConfig):
+    raise BadInput(f"mixture: {stage.stage!r} is no training on pairs")
+  alone.check(stage)
+  dependencies = inputs.dependencies(stage)
+  with cache.locked(workdir):
+    made = alone.make_inputs(stage, dependencies, workdir, shown)
+    key = {"data": dependencies, "base": inputs.parent(stage.init_from)}
+    directory = workdir / "mixture"
+    picked = finetuning.search(stage, choice, made, key, directory, shown)
+  if values.json:
+    say(picked)

@@ -1,0 +1,163 @@
+"""The verbs of whole models: `evaluate`, `soup`, `doctor`, `import`, `export`."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from embeddinggemma import cache
+from embeddinggemma import doctor as doctors
+from embeddinggemma import soup as soups
+from embeddinggemma.cli.flags import console, file_of, say
+from embeddinggemma.convert import verbs as convert
+from embeddinggemma.evaluate import quality, suite
+from embeddinggemma.load import load
+from embeddinggemma.report import report
+from embeddinggemma.types import BadInput
+
+
+def evaluate(values: flags.FlagValues) -> None:
+  """Scores a model at each of its dimensions, on the given folder or on the
+  model's own test."""
+  output, shown = file_of(values.output), console()
+  model = load(values.model, precision=values.precision)
+  own = lambda: _own_test(pathlib.Path(values.model))
+  folder = pathlib.Path(values.data) if values.data else own()
+  result = {
+    "model": model.hash,
+    "precision": model.precision,
+    "data": str(folder),
+    **quality.evaluate(model, suite.read_suite(folder), shown),
+  }
+  output.parent.mkdir(parents=True, exist_ok=True)
+  cache.write_json(output, result)
+  shown.print(report.terminal_table(result))
+
+
+def _own_test(workdir: pathlib.Path) -> pathlib.Path:
+  for made in ("tokenizer", "inputs"):
+    for place in (workdir, *workdir.resolve().parents[:3]):
+      if (place / made / "corpus" / "test").is_dir():
+        return place / made / "corpus" / "test"
+  raise BadInput(f"{workdir} has no held-out texts of its own; give --data=DIR")
+
+
+def soup(values: flags.FlagValues) -> None:
+  """Averages checkpoints, or walks from one to another."""
+  inputs = values.inputs.split(",")
+  workdir = pathlib.Path(values.workdir)
+  if values.last is not None:
+    if len(inputs) != 1 or values.path is not None:
+      raise BadInput(
+        "soup: --last=N takes the checkpoints of one of --inputs, without"
+        " --path"
+      )
+    inputs = soups.last(pathlib.Path(inputs[0]), values.last)
+  if values.path is None:
+    if values.data:
+      raise BadInput("soup: --data is for --path=N; `evaluate` scores a soup")
+    print(soups.soup(inputs, _weights(values.weights), workdir))
+    return
+  if values.weights is not None:
+    raise BadInput("soup: --path and --weights exclude each other")
+  if len(inputs) != 2:
+    raise BadInput(f"--path goes between two --inputs, not {len(inputs)}")
+  data = values.data.split(",") if values.data else []
+  _walk(inputs, values.path, data, workdir)
+
+
+def _weights(text: str | None) -> list[float] | None:
+  try:
+    return None if text is None else [float(x) for x in text.split(",")]
+  except ValueError:
+    raise BadInput(
+      f"--weights={text}: give numbers, such as 0.5,0.3,0.2"
+    ) from None
+
+
+def _walk(
+  ends: Sequence[str], count: int, data: Sequence[str], workdir: pathlib.Path
+) -> None:
+  """Scores points between two models: WORKDIR/path.json, and a table.
+
+  A row is {"share", "checkpoint", "hash", "scores": {folder: mean over task
+  types}} at the full dimension. Without data, on the held-out texts of both.
+  """
+  own = lambda: [str(_own_test(pathlib.Path(path))) for path in ends]
+  suites = {
+    folder: suite.read_suite(pathlib.Path(folder))
+    for folder in dict.fromkeys(data or own())
+  }
+  rows = []
+  for share, place in soups.path(ends[0], ends[1], count, workdir):
+    model = load(str(place))
+    dims = [model.config.embed_dim]
+    scores = {
+      folder: suite.evaluate(model, tasks, dims)["mean_type"][str(dims[0])]
+      for folder, tasks in suites.items()
+    }
+    name = str(place.relative_to(workdir))
+    row = {"share": share, "checkpoint": name, "hash": model.hash}
+    rows.append({**row, "scores": scores})
+    cache.write_json(workdir / "path.json", {"points": rows})
+  console().print(_path_table(rows))
+
+
+def _path_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+  """A row a point, a column a suite; the best of each column is bold."""
+  folders = list(rows[0]["scores"])
+  best = {f: max(row["scores"][f] for row in rows) for f in folders}
+  table = Table(title="mean over task types", title_justify="left")
+  table.add_column("weights", no_wrap=True)
+  for folder in folders:
+    table.add_column(Text(folder), justify="right", overflow="fold")
+  for row in rows:
+    share, scores = row["share"], row["scores"]
+    table.add_row(
+      f"{1 - share:.3f} {share:.3f}",
+      *(
+        Text(f"{scores[f]:.4f}", "bold" if scores[f] == best[f] else "")
+        for f in folders
+      ),
+    )
+  return table
+
+
+def doctor(values: flags.FlagValues, *words: str) -> int:
+  """Looks for what is silently wrong with a model."""
+  if len(words) != 1:
+    raise BadInput("doctor: give one path: doctor PATH [--json]")
+  findings = doctors.examine(words[0], console())
+  if values.json:
+    say(doctors.as_json(words[0], findings))
+  else:
+    Console().print(doctors.as_table(findings))
+  return 0 if doctors.passed(findings) else 1
+
+
+def import_(values: flags.FlagValues) -> None:
+  """Public weights in, as a checkpoint; what is silently wrong with it."""
+  source, workdir = getattr(values, "from"), pathlib.Path(values.workdir)
+  convert.import_model(source, workdir, values.part, _examine, console())
+
+
+def export(values: flags.FlagValues) -> None:
+  """A checkpoint out, in another runtime's format."""
+  output = pathlib.Path(values.output)
+  convert.export_model(
+    values.model,
+    values.format,
+    output,
+    values.dtype,
+    values.uncertified,
+    _examine,
+    console(),
+  )
+
+
+def _examine(place: pathlib.Path) -> None:
+  doctors.check_or_stop(place, console())

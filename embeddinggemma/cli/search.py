@@ -1,0 +1,195 @@
+"""The verbs that turn texts into vectors and search them: `embed`, `index`, `query`."""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from absl import flags
+
+from embeddinggemma import cache
+from embeddinggemma.cli.flags import console, file_of, missing, say
+from embeddinggemma.data import jsonl
+from embeddinggemma.evaluate import classify
+from embeddinggemma.load import load
+from embeddinggemma.recipes.index import build_index
+from embeddinggemma.retrieval import index as indexes
+from embeddinggemma.retrieval import reading, search
+from embeddinggemma.types import BadInput
+
+
+def embed(values: flags.FlagValues) -> None:
+  """Texts to a .npy file: a row a text, float32, unit norm."""
+  output, shown = file_of(values.output), console()
+  texts, titles = read_texts(values.input)
+  model = load(values.model)
+  model.prompt(values.prompt)  # an unknown name fails before any work
+  vectors = model.encode(
+    texts,
+    values.prompt,
+    titles=titles,
+    truncate_dim=values.dim,
+    show_progress_bar=shown.is_terminal,
+  )
+  output.parent.mkdir(parents=True, exist_ok=True)
+  cache.write_array(output, vectors)
+  shown.print(
+    f"{output}: {vectors.shape[0]} x {vectors.shape[1]}", highlight=False
+  )
+
+
+def read_texts(source: str) -> tuple[list[str], list[str]]:
+  """Texts and titles of a .jsonl, or a text a line of a .txt or stdin (-).
+
+  As they are: an empty line is an empty text.
+  """
+  read = _read_rows if source.endswith(".jsonl") else _read_lines
+  try:
+    rows = list(read(pathlib.Path("/dev/stdin" if source == "-" else source)))
+  except OSError as error:
+    raise BadInput(f"cannot read {source}: {error.strerror}") from None
+  if not rows:
+    raise BadInput(f"{source}: holds no text")
+  return [text for text, _ in rows], [title for _, title in rows]
+
+
+def _read_rows(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+  rows = jsonl.read_rows(path, ("text",), ("title",), jsonl.any_text)
+  for _, row in rows:
+    yield row["text"], row["title"]
+
+
+def _read_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+  for origin, line in jsonl.read_lines(path):
+    try:
+      yield jsonl.without_end(line).decode("utf-8"), ""
+    except UnicodeDecodeError as error:
+      raise BadInput(f"{origin}: not UTF-8 (byte {error.start + 1})") from None
+
+
+def index(values: flags.FlagValues) -> None:
+  """Makes a folder or a JSONL searchable, or brings its index up to date."""
+  if values.vectors not in (None, "int8", "binary"):
+    raise BadInput(f"--vectors={values.vectors}: give int8 or binary")
+  source, output = pathlib.Path(values.input), pathlib.Path(values.output)
+  reading.require(source)
+  indexes.require_ours(output)
+  model = load(values.model)
+  output.mkdir(parents=True, exist_ok=True)
+  cache.keep_programs(output, waiting=True)
+  about = build_index(
+    model,
+    source,
+    output,
+    console(),
+    dim=values.dim,
+    vectors=values.vectors,
+    rebuild=values.rebuild,
+  )
+  if values.json:
+    say(about)
+  else:
+    print(_summary(output, about))
+
+
+def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
+  """What `index` did, as a person reads it."""
+  lines = [
+    f"{output}: {about['chunks']:,} chunks of {about['files']:,} files,"
+    f" {about['vectors']} at {about['dim']} dimensions,"
+    f" {about['bytes'] / 1e6:,.1f} MB",
+    f"{about['kept']:,} kept, {about['new']:,} new, {about['removed']:,}"
+    f" removed; {about['embedded']:,} embedded in"
+    f" {about['embedding_seconds']:.1f} s, {about['seconds']:.1f} s in all",
+  ]
+  for reason, count in about["skipped"].items():
+    names = ", ".join(about["examples"][reason])
+    more = ", ..." if count > len(about["examples"][reason]) else ""
+    lines.append(f"left out, {reason}: {count:,} ({names}{more})")
+  return "\n".join([*lines, *filter(None, [about["note"]])])
+
+
+def query(values: flags.FlagValues, *words: str) -> None:
+  """Searches an index, or labels texts as labelled examples are."""
+  if values.dense and values.lexical:
+    raise BadInput(
+      "--dense and --lexical exclude each other; hybrid is neither"
+    )
+  if values.k < 1:
+    raise BadInput(f"--k={values.k} must be at least 1")
+  if values.labels is not None:
+    _label(values, " ".join(words))
+    return
+  if values.index is None:
+    raise BadInput(missing("query", "index"))
+  if values.input is not None:
+    raise BadInput("query: --input is for --labels; put the query last")
+  _search(values, _last("query", " ".join(words)))
+
+
+def _search(values: flags.FlagValues, text: str) -> None:
+  """Prints the best chunks of an index."""
+  mode = "dense" if values.dense else "lexical" if values.lexical else "hybrid"
+  folder, model = pathlib.Path(values.index), None
+  opened = indexes.open_index(folder)
+  if mode != "lexical":
+    again = "`index` again embeds what has any anew"
+    if said := indexes.note(opened.about, again):
+      console().print(said, highlight=False, soft_wrap=True)
+    cache.keep_programs(folder, waiting=True)
+    model = load(values.model)
+  name = model.hash if model else ""
+  hits = search.search(opened, model, text, model=name, mode=mode, k=values.k)
+  if values.json:
+    say([hit._asdict() for hit in hits])
+    return
+  for hit in hits:
+    print(f"{hit.score:.3f}  {hit.path}:{hit.line}  {hit.title}".rstrip())
+    print("\n".join(f"    {line}" for line in hit.snippet.splitlines()[:6]))
+
+
+def _label(values: flags.FlagValues, text: str) -> None:
+  """Prints the k likeliest labels of a text, or the likeliest of each."""
+  if values.index is not None or values.dense or values.lexical:
+    raise BadInput("query: --labels goes without --index, --dense, --lexical")
+  if values.input is None:
+    texts = [_last("text", text)]
+  elif text:
+    raise BadInput(f"query: {text!r} or --input={values.input}, not both")
+  else:
+    texts, _ = read_texts(values.input)
+  known = classify.read(pathlib.Path(values.labels))
+  guesses = classify.classify(load(values.model), known, texts)
+  if values.json:
+    say(
+      [
+        {"text": guess.text, "labels": dict(guess.labels[: values.k])}
+        for guess in guesses
+      ]
+    )
+  elif values.input is None:
+    for name, share in guesses[0].labels[: values.k]:
+      print(f"{share:.3f}  {name}")
+  else:
+    for guess in guesses:
+      name, share = guess.labels[0]
+      print(f"{share:.3f}  {name}  {guess.text}")
+
+
+def _last(what: str, text: str) -> str:
+  """The text that stands last on a command line."""
+  if not text.strip():
+    raise BadInput(
+      f'the {what} is empty; put it last: query ... "how do I ..."'
+    )
+  if not _is_text(text):
+    raise BadInput(f"the {what} is not UTF-8; type it anew")
+  return text
+
+
+def _is_text(value: str) -> bool:
+  """False for bytes of the command line that are not UTF-8."""
+  try:
+    value.encode("utf-8")
+  except UnicodeEncodeError:
+    return False
+  return True
