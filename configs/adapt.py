@@ -16,53 +16,44 @@ from ml_collections import ConfigDict
 
 from embeddinggemma.config import parse_arg, sibling
 from embeddinggemma.data.denoisers import UL2
-from embeddinggemma.model.config import LARGE, preset
-
-# What differs by preset: steps, batch_size, max_length, lr, warmup_steps,
-# every_checkpoint.
-SIZES = {
-  "laptop": (80, 16, 128, 1e-2, 8, 8),
-  "tiny": (10, 16, 32, 1e-2, 2, 2),
-  # 4.2 million tokens a batch, 1.77 trillion in all.
-  "embeddinggemma_300m": (420_000, 2_048, 2_048, 3e-4, 100, 10_000),
-  "gemma3_270m": (420_000, 2_048, 2_048, 3e-4, 100, 10_000),
-}
+from embeddinggemma.model.config import LARGE
+from embeddinggemma.presets import preset
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   pretrain = sibling(__file__, "pretrain")
   args = parse_arg(arg, **pretrain.ARGUMENTS, decoder="")
   config = pretrain.from_arguments(args)
-  name = args["preset"]
-  steps, batch_size, max_length, lr, warmup_steps, every = SIZES[name]
+  preset_of = preset(args["preset"])
+  sizes = preset_of.adapt
 
   config.stage = "adapt"
-  config.steps = steps
-  config.batch_size = batch_size
-  config.max_length = max_length  # of input and target each
-  config.every_checkpoint = every
+  config.steps = sizes.steps
+  config.batch_size = sizes.batch_size
+  config.max_length = preset_of.text_length  # tokens of input and target each
+  config.every_checkpoint = preset_of.every_adapted
   config.keep_checkpoints = 5
-  config.average = 5  # last checkpoints that the result is the mean of
-  config.optimizer.lr = lr
-  config.optimizer.warmup_steps = warmup_steps
+  config.average = 5  # the result is the mean of this many last checkpoints
+  config.optimizer.lr = sizes.lr
+  config.optimizer.warmup_steps = sizes.warmup_steps
 
-  if name == "laptop":
+  if preset_of.lsa:
     # The encoder keeps its table and gains (see pretrain); the decoder learns.
     config.frozen = ("embedding$", "encoder/.*norm")
 
   # `model` is the encoder; the decoder's own sizes can be set apart.
-  decoder = preset(args["decoder"] or name)
+  decoder = preset(args["decoder"] or args["preset"]).model
   config.decoder = ConfigDict(dataclasses.asdict(decoder))
   for key in LARGE:
     config.decoder[key] = config.model[key]
   config.decoder_from = ""  # a causal checkpoint of other sizes than model's
   config.tied = True  # one table: input and output of both sides
-  # True: computes the table's two gradients apart, should a TPU corrupt them
-  # (training/tied.py); watch for it with guard.jump.
+  # True computes the table's two gradients separately, in case a TPU corrupts
+  # their sum (training/tied.py); guard.jump detects that.
   config.separate_gradients = False
   config.cross_attention = "merged"  # T5Gemma 2; "separate" as T5Gemma
-  # With separate cross-attention whose sizes differ from self-attention's, it
-  # starts random, and alone moves so many steps.
-  config.hold_steps = min(1_000, steps // 10)
+  # Separate cross-attention whose sizes differ from self-attention's starts at
+  # random; only it is trained in these first steps.
+  config.hold_steps = min(1_000, sizes.steps // 10)
   config.denoisers = tuple(tuple(denoiser) for denoiser in UL2)
   return config

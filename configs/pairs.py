@@ -20,37 +20,39 @@ def get_config(arg: str | None = None) -> ConfigDict:
   args = parse_arg(arg, data="", base="")
   config = ConfigDict()
   config.base = args["base"]
-  config.trainable = "no_table"  # its values stay; or "all"; or "lora"
+  # "no_table" freezes the token embeddings; or "all"; or "lora".
+  config.trainable = "no_table"
   config.lora = ConfigDict()
   config.lora.rank = 16
-  config.lora.alpha = 32.0  # the factors' product counts alpha / rank
+  config.lora.alpha = 32.0  # the factors' product is scaled by alpha / rank
 
   config.choose = ConfigDict()
-  config.choose.batch_size = 64
-  config.choose.epoch_batches = 8  # at least: a smaller batch for few pairs
+  config.choose.batch_size = 64  # at most
+  config.choose.epoch_batches = 8  # at least; batches shrink for few pairs
   config.choose.epochs = 3.0
   config.choose.fewest_steps = 20
   config.choose.most_steps = 2_000
-  # Without an accelerator: less at once, and no more in all than two cores do
-  # in about seven minutes (150 to 200 GFLOP/s). Fewer epochs, if need be.
+  # Without an accelerator, smaller batches, and no more work in all than two
+  # cores do in about seven minutes (150 to 200 GFLOP/s), if need be with fewer
+  # epochs.
   config.choose.cpu = ConfigDict()
   config.choose.cpu.batch_tokens = 2_200
   config.choose.cpu.group_tokens = ConfigDict(
     {"all": 2_200, "no_table": 2_200, "lora": 800}
   )
   config.choose.cpu.tflop = 50.0
-  config.choose.max_length = 256  # or the model's, if that is less
-  config.choose.negatives = 1  # or none, where the pairs have none
-  config.choose.warmup = 0.1  # of the steps
+  config.choose.max_length = 256  # tokens; or the model's, if that is less
+  config.choose.negatives = 1  # hard ones per query; 0 if the pairs have none
+  config.choose.warmup = 0.1  # share of the steps
   config.choose.lr = ConfigDict({"all": 1e-5, "no_table": 1e-5, "lora": 1e-4})
 
   tuning = sibling(__file__, "finetune").get_config("laptop")
   del tuning.model, tuning.init, tuning.lora  # the base's; see trainable
   tuning.data.path = args["data"]
-  # Every pair as often as any other.
+  # Every pair is as likely as any other.
   tuning.data.weights = ConfigDict({task: 1.0 for task in TASKS})
   tuning.data.size_exponent = 1.0
-  tuning.negatives = placeholder(int)  # hard ones of a query, at most
+  tuning.negatives = placeholder(int)  # hard ones per query, at most
   tuning.loss.spread_out = 0.0
   tuning.loss.false_negative_margin = 0.1
   tuning.every_checkpoint = placeholder(int)
@@ -62,22 +64,23 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # Hard negatives, beside those that the pairs have.
   config.mine = sibling(__file__, "mine").get_config()
   config.mine.enabled = False
-  # What shows forgetting: a folder of tasks, or the held-out half of Python's
-  # standard library, with so many queries at most (and twice as many pairs of
-  # sentences).
+  # What forgetting is measured on: a folder of tasks, or the held-out half of
+  # Python's standard library, with at most so many queries (and twice as many
+  # pairs of sentences).
   config.general = ConfigDict()
   config.general.suite = ""
   config.general.queries = 100
-  config.general.loss = 0.01  # in its mean, at most; else not handed over
-  # From the base to the better of the steps that are scored, both included: the
-  # inner ones are means of the two.
+  # A model whose mean is lower than the base's by more is not handed over.
+  config.general.loss = 0.01
+  # Candidates from the base to the best checkpoint, both included: the inner
+  # ones are weighted means of the two.
   config.points = 3
   config.index = ConfigDict()
   config.index.input = ""  # a folder or a JSONL; empty: the pairs' positives
-  config.index.dim = 256  # or the model's, if that is less
+  config.index.dim = 256  # of the vectors; or the model's, if that is less
   config.memory = placeholder(float)  # GB to use; None: all that is free
 
-  # Common knobs at the top: references to the same values in the stage.
+  # Common values at the top: references to the same values in the stage.
   config.seed = tuning.seed
   open_ones = ("steps", "batch_size", "max_length", "groups_per_device")
   for name in open_ones:

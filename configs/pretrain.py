@@ -14,18 +14,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from embeddinggemma.config import parse_arg
-from embeddinggemma.model.config import LARGE, preset
+from embeddinggemma.model.config import LARGE
+from embeddinggemma.presets import preset
 
-# What differs by preset: steps, batch_size, max_length, lr, warmup_steps.
-SIZES = {
-  "laptop": (120, 8, 128, 3e-3, 12),
-  "tiny": (10, 16, 32, 1e-2, 2),
-  "embeddinggemma_300m": (100_000, 2_048, 2_048, 3e-4, 1_000),
-  "gemma3_270m": (100_000, 2_048, 2_048, 3e-4, 1_000),
-}
-
-
-# What may stand behind the colon of --config, and its defaults.
+# The arguments after the colon of --config, and their defaults.
 ARGUMENTS = {"preset": "laptop", "data": "", "seqio": "", "module": ""}
 
 
@@ -34,66 +26,69 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def from_arguments(args: Mapping[str, Any]) -> ConfigDict:
-  model = preset(args["preset"])
-  steps, batch_size, max_length, lr, warmup_steps = SIZES[args["preset"]]
-  laptop = args["preset"] == "laptop"
-  small = args["preset"] in ("laptop", "tiny")
+  preset_of = preset(args["preset"])
+  sizes, small, lsa = preset_of.pretrain, preset_of.small, preset_of.lsa
 
   config = ConfigDict()
   config.stage = "pretrain"
   config.seed = 0
-  config.steps = steps
-  config.batch_size = batch_size  # texts, over the whole mesh
-  config.max_length = max_length  # tokens; longer texts are cut into several
-  # More: less memory, one more forward pass. 0: as few as memory allows.
+  config.steps = sizes.steps
+  config.batch_size = sizes.batch_size  # texts, over the whole mesh
+  # Tokens per text; longer texts are cut into several.
+  config.max_length = preset_of.text_length
+  # Parts of the batch that a device goes through. More than 1 need less memory
+  # and one more forward pass; 0: as few as memory allows.
   config.groups_per_device = 1 if small else 0
-  config.init = "lsa" if laptop else "random"
+  config.init = "lsa" if lsa else "random"
   config.init_from = ""  # a checkpoint; wins over init
-  # What a language model learns first, how frequent each word is, it writes
-  # into every vector: a table of latent semantic vectors loses its meaning,
-  # and layers whose gains may grow drown it (validation nDCG .02 from .54).
-  # So this model hardly learns, and its layers are handed on undamaged.
-  config.frozen = ("embedding$", "post_.*norm") if laptop else ()
-  config.every_checkpoint = min(max(steps // 4, 1), 500)
-  config.every_minutes = 0.0 if small else 5.0  # saves also by time; 0: no
+  # A language model first learns how frequent each word is, and writes that
+  # into every vector: a table of latent semantic vectors loses its meaning, and
+  # layers whose gains may grow drown it (validation nDCG falls from .54 to
+  # .02). So the table and the gains are frozen; the model learns little, but
+  # the next stage gets undamaged layers.
+  config.frozen = ("embedding$", "post_.*norm") if lsa else ()
+  config.every_checkpoint = min(max(sizes.steps // 4, 1), 500)
+  config.every_minutes = 0.0 if small else 5.0  # also save by time; 0: no
   config.keep_checkpoints = 2
   config.guard = ConfigDict()
-  config.guard.skips = 0  # bad batches to go back for and leave out, at most
+  config.guard.skips = 0  # bad batches to roll back and skip, at most
   config.guard.jump = (
-    0.0  # of a gradient norm, times its median; 0: any is fine
+    0.0  # largest gradient norm, in multiples of its median; 0: no limit
   )
-  config.guard.window = 100  # norms that the median is of
+  config.guard.window = 100  # last norms, of which the median is taken
   config.compiler_options = ConfigDict(
     {"cpu": {"xla_backend_optimization_level": 1}}
   )
-  config.model = ConfigDict(dataclasses.asdict(model))
+  config.model = ConfigDict(dataclasses.asdict(preset_of.model))
   if not small:
     config.model.update(LARGE)
-  config.vocab_block = 16_384  # words whose logits are held at once
+  config.vocab_block = 16_384  # vocabulary entries with logits held at once
 
   config.data = ConfigDict()
-  # What `prepare` made, */pairs.jsonl, or *.jsonl ({"text"}) and *.txt (a text
-  # a line); empty: the texts of the same pairs that pre-finetuning reads.
+  # A folder that `prepare` made, or one of */pairs.jsonl, or of *.jsonl
+  # ({"text"}) and *.txt (a text per line); empty: the texts of the pairs that
+  # pre-finetuning reads.
   config.data.path = args["data"]
   config.data.skip_bad_rows = False
   config.data.tokenizer = ""  # a SentencePiece model; empty: trained
   config.data.seqio = args["seqio"]  # a registered task or mixture
-  config.data.seqio_module = args["module"]  # what registers it
-  config.data.seqio_feature = ""  # empty: the first that is text
+  config.data.seqio_module = args["module"]  # the module that registers it
+  config.data.seqio_feature = ""  # empty: the first feature that is text
 
   config.optimizer = ConfigDict()
-  config.optimizer.lr = lr
-  config.optimizer.warmup_steps = warmup_steps
+  config.optimizer.lr = sizes.lr
+  config.optimizer.warmup_steps = sizes.warmup_steps
   config.optimizer.end_factor = 0.1
-  config.optimizer.weight_decay = 0.0 if laptop else 0.1
+  config.optimizer.weight_decay = 0.0 if lsa else 0.1
   config.optimizer.b1 = 0.9
   config.optimizer.b2 = 0.99
   config.optimizer.eps = 1e-8
   config.optimizer.clip_norm = 1.0
 
   config.mesh = ConfigDict()
-  config.mesh.data = -1  # all devices that fsdp leaves
+  config.mesh.data = -1  # -1: all devices that the axis fsdp leaves
   config.mesh.fsdp = 1 if small else -1  # -1: a ring of the TPU's torus
-  # "fsdp" splits the state over fsdp, "zero1" the optimizer's over all devices.
+  # "fsdp" shards the state over the axis fsdp, "zero1" the optimizer's state
+  # over all devices.
   config.mesh.rules = "fsdp" if small else "zero1"
   return config

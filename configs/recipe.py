@@ -13,47 +13,11 @@ that is there: see configs/pairs.py.
 from ml_collections import ConfigDict
 
 from embeddinggemma.config import parse_arg, sibling
-from embeddinggemma.recipes.whole.initialise import INITS
+from embeddinggemma.presets import preset
+from embeddinggemma.report.starts import STARTS
 from embeddinggemma.types import BadInput
 
-# Seconds of each stage on two cores that do so many GFLOP/s in float32, for
-# the plan that is printed first; by preset, those that were measured.
-SECONDS = {
-  "laptop": {
-    "tokenizer": 33.0,
-    "text": 5.0,
-    "pretrain": 45.0,
-    "adapt": 50.0,
-    "teach": 25.0,
-    "initialise": 110.0,
-    "prefinetune": 75.0,
-    "mine": 20.0,
-    "mixture": 110.0,
-    "finetune": 40.0,
-    "soup": 1.0,
-    "qat": 60.0,
-    "evaluate": 70.0,
-    "export": 10.0,
-    "index": 25.0,
-  },
-  "tiny": {
-    "tokenizer": 1.0,
-    "text": 1.0,
-    "pretrain": 5.0,
-    "adapt": 10.0,
-    "teach": 2.0,
-    "initialise": 30.0,
-    "prefinetune": 25.0,
-    "mine": 2.0,
-    "mixture": 30.0,
-    "finetune": 5.0,
-    "soup": 1.0,
-    "qat": 10.0,
-    "evaluate": 10.0,
-    "export": 5.0,
-    "index": 5.0,
-  },
-}
+# GFLOP/s in float32 of the two cores that took the presets' seconds.
 GFLOPS = 150.0
 
 
@@ -71,14 +35,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     f"{args['preset']},data={args['data']}"
   )
   # A table of latent semantic vectors is for small vocabularies.
-  small = args["preset"] in ("laptop", "tiny")
+  preset_of = preset(args["preset"])
+  small = preset_of.small
   config.prefinetune.init = "lsa" if small else "random"
   _distil(config.prefinetune, small)
   config.initialise = ConfigDict()
-  config.initialise.inits = tuple(x for x in INITS if small or x != "lsa")
+  config.initialise.inits = tuple(x for x in STARTS if small or x != "lsa")
   config.initialise.seeds = (0,)  # of contrastive training
   config.initialise.steps = max(3 * config.prefinetune.steps // 20, 1)
-  config.initialise.tasks = ("code",)  # what decides; where none is: all
+  config.initialise.tasks = ("code",)  # that decide; all, if there are none
   config.teach = sibling(__file__, "teach").get_config()
   config.teach.width = config.prefinetune.loss.get_ref("teacher_width")
   config.mine = sibling(__file__, "mine").get_config()
@@ -89,24 +54,27 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.mixture = mixture.get_config(args["preset"]).search
   config.finetune = sibling(__file__, "finetune").get_config(args["preset"])
   _distil(config.finetune, small)
-  qat = sibling(__file__, "qat")
-  config.qat = qat.get_config(f"{args['preset']},data={args['data']}")
+  config.qat = sibling(__file__, "qat").get_config(
+    f"{args['preset']},data={args['data']}"
+  )
   del config.qat.quantize
-  # A training for each; none: the stage is left out.
+  # One training per spec; without any, the stage is left out.
   config.qat.specs = ("int4", "mixed") if small else ("int4",)
-  config.qat.lr = ConfigDict(qat.LRS.get(args["preset"], {}))  # of a spec
+  config.qat.lr = ConfigDict(dict(preset_of.qat_lr))  # spec -> its own one
   config.export = ConfigDict()
   config.export.formats = ("sentence-transformers", "gguf")  # of the soup
-  config.export.quantised = ("gguf",)  # of each that qat trained
+  config.export.quantised = ("gguf",)  # of each model that qat trained
   config.index = ConfigDict()
-  config.index.input = ""  # a folder or a JSONL
+  # A folder or a JSONL; empty: the pairs' positives, or without pairs of your
+  # own the standard library.
+  config.index.input = ""
   config.index.dim = min(256, config.prefinetune.model.embed_dim)
-  # The finetuning half again with each of these seeds, and without teacher or
-  # hard negatives: what each is worth. None: left out.
+  # Pre-finetuning and finetuning again with each of these seeds, whole and
+  # without teacher or hard negatives, to see what each is worth. (): left out.
   config.ablation = ConfigDict()
   config.ablation.seeds = ()
   config.ablation.suite = ""  # tasks to score on besides the held-out ones
-  config.seconds = ConfigDict(SECONDS.get(args["preset"], {}))
+  config.seconds = ConfigDict(dict(preset_of.seconds))
   config.gflops = GFLOPS
 
   # One model, text and mesh for all stages.
@@ -125,7 +93,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   for name in ("path", "skip_bad_rows", "tokenizer"):
     config.qat.data[name] = tuning.data.get_ref(name)
 
-  # Common knobs at the top: references to the same values in the stages.
+  # Common values at the top: references to the same values in the stages.
   config.seed = tuning.seed
   stages = (config.pretrain, config.adapt, tuning, config.finetune, config.qat)
   for stage in stages:
@@ -140,6 +108,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _distil(stage: ConfigDict, small: bool) -> None:
-  """The weight of distillation is ours; the paper publishes none."""
+  """Set a stage's distillation; the paper publishes no weight of it."""
   stage.loss.distill = 1.0
   stage.loss.teacher_width = 512 if small else 768

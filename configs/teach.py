@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 def get_config(arg: str | None = None) -> ConfigDict:
   del arg
   config = ConfigDict()
-  # tfidf needs no download. Or a checkpoint, or a sentence-transformers model
-  # that is on this machine; those have a width of their own.
+  # tfidf needs no download. Or the path of a checkpoint, or a
+  # sentence-transformers model on this machine; those have their own width.
   config.teacher = "tfidf"
-  config.width = 512
+  config.width = 512  # of tfidf's vectors
   config.dtype = "float16"  # or "float32"
   config.seed = 0
   return config

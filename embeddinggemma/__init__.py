@@ -1,35 +1,202 @@
-"""embeddinggemma: trains, checks and ships EmbeddingGemma-class models."""
+"""embeddinggemma: trains, checks and ships EmbeddingGemma-class models.
 
-import importlib
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+  import embeddinggemma as eg
+
+  model = eg.load("runs/laptop")
+  vectors = model.encode(["how do I parse a date"], "query")
+
+What is named here is what a Python user needs, and stays as it is; every other
+module is the program's own. Nothing heavy is imported before it is used.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-  from embeddinggemma.load import Model, load
+  from rich.console import Console
+
+  from embeddinggemma.loading import Model
+  from embeddinggemma.retrieval.search import Hit
+  from embeddinggemma.training.config import TrainConfig
 
 __version__ = "0.1.0"
-__all__ = ["Model", "load"]
+__all__ = [
+  "Model",
+  "evaluate",
+  "export",
+  "index",
+  "load",
+  "search",
+  "soup",
+  "stage",
+  "train",
+]
+
+PathLike = str | os.PathLike[str]
 
 
-class _Package(ModuleType):
-  """`load` and `Model` on first use, so that an import costs no JAX start.
+def load(path: PathLike, precision: str | None = None) -> "Model":
+  """A model, ready to `encode`: of a checkpoint, a workdir, or an import.
 
-  `load` stays the function: importing the submodule of that name would
-  otherwise put the module in its place.
+  Args:
+    precision: "float", "int8", "int4", "mixed", ...: rounds the weights to it;
+      None: what the checkpoint was trained for.
+
+  Raises BadInput where there is no model at `path`, or it is damaged.
   """
+  from embeddinggemma import loading
 
-  @property
-  def load(self) -> Any:
-    return importlib.import_module("embeddinggemma.load").load
-
-  @load.setter
-  def load(self, module: Any) -> None:
-    del module
-
-  @property
-  def Model(self) -> Any:
-    return importlib.import_module("embeddinggemma.load").Model
+  return loading.load(os.fspath(path), precision=precision)
 
 
-sys.modules[__name__].__class__ = _Package
+def stage(
+  config: str, overrides: Mapping[str, Any] | None = None
+) -> "TrainConfig":
+  """The config of one stage of training, checked.
+
+  Args:
+    config: as on the command line: "configs/finetune.py:laptop,data=PAIRS".
+    overrides: {"optimizer.lr": 1e-5, "steps": 100, ...}.
+
+  Raises BadInput for a file, key or value that is not there.
+  """
+  from embeddinggemma.cli import flags, training
+  from embeddinggemma.cli.verbs import VERBS
+
+  set_to = (
+    f"--config.{key}={value}" for key, value in (overrides or {}).items()
+  )
+  argv = [f"--config={config}", "--workdir=unused", *set_to]
+  values, _ = flags.parse("train", VERBS["train"], argv)
+  return training.train_config(values)
+
+
+def train(config: "TrainConfig", workdir: PathLike) -> dict[str, Any]:
+  """Trains a stage in a workdir, or continues it there.
+
+  Returns {"checkpoint": relative to the workdir, "hash": of its weights,
+  "loss", "tokens", "tokens_per_s", ...}. Raises BadInput for a config that
+  cannot run, Stopped where training or its result is at fault.
+  """
+  from embeddinggemma.training import alone
+
+  return alone.train(config, pathlib.Path(workdir), _console())
+
+
+def evaluate(model: "Model", data: PathLike) -> dict[str, Any]:
+  """Scores a model on a folder of tasks, at each Matryoshka dimension.
+
+  Args:
+    data: BEIR folders, STS, labels, bitext, or */pairs.jsonl.
+
+  Returns {"quality": {system: {task: {dimension: {metric: value}}}},
+  "summary": means over tasks and over task types}.
+  """
+  from embeddinggemma.evaluation import quality, suite
+
+  tasks = suite.read_suite(pathlib.Path(data))
+  return quality.evaluate(model, tasks, _console())
+
+
+def soup(
+  checkpoints: Sequence[PathLike],
+  workdir: PathLike,
+  weights: Sequence[float] | None = None,
+) -> pathlib.Path:
+  """The mean of checkpoints, tensor by tensor, as a checkpoint in `workdir`.
+
+  Args:
+    weights: a share for each; None: equal ones (paper, section 3.4).
+  """
+  from embeddinggemma import soups
+
+  places = [os.fspath(path) for path in checkpoints]
+  shares = None if weights is None else list(weights)
+  return soups.soup(places, shares, pathlib.Path(workdir))
+
+
+def export(
+  model: PathLike,
+  format: Literal["sentence-transformers", "gguf"],
+  output: PathLike,
+  dtype: str | None = None,
+) -> dict[str, Any]:
+  """Writes a checkpoint in another runtime's format; returns its certificate.
+
+  Args:
+    dtype: "float32", "bfloat16"; for gguf also "q8_0", "q4_0", "mixed"; None:
+      what the model was trained for.
+
+  Raises Stopped, and leaves nothing, where the runtime gives other vectors.
+  """
+  from embeddinggemma import doctor
+  from embeddinggemma.convert import verbs
+
+  shown = _console()
+  examine = lambda place: doctor.check_or_stop(place, shown)
+  place = pathlib.Path(output)
+  return verbs.export_model(
+    os.fspath(model), format, place, dtype, False, examine, shown
+  )
+
+
+def index(
+  model: "Model",
+  source: PathLike,
+  output: PathLike,
+  dim: int | None = None,
+  vectors: Literal["int8", "binary"] | None = None,
+) -> dict[str, Any]:
+  """Makes a folder or a JSONL searchable, or brings its index up to date.
+
+  Args:
+    dim: leading dimensions to keep; None: as the index has them, else 256.
+    vectors: how they are stored; None: as the index has them, else int8.
+
+  Returns counts: {"chunks", "files", "new", "removed", "embedded", ...}.
+  """
+  from embeddinggemma.recipes.index import build_index
+
+  places = pathlib.Path(source), pathlib.Path(output)
+  return build_index(model, *places, _console(), dim=dim, vectors=vectors)
+
+
+def search(
+  model: "Model",
+  index: PathLike,
+  query: str,
+  k: int = 5,
+  mode: Literal["hybrid", "dense", "lexical"] = "hybrid",
+) -> "list[Hit]":
+  """The best chunks of an index: (score, path, line, title, snippet) each.
+
+  Args:
+    mode: by meaning and words, by meaning alone, or by words alone (BM25).
+
+  Raises BadInput for an index that another model made.
+  """
+  from embeddinggemma.retrieval import index as indexes
+  from embeddinggemma.retrieval import search as searching
+
+  opened = indexes.open_index(pathlib.Path(index))
+  return searching.search(
+    opened, model, query, model=model.hash, mode=mode, k=k
+  )
+
+
+def _console() -> "Console":
+  """Where long work tells how it goes."""
+  from rich.console import Console
+
+  return Console(stderr=True)
+
+
+def __getattr__(name: str) -> Any:
+  """`Model` on first use: the class costs an import of JAX."""
+  if name == "Model":
+    from embeddinggemma.loading import Model
+
+    return Model
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`python -m embeddinggemma`."""
+"""Entry point of `python -m embeddinggemma`."""
 
 from embeddinggemma.cli.main import main
 

@@ -1,7 +1,7 @@
-"""Work that is done once: a folder is whole, or it does not have its name.
+"""Work that is done once; a folder with its final name is always complete.
 
-A stage's folder holds stage.json once it is done, with the hash of all that
-its result depends on. A killed stage is redone, or continues where it can.
+A task's folder holds stage.json once it is done, with the hash of all that its
+result depends on. A task that was killed is redone, or continued if it can be.
 """
 
 import contextlib
@@ -29,62 +29,77 @@ T = TypeVar("T")
 STAGE_FILE = "stage.json"
 KEY_FILE = "key.json"
 LOCK_FILE = ".lock"
-PROGRAMS = "programs"  # compiled, in a workdir
+PROGRAMS = "programs"  # folder of compiled programs, in a workdir
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-  """One stage: `work(directory)` fills its folder and returns metrics.
+class Task:
+  """A piece of work of a recipe that is done once, in a folder of its own.
 
-  A `resumable` stage works and continues in its own folder; another one works
-  in a folder beside it, which takes the name when it is whole.
+  `work(directory)` fills the folder and returns its result as a mapping or a
+  NamedTuple, which `Done.result` reads back. A `resumable` task works in its
+  own folder and can continue there; any other works in a folder beside it,
+  which gets the final name when it is complete.
   """
 
   name: str
-  inputs: Mapping[str, Any]  # all that the result depends on, as JSON
-  work: Callable[[pathlib.Path], dict[str, Any]]
+  inputs: Mapping[str, Any]  # all on which the result depends, as JSON
+  work: Callable[[pathlib.Path], Any]  # a mapping or a NamedTuple
   resumable: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-  """What a stage left: a row of summary.json."""
+  """The record of a finished task: a row of summary.json."""
 
   name: str
-  seconds: float  # over all calls that it took
-  cached: bool
-  key: str  # hash of its inputs, for the inputs of what follows
-  checkpoint: str  # relative to its folder; empty if it makes none
+  seconds: float  # sum over all calls that it took
+  cached: bool  # whether an earlier call did it
+  key: str  # hash of its inputs; later tasks include it in theirs
+  checkpoint: str  # relative to its folder; "" if it makes none
   hash: str  # content hash of the checkpoint's weights
   metrics: dict[str, Any]
 
+  def result(self, kind: type[T]) -> T:
+    """The result of the task as the NamedTuple that its work returned.
 
-AllDone = Mapping[str, Done]  # the stages before one, by name
+    A field that an earlier version did not have needs a default.
+    """
+    known = kind.__annotations__
+    return kind(**{k: v for k, v in self.metrics.items() if k in known})
+
+
+def as_dict(result: Any) -> dict[str, Any]:
+  """The fields of a NamedTuple, or a copy of a mapping."""
+  return result._asdict() if hasattr(result, "_asdict") else dict(result)
+
+
+AllDone = Mapping[str, Done]  # the tasks before one, by name
 
 
 def key_of(inputs: Mapping[str, Any]) -> str:
-  """The hash of a stage's inputs."""
+  """The hash of a task's inputs."""
   text = json.dumps(inputs, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
 
 def to_json(value: Any) -> bytes:
-  """JSON as our files hold it."""
+  """A value as JSON in the format of this project's files."""
   return (json.dumps(value, indent=1) + "\n").encode()
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a file whole or not at all."""
+  """Write a JSON file, complete or not at all."""
   partial = path.with_name(f"{path.name}.partial")
   partial.write_bytes(to_json(value))
   partial.replace(path)
 
 
 def write_array(path: pathlib.Path, array: np.ndarray) -> None:
-  """Writes a .npy file whole or not at all.
+  """Write a .npy file, complete or not at all.
 
-  np.save says nothing where the disk is full for the last 4096 bytes: it leaves
-  them in a buffer of C's, whose end nobody asks about.
+  np.save reports nothing if the disk is full for the last 4096 bytes: they stay
+  in a buffer of the C library, whose failure is not checked.
   """
   array = np.ascontiguousarray(array)
   header = np.lib.format.header_data_from_array_1_0(array)
@@ -101,22 +116,26 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def bound(
-  stages: Mapping[str, Callable[[Any, AllDone], Step]],
+  table: Mapping[str, Callable[[Any, AllDone], Task]],
   run: Any,
   left_out: Container[str] = (),
-) -> dict[str, Callable[[AllDone], Step]]:
-  """A recipe's table of stages, each as a function of those before it."""
+) -> dict[str, Callable[[AllDone], Task]]:
+  """A recipe's table of tasks, each as a function of the results before it.
+
+  `run` is passed to every function of the table; names in `left_out` are
+  dropped.
+  """
   return {
     name: functools.partial(make, run)
-    for name, make in stages.items()
+    for name, make in table.items()
     if name not in left_out
   }
 
 
-def perform(step: Step, workdir: pathlib.Path) -> Done:
-  """Finds a stage done, continues it, or does it."""
-  directory, key = workdir / step.name, key_of(step.inputs)
-  target = directory if step.resumable else workdir / f"{step.name}.partial"
+def perform(task: Task, workdir: pathlib.Path) -> Done:
+  """The result of a task: found on disk, or continued, or done now."""
+  directory, key = workdir / task.name, key_of(task.inputs)
+  target = directory if task.resumable else workdir / f"{task.name}.partial"
   for place in (directory, target):
     saved = read_json(place / STAGE_FILE)
     if saved.get("key") == key:
@@ -124,17 +143,17 @@ def perform(step: Step, workdir: pathlib.Path) -> Done:
         _take_name(target, directory)
       return dataclasses.replace(Done(**saved), cached=True)
   _require_ours(directory)
-  spent = _start(target, key, keep=step.resumable)
+  spent = _start(target, key, keep=task.resumable)
   began = time.perf_counter()
   try:
-    result = step.work(target)
+    result = as_dict(task.work(target))
   except BaseException:
-    _stopped(step, target, spent + time.perf_counter() - began)
+    _stopped(task, target, spent + time.perf_counter() - began)
     raise
   spent += time.perf_counter() - began
   checkpoint, digest = result.pop("checkpoint", ""), result.pop("hash", "")
   done = Done(
-    step.name, round(spent, 2), False, key, checkpoint, digest, result
+    task.name, round(spent, 2), False, key, checkpoint, digest, result
   )
   write_json(target / STAGE_FILE, dataclasses.asdict(done))
   if target != directory:
@@ -143,20 +162,20 @@ def perform(step: Step, workdir: pathlib.Path) -> Done:
 
 
 def checkpoint_of(workdir: pathlib.Path, done: Done) -> str:
-  """Where a stage's checkpoint is, as an absolute path; "": it makes none."""
+  """The absolute path of a task's checkpoint; "" if it makes none."""
   if not done.checkpoint:
     return ""
   return str(workdir.resolve() / done.name / done.checkpoint)
 
 
-def is_done(step: Step, workdir: pathlib.Path) -> bool:
-  """Whether `perform` would find the stage done."""
-  saved = read_json(workdir / step.name / STAGE_FILE)
-  return saved.get("key") == key_of(step.inputs)
+def is_done(task: Task, workdir: pathlib.Path) -> bool:
+  """Whether `perform` would find the result of the task."""
+  saved = read_json(workdir / task.name / STAGE_FILE)
+  return saved.get("key") == key_of(task.inputs)
 
 
 def _start(target: pathlib.Path, key: str, keep: bool) -> float:
-  """An empty folder, or one to continue in; the seconds spent before."""
+  """Prepare a folder, empty or to continue in; returns seconds spent before."""
   started = read_json(target / KEY_FILE)
   if keep and started.get("key") == key:
     return started["seconds"]
@@ -167,10 +186,9 @@ def _start(target: pathlib.Path, key: str, keep: bool) -> float:
 
 
 def _remove(directory: pathlib.Path) -> None:
-  """Deletes a stage's folder.
+  """Delete a task's folder, after renaming it.
 
-  It loses its name first: what a kill leaves half deleted is never taken for
-  a stage.
+  So a folder that is half deleted by a kill is never taken for a result.
   """
   if directory.exists():
     _require_ours(directory)
@@ -181,7 +199,7 @@ def _remove(directory: pathlib.Path) -> None:
 
 
 def _require_ours(directory: pathlib.Path) -> None:
-  """Raises BadInput for what stands in a stage's place and no stage made."""
+  """Raise BadInput if the folder was not made by a task."""
   ours = directory.name.endswith(".partial") or any(
     path.name.startswith((KEY_FILE, STAGE_FILE))
     for path in _children(directory)
@@ -197,10 +215,10 @@ def _children(directory: pathlib.Path) -> list[pathlib.Path]:
   return list(directory.iterdir()) if directory.is_dir() else []
 
 
-def _stopped(step: Step, target: pathlib.Path, spent: float) -> None:
-  """Notes the time of what will continue; the rest would start anew."""
-  if step.resumable:
-    started = {"key": key_of(step.inputs), "seconds": spent}
+def _stopped(task: Task, target: pathlib.Path, spent: float) -> None:
+  """Record the time of a task that can continue; delete any other's folder."""
+  if task.resumable:
+    started = {"key": key_of(task.inputs), "seconds": spent}
     write_json(target / KEY_FILE, started)
   else:
     _remove(target)
@@ -215,8 +233,10 @@ _shared: dict[str, tuple[str, Any]] = {}
 
 
 def share(kind: str, key: Mapping[str, Any], make: Callable[[], T]) -> T:
-  """What the last caller of this kind in this process made, if the key is the
-  same: data and programs that runs share."""
+  """The value that the last call with this kind made, if its key was the same.
+
+  It shares data and programs among the runs of one process.
+  """
   name = key_of(key)
   if _shared.get(kind, ("", None))[0] != name:
     _shared[kind] = name, make()
@@ -224,7 +244,7 @@ def share(kind: str, key: Mapping[str, Any], make: Callable[[], T]) -> T:
 
 
 def as_folder(text: str, key: str = "") -> pathlib.Path:
-  """The folder of a flag or key; BadInput for the address of a bucket."""
+  """The folder that a flag or key names; BadInput for a bucket's address."""
   if "://" in text:
     bucket = text.split("://", 1)[1].partition("/")[0]
     named = f"{key}: {text}" if key else text
@@ -236,9 +256,9 @@ def as_folder(text: str, key: str = "") -> pathlib.Path:
 
 
 def require_writable(folder: pathlib.Path, seconds: float = 30.0) -> None:
-  """Writes, reads and deletes a small file; BadInput where that fails.
+  """Write, read and delete a small file; BadInput if that fails in time.
 
-  In a thread: a bucket that may not be written can keep one for ever.
+  It runs in a thread, since a bucket without write access can block forever.
   """
   failure: list[str] = [f"no answer within {seconds:.0f} s"]
 
@@ -263,11 +283,11 @@ def require_writable(folder: pathlib.Path, seconds: float = 30.0) -> None:
 
 
 def keep_programs(workdir: pathlib.Path, waiting: bool = False) -> None:
-  """Compiled programs stay in the workdir, for the next start of this run.
+  """Keep compiled programs in the workdir, for the next start of this run.
 
-  Where JAX_COMPILATION_CACHE_DIR names another place, there; on a CPU, whose
-  programs compile fast, nowhere, unless somebody is `waiting` for an answer.
-  Those are of one kind of processor: another may not have its instructions.
+  JAX_COMPILATION_CACHE_DIR overrides the folder. On a CPU, where programs
+  compile fast, none are kept unless somebody is `waiting` for an answer; those
+  are kept apart by kind of processor, since another may lack its instructions.
   """
   import jax
 
@@ -286,7 +306,7 @@ def keep_programs(workdir: pathlib.Path, waiting: bool = False) -> None:
 
 
 def _processor() -> str:
-  """A short name for the kind of this machine's processor."""
+  """A short identifier of this machine's kind of processor."""
   known = ("model name", "flags", "Features", "CPU part")
   try:
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
@@ -299,9 +319,9 @@ def _processor() -> str:
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path, flag: str = "--workdir") -> Iterator[None]:
-  """Keeps a second process out of a folder; it ends with the process.
+  """A context that keeps other processes out of a folder.
 
-  `flag` names the folder on the command line.
+  The lock ends with the process. `flag` is the folder's flag, for the message.
   """
   workdir.mkdir(parents=True, exist_ok=True)
   with (workdir / LOCK_FILE).open("w") as lock:

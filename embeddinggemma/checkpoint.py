@@ -1,9 +1,9 @@
-"""A checkpoint on disk, found, read and written.
+"""Find, read and write checkpoints.
 
 DIR/checkpoints/<step>/ holds `params` (raw weights), `opt_state`, `data` (the
-position in the stream) and `files`: model.json, recipe.json, tokenizer.model,
-prompts.json, LICENSE: all that any verb needs. Orbax writes a step under a
-temporary name and renames it, so a directory named by a number is whole.
+position in the stream) and `files` (model.json, recipe.json, tokenizer.model,
+prompts.json, LICENSE: all that any verb needs). Orbax writes a step under a
+temporary name and renames it, so a directory named by a number is complete.
 """
 
 import contextlib
@@ -26,24 +26,24 @@ import orbax.checkpoint as ocp
 from embeddinggemma.types import BadInput, Params
 
 CHECKPOINTS = "checkpoints"
-# Workdirs inside one: the mean of its last checkpoints, or the last one with
-# its low-rank factors merged.
+# Workdirs inside a training's: the mean of its last checkpoints, and its
+# last one with low-rank factors merged.
 AVERAGE, MERGED = "average", "merged"
-_ORBAX = ("commit_success.txt", "_CHECKPOINT_METADATA")  # its own notes
+_ORBAX = ("commit_success.txt", "_CHECKPOINT_METADATA")  # files that Orbax adds
 TOKENIZER_FILE = "tokenizer.model"
 _TERMS = re.compile(
   r"(LICEN[CS]E|NOTICE|USE_POLICY|TERMS|GEMMA_TERMS)[\w.-]*", re.IGNORECASE
 )
 ITEMS = ("params", "opt_state", "data", "files")
-_CHUNK, _FILE = 2**22, 2**26  # bytes of `write`: decoded, encoded
+_CHUNK, _FILE = 2**22, 2**26  # bytes of `write`: of a chunk, of a file
 _TOGETHER = 2**24  # bytes of the tensors that are read at once
 
-# In recipe.json since texts are read as they are; before, without outer white
-# space.
+# An entry of recipe.json since outer white space of texts is kept; models of
+# earlier versions, which lack it, were trained on stripped texts.
 AS_WRITTEN = {"white_space": "kept"}
 
 Files = Mapping[str, bytes]
-Name = tuple[str, ...]  # of a tensor of the model: its path
+Name = tuple[str, ...]  # the path of a tensor of the model
 Shapes = Mapping[Name, jax.ShapeDtypeStruct]
 
 
@@ -57,17 +57,17 @@ class Lazy:
 
   @property
   def size(self) -> int:
-    """Elements."""
+    """Number of elements."""
     return math.prod(self.shape)
 
   @property
   def nbytes(self) -> int:
-    """Bytes."""
+    """Number of bytes."""
     return self.size * self.dtype.itemsize
 
 
 class _LazyHandler(ocp.type_handlers.NumpyHandler):
-  """Writes what is read, one tensor after the other, as numpy arrays."""
+  """Writes `Lazy` tensors as numpy arrays, reading one after the other."""
 
   async def _background_serialize(
     self, values: Any, infos: Any, args: Any = None
@@ -80,13 +80,13 @@ class FilesHandler(ocp.CheckpointHandler):
   """Small files inside a step, so that they are committed with the weights."""
 
   def save(self, directory: Any, args: "FilesSave") -> None:
-    """By the first process."""
+    """Write the files, in the first process only."""
     if jax.process_index() == 0:
       for name, content in args.files.items():
         (pathlib.Path(directory) / name).write_bytes(content)
 
   def restore(self, directory: Any, args: Any = None) -> Files:
-    """All of them."""
+    """All files by name."""
     del args
     return {p.name: p.read_bytes() for p in pathlib.Path(directory).iterdir()}
 
@@ -94,7 +94,7 @@ class FilesHandler(ocp.CheckpointHandler):
 @ocp.args.register_with_handler(FilesHandler, for_save=True)
 @dataclasses.dataclass
 class FilesSave(ocp.args.CheckpointArgs):
-  """What `FilesHandler` saves."""
+  """The argument of `FilesHandler.save`."""
 
   files: Files
 
@@ -107,7 +107,7 @@ class _FilesRestore(ocp.args.CheckpointArgs):
 
 @contextlib.contextmanager
 def quiet() -> Any:
-  """Orbax narrates on absl's logger; what fails, it raises as well."""
+  """Silence absl's logger, on which Orbax narrates; errors are raised too."""
   logger = logging.getLogger("absl")
   level = logger.level
   logger.setLevel(logging.CRITICAL)
@@ -118,7 +118,7 @@ def quiet() -> Any:
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-  """For what one process does, whatever the others do meanwhile."""
+  """Orbax options for work of this process alone."""
   own = jax.process_index()
   return ocp.options.MultiprocessingOptions(
     primary_host=own, active_processes={own}
@@ -126,22 +126,22 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 
 class Manager(ocp.CheckpointManager):
-  """Orbax's, without its question of a preemption.
+  """Orbax's manager without its own check for preemption.
 
-  Its saving threads ask with the number of an older step, and JAX's sync point
-  is one more than the largest number that was asked about last.
+  Its saving threads ask JAX about an older step, while JAX's sync point is one
+  more than the largest step asked about last.
   """
 
   def reached_preemption(self, step: int) -> bool:
-    """No: who calls `save` knows why."""
+    """Always False: the caller of `save` handles preemption."""
     del step
     return False
 
 
 def require_room(folder: pathlib.Path, size: int) -> None:
-  """Raises OSError (ENOSPC) where so many bytes do not fit.
+  """Raise OSError (ENOSPC) if `size` bytes do not fit on the disk.
 
-  Orbax writes in threads, whose failure halfway is a page of tracebacks.
+  Orbax writes in threads, and would fail halfway with a page of tracebacks.
   """
   free = shutil.disk_usage(folder).free
   if free < size:
@@ -156,11 +156,11 @@ def require_room(folder: pathlib.Path, size: int) -> None:
 def write(
   workdir: pathlib.Path, params: Params, files: Files, step: int = 0
 ) -> pathlib.Path:
-  """One checkpoint of parameters alone, by one process; its directory.
+  """Write a checkpoint of parameters alone, from one process.
 
-  Little memory is needed beside arrays that are on the host: nothing is copied
-  first, and small chunks leave for the disk as they are encoded. Of leaves that
-  are `Lazy`, one is in memory at a time. An existing step is kept.
+  Returns its directory; an existing step is kept. It needs little memory beside
+  arrays on the host: they are not copied first, and small chunks go to the disk
+  as they are encoded. Of `Lazy` leaves, one is in memory at a time.
   """
   root = (workdir / CHECKPOINTS).absolute()
   root.mkdir(parents=True, exist_ok=True)
@@ -202,7 +202,7 @@ def write(
 
 
 def steps(workdir: pathlib.Path) -> list[int]:
-  """The whole checkpoints of a workdir, oldest first."""
+  """The complete checkpoints of a workdir, oldest first."""
   root = workdir / CHECKPOINTS
   names = [p.name for p in root.iterdir()] if root.is_dir() else []
   return sorted(int(name) for name in names if name.isdigit())
@@ -211,10 +211,9 @@ def steps(workdir: pathlib.Path) -> list[int]:
 def find(path: str | pathlib.Path) -> pathlib.Path:
   """The checkpoint directory that a path names.
 
-  A checkpoint itself, a training workdir (its average or merged one, or its
-  newest), its `checkpoints` (the newest), or the workdir of a `run` (its final
-  one).
-  Anything else is BadInput.
+  The path may be a checkpoint; a training workdir (its averaged or merged
+  checkpoint, else its newest one); its `checkpoints` (the newest); or the
+  workdir of a `run` (the final one). Raises BadInput for anything else.
   """
   path = pathlib.Path(path)
   if (path / "params").is_dir() and (path / "files").is_dir():
@@ -233,10 +232,10 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def _finals(run: pathlib.Path) -> list[pathlib.Path]:
-  """Where a run's summary says its final checkpoint is.
+  """Places where a run's final checkpoint may be, by its summary.
 
-  The summary's path is absolute; its end (STAGE/checkpoints/STEP, or one deeper)
-  still holds when a workdir has moved.
+  The path in the summary is absolute; if the workdir has moved, the end of the
+  path (STAGE/checkpoints/STEP, or one deeper) is still right.
   """
   try:
     summary = json.loads((run / "summary.json").read_text())
@@ -249,7 +248,7 @@ def _finals(run: pathlib.Path) -> list[pathlib.Path]:
 
 @contextlib.contextmanager
 def _reading(path: pathlib.Path) -> Iterator[ocp.Checkpointer]:
-  """A checkpointer; what it raises becomes BadInput that names the path."""
+  """A checkpointer whose errors become BadInput naming the path."""
   try:
     with quiet():
       yield ocp.Checkpointer(
@@ -281,7 +280,7 @@ def read_params(path: pathlib.Path) -> Params:
 
 
 def read_shapes(path: pathlib.Path) -> dict[Name, jax.ShapeDtypeStruct]:
-  """Shape and type of the model's tensors, sorted by name; none is read."""
+  """Shapes and types of the model's tensors, sorted by name; reads no data."""
   found = foreign_shapes(path / "params")
   return {name[1:]: found[name] for name in found if name[0] == "model"}
 
@@ -289,7 +288,7 @@ def read_shapes(path: pathlib.Path) -> dict[Name, jax.ShapeDtypeStruct]:
 def read_tensors(
   path: pathlib.Path, names: Iterable[Name]
 ) -> dict[Name, np.ndarray]:
-  """Some of the model's tensors; the others are not touched."""
+  """Some of the model's tensors; no others are read."""
   found = foreign_tensors(path / "params", [("model", *n) for n in names])
   return {name[1:]: array for name, array in found.items()}
 
@@ -319,7 +318,7 @@ def foreign_tensors(
 
 
 def is_foreign(directory: pathlib.Path) -> bool:
-  """Whether Orbax wrote a tree of tensors right here."""
+  """Whether Orbax wrote a tree of tensors into this very directory."""
   return (directory / "_METADATA").is_file()
 
 
@@ -329,7 +328,7 @@ def _named(tree: Any) -> dict[Name, Any]:
 
 
 def groups(shapes: Shapes) -> Iterator[list[Name]]:
-  """Names in their order, so many together as are worth one reading."""
+  """Names in order, in groups of tensors that are worth reading together."""
   group: list[Name] = []
   size = 0
   for name, shape in shapes.items():
@@ -343,12 +342,12 @@ def groups(shapes: Shapes) -> Iterator[list[Name]]:
 
 
 def nbytes(shape: jax.ShapeDtypeStruct) -> int:
-  """Of a tensor."""
+  """Number of bytes of a tensor of this shape."""
   return shape.size * shape.dtype.itemsize
 
 
 def stream(path: pathlib.Path) -> Iterator[tuple[Name, np.ndarray]]:
-  """The model's tensors in the order of their names, few in memory at once."""
+  """Yield the model's tensors in order of name, with few in memory at once."""
   for names in groups(read_shapes(path)):
     tensors = read_tensors(path, names)
     for name in names:
@@ -356,7 +355,7 @@ def stream(path: pathlib.Path) -> Iterator[tuple[Name, np.ndarray]]:
 
 
 def nest(flat: Mapping[Name, Any]) -> dict[str, Any]:
-  """{("a", "b"): x} -> {"a": {"b": x}}."""
+  """A nested dict from paths: {("a", "b"): x} -> {"a": {"b": x}}."""
   tree: dict[str, Any] = {}
   for name, leaf in flat.items():
     inner = tree
@@ -377,7 +376,7 @@ def read_files(path: pathlib.Path) -> dict[str, bytes]:
 
 
 def json_of(files: Files, name: str) -> dict[str, Any]:
-  """What a small file says; BadInput if it is no JSON object."""
+  """The content of a JSON file of a checkpoint; BadInput if it is no object."""
   try:
     tree = json.loads(files[name])
   except ValueError as error:
@@ -388,12 +387,15 @@ def json_of(files: Files, name: str) -> dict[str, Any]:
 
 
 def view_of(files: Files) -> Any:
-  """How the stored weights are to be seen; "identity": as they are."""
+  """The name of the view through which the weights are to be used.
+
+  "identity" means as they are.
+  """
   return _recipe(files).get("view", "identity")
 
 
 def keeps_white_space(files: Files) -> bool:
-  """Whether what wrote these reads texts as they are, as all versions do now."""
+  """Whether the checkpoint's writer kept outer white space of texts."""
   return AS_WRITTEN.items() <= _recipe(files).items()
 
 
@@ -402,24 +404,24 @@ def _recipe(files: Files) -> dict[str, Any]:
 
 
 class ContentHash:
-  """sha256 over names, types, shapes and bytes of tensors, added by name."""
+  """SHA-256 over names, types, shapes and bytes of tensors added in order."""
 
   def __init__(self) -> None:
     self._digest = hashlib.sha256()
 
   def add_tensor(self, name: Name, leaf: Any) -> None:
-    """As `add`, by the tensor's path."""
+    """Add a tensor by its path."""
     self.add("".join(f"[{key!r}]" for key in name), leaf)
 
   def add(self, name: str, leaf: Any) -> None:
-    """Names come as `jax.tree_util.keystr` writes them, in their order."""
+    """Add a tensor by its name as `jax.tree_util.keystr` writes it."""
     array = np.ascontiguousarray(np.asarray(leaf))
     self._digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
     # As bytes: a buffer cannot be of bfloat16.
     self._digest.update(array.reshape(-1).view(np.uint8).data)
 
   def hexdigest(self) -> str:
-    """Of what was added so far."""
+    """The hash of the tensors added so far."""
     return self._digest.hexdigest()
 
 
@@ -438,5 +440,5 @@ def content_hash(params: Params) -> str:
 
 
 def is_terms(name: str) -> bool:
-  """Whether a file of this name holds terms."""
+  """Whether a file of this name holds terms of use, such as a licence."""
   return _TERMS.fullmatch(name) is not None

@@ -1,4 +1,4 @@
-"""ConfigDicts in, frozen dataclasses out; a misspelling fails here."""
+"""Build frozen config dataclasses from ConfigDicts; misspellings fail here."""
 
 import dataclasses
 import difflib
@@ -6,7 +6,7 @@ import importlib.util
 import pathlib
 import types as pytypes
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from embeddinggemma.types import BadInput
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Sizes of the mesh axes; data = -1 takes what fsdp leaves."""
+  """Sizes of the mesh axes; data = -1 takes the devices that fsdp leaves."""
 
   data: int
   fsdp: int
-  rules: str = "fsdp"  # what is split: a table of sharding.RULES
+  rules: str = "fsdp"  # key of sharding.RULES: which arrays are split, and how
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class OptimizerConfig:
 
   lr: float
   warmup_steps: int
-  end_factor: float  # learning rate at the end, as a part of lr
+  end_factor: float  # final learning rate as a share of lr
   weight_decay: float
   b1: float
   b2: float
@@ -44,14 +44,14 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GuardConfig:
-  """What becomes of a batch that makes a loss or gradient no good.
+  """What happens when a batch makes a loss or gradient faulty.
 
-  A skip goes back to the last checkpoint and leaves the batch out.
+  Skipping a batch means returning to the last checkpoint and leaving it out.
   """
 
-  skips: int = 0  # of a run, at most; then, and at 0, training stops
-  # A gradient norm so many times the median of the last `window` is no good;
-  # 0: any finite one is.
+  skips: int = 0  # most batches that a run skips; at the next one it stops
+  # A gradient norm above this multiple of the median of the last `window` steps
+  # is faulty; 0: any finite norm is good.
   jump: float = 0.0
   window: int = 100
 
@@ -64,10 +64,10 @@ class GuardConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-  """Low-rank factors that learn instead of the weights; rank 0: none."""
+  """Low-rank factors that are trained instead of the weights; rank 0: none."""
 
   rank: int = 0
-  alpha: float = 1.0  # their product counts alpha / rank
+  alpha: float = 1.0  # the product of the factors is scaled by alpha / rank
 
   def __post_init__(self) -> None:
     at_least("lora.rank", self.rank, 0)
@@ -76,27 +76,27 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeConfig:
-  """The grids that training sees the weights on: a spec of quantize.SPECS."""
+  """The grids on which training sees the weights: a key of quantize.SPECS."""
 
   spec: str = "int4"
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-  """The paper's section 2.2; coefficients are not published."""
+  """Losses of the paper's section 2.2; their coefficients are not published."""
 
-  temperature: float
-  keep_positive: bool  # j = i stays in the denominator of equation 2
+  temperature: float  # tau; similarities are cosines over tau
+  keep_positive: bool  # whether j = i stays in the denominator of equation 2
   spread_out: float  # weight of equation 4
-  matryoshka: tuple[int, ...]  # () is the paper's, up to the model's width
+  matryoshka: tuple[int, ...]  # dimensions; (): the paper's, up to the width
   hardness: float = 5.0  # alpha of equation 2's weight of a hard negative
   distill: float = 0.0  # weight of embedding matching with a teacher
-  distance: str = "l2"  # of it: "l2" or "cosine"
-  # Of a teacher that the student reaches through a projection that is learned
-  # beside it; 0: the teacher's vectors are as wide as the student's.
+  distance: str = "l2"  # between student and teacher: "l2" or "cosine"
+  # Width of the teacher's vectors, to which a learned projection maps those of
+  # the student; 0: they are equally wide, without a projection.
   teacher_width: int = 0
-  # Another pair's positive whose cosine is more than this above the own one's
-  # is taken for a false negative and left out; None: none is.
+  # Another pair's positive whose cosine exceeds the own positive's by more
+  # than this counts as a false negative and is masked; None: none is.
   false_negative_margin: float | None = None
 
   def __post_init__(self) -> None:
@@ -109,31 +109,50 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  """Where pairs come from. Empty path: the standard library's."""
+  """Where training pairs come from; path "": the installed Python."""
 
   path: str
   skip_bad_rows: bool
   weights: dict[str, float]  # by task; tasks that the data lacks are ignored
-  size_exponent: float  # share of a task: weight * pairs ** exponent
+  size_exponent: float  # a task's share: weight * (number of pairs) ** exponent
   tokenizer: str  # a SentencePiece model; empty: trained on the corpus
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-  """Where running text comes from. Empty path: the texts of the same pairs."""
+  """Where running text comes from; path "": the texts of the pairs."""
 
-  path: str  # what `prepare` made, */pairs.jsonl, or *.jsonl and *.txt
+  path: str  # folder of prepared shards, */pairs.jsonl, or *.jsonl and *.txt
   skip_bad_rows: bool
-  tokenizer: str
-  seqio: str  # a task or mixture, read instead of a path
-  seqio_module: str  # the module that registers it; empty: none is imported
-  seqio_feature: str  # of its examples; empty: the first that is text
+  tokenizer: str  # a SentencePiece model; empty: trained on the text
+  seqio: str  # name of a seqio task or mixture, read instead of a path
+  seqio_module: str  # module that registers it; empty: none is imported
+  seqio_feature: str  # feature of its examples; empty: the first that is text
 
   def __post_init__(self) -> None:
     if self.path and self.seqio:
       raise BadInput(
         f"data.path={self.path} and data.seqio={self.seqio} exclude each other"
       )
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+  """A tree of mappings as {"optimizer.lr": value, ...}; {} is a value."""
+  if not isinstance(tree, dict) or not tree:
+    return {prefix[:-1]: tree}
+  return {
+    path: value
+    for key, inner in tree.items()
+    for path, value in flat(inner, f"{prefix}{key}.").items()
+  }
+
+
+def one_of(name: str, value: str, known: Collection[str]) -> None:
+  """Raise BadInput for a value that is not among those known."""
+  if value not in known:
+    raise BadInput(
+      f"{name}={value!r} is unknown; use one of {', '.join(known)}"
+    )
 
 
 def at_least(name: str, value: float, bound: float) -> None:
@@ -148,12 +167,19 @@ def above_zero(name: str, value: float) -> None:
     raise BadInput(f"{name}={value} must be above 0")
 
 
+def divides(small: str, a: int, large: str, b: int) -> None:
+  """Raises BadInput unless a >= 1 divides b; `small`, `large`: their names."""
+  if a < 1 or b % a:
+    raise BadInput(f"{small}={a} does not divide {large}={b}")
+
+
 def build(cls: type[T], tree: Mapping[str, Any], path: str = "") -> T:
   """A dataclass, with nested ones, from a mapping.
 
-  A key that is missing has its default, so that what an earlier version wrote
-  stays readable. Raises BadInput for a key that is unknown (with the nearest
-  known one), or missing without a default, and for a value of another type.
+  A missing key has its default, so that files of earlier versions stay
+  readable. Raises BadInput for an unknown key (suggesting the nearest one), for
+  a missing key without a default, and for a value of another type. `path` is
+  the prefix of keys in messages.
   """
   hints = typing.get_type_hints(cls)
   fields = dataclasses.fields(cls)  # type: ignore
@@ -173,7 +199,7 @@ def build(cls: type[T], tree: Mapping[str, Any], path: str = "") -> T:
 
 
 def suggest(name: str, known: list[str]) -> str:
-  """'; did you mean X?' or '; known: ...', to end an error with."""
+  """The end of a message: '; did you mean X?' or '; known: ...'."""
   close = difflib.get_close_matches(name, known, 1)
   if close:
     return f"; did you mean {close[0]!r}?"
@@ -204,10 +230,11 @@ def _value(hint: Any, value: Any, path: str) -> Any:
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
-  """'laptop,data=DIR' -> {"preset": "laptop", "data": "DIR"}.
+  """Parse the argument of a config file: 'laptop,data=DIR' -> a dict.
 
-  The first default takes the bare word; unknown names are BadInput; values
-  take the type of their default.
+  A bare word is the value of the first default: with `preset` first, the
+  example gives {"preset": "laptop", "data": "DIR"}. Values have the type of
+  their default. Raises BadInput for an unknown name.
   """
   values = dict(defaults)
   first = next(iter(defaults))

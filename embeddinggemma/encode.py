@@ -1,6 +1,6 @@
-"""Texts -> vectors: packed into full rows, in few compiled shapes.
+"""Encode texts: pack them into full rows, in few compiled shapes.
 
-And vectors to fewer dimensions, which Matryoshka training allows.
+Also cuts embeddings to fewer dimensions, which Matryoshka training allows.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,25 +17,26 @@ from embeddinggemma.model import embedder
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.types import BadInput, Encode, Params, Stopped, Text
 
-# Positions of a group: small ones answer a single query quickly. On a CPU, a
-# call of 8192 costs twice the time a token of one of 2048, whose intermediate
-# arrays stay in the cache.
+# Numbers of positions that a group may have; small ones answer a single query
+# quickly. On a CPU a token of a group of 8192 takes twice as long as one of
+# 2048, whose intermediate arrays stay in the cache.
 BUDGETS = {"cpu": (128, 512, 2048)}
 _OTHER_BUDGETS = (128, 1024, 8192)
-# Rows shorter than this waste more positions than they save of attention.
+# Shorter rows would waste more positions than they save in attention.
 _SHORTEST_ROW = 128
-# Tokens of a text, at the least in the mean of a group. Pooling costs a product
-# with all places of a group, so most calls have few and the others many.
+# Mean tokens of a text for which a group has places, at the least. The cost of
+# pooling grows with the number of places, so there are two: few for most calls,
+# and many for the others.
 _MEANS = (32, 8)
 
 
 class Call(NamedTuple):
-  """Texts that go to the devices together, dealt to groups by rows."""
+  """Texts that are encoded together, distributed over groups by rows."""
 
-  rows: list[list[int]]  # texts of each row; row i is of group i % groups
+  rows: list[list[int]]  # texts of each row; row i belongs to group i % groups
   length: int  # positions of a row
   size: int  # rows of a group, empty ones included
-  places: int  # texts of a group, empty places included
+  places: int  # places for texts in a group, empty ones included
 
 
 def plan(
@@ -45,10 +46,17 @@ def plan(
   budgets: Sequence[int] = BUDGETS["cpu"],
   most: int | None = None,
 ) -> list[Call]:
-  """Splits texts into calls of few shapes, each of at most `most` texts.
+  """Split texts into calls of few shapes, each of at most `most` texts.
 
-  A row is as long as the longest text that it was opened for needs, by a short
-  ladder; its gaps are filled with shorter texts of all lengths.
+  The length of a row fits the longest text in it, rounded up to one of few
+  lengths; its gaps are filled with shorter texts of all lengths.
+
+  Args:
+    lengths: number of tokens of each text.
+    groups: number of groups of a call.
+    max_length: of a row.
+    budgets: numbers of positions that a group may have.
+    most: texts of a call.
   """
   calls = []
   for length, rows in sorted(_rows(lengths, max_length, most).items()):
@@ -73,7 +81,7 @@ def _rows(
 ) -> dict[int, list[list[int]]]:
   """Texts of each row, by length of the row: best-fit, long texts first."""
   rows: dict[int, list[list[int]]] = {}
-  # Rows with so much room, and a bit set for each room that some row has.
+  # Room -> rows that have it left, and a set of those rooms as bits.
   having: dict[int, list[tuple[list[int], int]]] = {}
   rooms = 0
   for i in np.argsort(-lengths, kind="stable"):
@@ -99,11 +107,11 @@ def _rows(
 def truncate(
   vectors: Float[np.ndarray, "n M"], dim: int
 ) -> Float[np.ndarray, "n dim"]:
-  """The first `dim` numbers of each vector at unit length (Matryoshka).
+  """The first `dim` numbers of each vector, normalised (Matryoshka).
 
   Raises:
     BadInput: the model has no such dimension.
-    Stopped: a vector is zero or not finite; it would rank first or anywhere.
+    Stopped: a vector is zero or not finite and would make wrong rankings.
   """
   if not 0 < dim <= vectors.shape[1]:
     raise BadInput(
@@ -123,9 +131,12 @@ def truncate(
 def pack(
   texts: Sequence[Int[np.ndarray, "_"]], call: Call, groups: int
 ) -> tuple[Text, Int[np.ndarray, "t"], Int[np.ndarray, "t"]]:
-  """The batch of a call, its texts, and which place of the batch each has."""
+  """The batch of a call, its texts, and the place of each text in the batch."""
   shape = groups, call.size, call.length
-  ids, slot = np.zeros(shape, np.int32), np.full(shape, call.places, np.int32)
+  ids, segment_ids = (
+    np.zeros(shape, np.int32),
+    np.full(shape, call.places, np.int32),
+  )
   taken = [0] * groups
   members, places = [], []
   for n, row in enumerate(call.rows):
@@ -134,21 +145,22 @@ def pack(
     for i in row:
       end = start + len(texts[i])
       ids[g, r, start:end] = texts[i]
-      slot[g, r, start:end] = taken[g]
+      segment_ids[g, r, start:end] = taken[g]
       members.append(i)
       places.append(g * call.places + taken[g])
       taken[g], start = taken[g] + 1, end
   valid = np.arange(call.places)[None] < np.array(taken)[:, None]
-  return Text(ids, slot, valid), np.array(members), np.array(places)
+  return Text(ids, segment_ids, valid), np.array(members), np.array(places)
 
 
 def make_encode_ids(
   program: Encode, params: Params, mesh: jax.sharding.Mesh, width: int
 ) -> Callable[..., Float[np.ndarray, "n M"]]:
-  """A function from token ids of texts to vectors in the texts' order.
+  """A function from token ids of texts to embeddings in the texts' order.
 
-  `program` is a jitted Encode; models of one config share it, and so what it
-  has compiled. The function's `most` bounds the texts of one call.
+  `program` is a jitted Encode. Models of one config can share it, and with it
+  all compiled programs. The argument `most` of the returned function limits the
+  texts of one call.
   """
   size = mesh.size
   budgets = BUDGETS.get(mesh.devices.flat[0].platform, _OTHER_BUDGETS)

@@ -19,32 +19,32 @@ class Generation:
   """One generation of TPU; peaks are of a chip."""
 
   name: str
-  # How machines are had, the first being the default: "sky" (SkyPilot over the
-  # Cloud TPU API), "jobset" (GKE), "gcloud" (a queued resource).
+  # Ways to get machines, the default first: "sky" (SkyPilot over the Cloud TPU
+  # API), "jobset" (GKE), "gcloud" (a queued resource).
   routes: tuple[str, ...]
-  accelerator: str  # the Cloud TPU API's name, less the count; "": none there
-  counts: str  # what that count is of: "cores" or "chips"
-  runtime: str  # the Cloud TPU API's image
-  image_family: str  # of Compute Engine; "": none there
-  machine: str  # type of a host of a slice of many
+  accelerator: str  # name in the Cloud TPU API without the count; "": not there
+  counts: str  # unit of that count: "cores" or "chips"
+  runtime: str  # image of the Cloud TPU API
+  image_family: str  # of Compute Engine; "": not there
+  machine: str  # machine type of a host in a slice of several
   chips_per_host: int
-  largest_host: int  # chips of one that is a whole slice of the Cloud TPU API
-  containers_per_host: int  # each with its share of the chips, on GKE
+  largest_host: int  # chips of the largest single-host slice of Cloud TPU API
+  containers_per_host: int  # on GKE, each with its share of the chips
   gke_accelerator: str  # node label
-  gke_placement: bool  # GKE wants a placement policy, and pods to say the shape
+  gke_placement: bool  # GKE needs a placement policy, and the shape in pods
   dimensions: int  # of the torus
   devices_per_chip: int  # as JAX shows them with `topology_options`
-  device_kind: str  # as JAX names them
+  device_kind: str  # name of the devices in JAX
   cores_per_device: int  # TensorCores: two with megacore
-  topology_options: Mapping[str, str]  # of jax's get_topology_desc
-  topologies: tuple[str, ...]  # that libtpu compiles for
+  topology_options: Mapping[str, str]  # arguments of jax's get_topology_desc
+  topologies: tuple[str, ...]  # for which libtpu can compile
   clock: float  # Hz
-  bf16_flops: float  # a second
+  bf16_flops: float  # per second
   hbm_bytes: float
-  hbm_usable: float  # of a device, as libtpu 0.0.52 says when it runs out
-  hbm_bandwidth: float  # bytes a second
-  ici_bandwidth: float  # bytes a second, both directions, all links
-  dcn_bandwidth: float  # bytes a second
+  hbm_usable: float  # of a device, from libtpu 0.0.52's out-of-memory message
+  hbm_bandwidth: float  # bytes per second
+  ici_bandwidth: float  # bytes per second, both directions, all links
+  dcn_bandwidth: float  # bytes per second
 
 
 _GCE_SHARED = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
@@ -205,7 +205,7 @@ class Slice:
 
   @property
   def name(self) -> str:
-    """As `parse` reads it."""
+    """The name that `parse` reads, such as v5e:16x16."""
     return f"{self.generation.name}:{self.topology}"
 
   @property
@@ -215,53 +215,57 @@ class Slice:
 
   @property
   def chips(self) -> int:
-    """Of the slice."""
+    """Number of chips of the slice."""
     return math.prod(self.sizes)
 
   @property
   def chips_per_host(self) -> int:
-    """Of one machine of the slice, which may be smaller than the usual one."""
+    """Chips of a host; a small slice may have a smaller host than usual."""
     return min(self.chips, self.generation.chips_per_host)
 
   @property
   def hosts(self) -> int:
-    """Machines of the slice."""
+    """Number of hosts of the slice."""
     return self.chips // self.chips_per_host
 
   @property
   def queued_hosts(self) -> int:
-    """Machines of the slice where it comes from the Cloud TPU API."""
+    """Number of hosts of the slice if it comes from the Cloud TPU API."""
     small = self.chips <= self.generation.largest_host
     return 1 if small else self.hosts
 
   @property
   def machine(self) -> str:
-    """The type of each."""
+    """The machine type of a host."""
     usual = f"-{self.generation.chips_per_host}t"
     stem = self.generation.machine.removesuffix(usual)
     return f"{stem}-{self.chips_per_host}t"
 
   @property
   def accelerator_type(self) -> str:
-    """As the Cloud TPU API has it, such as v5litepod-256."""
+    """The type's name in the Cloud TPU API, such as v5litepod-256."""
     each = 2 if self.generation.counts == "cores" else 1
     return f"{self.generation.accelerator}-{self.chips * each}"
 
   @property
   def devices(self) -> int:
-    """As JAX shows them."""
+    """Number of devices that JAX shows."""
     return self.chips * self.generation.devices_per_chip
 
   @property
   def wrap(self) -> tuple[bool, ...]:
-    """Which dimensions are rings: whole pods of flat ones, cubes of 4."""
+    """Which dimensions are rings.
+
+    In two-dimensional generations a dimension of 16 chips is a ring; in others
+    all are rings if every size is a multiple of 4.
+    """
     if self.generation.dimensions == 2:
       return (*(size == 16 for size in self.sizes), False)
     return (all(size % 4 == 0 for size in self.sizes),) * 3
 
 
 def parse(text: str) -> Slice:
-  """'v5e:16x16' -> Slice; BadInput lists what libtpu knows."""
+  """'v5e:16x16' -> Slice; BadInput lists the shapes that libtpu supports."""
   name, _, topology = text.partition(":")
   if name not in GENERATIONS:
     raise BadInput(
@@ -280,10 +284,11 @@ def parse(text: str) -> Slice:
 def compiler_options(
   options: Mapping[str, Mapping[str, Any]], platform: str, device_kind: str
 ) -> dict[str, Any]:
-  """A config's options of the compiler for a device: later keys win.
+  """A config's compiler options for a device.
 
-  They are by platform ("cpu", "gpu", "tpu") and by generation ("v5e"), since
-  what one generation's compiler takes, another's may refuse.
+  Options are given by platform ("cpu", "gpu", "tpu") and by generation ("v5e"),
+  since one generation's compiler may refuse those of another. Those of the
+  generation take precedence.
   """
   known = {g.device_kind: name for name, g in GENERATIONS.items()}
   names = ("cpu", "gpu", "tpu", *GENERATIONS)

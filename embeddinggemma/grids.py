@@ -16,21 +16,22 @@ from jaxtyping import Float, Int8
 
 from embeddinggemma.types import Array
 
-BLOCK = 32  # of every format: GGUF, LiteRT and ONNX Runtime
+BLOCK = 32  # block size of all formats: GGUF, LiteRT and ONNX Runtime
 _SCALES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-_AT_ONCE = 2**22  # elements of a numpy array that are worked on together
+_AT_ONCE = 2**22  # elements of a numpy array that are processed at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-  """Where the values of a weight may lie."""
+  """The values that a quantised weight may have."""
 
   name: str
   bits: int
-  block: int | None  # along the input; None: one scale an output channel
-  scale: str  # "bfloat16" or "float16", whose values scales have
-  # Scales are the largest value / -2^(bits - 1), so that it is met exactly and
-  # the scale may be negative; else its magnitude / (2^(bits - 1) - 1).
+  block: int | None  # along the input axis; None: a scale per output channel
+  scale: str  # type of the scales: "bfloat16" or "float16"
+  # True: a scale is the value of largest magnitude / -2^(bits - 1), which
+  # represents that value exactly and may be negative. False: it is the largest
+  # magnitude / (2^(bits - 1) - 1).
   signed: bool = False
 
   @property
@@ -44,10 +45,10 @@ class Grid:
     return -self.highest - self.signed
 
 
-# g4 and g8: LiteRT takes them as they are, and their integers fit the blocks of
-# GGUF and ONNX Runtime. q8_0 and q4_0 are llama.cpp's own: quantising them
-# again changes nothing there (unless a scale is below 6e-5, of which float16
-# has few); LiteRT has no place for either.
+# g4 and g8 suit LiteRT directly, and their integers fit the blocks of GGUF and
+# ONNX Runtime. q8_0 and q4_0 are llama.cpp's own: quantising weights on them
+# again changes nothing there (unless a scale is below 6e-5, where float16 is
+# coarse); LiteRT supports neither.
 GRIDS = {
   grid.name: grid
   for grid in (
@@ -63,9 +64,10 @@ GRIDS = {
 def integers(
   weight: Float[Array, "*out in"], grid: Grid
 ) -> tuple[Int8[Array, "*out in"], Float[Array, "*out blocks"]]:
-  """q and s of a weight in rows; of a block of zeros, both are zero.
+  """Integers q and scales s of a weight whose last axis is the input.
 
-  A channel has one block. What is not finite makes a scale that is not.
+  A channel-wise grid has one block for each channel. In a block of zeros both q
+  and s are 0. Values that are not finite make a scale that is not.
   """
   if isinstance(weight, jax.Array):
     return _integers(weight, grid)
@@ -114,10 +116,11 @@ def _integers(
 
 
 def rounded(scale: Array, dtype: str) -> Array:
-  """To the nearest value of another type, but in float32.
+  """Round a scale to the nearest value of another type; the result is float32.
 
-  For JAX not by two casts, which XLA takes for none (excess precision). Small
-  ones are float16's in any case, for GGUF, where bfloat16 has more of them.
+  On JAX arrays this is not done by two casts, which XLA may remove (excess
+  precision). Small values are rounded to float16's in any case, for GGUF,
+  although bfloat16 has more of them.
   """
   xp = jnp if isinstance(scale, jax.Array) else np
   type_ = _SCALES[dtype]

@@ -22,11 +22,11 @@ from jaxtyping import Float, Int
 from embeddinggemma.types import BadInput, Stopped
 
 K1, B = 1.5, 0.75
-CHUNK_BYTES = 64 * 2**20  # of scores held at a time
+CHUNK_BYTES = 64 * 2**20  # of scores that are held at a time
 
 Scores = Callable[[Sequence[str]], Float[np.ndarray, "Q C"]]
 
-# Marks that \w leaves out: accents, Hebrew, Arabic, Indic to Khmer vowels.
+# Combining marks that \w excludes: accents, Hebrew, Arabic, Indic to Khmer.
 _MARKS = (
   "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f"
   "\u0900-\u0963\u0966-\u109f\u1780-\u17d3"
@@ -38,8 +38,8 @@ _UNSPACED = re.compile(
   "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
   "\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
-# Lucene's English stop words, as in bm25s. That package is only imported where
-# it is used: its import starts JAX's backend, too early for a pod.
+# Lucene's English stop words, as in bm25s. That package is imported only where
+# it is used: its import starts JAX's backend, which is too early on a TPU pod.
 _STOP_WORDS = {
   *("a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in"),
   *("into", "is", "it", "no", "not", "of", "on", "or", "such", "that", "the"),
@@ -80,10 +80,10 @@ ANALYSERS: Mapping[str, Callable[[str], list[str]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class BM25:
-  """A corpus's BM25 index; called with queries it scores every document."""
+  """A BM25 index of a corpus; called with queries it scores every document."""
 
-  analyser: str
-  size: int
+  analyser: str  # key of ANALYSERS
+  size: int  # number of documents
   index: Any  # bm25s.BM25; None: no document has a word
 
   def __call__(self, queries: Sequence[str]) -> Float[np.ndarray, "Q C"]:
@@ -96,7 +96,7 @@ class BM25:
 
 
 def bm25(texts: Sequence[str], analyser: str) -> BM25:
-  """Indexes the texts with k1 1.5 and b 0.75; analyser: plain or stemmed."""
+  """Index the texts with k1 1.5 and b 0.75; analyser: "plain" or "stemmed"."""
   corpus = [ANALYSERS[analyser](text) for text in texts]
   if not any(corpus):
     return BM25(analyser, len(texts), None)
@@ -114,9 +114,9 @@ def _bm25s() -> Any:
 
 
 def save_bm25(scores: BM25, directory: Path) -> None:
-  """Writes the index as plain arrays and JSON; nothing is pickled.
+  """Write the index as plain arrays and JSON; nothing is pickled.
 
-  What np.save left out because the disk is full is an OSError here, too.
+  Raises OSError also for a full disk that np.save did not notice.
   """
   directory.mkdir(parents=True, exist_ok=True)
   about = {
@@ -136,7 +136,7 @@ def save_bm25(scores: BM25, directory: Path) -> None:
 
 
 def load_bm25(directory: Path) -> BM25:
-  """Reads what save_bm25 wrote; BadInput if it is not there or incomplete."""
+  """Read what save_bm25 wrote; BadInput if it is missing or incomplete."""
   try:
     about = json.loads((directory / "lexical.json").read_text())
     index = None
@@ -148,7 +148,7 @@ def load_bm25(directory: Path) -> BM25:
 
 
 def char_tfidf(texts: Sequence[str]) -> Scores:
-  """Cosine over TF-IDF of character 3-5-grams within words."""
+  """A scorer: cosine over TF-IDF of character 3- to 5-grams within words."""
   from scipy import sparse
   from sklearn.feature_extraction import text as features
 
@@ -168,9 +168,10 @@ def char_tfidf(texts: Sequence[str]) -> Scores:
 def top_k(
   scores: Float[np.ndarray, "Q C"], k: int
 ) -> tuple[Int[np.ndarray, "Q k"], Float[np.ndarray, "Q k"]]:
-  """Indices and values of the k best a row, best first, ties by index.
+  """Indices and values of the k best in each row, best first, ties by index.
 
-  Non-finite scores raise: a NaN would sort first and look like a success.
+  Raises Stopped if a score is not finite: NaN would rank first and look like a
+  success.
   """
   if not np.isfinite(scores).all():
     raise Stopped("scores are not finite; look at the embeddings they use")
@@ -198,7 +199,7 @@ def query_chunks(num_queries: int, num_documents: int) -> Iterator[slice]:
 def fuse(
   dense: Float[np.ndarray, "Q C"], lexical: Float[np.ndarray, "Q C"]
 ) -> Float[np.ndarray, "Q C"]:
-  """Hybrid scores: both sides standardised over the corpus, and summed."""
+  """Hybrid scores: the sum of both sides, standardised over the corpus."""
   total = np.zeros(dense.shape, np.float32)
   for scores in dense, lexical:
     mean = scores.mean(axis=1, keepdims=True)
@@ -212,7 +213,7 @@ def standardised(
   mean: Float[np.ndarray, "..."] | np.floating,
   std: Float[np.ndarray, "..."] | np.floating,
 ) -> Float[np.ndarray, "..."]:
-  """Scores less their mean over their deviation; 0 where all are alike."""
+  """Scores minus their mean over their deviation; 0 if all are equal."""
   flat = std <= 1e-6
   return np.where(flat, 0.0, (scores - mean) / np.where(flat, 1.0, std))
 

@@ -1,4 +1,4 @@
-"""What a person sees of long work: a bar, or a line every few seconds."""
+"""Progress of long work: a bar, or a line every few seconds."""
 
 import time
 from types import TracebackType
@@ -15,7 +15,7 @@ class Progress:
   ):
     self._console, self._name, self._total = console, name, total
     self._every, self._last = every_seconds, 0.0
-    self._pace: tuple[float, int] | None = None  # counted from then and there
+    self._pace: tuple[float, int] | None = None  # (time, done) to measure from
     columns = (
       rich.progress.TextColumn("{task.description:<12}"),
       rich.progress.BarColumn(),
@@ -41,7 +41,7 @@ class Progress:
     self._bar.stop()
 
   def start_at(self, done: int) -> None:
-    """Counts what an earlier call did, without timing it."""
+    """Set what an earlier call did, which does not count for the speed."""
     self._bar.update(self._task, completed=done)
     self._bar.reset(self._task, completed=done)
 
@@ -68,7 +68,10 @@ class Progress:
     )
 
   def _left(self, now: float, done: int) -> str:
-    """The time left at the pace since the first report, which compiles."""
+    """The time left, at the pace since the first report.
+
+    Work before it includes compilation.
+    """
     if self._pace is None or done <= self._pace[1]:
       self._pace = now, done
       return ""

@@ -1,10 +1,10 @@
-"""A model's parameters on grids: what quantisation-aware training sees.
+"""A model's parameters on grids, as quantisation-aware training sees them.
 
-Training (paper section 3.5; Jacob et al. 2018, arXiv 1712.05877) sees weights
-on their grid, while what learns are the raw ones in float32. Checkpoints hold
-these and the name of the view, which every reader applies; whoever exports
-packs `integers` of the same raw weights, and so ships what was trained. Nobody
-else may round them again: the grids of runtimes differ.
+Training (paper section 3.5; Jacob et al. 2018, arXiv 1712.05877) computes with
+weights on their grid and updates the raw ones in float32. Checkpoints hold the
+raw weights and the name of the view, which every reader applies; exporters pack
+the `integers` of the same raw weights, and so ship exactly what was trained.
+Nobody else may round them again, since the grids of runtimes differ.
 """
 
 import functools
@@ -24,18 +24,18 @@ from embeddinggemma.grids import GRIDS, Grid, dequantised, integers
 from embeddinggemma.types import Array, BadInput, Params
 
 FLOAT = "float"  # the precision of weights that are on no grid
-VIEW = "quantize:"  # and the name of a spec: what a checkpoint says of itself
+VIEW = "quantize:"  # followed by a spec: the name of a checkpoint's view
 
 
 class Part(NamedTuple):
-  """A kind of weight: the pattern of its path, and which axes are input."""
+  """A kind of weight: the pattern of its path, and its input axes."""
 
   pattern: str
   name: str
-  inputs: int  # leading axes; 0: the last axis
+  inputs: int  # number of leading axes that are input; 0: the last axis is
 
 
-# Rows of the table are its channels: of a word, the input of what follows.
+# The channels of the embedding table are its rows, one for each token.
 PARTS = (
   Part(r"embedding$", "embedding", 0),
   Part(r"(attention|pooling)/(q|k|v)$", "attention", 1),
@@ -43,14 +43,14 @@ PARTS = (
   Part(r"mlp/(gate|up|down)$", "feed_forward", 1),
   Part(r"^(up|down)$", "projection", 1),
 )
-_AT_ONCE = 2**22  # elements that are compared with a grid together
+_AT_ONCE = 2**22  # elements that are compared with a grid at a time
 _SAMPLE = 16  # rows that are compared first
-# What has several axes and stays in float: a vector, by heads.
-_FLOAT = r"pooling/query$"
+# What has several axes and stays in float: what a pooling has beside heads.
+_FLOAT = r"pooling/"
 
 _NAMES = ("embedding", "attention", "feed_forward", "projection")
 _all = lambda grid: dict.fromkeys(_NAMES, grid)
-# Spec -> grid of each part; a part that a spec lacks stays in float.
+# Spec -> grid of each part; parts that a spec lacks stay in float.
 #
 # The paper's three are int4 by block, int8 by block, and mixed by channel:
 # "e4_a8_f4_p4". By channel, mixed runs in LiteRT with float activations, whose
@@ -67,14 +67,14 @@ SPECS: dict[str, Mapping[str, str]] = {
 
 
 def spec_of(name: str, key: str = "precision") -> Mapping[str, str]:
-  """Looks a spec up; BadInput for an unknown one, which `key` gave."""
+  """The grids of a spec; BadInput, naming the config key, if it is unknown."""
   if name not in SPECS:
     raise BadInput(f"{key}={name!r} is unknown{suggest(name, list(SPECS))}")
   return SPECS[name]
 
 
 def known(precision: str) -> str:
-  """A spec or "float"; BadInput for anything else."""
+  """The precision, if it is a spec or "float"; else BadInput."""
   if precision != FLOAT:
     spec_of(precision)
   return precision
@@ -83,9 +83,9 @@ def known(precision: str) -> str:
 def place(
   path: str, shape: tuple[int, ...], spec: str
 ) -> tuple[Part, Grid] | None:
-  """What a parameter of an embedder is, and its grid; None: it stays in float.
+  """The kind of an embedder's parameter and its grid; None: it stays in float.
 
-  Raises BadInput for a matrix that no pattern matches, and where blocks do not
+  Raises BadInput for a matrix that no pattern matches, and if blocks do not
   divide the parameter's input.
   """
   part = next((p for p in PARTS if re.search(p.pattern, path)), None)
@@ -113,10 +113,10 @@ def _input_size(shape: tuple[int, ...], part: Part) -> int:
 
 
 def to_rows(weight: Float[Array, "..."], part: Part) -> Float[Array, "*out in"]:
-  """A weight with its input axes as one, the last: blocks run along it.
+  """A weight with its input axes merged into the last: blocks run along it.
 
-  The output axes before it are as they were; (out, in), which exporters write,
-  is .reshape(-1, in) of it.
+  The output axes before it are unchanged; .reshape(-1, in) gives the (out, in)
+  that exporters write.
   """
   out = tuple(range(part.inputs, weight.ndim)) if part.inputs else (0,)
   size = _input_size(weight.shape, part)
@@ -145,12 +145,12 @@ def _seen(weight: Array, part: Part, grid: Grid) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def fake_quant(weight: Array, part: Part, grid: Grid) -> Array:
-  """A weight's values on the grid, in its shape; straight-through gradient.
+  """A weight's values on the grid, with a straight-through gradient.
 
-  All of the gradient passes: only a value whose scale was rounded down, or the
-  far side of a signed grid, is beyond the last step, by less than one; without
-  its gradient it could not come back. Not x + stop_gradient(q(x) - x), which
-  is off the grid by a rounding.
+  The gradient passes completely, without clipping: only values whose scale was
+  rounded down, or on the far side of a signed grid, lie beyond the last step,
+  by less than one step, and without a gradient they could not return. It is not
+  x + stop_gradient(q(x) - x), which misses the grid by rounding.
   """
   return _seen(weight, part, grid)
 
@@ -162,9 +162,9 @@ fake_quant.defvjp(
 
 
 def view(spec: str) -> Callable[[Params], Params]:
-  """Parameters -> the same with the model on a spec's grids; aux is left out.
+  """A function from parameters to the model on a spec's grids, without aux.
 
-  Raises BadInput for an unknown spec and, of a model, as place.
+  Raises BadInput for an unknown spec, and when applied as `place` does.
   """
   spec_of(spec)
 
@@ -190,14 +190,14 @@ def on_grid(path: str, weight: Array, spec: str) -> Array:
 def seen(
   name: tuple[str, ...], tensor: np.ndarray, precision: str
 ) -> np.ndarray:
-  """A tensor of a checkpoint as a precision shows it."""
+  """A tensor of a checkpoint, rounded to a precision."""
   if precision == FLOAT:
     return tensor
   return on_grid("/".join(name), tensor, precision)
 
 
 class Packed(NamedTuple):
-  """A parameter as an exporter packs it."""
+  """A parameter as exporters pack it."""
 
   path: str
   grid: Grid
@@ -206,9 +206,9 @@ class Packed(NamedTuple):
 
 
 def packed(path: str, weight: np.ndarray, spec: str) -> Packed | None:
-  """A parameter's integers, (out, in); None: it stays in float.
+  """A parameter's integers as (out, in), and scales; None: it stays in float.
 
-  dequantised(q, scale) is what the view shows, transposed.
+  dequantised(q, scale) equals what the view shows, transposed.
   """
   found = place(path, weight.shape, spec)
   if found is None:
@@ -220,10 +220,11 @@ def packed(path: str, weight: np.ndarray, spec: str) -> Packed | None:
 
 
 def lies_on(path: str, weight: np.ndarray, spec: str) -> bool:
-  """Whether a parameter's values are what a spec's view shows of them.
+  """Whether a parameter's values are already on the grid of a spec.
 
-  Then packing them rounds nothing. A few rows come first, which tell of nearly
-  all weights that are on no grid. What stays in float lies on any spec.
+  Then packing them rounds nothing. A few rows are compared first, which
+  suffices for nearly all weights that are on no grid. A parameter that stays in
+  float lies on any spec.
   """
   found = place(path, weight.shape, spec)
   if found is None:
@@ -241,8 +242,11 @@ def lies_on(path: str, weight: np.ndarray, spec: str) -> bool:
 
 
 def nbytes(shapes: Mapping[str, tuple[int, ...]], precision: str) -> int:
-  """Bytes of a model's weights in a precision: of a spec, its integers and
-  scales of 16 bits; what is in float, in float32."""
+  """Bytes of a model's weights in a precision.
+
+  With a spec, they are its integers and scales of 16 bits; what stays in float
+  counts as float32.
+  """
 
   def of(path: str, shape: tuple[int, ...]) -> int:
     size = math.prod(shape)
@@ -257,9 +261,9 @@ def nbytes(shapes: Mapping[str, tuple[int, ...]], precision: str) -> int:
 
 
 def precision_of(view: Any) -> str | None:
-  """What a checkpoint's view shows: a spec, or "float"; None: something else.
+  """The precision of a view: a spec or "float"; None: it is no rounding.
 
-  BadInput for a spec that this version does not know.
+  Raises BadInput for a spec that this version does not know.
   """
   if view == "identity":
     return FLOAT
@@ -270,5 +274,5 @@ def precision_of(view: Any) -> str | None:
 
 
 def view_named(precision: str) -> str:
-  """The inverse: what a checkpoint says of itself."""
+  """The inverse of `precision_of`: the name of a precision's view."""
   return "identity" if precision == FLOAT else f"{VIEW}{precision}"

@@ -1,4 +1,4 @@
-"""An embedder's checkpoint, all but its tensors: what everyone reads first."""
+"""Read the description of an embedder's checkpoint, without its tensors."""
 
 import pathlib
 from collections.abc import Mapping
@@ -14,22 +14,22 @@ _NEEDED = ("model.json", checkpoint.TOKENIZER_FILE, "prompts.json")
 
 
 class Saved(NamedTuple):
-  """What a checkpoint says of its model."""
+  """The description of a checkpoint's model."""
 
   directory: pathlib.Path
   files: checkpoint.Files
   shapes: checkpoint.Shapes
   config: ModelConfig
-  prompts: Mapping[str, str]  # it was trained with them; ours may be older
-  # That its weights were trained to be seen in, or lie on; or "float".
+  prompts: Mapping[str, str]  # with which it was trained; ours may differ
+  # The spec that its weights were trained for or lie on; or "float".
   precision: str
 
 
 def read(path: str | pathlib.Path) -> Saved:
-  """Of a checkpoint or a workdir.
+  """The description of the model of a checkpoint or workdir.
 
-  Raises BadInput if there is none, it is no embedder, its files are damaged, or
-  its weights need a view that no reader has.
+  Raises BadInput if there is none, if it is no embedder, if its files are
+  damaged, or if its weights need a view that no reader has.
   """
   directory = checkpoint.find(path)
   files = checkpoint.read_files(directory)
@@ -49,7 +49,7 @@ def read(path: str | pathlib.Path) -> Saved:
 
 
 def model_of(directory: pathlib.Path, files: checkpoint.Files) -> ModelConfig:
-  """What a checkpoint's model.json says; BadInput if that is no model."""
+  """The ModelConfig of a checkpoint's model.json; BadInput if it is none."""
   tree = _json(directory, files, "model.json")
   try:
     return config_lib.build(ModelConfig, tree)
@@ -96,9 +96,9 @@ def _precision(directory: pathlib.Path, files: checkpoint.Files) -> str:
 
 
 def _grid(files: checkpoint.Files) -> str:
-  """The spec that imported weights were found to lie on; "float" if on none.
+  """The spec on whose grid imported weights were found to lie, or "float".
 
-  Showing them on it changes nothing, and packing them rounds nothing.
+  Rounding such weights to it, or packing them, changes nothing.
   """
   if "recipe.json" not in files:
     return quantize.FLOAT

@@ -22,30 +22,30 @@ from embeddinggemma.types import BadInput, Params
 
 AXES = ("data", "fsdp")
 BATCH = P(AXES)  # leading axis over the whole mesh
-# The same for moments, in the order in which gradients are scattered: first
-# over `fsdp`, a ring of neighbours, then what is left over `data`.
+# The whole mesh, for moments, in the order in which gradients are scattered: on
+# `fsdp`, a ring of neighbours, and then on `data`.
 _WHOLE = ("fsdp", "data")
 
 AnyMesh = Mesh | AbstractMesh  # sizes of axes are enough to place arrays
 
-# What a parameter is, by its path. The moments of an optimizer have their
-# parameter's path at the end of their own.
+# Kinds of parameters, by patterns of their paths. The path of an optimizer's
+# moment ends in that of its parameter.
 _TABLE = r"embedding$"
 _HEADS = r"(attention|pooling)/(q|k|v)$"  # (width, heads, head)
 _MIXED = r"attention/o$"  # (heads, head, width)
 _MATRIX = r"(mlp/(gate|up|down)|model/(up|down))$"  # (input, output)
-_SMALL = (
-  r"(norm/scale|pooling/query|aux/projection|aux/lora/.*/[ab]|count|step)$"
+_SMALL = (  # and what a pooling has beside heads
+  r"(norm/scale|pooling/.*|aux/projection|aux/lora/.*/[ab]|count|step)$"
 )
 
-# Table -> rules: a pattern and its specs, of which the first serves that the
-# mesh divides. Earlier rules win; without one, there is an error.
+# Table -> rules. A rule is a pattern and specs, of which the first applies that
+# the mesh divides. The first rule that matches applies; no match is an error.
 #
 # - The embedding table is split by vocabulary rows: by columns, every chip
 #   would sort all ids of the global batch.
-# - Parameters are split along axes that are output, never input: along that
-#   run the blocks of 32 and the channels of the grids of quantisation, and a
-#   device must see all of one. Moments lie on no grid.
+# - Parameters are split along output axes, never along the input: along it run
+#   the blocks and channels of quantisation grids, and a device must see all of
+#   one. Moments are on no grid.
 RULES: dict[str, tuple[tuple[Any, ...], ...]] = {
   # Parameters and their moments over the axis `fsdp`.
   "fsdp": (
@@ -55,8 +55,8 @@ RULES: dict[str, tuple[tuple[Any, ...], ...]] = {
     (_MATRIX, P(None, "fsdp")),
     (_SMALL, P()),
   ),
-  # Moments over the whole mesh, parameters on every device. A layer's are small:
-  # where there are more devices than they divide into, over `fsdp` alone.
+  # Moments over the whole mesh, parameters on every device. The moments of a
+  # layer are split over `fsdp` alone if they do not divide into all devices.
   "zero1": (
     (rf"^opt_state/.*{_TABLE}", P(_WHOLE, None)),
     (
@@ -103,7 +103,10 @@ def make_mesh(
 def mesh_shape(
   data: int, fsdp: int, devices: int, ring: int, slices: int
 ) -> tuple[int, int]:
-  """The sizes of `make_mesh` for so many devices; BadInput if there are none."""
+  """The sizes of `make_mesh` for so many devices; BadInput if they do not fit.
+
+  `ring` is the number of devices of a ring, `slices` the number of slices.
+  """
   if min(data, fsdp) < -1 or 0 in (data, fsdp):
     raise BadInput(f"mesh.data={data} mesh.fsdp={fsdp}: sizes start at 1")
   fsdp = ring if fsdp == -1 else fsdp
@@ -122,7 +125,7 @@ def mesh_shape(
 
 
 def _ring(devices: Sequence[jax.Device]) -> int:
-  """How many devices the longest axis of the torus has."""
+  """The number of devices along the longest axis of the torus."""
   places = [getattr(device, "coords", None) for device in devices]
   if None in places:
     return 1
@@ -132,7 +135,7 @@ def _ring(devices: Sequence[jax.Device]) -> int:
 def _arrange(
   shape: tuple[int, int], slices: int, devices: Sequence[jax.Device]
 ) -> np.ndarray:
-  """Devices in an order in which neighbours are near."""
+  """The devices in an order that makes mesh neighbours physically near."""
   data, fsdp = shape
   if slices > 1:
     arrange = functools.partial(
@@ -150,9 +153,9 @@ def _arrange(
 
 
 def memory_limit() -> int:
-  """Bytes of one device of this run; 0 where devices do not say.
+  """Bytes of memory of one device of this run; 0 if devices do not report it.
 
-  The same in every process, of which each has to call it.
+  The result is the same in every process, and each has to call it.
   """
   stats = jax.local_devices()[0].memory_stats() or {}
   limit = int(stats.get("bytes_limit", 0))
@@ -172,7 +175,10 @@ def path_name(path: tuple[Any, ...]) -> str:
 def spec_of(
   path: str, shape: tuple[int, ...], mesh: AnyMesh, rules: str = "fsdp"
 ) -> P:
-  """The first rule that matches; no rule, or a size it cannot split, raises."""
+  """The PartitionSpec of the first rule that matches a path.
+
+  Raises BadInput if no rule matches, or if the mesh does not divide the shape.
+  """
   specs = next(
     (specs for rule, *specs in RULES[rules] if re.search(rule, path)), None
   )
@@ -190,7 +196,7 @@ def spec_of(
 
 
 def _undivided(spec: P, shape: tuple[int, ...], mesh: AnyMesh) -> str:
-  """The mesh axes that do not divide what they are to split, or ""."""
+  """The mesh axes that do not divide the axis they are to split, or ""."""
   for names, size in zip(spec, shape):
     if size % _parts(names, mesh):
       names = (names,) if isinstance(names, str) else names
@@ -199,7 +205,7 @@ def _undivided(spec: P, shape: tuple[int, ...], mesh: AnyMesh) -> str:
 
 
 def _parts(names: str | tuple[str, ...] | None, mesh: AnyMesh) -> int:
-  """Into how many parts an axis is split over these axes of the mesh."""
+  """Into how many parts these mesh axes split an axis."""
   names = (names,) if isinstance(names, str) else names or ()
   return math.prod(mesh.shape[name] for name in names)
 
@@ -215,7 +221,7 @@ def tree_shardings(tree: Any, mesh: AnyMesh, rules: str = "fsdp") -> Any:
 
 
 def placed_shapes(tree: Any, mesh: AnyMesh, rules: str = "fsdp") -> Any:
-  """Shapes of arrays or shapes, placed by a table: nothing is allocated."""
+  """Shapes of arrays with their shardings by a table; allocates nothing."""
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     tree,
@@ -224,13 +230,13 @@ def placed_shapes(tree: Any, mesh: AnyMesh, rules: str = "fsdp") -> Any:
 
 
 def device_bytes(leaf: Any) -> int:
-  """Of a device's part of a placed array or shape, without tiles' padding."""
+  """Bytes of one device's part of an array, without the padding of tiles."""
   part = leaf.sharding.shard_shape(leaf.shape)
   return math.prod(part) * np.dtype(leaf.dtype).itemsize
 
 
 class Placed(NamedTuple):
-  """An array of the state, and what each device holds of it."""
+  """The placement of one array of the state, for people to read."""
 
   path: str
   shape: tuple[int, ...]
@@ -240,7 +246,7 @@ class Placed(NamedTuple):
 
 
 def placements(tree: Any) -> list[Placed]:
-  """Where each placed array or shape of a tree is: for people to read."""
+  """The placement of each array or shape of a tree."""
   return [
     Placed(
       path_name(path),
@@ -254,12 +260,12 @@ def placements(tree: Any) -> list[Placed]:
 
 
 def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-  """Arrays of a batch are split along their first axis; scalars are not."""
+  """Arrays of a batch are split along their first axis, scalars not at all."""
   return NamedSharding(mesh, BATCH if shape else P())
 
 
 def to_devices(tree: Any, mesh: Mesh) -> Any:
-  """Host arrays of a batch to global arrays; each process places its part."""
+  """Turn a batch on the host into global arrays, a part from each process."""
 
   def place(x: Any) -> jax.Array:
     x = np.asarray(x)
@@ -270,7 +276,7 @@ def to_devices(tree: Any, mesh: Mesh) -> Any:
 
 
 def replicate(x: jax.Array, mesh: Mesh) -> jax.Array:
-  """Every device gets all of x, inside a jitted function."""
+  """Put all of x on every device, inside a jitted function."""
   return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P()))
 
 
@@ -282,16 +288,16 @@ def split_batch(x: jax.Array, mesh: Mesh) -> jax.Array:
 def data_parallel(
   f: Callable[..., Any], mesh: Mesh, rules: str = "fsdp"
 ) -> Callable[[Params, Any], Any]:
-  """Maps `f` (one group -> arrays (b, ...)) over all groups of a batch.
+  """Map `f` (one group -> arrays (b, ...)) over all groups of a batch.
 
-  A batch is a tuple whose arrays begin with G; `f` gets its fields without
-  that axis, and what it returns comes back as (B, ...).
+  A batch is a tuple whose arrays begin with G; `f` gets them without that axis,
+  and its results come back as (B, ...).
 
-  One shard_map, manual over every axis, with the parameters gathered at its
-  edge; each device scans `f` over its own groups. Under an automatic
-  partitioner such a scan all-reduces the gradients once per group, and a
-  Pallas call fails; here gradients are reduced once a step, at the edge, and
-  each device is left with the part whose moments it holds.
+  It is one shard_map, manual over every axis, with the parameters gathered at
+  its edge; each device scans `f` over its own groups. With an automatic
+  partitioner such a scan would all-reduce the gradients once for each group,
+  and a Pallas call fails; here gradients are reduced once a step, at the edge,
+  and each device keeps the part whose moments it holds.
   """
 
   def local(whole: Params, part: Params, batch: Any) -> Any:
@@ -327,12 +333,12 @@ def data_parallel(
 def over_rows(
   f: Callable[[Any, Any], jax.Array], mesh: Mesh, at_once: int
 ) -> Callable[[Any, Any], jax.Array]:
-  """Divides `f` (rows, columns) -> (B,) by rows among the devices.
+  """Divide `f` (rows, columns) -> (B,) among the devices, by rows.
 
-  Rows and columns are trees of arrays that begin with B; each device sees its
-  own rows, at most `at_once` of them, and all columns. So a matrix of B x B is
-  never in one place, and no part of it is kept for the backward pass, which
-  gathers the columns and computes it again.
+  Rows and columns are trees of arrays that begin with B. Each device computes
+  its own rows, at most `at_once` at a time, with all columns. So no device
+  holds a matrix of B x B, and nothing of it is kept for the backward pass,
+  which gathers the columns and computes it again.
   """
 
   def local(rows: Any, columns: Any) -> jax.Array:
@@ -364,14 +370,14 @@ def over_rows(
 
 
 def _gathered(x: jax.Array) -> jax.Array:
-  """All devices' parts, an axis of the mesh at a time, the innermost first."""
+  """All devices' parts of x, gathered over one mesh axis at a time."""
   for name in reversed(AXES):
     x = jax.lax.all_gather(x, name, tiled=True)
   return x
 
 
 def gradient_specs(params: Params, mesh: Mesh, rules: str) -> Any:
-  """How the gradients of parameters are split: as their moments are."""
+  """PartitionSpecs of the parameters' gradients: those of their moments."""
   return jax.tree_util.tree_map_with_path(
     lambda path, x: spec_of(
       f"opt_state/{path_name(path)}", x.shape, mesh, rules
@@ -381,10 +387,10 @@ def gradient_specs(params: Params, mesh: Mesh, rules: str) -> Any:
 
 
 def _with_gradient(whole: jax.Array, part: jax.Array, spec: P) -> jax.Array:
-  """`whole`, whose gradient goes to `part`: reduced and scattered by `spec`.
+  """`whole`, with its gradient going to `part`, scattered by `spec`.
 
-  A sum and a slice would say the same, but it is left to a compiler to make
-  one collective of the two, and to move the slice into a loop.
+  A sum and a slice would compute the same, but leave it to the compiler to make
+  one collective of the two, and whether to move the slice into a loop.
   """
 
   @jax.custom_vjp

@@ -14,8 +14,8 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int, UInt32
 
-# NumPy on the host, JAX on devices: one type of batch for both. jaxtyping
-# checks it where tests run; to a static checker a union would only be noise.
+# Batches are NumPy arrays on the host, JAX arrays on devices. jaxtyping checks
+# this type in tests; to a static checker a union would only be noise.
 if TYPE_CHECKING:
   Array = Any
 else:
@@ -36,7 +36,7 @@ class Stopped(Exception):
 
 
 class BadBatch(Stopped):
-  """What a step made of a batch is no good; `index` is the batch's place."""
+  """The guard rejected a step; `index` is the position of its batch."""
 
   def __init__(self, words: str, step: int, index: int):
     super().__init__(words)
@@ -50,16 +50,18 @@ class Interrupted(Exception):
 class Text(NamedTuple):
   """G groups of texts; a group is R rows of L positions that hold b texts.
 
-  The underscores: the texts of one batch may differ in R, L and b.
+  The underscores in the shapes: texts of one batch may differ in R, L and b.
   """
 
   ids: Int[Array, "G _R _L"]
-  slot: Int[Array, "G _R _L"]  # which of the b texts; b where there is none
-  valid: Bool[Array, "G _b"]  # False: an empty place (a short last batch)
+  segment_ids: Int[
+    Array, "G _R _L"
+  ]  # segment ids: which of the b texts; b: none
+  valid: Bool[Array, "G _b"]  # False: an empty place (in a short last batch)
 
 
 class Teacher(NamedTuple):
-  """Vectors of a stronger model for the texts of a batch."""
+  """A teacher's embeddings of the texts of a batch."""
 
   query: Float[Array, "B T"] | None
   positive: Float[Array, "B T"] | None
@@ -67,7 +69,7 @@ class Teacher(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-  """One task's pairs. `keys` hash query and positive, for the duplicate mask."""
+  """Pairs of one task; `keys` are hashes for the duplicate mask."""
 
   query: Text
   positive: Text
@@ -78,9 +80,10 @@ class PairBatch(NamedTuple):
 
 
 class DenoiseBatch(NamedTuple):
-  """Texts to restore: slot i of `targets` answers slot i of `inputs`.
+  """Denoising examples: the text of a segment id in `targets` answers `inputs`.
 
-  An example keeps its row in both, so that attention across stays in a row.
+  The two sides of an example have the same row and segment id, so that
+  cross-attention stays within a row.
   """
 
   inputs: Text
@@ -88,7 +91,7 @@ class DenoiseBatch(NamedTuple):
 
 
 class Embeddings(NamedTuple):
-  """What the losses see: unit vectors, in group order."""
+  """The embeddings that the losses see: unit vectors, in group order."""
 
   query: Float[Array, "B M"]
   positive: Float[Array, "B M"]
@@ -97,7 +100,7 @@ class Embeddings(NamedTuple):
 
 
 class TrainState(NamedTuple):
-  """All that training carries; no random key: it is folded from the step."""
+  """All that training carries from step to step."""
 
   step: Int[Array, ""]
   params: Params
@@ -114,10 +117,10 @@ class Pair(NamedTuple):
   task: str
   lang: str
   origin: str
-  negative_titles: tuple[str, ...] = ()  # one a negative; or nothing: no titles
+  negative_titles: tuple[str, ...] = ()  # one for each negative, or () for none
 
   def keep_negatives(self, keep: Callable[[str], bool]) -> "Pair":
-    """The pair with the negatives whose text passes."""
+    """The pair with only those negatives whose text passes `keep`."""
     kept = [n for n, text in enumerate(self.negatives) if keep(text)]
     pick = lambda values: tuple(values[n] for n in kept) if values else ()
     return self._replace(
@@ -128,25 +131,16 @@ class Pair(NamedTuple):
 
 Encode = Callable[[Params, Text], Array]  # -> (B, M), unit norm, float32
 LossTerm = Callable[[Aux, Embeddings, PairBatch], Array]  # per example (B,)
-Objective = Callable[[Params, Any, Key], tuple[Array, Metrics]]
+Objective = Callable[[Params, Any], tuple[Array, Metrics]]  # (params, batch)
 
 
 @runtime_checkable
 class TextEncoder(Protocol):
-  """Texts to unit vectors: what evaluation and retrieval need of a model."""
+  """A function from texts to unit vectors, for evaluation and retrieval."""
 
   def __call__(
     self, texts: Sequence[str], prompt_name: str, titles: Sequence[str] = ()
   ) -> Float[np.ndarray, "n M"]: ...
-
-
-@runtime_checkable
-class DataSource(Protocol):
-  """Random access to rows: what grain reads."""
-
-  def __len__(self) -> int: ...
-  def __getitem__(self, index: int) -> Any: ...
-  def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]: ...
 
 
 def identity(params: Params) -> Params:
@@ -162,7 +156,7 @@ def everything(path: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A run, whole: what is initialised, minimised and updated."""
+  """A stage of training: what is initialised, minimised and updated."""
 
   name: str
   init: Callable[[Key], Params]
@@ -170,4 +164,4 @@ class Stage:
   optimizer: optax.GradientTransformation
   view: Callable[[Params], Params] = identity
   trainable: Callable[[str], bool] = everything
-  rules: str = "fsdp"  # the table of sharding.RULES that places the state
+  rules: str = "fsdp"  # key of sharding.RULES, by which the state is sharded

@@ -18,7 +18,7 @@ node pools that it needs.
   --name=NAME           small letters, digits and -
   --topology=GEN:SHAPE  such as v6e:16x16; GEN: v4, v5e, v5p, v6e, tpu7x
   --num_slices=N        joined over the data-centre network
-  --image=IMAGE         with this project installed, in its checkout (BUILD.md)
+  --image=IMAGE         with this project, in its checkout (docs/pods.md)
   --bucket=gs://NAME    mounted at /bucket; needs the GCS FUSE driver
   --service_account=S   of Kubernetes, that may use the bucket
   --capacity=WHICH      spot (default), on-demand, flex, or reserved with

@@ -18,7 +18,7 @@ import test_mesh
 
 from embeddinggemma import distributed, sharding
 from embeddinggemma.training import stages, step
-from embeddinggemma.training.config import CALLS
+from embeddinggemma.training.stages.pairs import CALLS
 
 
 def run(kind: str, data: int, fsdp: int, groups: int) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import shutil
 
-from embeddinggemma.evaluate import suite
+from embeddinggemma.evaluation import suite
 from embeddinggemma.recipes.whole import ablation
 
 

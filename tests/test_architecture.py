@@ -2,39 +2,33 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 
+import house
 import pytest
+from house import modules, unit_of
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "embeddinggemma"
 
-# A unit may import those of earlier layers, and nothing of its own layer.
-LAYERS = (
-  {"types", "progress"},
-  {
-    "config",
-    "sharding",
-    "cache",
-    "checkpoint",
-    "lexical",
-    "grids",
-    "distributed",
-    "generations",
-  },
-  {"model", "losses", "data", "quantize", "soup", "mixture", "launch"},
-  {"encode", "saved"},
-  {"convert", "retrieval"},
-  {"load"},
-  {"evaluate", "mining", "doctor"},
-  {"training", "report"},
-  {"recipes", "aot", "sweep"},
-  {"cli"},
-  {"__init__", "__main__"},
+
+def table() -> dict[str, int]:
+  """Unit -> its floor, as BUILD.md has them."""
+  rows = re.findall(
+    r"^\| (\d+) \| `(\w+)` \|", (ROOT / "BUILD.md").read_text(), re.MULTILINE
+  )
+  return {unit: int(floor) for floor, unit in rows}
+
+
+LEVEL = table()
+PAGES = (
+  "README.md",
+  "BUILD.md",
+  *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
 )
-LEVEL = {unit: n for n, layer in enumerate(LAYERS) for unit in layer}
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 
@@ -49,23 +43,6 @@ ONLY_IN = {
 DEFERRED = {"seqio", "vizier", "tensorflow", "torch"}
 
 
-def unit_of(name: str) -> str:
-  """The unit of a layer that a file belongs to."""
-  return name.split("/")[0].removesuffix(".py")
-
-
-def modules(tree: ast.AST) -> Iterator[str]:
-  """Every module that a tree imports, functions included."""
-  for node in ast.walk(tree):
-    if isinstance(node, ast.Import):
-      yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-      assert node.level == 0, "relative import"
-      yield node.module or ""
-      if node.module == "embeddinggemma":
-        yield from (f"embeddinggemma.{alias.name}" for alias in node.names)
-
-
 def parsed(name: str) -> ast.Module:
   return ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
 
@@ -76,8 +53,24 @@ def own_units(name: str) -> set[str]:
   return {p[1] for p in parts if p[0] == "embeddinggemma" and len(p) > 1}
 
 
-def test_every_unit_has_a_layer():
+def test_every_unit_has_a_floor():
   assert {unit_of(name) for name in NAMES} == set(LEVEL)
+
+
+def test_the_house_stays_small():
+  numbers = house.numbers(PACKAGE)
+  assert numbers["modules in the root"] <= 16
+  assert numbers["floors"] <= 11
+  assert numbers["units in a circle"] == 0
+  assert numbers["isinstance of a stage's config"] == 0
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_pages_name_are_there(page):
+  text = (ROOT / page).read_text()
+  names = re.findall(r"`(\w+/[\w/.]+\.(?:py|sh|md|toml))`", text)
+  there = lambda name: (ROOT / name).exists() or (PACKAGE / name).exists()
+  assert [name for name in names if not there(name)] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,6 +119,15 @@ def test_the_start_is_light(code):
     check=True,
   )
   assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_training_starts_no_backend_before_processes_are_one():
+  code = (
+    "import embeddinggemma.cli.training; from jax._src import xla_bridge;"
+    " print(xla_bridge._backends)"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+  assert done.stdout == b"{}\n", done.stderr
 
 
 def public(tree: ast.Module) -> Iterator[ast.AST]:

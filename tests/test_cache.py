@@ -18,7 +18,7 @@ def make(
   inputs: int = 1,
   resumable: bool = False,
   fails: bool = False,
-) -> cache.Step:
+) -> cache.Task:
   """A step that notes its call and writes one file."""
 
   def work(directory: pathlib.Path) -> dict:
@@ -29,7 +29,7 @@ def make(
     (directory / "result").write_text(str(inputs))
     return {"checkpoint": "checkpoints/3", "hash": "abc", "loss": 1.5}
 
-  return cache.Step("stage", {"value": inputs}, work, resumable)
+  return cache.Task("stage", {"value": inputs}, work, resumable)
 
 
 @pytest.mark.parametrize("resumable", [False, True])
@@ -135,7 +135,7 @@ def test_a_folder_of_someone_else_is_not_replaced(
 ) -> None:
   (tmp_path / "stage").mkdir()
   (tmp_path / "stage" / "precious").write_text("x")
-  step = cache.Step("stage", {"n": 1}, lambda directory: {})
+  step = cache.Task("stage", {"n": 1}, lambda directory: {})
   with pytest.raises(BadInput, match="stage is not of a run"):
     cache.perform(step, tmp_path)
   assert (tmp_path / "stage" / "precious").read_text() == "x"

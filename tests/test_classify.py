@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from embeddinggemma.evaluate import classify
+from embeddinggemma.evaluation import classify
 from embeddinggemma.types import BadInput
 
 

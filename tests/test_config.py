@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from embeddinggemma import config
-from embeddinggemma.model.config import PRESETS, preset
+from embeddinggemma.presets import PRESETS, preset
 from embeddinggemma.training import stages
 from embeddinggemma.types import BadInput
 
@@ -110,7 +110,7 @@ def test_bounds_refuse_nan(value):
 )
 def test_a_model_that_cannot_be_is_refused(changes, message):
   with pytest.raises(BadInput) as error:
-    dataclasses.replace(preset("tiny"), **changes)
+    dataclasses.replace(preset("tiny").model, **changes)
   assert message in str(error.value)
 
 
@@ -120,13 +120,13 @@ def test_an_unknown_preset_lists_the_known():
 
 
 def test_input_widths_of_the_laptop_fit_every_export_format():
-  laptop = PRESETS["laptop"]
+  laptop = PRESETS["laptop"].model
   widths = (laptop.width, laptop.mlp_width, laptop.up_width)
   assert all(width % 32 == 0 for width in widths)
 
 
 def test_stages_are_known():
-  assert set(stages.STAGES) == {
+  assert set(stages.KINDS) == {
     "pretrain",
     "adapt",
     "prefinetune",

@@ -18,16 +18,17 @@ from embeddinggemma.data import prompts, samples
 from embeddinggemma.data.tokenizer import EOS, Tokenizer
 from embeddinggemma.doctor import folder, parts, vectors
 from embeddinggemma.doctor.opened import Opened
-from embeddinggemma.load import Model, _program, assemble, load
+from embeddinggemma.loading import Model, _program, assemble, load
 from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model import embedder, encoder, layers, pooling, trace
-from embeddinggemma.model.config import PRESETS, EncoderDecoderConfig, preset
+from embeddinggemma.model.config import EncoderDecoderConfig
+from embeddinggemma.presets import PRESETS, preset
 from embeddinggemma.types import BadInput, Stopped
 
 
 def random_model(trained, **changes):
   """A random tiny model with the trained one's tokenizer."""
-  config = dataclasses.replace(preset("tiny"), **changes)
+  config = dataclasses.replace(preset("tiny").model, **changes)
   params = jax.device_get(embedder.init(config)(jax.random.key(0)))
   tokenizer = load(trained).tokenizer
   return assemble(config, params, tokenizer, "random")
@@ -254,16 +255,21 @@ def test_vectors_without_the_dense_layers(healthy, monkeypatch):
   assert [f.reason for f in found] == ["vectors are made without Dense"]
 
 
-def without_bos(tokens, slot, num_texts):
+def without_bos(tokens, segment_ids, num_texts):
   """The mean of what follows a text's first token."""
   starts = jnp.pad(
-    slot[:, 1:] != slot[:, :-1], ((0, 0), (1, 0)), constant_values=True
+    segment_ids[:, 1:] != segment_ids[:, :-1],
+    ((0, 0), (1, 0)),
+    constant_values=True,
   )
-  return pooling.mean(tokens, jnp.where(starts, num_texts, slot), num_texts)
+  return pooling.mean(
+    tokens, jnp.where(starts, num_texts, segment_ids), num_texts
+  )
 
 
 def test_a_mean_without_bos(healthy, monkeypatch, fresh_programs):
-  monkeypatch.setitem(pooling.POOLERS, "mean", without_bos)
+  mean = pooling.POOLINGS["mean"]._replace(make=lambda config: without_bos)
+  monkeypatch.setitem(pooling.POOLINGS, "mean", mean)
   fresh_programs()
   assert cheap_faults(healthy) == ["pooled"]
   assert "pooled without BOS" in doctor.quick(healthy)[0].reason
@@ -271,7 +277,9 @@ def test_a_mean_without_bos(healthy, monkeypatch, fresh_programs):
 
 def test_a_causal_mask(healthy, monkeypatch, fresh_programs):
   mask = layers.attention_mask
-  causal = lambda slot, reach: mask(slot, reach._replace(right=0))
+  causal = lambda segment_ids, window: mask(
+    segment_ids, window._replace(right=0)
+  )
   monkeypatch.setattr(layers, "attention_mask", causal)
   fresh_programs()
   assert cheap_faults(healthy) == ["bidirectional"]
@@ -281,13 +289,13 @@ def test_a_causal_mask(healthy, monkeypatch, fresh_programs):
 @pytest.mark.parametrize("sides", [(2, 2), (1, 2), (2, 1)])
 def test_a_mask_of_half_a_window(healthy, monkeypatch, fresh_programs, sides):
   def halved(config, kind):
-    left, right = encoder_reach(config, kind)
+    left, right = encoder_window(config, kind)
     if left is None:
-      return layers.Reach(None, None)
-    return layers.Reach(left // sides[0], right // sides[1])
+      return layers.Window(None, None)
+    return layers.Window(left // sides[0], right // sides[1])
 
-  encoder_reach = encoder.reach
-  monkeypatch.setattr(encoder, "reach", halved)
+  encoder_window = encoder.window
+  monkeypatch.setattr(encoder, "window", halved)
   fresh_programs()
   if sides == (2, 2):
     assert faults(healthy) == ["reach"]
@@ -295,7 +303,7 @@ def test_a_mask_of_half_a_window(healthy, monkeypatch, fresh_programs, sides):
 
 
 def test_a_global_layer_with_a_window(healthy, monkeypatch, fresh_programs):
-  monkeypatch.setattr(encoder, "reach", lambda *_: layers.Reach(8, 8))
+  monkeypatch.setattr(encoder, "window", lambda *_: layers.Window(8, 8))
   fresh_programs()
   assert not only("reach", healthy)
 
@@ -307,7 +315,7 @@ def test_a_window_that_a_conversion_halved(trained):
 
 
 def test_a_public_size_has_its_window():
-  public = PRESETS["embeddinggemma_300m"]
+  public = PRESETS["embeddinggemma_300m"].model
   change = lambda **values: dataclasses.replace(public, **values)
   assert "has 512" in parts.halved(change(window=256, max_length=512))
   assert (
@@ -403,7 +411,7 @@ def decoders(tmp_path_factory, trained):
   files = checkpoint.read_files(checkpoint.find(trained))
 
   def write(init, change=lambda x: x, **more):
-    config = preset("tiny")
+    config = preset("tiny").model
     params = change(jax.device_get(init(jax.random.key(0))))
     tree = {"stage": "adapt", "view": "identity", "config": more}
     content = {
@@ -433,13 +441,15 @@ LANGUAGE = [
 
 def both_sides(tied):
   kind = "merged" if tied else "separate"
-  return EncoderDecoderConfig(preset("tiny"), preset("tiny"), tied, kind)
+  return EncoderDecoderConfig(
+    preset("tiny").model, preset("tiny").model, tied, kind
+  )
 
 
 @pytest.mark.parametrize("kind", ["decoder", "merged", "separate"])
 def test_a_language_model_is_checked_for_what_it_has(decoders, capsys, kind):
   if kind == "decoder":
-    path = decoders(decoder_lib.init_causal(preset("tiny")))
+    path = decoders(decoder_lib.init_causal(preset("tiny").model))
   else:
     both = both_sides(kind == "merged")
     more = dataclasses.asdict(both)
@@ -483,7 +493,7 @@ def overflowing(params):
   ],
 )
 def test_a_damaged_language_model(decoders, capsys, change, code, check, words):
-  path = decoders(decoder_lib.init_causal(preset("tiny")), change)
+  path = decoders(decoder_lib.init_causal(preset("tiny").model), change)
   found, said = run_json(path, capsys)
   of_name = {x["check"]: x for x in said["checks"]}
   assert found == code and words in of_name[check]["reason"]
@@ -493,10 +503,10 @@ def test_a_damaged_language_model(decoders, capsys, change, code, check, words):
 
 @pytest.mark.parametrize("check", ["causal", "reach"])
 def test_a_decoder_that_looks_ahead(decoders, capsys, monkeypatch, check):
-  path = decoders(decoder_lib.init_causal(preset("tiny")))
-  reach = decoder_lib.reach
-  ahead = lambda config, kind: reach(config, kind)._replace(right=1)
-  monkeypatch.setattr(decoder_lib, "reach", ahead)
+  path = decoders(decoder_lib.init_causal(preset("tiny").model))
+  window = decoder_lib.window
+  ahead = lambda config, kind: window(config, kind)._replace(right=1)
+  monkeypatch.setattr(decoder_lib, "window", ahead)
   code, said = run_json(path, capsys)
   failed = [x["check"] for x in said["checks"] if x["verdict"] == "fail"]
   assert code == 1 and check in failed

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from embeddinggemma import encode, sharding
 from embeddinggemma.data import packing
 from embeddinggemma.model import embedder
-from embeddinggemma.model.config import preset
+from embeddinggemma.presets import preset
 from embeddinggemma.types import BadInput, Stopped
 
-TINY = preset("tiny")
+TINY = preset("tiny").model
 
 
 def texts(lengths, seed=0):

@@ -9,7 +9,7 @@ from embeddinggemma.config import build, sibling
 from embeddinggemma.recipes.whole import initialise
 from embeddinggemma.training import stages
 from embeddinggemma.training import workdir as workdir_lib
-from embeddinggemma.training.config import PairConfig
+from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.types import BadInput
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from embeddinggemma import checkpoint, soup
+from embeddinggemma import checkpoint, soups
 from embeddinggemma.cli import main
 from embeddinggemma.data import text as text_lib
 from embeddinggemma.data.tokenizer import train_tokenizer
@@ -93,7 +93,7 @@ def test_the_doctor_knows_what_a_language_model_has(request, capsys, stage):
 
 def test_a_soup_of_equals_is_itself(pretrained):
   place = checkpoint.find(pretrained)
-  assert checkpoint.content_hash(soup.mean([place] * 4)) == digest(pretrained)
+  assert checkpoint.content_hash(soups.mean([place] * 4)) == digest(pretrained)
 
 
 def test_the_encoder_was_the_decoder(pretrained, adapting, tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 
 from embeddinggemma import checkpoint
 from embeddinggemma.data import prompts
-from embeddinggemma.load import load
+from embeddinggemma.loading import load
 from embeddinggemma.types import BadInput
 
 

@@ -22,19 +22,12 @@ from embeddinggemma.config import (
 )
 from embeddinggemma.data import denoisers, loader, mixture, packing
 from embeddinggemma.model import decoder, embedder
-from embeddinggemma.model.config import (
-  PRESETS,
-  EncoderDecoderConfig,
-  preset,
-)
+from embeddinggemma.model.config import EncoderDecoderConfig
+from embeddinggemma.presets import PRESETS, preset
 from embeddinggemma.training import stages, step
-from embeddinggemma.training.config import (
-  CALLS,
-  AdaptConfig,
-  LanguageConfig,
-  PairConfig,
-  TrainConfig,
-)
+from embeddinggemma.training.config import TrainConfig
+from embeddinggemma.training.stages.language import AdaptConfig, LanguageConfig
+from embeddinggemma.training.stages.pairs import CALLS, PairConfig
 from embeddinggemma.types import BadInput, DenoiseBatch, PairBatch, Text
 
 BATCH, STEPS = 32, 5
@@ -58,7 +51,7 @@ def config(calls: str, rules: str = "fsdp") -> PairConfig:
     every_checkpoint=5,
     keep_checkpoints=1,
     compiler_options={},
-    model=preset("tiny"),
+    model=preset("tiny").model,
     data=DataConfig("", False, {}, 0.5, ""),
     loss=LossConfig(
       0.05, True, 1.0, (32, 8), distill=1.0, teacher_width=TAUGHT
@@ -123,7 +116,7 @@ def language_config(name: str, rules: str = "fsdp") -> LanguageConfig:
     return LanguageConfig(**shared)
   return AdaptConfig(
     **shared | {"keep_checkpoints": 1},
-    decoder=preset("tiny"),
+    decoder=preset("tiny").model,
     decoder_from="",
     tied=True,
     cross_attention="merged",
@@ -362,7 +355,7 @@ INPUT_AXES = (
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_no_block_of_a_grid_is_split(name: str, rules: str) -> None:
   """On meshes up to 256 devices; of matrices, so not of moments."""
-  plain = dataclasses.replace(PRESETS[name], num_layers=1)
+  plain = dataclasses.replace(PRESETS[name].model, num_layers=1)
   pooled = dataclasses.replace(plain, pooling="attention")
   both = EncoderDecoderConfig(plain, plain, False, "separate")
   inits = (embedder.init(plain), embedder.init(pooled))
@@ -395,7 +388,7 @@ def test_no_block_of_a_grid_is_split(name: str, rules: str) -> None:
 
 @pytest.mark.parametrize("name", ["embeddinggemma_300m", "gemma3_270m"])
 def test_moments_are_split_over_every_device(name: str) -> None:
-  model = dataclasses.replace(PRESETS[name], num_layers=1)
+  model = dataclasses.replace(PRESETS[name].model, num_layers=1)
   params = jax.eval_shape(embedder.init(model), jax.random.key(0))
   state = {"params": params, "opt_state": {"mu": params}}
   for data, fsdp in ((256, 1), (16, 16), (4, 2)):

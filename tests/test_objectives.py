@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from embeddinggemma import sharding
 from embeddinggemma.losses import contrastive, denoise, objectives
 from embeddinggemma.model.embedder import unit_or_constant
-from embeddinggemma.training import stages
+from embeddinggemma.training.stages import pairs
 from embeddinggemma.types import Embeddings, PairBatch, Teacher, Text
 
 # Data, fsdp, groups a device, table of rules.
@@ -42,10 +42,10 @@ def params(seed: int) -> dict:
   }
 
 
-def bag_of_words(params, ids, slot, valid):
+def bag_of_words(params, ids, segment_ids, valid):
   """The mean of a text's rows of the table, at unit norm."""
   words = params["model"]["embedding"][ids]
-  member = slot[..., None] == jnp.arange(valid.shape[0])[None, None]
+  member = segment_ids[..., None] == jnp.arange(valid.shape[0])[None, None]
   summed = jnp.einsum("rlb,rld->bd", member.astype(words.dtype), words)
   return unit_or_constant(summed, valid)
 
@@ -53,19 +53,19 @@ def bag_of_words(params, ids, slot, valid):
 def next_word(params, *texts):
   """Next tokens of the last text, given the same text's words of the first."""
   table = params["model"]["embedding"]
-  ids, slot, valid = texts[-1]
-  same = slot[:, :, None] == texts[0][1][:, None, :]
+  ids, segment_ids, valid = texts[-1]
+  same = segment_ids[:, :, None] == texts[0][1][:, None, :]
   share = same / jnp.maximum(jnp.sum(same, axis=2, keepdims=True), 1)
   seen = jnp.einsum("rls,rsd->rld", share, table[texts[0][0]])
   hidden = 0.3 * (table[ids] + seen)
-  return denoise.next_token(hidden, table, ids, slot, valid, 0.0, 256)
+  return denoise.next_token(hidden, table, ids, segment_ids, valid, 0.0, 256)
 
 
 def objective_of(kind: str, mesh, rules: str):
   """All losses on, over a model that compiles in no time."""
   if kind == "pairs":
     encode = sharding.data_parallel(bag_of_words, mesh, rules)
-    terms = stages.terms(test_mesh.config("separate"), mesh)
+    terms = pairs.terms(test_mesh.config("separate"), mesh)
     return objectives.pair_objective(objectives.separate(encode), terms, mesh)
   one = lambda params, *text: next_word(params, text)
   f = next_word if kind == "adapt" else one
@@ -84,8 +84,7 @@ def program(kind: str, data: int, fsdp: int, rules: str):
     # A parameter's place is that of its path in a state.
     placed = sharding.tree_shardings({"params": params}, mesh, rules)
     params = jax.device_put(params, placed["params"])
-    key = jax.random.key(0)
-    return jax.device_get(run(params, sharding.to_devices(batch, mesh), key))
+    return jax.device_get(run(params, sharding.to_devices(batch, mesh)))
 
   return call
 
@@ -146,7 +145,6 @@ def compiled(size: int, group: int):
     jax.tree.map(
       lambda x: place(x, sharding.batch_sharding(mesh, x.shape)), batch
     ),
-    jax.eval_shape(lambda: jax.random.key(0)),
   )
   run = jax.value_and_grad(objective_of("pairs", mesh, "zero1"), has_aux=True)
   return jax.jit(run).lower(*args).compile()

@@ -20,15 +20,15 @@ from embeddinggemma import config as config_lib
 from embeddinggemma.cli import main
 from embeddinggemma.config import LoraConfig
 from embeddinggemma.data import jsonl
-from embeddinggemma.load import load
+from embeddinggemma.loading import load
 from embeddinggemma.recipes.pairs import (
   choice,
   config,
   forecast,
-  memory,
+  machine,
   smaller,
 )
-from embeddinggemma.training import inputs
+from embeddinggemma.training import prepare
 from embeddinggemma.types import Pair
 
 STAGES = (
@@ -363,6 +363,19 @@ def test_smaller_ways_begin_with_the_least_change(large):
   assert not any("no_table" in flags for flags, _ in smaller.ways(frozen, LORA))
 
 
+def test_where_nothing_is_left_to_try_no_way_is_named(large, tmp_path):
+  devices = len(jax.devices())
+  least = dataclasses.replace(
+    large, batch_size=devices, groups_per_device=1, max_length=32, lora=LORA
+  )
+  assert not list(smaller.ways(least, LORA))
+  made = prepare.inputs_in(least, tmp_path)
+  said = str(
+    smaller.advice(least, LORA, made, forecast.Unfit(9 * 10**9), 10**9)
+  )
+  assert "no smaller way fits: the least takes 9.00 GB" in said
+
+
 @pytest.mark.slow
 def test_the_first_way_that_fits_is_named(
   large, write_pairs, small_pairs, tmp_path
@@ -371,11 +384,11 @@ def test_the_first_way_that_fits_is_named(
   data = dataclasses.replace(large.data, path=str(path))
   large = dataclasses.replace(large, data=data)
   (tmp_path / "inputs").mkdir()
-  made = inputs.of(large, tmp_path / "inputs")
-  inputs.make(large, made.directory, Console(quiet=True))
-  whole = smaller.needed(large, made, memory.room())
+  made = prepare.inputs_in(large, tmp_path / "inputs")
+  prepare.make(large, made.directory, Console(quiet=True))
+  whole = smaller.needed(large, made, machine.room())
   # In four groups a quarter of the activations are there at a time.
-  room = whole - (whole - memory.held()) // 3
+  room = whole - (whole - machine.held()) // 3
   said = str(smaller.advice(large, LORA, made, forecast.Unfit(whole), room))
   assert "; --config.groups_per_device=4 takes about" in said
 
@@ -418,10 +431,10 @@ def test_negatives_that_will_be_mined_count(trained):
 
 
 def test_memory_is_there_and_held():
-  held = memory.held()
-  assert 50e6 < held < memory.room()
+  held = machine.held()
+  assert 50e6 < held < machine.room()
   block = np.ones(10**8, np.uint8)
-  assert memory.held() > held + 0.9 * block.nbytes
+  assert machine.held() > held + 0.9 * block.nbytes
 
 
 @pytest.fixture(scope="module")

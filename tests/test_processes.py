@@ -162,3 +162,16 @@ def test_the_soak_finds_what_differs(undisturbed, tmp_path):
   assert {"params", "opt_state", "rows"} <= set(
     soak.compare(undisturbed, other, True)[1]
   )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_result_that_no_process_holds_whole_is_written(data, tmp_path, rank):
+  """Parameters split over two processes; low-rank factors have to be merged."""
+  workdir = tmp_path / "run"
+  split = ("--config.mesh.rules=fsdp", "--config.mesh.fsdp=4")
+  few = (f"--config.lora.rank={rank}", "--config.steps=2")
+  run = soak.train(data, workdir, "2x2", *split, *few)
+  assert run.wait() == [0, 0], run.said()
+  place = workdir / ("merged" if rank else "") / "checkpoints" / "2"
+  assert checkpoint.read_params(place)["model"]

@@ -13,7 +13,7 @@ from embeddinggemma.cli import main
 from embeddinggemma.config import sibling
 from embeddinggemma.convert.write.output import MARK
 from embeddinggemma.data import sources
-from embeddinggemma.load import load
+from embeddinggemma.loading import load
 from embeddinggemma.mining import teacher
 from embeddinggemma.recipes.whole import config
 from embeddinggemma.report import precision

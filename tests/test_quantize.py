@@ -10,12 +10,12 @@ import pytest
 
 from embeddinggemma import grids, quantize, sharding
 from embeddinggemma.model import embedder
-from embeddinggemma.model.config import PRESETS
+from embeddinggemma.presets import PRESETS
 from embeddinggemma.types import BadInput
 
 GRIDS = list(grids.GRIDS.values())
 NAMES = list(grids.GRIDS)
-TINY = dataclasses.replace(PRESETS["tiny"], num_layers=1)
+TINY = dataclasses.replace(PRESETS["tiny"].model, num_layers=1)
 
 
 def weights(size: float = 0.05, shape=(40, 96)) -> np.ndarray:
@@ -257,7 +257,7 @@ def test_an_unknown_precision_is_named():
 def test_sizes_are_those_of_the_formats():
   """Of files that were made of the paper's model, in MB."""
   shapes = jax.eval_shape(
-    embedder.init(PRESETS["embeddinggemma_300m"]), jax.random.key(0)
+    embedder.init(PRESETS["embeddinggemma_300m"].model), jax.random.key(0)
   )["model"]
   flat = jax.tree_util.tree_leaves_with_path(shapes)
   named = {sharding.path_name(path): leaf.shape for path, leaf in flat}

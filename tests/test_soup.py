@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from embeddinggemma import checkpoint, sharding, soup
+from embeddinggemma import checkpoint, sharding, soups
 from embeddinggemma.training import checkpoints
 from embeddinggemma.types import BadInput, TrainState
 
@@ -74,7 +74,7 @@ def test_a_soup_reads_texts_as_all_its_ingredients_do(tmp_path):
   ]
   old = write(tmp_path / "c", tensors(2))
   of = lambda name, *places: recipe_of(
-    soup.soup(places, None, tmp_path / name)
+    soups.soup(places, None, tmp_path / name)
   ).get("white_space")
   assert of("new", *kept) == "kept"
   assert of("mixed", *kept, old) is None
@@ -90,8 +90,8 @@ def ingredients(tmp_path_factory) -> list[pathlib.Path]:
 def in_pieces(monkeypatch) -> None:
   """Every tensor is read alone, in many blocks, with the sum in a file."""
   monkeypatch.setattr(checkpoint, "_TOGETHER", 1)
-  monkeypatch.setattr(soup, "_SPILL", 8)
-  monkeypatch.setattr(soup, "_BLOCK", 7)
+  monkeypatch.setattr(soups, "_SPILL", 8)
+  monkeypatch.setattr(soups, "_BLOCK", 7)
 
 
 def naive(seeds, weights, name) -> np.ndarray:
@@ -102,7 +102,7 @@ def naive(seeds, weights, name) -> np.ndarray:
 
 @pytest.mark.parametrize("weights", [None, [0.1, 0.2, 0.3, 0.4]])
 def test_the_mean_in_float64(ingredients, tmp_path, weights, in_pieces):
-  found = read(soup.soup(ingredients, weights, tmp_path))
+  found = read(soups.soup(ingredients, weights, tmp_path))
   for name, value in found.items():
     expected = naive(range(4), weights or [1] * 4, name)
     assert value.dtype == np.float32
@@ -112,9 +112,9 @@ def test_the_mean_in_float64(ingredients, tmp_path, weights, in_pieces):
 
 def test_pieces_make_no_difference(ingredients, tmp_path, request):
   weights = [0.5, 0.125, 0.25, 0.125]
-  whole = read(soup.soup(ingredients, weights, tmp_path / "whole"))
+  whole = read(soups.soup(ingredients, weights, tmp_path / "whole"))
   request.getfixturevalue("in_pieces")
-  pieces = read(soup.soup(ingredients, weights, tmp_path / "pieces"))
+  pieces = read(soups.soup(ingredients, weights, tmp_path / "pieces"))
   assert_same_bits(whole, pieces)
 
 
@@ -131,13 +131,13 @@ def test_of_equals_is_itself(tmp_path, count, weighted):
   place = write(tmp_path / "one", flat)
   rng = np.random.default_rng(count)
   weights = rng.dirichlet(np.ones(count)).tolist() if weighted else None
-  made = soup.soup([place] * count, weights, tmp_path / "soup")
+  made = soups.soup([place] * count, weights, tmp_path / "soup")
   assert_same_bits(read(made), flat)
 
 
 def test_order_makes_no_difference(ingredients):
   found = [
-    soup.mean(order)["model"]
+    soups.mean(order)["model"]
     for order in itertools.permutations(ingredients[:3])
   ]
   for other in found[1:]:
@@ -155,14 +155,14 @@ def test_all_the_weight_on_one_is_that_one(tmp_path, chosen):
     flat["encoder", "embedding"].flat[0] = -0.0
   places = [write(tmp_path / str(n), flat) for n, flat in enumerate(flats)]
   weights = [float(n == chosen) for n in range(2)]
-  made = soup.soup(places, weights, tmp_path / "soup")
+  made = soups.soup(places, weights, tmp_path / "soup")
   assert_same_bits(read(made), flats[chosen])
 
 
 def test_bfloat16_stays_bfloat16(tmp_path):
   flats = [tensors(n, ml_dtypes.bfloat16) for n in range(3)]
   places = [write(tmp_path / str(n), flat) for n, flat in enumerate(flats)]
-  found = read(soup.soup(places, None, tmp_path / "soup"))
+  found = read(soups.soup(places, None, tmp_path / "soup"))
   for name, value in found.items():
     expected = np.mean([f[name].astype(np.float64) for f in flats], axis=0)
     assert value.dtype == ml_dtypes.bfloat16
@@ -175,11 +175,11 @@ def test_mean_leaves_aux_out(tmp_path, ingredients):
     write(tmp_path / "0", tensors(0), aux),
     write(tmp_path / "1", tensors(1), {"projection": aux["projection"][:2]}),
   ]
-  params = soup.mean(places)
+  params = soups.mean(places)
   assert params["aux"] == {}
-  same = soup.mean(ingredients[:2])
+  same = soups.mean(ingredients[:2])
   assert checkpoint.content_hash(params) == checkpoint.content_hash(same)
-  one = soup.mean(places[:1])
+  one = soups.mean(places[:1])
   assert checkpoint.content_hash(one) == checkpoint.content_hash(
     checkpoint.read_params(ingredients[0])
   )
@@ -197,17 +197,17 @@ def test_what_a_sharded_run_saved(tmp_path, ingredients):
   store = checkpoints.Checkpoints(tmp_path / "run")
   store.save(3, state, {}, checkpoint.read_files(ingredients[0]))
   store.close()
-  made = soup.soup([ingredients[0], tmp_path / "run"], None, tmp_path / "soup")
-  plain = soup.soup(ingredients[:2], None, tmp_path / "plain")
+  made = soups.soup([ingredients[0], tmp_path / "run"], None, tmp_path / "soup")
+  plain = soups.soup(ingredients[:2], None, tmp_path / "plain")
   assert_same_bits(read(made), read(plain))
   assert recipe_of(made)["parents"] == recipe_of(plain)["parents"]
 
 
 def test_the_result_is_a_checkpoint(ingredients, tmp_path):
-  place = soup.soup(ingredients, None, tmp_path / "soup")
+  place = soups.soup(ingredients, None, tmp_path / "soup")
   assert place == checkpoint.find(tmp_path / "soup")
   params = checkpoint.read_params(place)
-  mean = soup.mean(ingredients)
+  mean = soups.mean(ingredients)
   assert checkpoint.content_hash(params) == checkpoint.content_hash(mean)
   like = TrainState(np.int32(0), jax.tree.map(jax.numpy.asarray, params), {})
   like = jax.device_put(like, jax.devices()[0])
@@ -222,7 +222,7 @@ def test_the_result_is_a_checkpoint(ingredients, tmp_path):
 
 def test_its_files(ingredients, tmp_path):
   weights = [0.5, 0.25, 0.125, 0.125]
-  place = soup.soup(ingredients, weights, tmp_path)
+  place = soups.soup(ingredients, weights, tmp_path)
   files, first = (
     checkpoint.read_files(place),
     checkpoint.read_files(ingredients[0]),
@@ -241,30 +241,30 @@ def test_its_files(ingredients, tmp_path):
 
 
 def test_made_once(ingredients, tmp_path, monkeypatch):
-  place = soup.soup(ingredients[:3], None, tmp_path)
+  place = soups.soup(ingredients[:3], None, tmp_path)
 
   def fail(*_):
     raise AssertionError("made again")
 
-  monkeypatch.setattr(soup, "_average", fail)
-  assert soup.soup(ingredients[:3], None, tmp_path) == place
-  assert soup.soup(ingredients[2::-1], None, tmp_path) == place
-  assert soup.soup([p.parents[1] for p in ingredients[:3]], None, tmp_path)
+  monkeypatch.setattr(soups, "_average", fail)
+  assert soups.soup(ingredients[:3], None, tmp_path) == place
+  assert soups.soup(ingredients[2::-1], None, tmp_path) == place
+  assert soups.soup([p.parents[1] for p in ingredients[:3]], None, tmp_path)
   for others, weights in (
     (ingredients[:2], None),
     (ingredients[1:], None),
     (ingredients[:3], [0.5, 0.25, 0.25]),
   ):
     with pytest.raises(BadInput, match="holds a checkpoint of other weights"):
-      soup.soup(others, weights, tmp_path)
+      soups.soup(others, weights, tmp_path)
   with pytest.raises(BadInput, match="holds a checkpoint of other weights"):
-    soup.soup(ingredients[:2], None, ingredients[3].parents[1])
+    soups.soup(ingredients[:2], None, ingredients[3].parents[1])
 
 
 def test_made_twice_it_is_the_same(ingredients, tmp_path):
   hashes = {
     checkpoint.content_hash(
-      checkpoint.read_params(soup.soup(ingredients, None, tmp_path / name))
+      checkpoint.read_params(soups.soup(ingredients, None, tmp_path / name))
     )
     for name in "ab"
   }
@@ -296,7 +296,7 @@ def test_made_twice_it_is_the_same(ingredients, tmp_path):
 def test_other_models_are_refused(ingredients, tmp_path, change, message):
   other = write(tmp_path / "other", tensors(9), **change)
   with pytest.raises(BadInput, match=message) as caught:
-    soup.soup([*ingredients[:2], other], None, tmp_path / "soup")
+    soups.soup([*ingredients[:2], other], None, tmp_path / "soup")
   assert str(other) in str(caught.value)
   assert "\n" not in str(caught.value)
   assert not (tmp_path / "soup").exists()
@@ -322,9 +322,9 @@ def test_other_tensors_are_refused(
   flat = {key: value for key, value in flat.items() if value is not None}
   other = write(tmp_path / "other", flat)
   with pytest.raises(BadInput, match=message):
-    soup.soup([ingredients[0], other], None, tmp_path / "soup")
+    soups.soup([ingredients[0], other], None, tmp_path / "soup")
   with pytest.raises(BadInput, match=message):
-    soup.mean([ingredients[0], other])
+    soups.mean([ingredients[0], other])
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_other_tensors_are_refused(
 )
 def test_bad_weights(ingredients, tmp_path, weights, message):
   with pytest.raises(BadInput, match=message):
-    soup.soup(ingredients[:2], weights, tmp_path / "soup")
+    soups.soup(ingredients[:2], weights, tmp_path / "soup")
   assert not (tmp_path / "soup").exists()
 
 
@@ -348,21 +348,21 @@ def test_too_few(ingredients, tmp_path):
   with pytest.raises(
     BadInput, match="a soup of 1 checkpoints, where at least 2"
   ):
-    soup.soup(ingredients[:1], None, tmp_path)
+    soups.soup(ingredients[:1], None, tmp_path)
   with pytest.raises(BadInput, match="of 2 checkpoints, where at least 3"):
-    soup.soup(ingredients[:2], None, tmp_path, least=3)
+    soups.soup(ingredients[:2], None, tmp_path, least=3)
   with pytest.raises(BadInput, match="nowhere does not exist"):
-    soup.soup([ingredients[0], tmp_path / "nowhere"], None, tmp_path)
+    soups.soup([ingredients[0], tmp_path / "nowhere"], None, tmp_path)
 
 
 def test_last_of_a_run(tmp_path):
   for step in (5, 10, 20):
     write(tmp_path, tensors(step), step=step)
-  found = soup.last(tmp_path, 2)
+  found = soups.last(tmp_path, 2)
   assert [place.name for place in found] == ["10", "20"]
   assert all((place / "params").is_dir() for place in found)
   with pytest.raises(BadInput, match="holds 3 checkpoints, 4 were asked for"):
-    soup.last(tmp_path, 4)
+    soups.last(tmp_path, 4)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -372,7 +372,7 @@ def test_not_finite(ingredients, tmp_path, bad, in_pieces):
   other = write(tmp_path / "other", flat)
   message = "other/.*: tensor 'encoder/embedding' holds NaN or infinity"
   with pytest.raises(BadInput, match=message):
-    soup.soup([*ingredients[:2], other], None, tmp_path / "soup")
+    soups.soup([*ingredients[:2], other], None, tmp_path / "soup")
   assert leftovers(tmp_path / "soup") == set()
 
 
@@ -380,7 +380,7 @@ def test_no_model(ingredients, tmp_path):
   params = {"model": checkpoint.nest(tensors(0)), "aux": {}}
   bare = checkpoint.write(tmp_path / "bare", params, {})
   with pytest.raises(BadInput, match=r"has no model\.json; it is not a model"):
-    soup.soup([ingredients[0], bare], None, tmp_path / "soup")
+    soups.soup([ingredients[0], bare], None, tmp_path / "soup")
 
 
 def test_a_damaged_one(ingredients, tmp_path):
@@ -388,7 +388,7 @@ def test_a_damaged_one(ingredients, tmp_path):
   for file in (other / "params").rglob("d/*"):
     file.write_bytes(b"")
   with pytest.raises(BadInput, match=r"other/.* cannot be read"):
-    soup.soup([ingredients[0], other], None, tmp_path / "soup")
+    soups.soup([ingredients[0], other], None, tmp_path / "soup")
 
 
 def leftovers(workdir: pathlib.Path) -> set[str]:
@@ -409,7 +409,7 @@ def test_killed_while_reading(
 
   monkeypatch.setattr(checkpoint, "read_tensors", killed)
   with pytest.raises(Killed):
-    soup.soup(ingredients[:2], None, tmp_path / "soup")
+    soups.soup(ingredients[:2], None, tmp_path / "soup")
   assert leftovers(tmp_path / "soup") == set()
   monkeypatch.undo()
   again(ingredients, tmp_path)
@@ -421,7 +421,7 @@ def test_killed_while_writing(ingredients, tmp_path, monkeypatch):
 
   monkeypatch.setattr(checkpoint.FilesHandler, "save", killed)
   with pytest.raises(Killed):
-    soup.soup(ingredients[:2], None, tmp_path / "soup")
+    soups.soup(ingredients[:2], None, tmp_path / "soup")
   assert checkpoint.steps(tmp_path / "soup") == []
   with pytest.raises(BadInput, match="holds no checkpoint"):
     checkpoint.find(tmp_path / "soup")
@@ -433,8 +433,8 @@ def test_killed_while_writing(ingredients, tmp_path, monkeypatch):
 
 def again(ingredients, tmp_path) -> None:
   """The same command makes what it would have made at once."""
-  resumed = soup.soup(ingredients[:2], None, tmp_path / "soup")
-  at_once = soup.soup(ingredients[:2], None, tmp_path / "at once")
+  resumed = soups.soup(ingredients[:2], None, tmp_path / "soup")
+  at_once = soups.soup(ingredients[:2], None, tmp_path / "at once")
   assert_same_bits(read(resumed), read(at_once))
 
 
@@ -444,13 +444,13 @@ def test_a_full_disk(ingredients, tmp_path, monkeypatch):
     checkpoint.shutil, "disk_usage", lambda path: usage._replace(free=10)
   )
   with pytest.raises(OSError, match="No space left on device"):
-    soup.soup(ingredients[:2], None, tmp_path / "soup")
+    soups.soup(ingredients[:2], None, tmp_path / "soup")
   assert leftovers(tmp_path / "soup") == set()
 
 
 def test_a_path_between_two(ingredients, tmp_path, monkeypatch):
   base, domain = ingredients[:2]
-  points = list(soup.path(base, domain, 5, tmp_path))
+  points = list(soups.path(base, domain, 5, tmp_path))
   assert [share for share, _ in points] == [0, 0.25, 0.5, 0.75, 1]
   assert_same_bits(read(points[0][1]), read(base))
   assert_same_bits(read(points[-1][1]), read(domain))
@@ -460,20 +460,20 @@ def test_a_path_between_two(ingredients, tmp_path, monkeypatch):
     np.testing.assert_array_max_ulp(
       read(place)["down",], expected.astype(np.float32), 1
     )
-  monkeypatch.setattr(soup, "_average", None)  # made again, it would be called
-  assert list(soup.path(base, domain, 5, tmp_path)) == points
+  monkeypatch.setattr(soups, "_average", None)  # made again, it would be called
+  assert list(soups.path(base, domain, 5, tmp_path)) == points
 
 
 def test_a_path_is_made_point_by_point(ingredients, tmp_path):
-  points: Callable = soup.path(*ingredients[:2], 3, tmp_path)
+  points: Callable = soups.path(*ingredients[:2], 3, tmp_path)
   assert not list(tmp_path.iterdir())
   next(points)
   assert len(list(tmp_path.iterdir())) == 1
   with pytest.raises(BadInput, match="a path of 1 points"):
-    next(soup.path(*ingredients[:2], 1, tmp_path))
+    next(soups.path(*ingredients[:2], 1, tmp_path))
 
 
 def test_hashes_are_those_of_whole_checkpoints(ingredients, in_pieces):
   for place in ingredients:
     whole = checkpoint.content_hash(checkpoint.read_params(place))
-    assert soup._hash(place) == whole
+    assert soups._hash(place) == whole

@@ -31,8 +31,8 @@ def poison(monkeypatch, total):
   def made(config, mesh):
     stage = make(config, mesh)
 
-    def objective(params, batch, key):
-      loss, metrics = stage.objective(params, batch, key)
+    def objective(params, batch):
+      loss, metrics = stage.objective(params, batch)
       bad = jnp.sum(batch.keys) == np.uint32(total)
       return jnp.where(bad, jnp.nan, loss), metrics
 
@@ -292,8 +292,7 @@ def test_gradients_of_a_tied_table_computed_apart_are_the_same():
   def gradients(config):
     stage = stages.make(config, mesh)
     params = stage.init(jax.random.key(0))
-    key = jax.random.key(0)
-    value = lambda params: stage.objective(params, batch, key)[0]
+    value = lambda params: stage.objective(params, batch)[0]
     return jax.jit(jax.grad(value)).lower(params), params
 
   (one, params), (other, _) = gradients(joint), gradients(apart)

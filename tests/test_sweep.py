@@ -19,9 +19,9 @@ from rich.console import Console
 from embeddinggemma.cli import flags as command_line
 from embeddinggemma.cli.verbs import VERBS
 from embeddinggemma.sweep import expression
-from embeddinggemma.sweep import page as page_lib
 from embeddinggemma.sweep import points as points_lib
 from embeddinggemma.sweep import run as run_lib
+from embeddinggemma.sweep import table as page_lib
 from embeddinggemma.types import BadInput
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -448,6 +448,9 @@ def test_stopped_it_leaves_no_process(tmp_path, number):
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,
+    # A shell lets what it starts in the background ignore SIGINT, and so do
+    # all its children, these tests among them.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   began = tmp_path / "began"
   assert until(lambda: began.is_file() and len(lines(began)) == 3)

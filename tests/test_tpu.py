@@ -46,11 +46,11 @@ import dataclasses, sys
 import jax
 from jax.experimental import topologies
 from embeddinggemma.model import embedder
-from embeddinggemma.model.config import preset
+from embeddinggemma.presets import preset
 
 attention, mlp = sys.argv[1:]
 config = dataclasses.replace(
-  preset("tiny"), width=256, mlp_width=256, num_heads=2, head_dim=256,
+  preset("tiny").model, width=256, mlp_width=256, num_heads=2, head_dim=256,
   window=64, dtype="bfloat16", attention=attention, mlp=mlp,
 )
 device = topologies.get_topology_desc(

@@ -1,10 +1,10 @@
-"""What fills a device's memory, as the compiler has laid it out."""
+"""The largest buffers in a device's memory, by the compiler's assignment."""
 
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-# HBM has no color; other memories (on-chip, scalar, host) have one.
+# The compiler gives every memory but HBM (on-chip, scalar, host) a "color".
 _HEAD = re.compile(
   r"^allocation \d+: size (\d+),( color \d+,)? page \d+, preallocated-temp:"
 )
@@ -14,23 +14,23 @@ _VALUE = re.compile(
 
 
 class Buffer(NamedTuple):
-  """A piece of temporary memory, and the largest value that is ever in it."""
+  """A piece of temporary memory, and the largest value that it ever holds."""
 
-  name: str  # of the instruction that makes the value
+  name: str  # of the instruction that computes the value
   shape: str
   bytes: int
-  values: int  # that use exactly this piece, one after another
+  values: int  # number of values that use exactly this piece, in turn
 
 
 class Temporaries(NamedTuple):
-  """Of one device, in HBM."""
+  """The temporary memory of one device, in HBM."""
 
-  bytes: int  # of the whole, in which buffers overlap where they may
+  bytes: int  # of all buffers, which share memory where their lifetimes allow
   buffers: tuple[Buffer, ...]  # largest first
 
 
 def parse(text: str) -> Temporaries:
-  """The HBM temporaries of a dump's `buffer-assignment.txt`."""
+  """The temporaries in HBM, from a dump's `buffer-assignment.txt`."""
   total, inside = 0, False
   pieces: dict[tuple[int, int], list[tuple[str, str]]] = {}
   for line in text.splitlines():
@@ -54,7 +54,10 @@ def parse(text: str) -> Temporaries:
 def largest(
   temporaries: Temporaries, sources: Mapping[str, str], count: int
 ) -> list[dict[str, object]]:
-  """Rows of the largest buffers; alike ones (shape and source) in one row."""
+  """The `count` largest buffers as rows; equal shape and source share a row.
+
+  `sources` maps instructions to source lines.
+  """
   rows: dict[tuple[str, str], dict[str, object]] = {}
   for buffer in temporaries.buffers:
     shape = buffer.shape.partition("{")[0]

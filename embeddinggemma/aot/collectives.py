@@ -1,4 +1,4 @@
-"""What a compiled program sends between chips, and over which mesh axes."""
+"""The communication of a compiled program: collectives and their mesh axes."""
 
 import dataclasses
 import math
@@ -22,7 +22,8 @@ KINDS = (
   "collective-broadcast",
   "send",
 )
-# Of one that is spread over fusions, to run beside them, all but the first.
+# Marks the parts, except the first, of a collective that the compiler spread
+# over several fusions.
 _CONTINUES = re.compile(r'"async_collective_fusion_config":\{"flag_start":"\d')
 _PAIRS = re.compile(r"source_target_pairs=\{(.*?)\}\}")
 _MESH = re.compile(
@@ -38,18 +39,18 @@ _LISTS = re.compile(r"replica_groups=\{(\{.*?\})\}")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One operation among devices, `times` a step."""
+  """A collective operation, run `times` times a step."""
 
   kind: str
-  bytes: int  # of the whole array that it makes or reduces
-  sent: float  # bytes that leave a device, in a ring
-  group: tuple[int, ...]  # one of its groups, as places in mesh.devices.flat
+  bytes: int  # of the whole array that it gathers or reduces
+  sent: float  # bytes that leave a device if it runs on a ring
+  group: tuple[int, ...]  # one device group, as indices of mesh.devices.flat
   times: int
-  source: str
+  source: str  # FILE:LINE FUNCTION
 
 
 def find(program: Program, devices: int) -> list[Collective]:
-  """All of a program's; what is spread over several fusions, once."""
+  """All collectives of a program; one over several fusions counts once."""
   found = []
   for times, computation, instruction in program.walk(fused=True):
     kind = instruction.opcode.removesuffix("-start")
@@ -70,7 +71,10 @@ def find(program: Program, devices: int) -> list[Collective]:
 
 
 def _traffic(kind: str, given: int, n: int) -> tuple[int, float]:
-  """(bytes of the whole, bytes that leave a device), of n in a ring."""
+  """(bytes of the whole array, bytes that leave a device) in a ring of n.
+
+  `given` is the number of bytes of a device's operand.
+  """
   if kind == "all-reduce":
     return given, 2 * given * (n - 1) / n
   if kind in ("all-gather", "collective-broadcast"):
@@ -81,7 +85,7 @@ def _traffic(kind: str, given: int, n: int) -> tuple[int, float]:
 
 
 def group_of(instruction: Instruction, devices: int) -> Sequence[int]:
-  """The first group of devices, in any of the ways that HLO writes them."""
+  """The first device group of a collective, in any notation of HLO."""
   text = instruction.text
   if found := _MESH.search(text):
     return _mesh_groups(*found.groups())[0].tolist()
@@ -106,7 +110,10 @@ def _numbers(text: str) -> list[int]:
 def _mesh_groups(
   axes: str, order: str | None, chosen: str
 ) -> Int[np.ndarray, "groups n"]:
-  """Groups of `mesh['a'=4,'b'=2] {'b'}`; a part of an axis is 'a':(2)2."""
+  """Device groups in the notation `mesh['a'=4,'b'=2] {'b'}`.
+
+  A part of an axis is written 'a':(2)2.
+  """
   sizes = {name: int(size) for name, size in _AXIS.findall(axes)}
   count = math.prod(sizes.values())
   ids = np.array(_numbers(order)) if order else np.arange(count)
@@ -133,7 +140,7 @@ def axes_of(group: Sequence[int], mesh: Mesh) -> tuple[str, ...]:
 
 
 def summary(found: Sequence[Collective], mesh: Mesh) -> list[dict[str, Any]]:
-  """Rows by kind and axes: how many run a step, and bytes; largest first."""
+  """Rows by kind and axes: runs and bytes a step, the most bytes first."""
   rows: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
   for one in found:
     axes = axes_of(one.group, mesh)
@@ -147,5 +154,5 @@ def summary(found: Sequence[Collective], mesh: Mesh) -> list[dict[str, Any]]:
 
 
 def in_loops(found: Sequence[Collective]) -> Iterator[Collective]:
-  """Those that run more than once."""
+  """The collectives that run more than once a step."""
   return (one for one in found if one.times > 1)

@@ -1,4 +1,4 @@
-"""Compiles the step that `train` runs for TPUs that are not here."""
+"""Compile the step that `train` runs, for TPUs that are not attached."""
 
 import dataclasses
 import pathlib
@@ -13,30 +13,16 @@ from jax.sharding import Mesh
 from embeddinggemma import generations, sharding
 from embeddinggemma.aot import buffers, shapes, topology
 from embeddinggemma.generations import Slice
-from embeddinggemma.training import stages, step
+from embeddinggemma.training import memory, stages, step
 from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.types import BadInput
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 _NEEDS = re.compile(r"\(([\d.]+)([KMGTP]?)\) exceeds available")
-# The program with the compiler's estimates, and before there are any.
+# Endings of the dump files that hold the program, with the compiler's cycle
+# estimates and, if it did not get that far, without.
 _MODULES = ("after_codegen.txt", "after_optimizations.txt")
 _BUFFERS = "after_optimizations-buffer-assignment.txt"
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-  """HBM that one device needs, in bytes."""
-
-  arguments: int  # state and batch
-  outputs: int  # those that do not take the place of an argument
-  temporaries: int
-  code: int
-
-  @property
-  def needed(self) -> int:
-    """All of it."""
-    return self.arguments + self.outputs + self.temporaries + self.code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +33,16 @@ class Compiled:
   slice_: Slice
   num_slices: int
   mesh: Mesh
-  state: Any  # of ShapeDtypeStructs with shardings
-  memory: Memory
-  message: str  # of the compiler, when it ran out of memory; else ""
-  hlo: str  # the program's text; without cycles when it ran out of memory
-  buffers: str  # how its temporaries are laid out
-  seconds: float
+  state: Any  # the train state as ShapeDtypeStructs with shardings
+  memory: memory.Program  # HBM of a device
+  message: str  # the compiler's error if it ran out of memory; else ""
+  hlo: str  # the program's text; without cycles if it ran out of memory
+  buffers: str  # the text of the buffer assignment
+  seconds: float  # of compilation
 
   @property
   def fits(self) -> bool:
-    """Whether the compiler took it, and arguments have room beside the rest."""
+    """Whether the step compiled and its memory fits into that of a device."""
     return not self.message and self.memory.needed <= self.capacity
 
   @property
@@ -68,10 +54,11 @@ class Compiled:
 def compile_step(
   config: TrainConfig, slice_: Slice, num_slices: int = 1
 ) -> Compiled:
-  """Lowers and compiles with shapes alone; out of memory is an answer.
+  """Lower and compile a config's step from shapes alone.
 
-  Raises BadInput for sizes that do not divide, and for options that the
-  compiler of this generation does not take.
+  Running out of memory is a result (see Compiled.fits), not an error. Raises
+  BadInput for sizes that do not divide, and for options that this generation's
+  compiler does not accept.
   """
   start = time.monotonic()
   mesh = topology.make_mesh(config.mesh, slice_, num_slices)
@@ -114,12 +101,12 @@ def compile_step(
 
 
 def _short(message: str) -> str:
-  """What the compiler says, without the list of every allocation."""
+  """The compiler's message without its list of allocations."""
   return re.split(r" Largest program allocations| =====", message)[0][:1000]
 
 
 def _read(folder: pathlib.Path, ending: str) -> str:
-  """The largest file of that ending: small programs are not the step."""
+  """The largest file of this ending; smaller ones are other programs."""
   found = sorted(
     folder.glob(f"*.{ending}"), key=lambda path: path.stat().st_size
   )
@@ -131,23 +118,20 @@ def _memory(
   arguments: Any,
   message: str,
   layout: str,
-) -> Memory:
-  """As the program says; of one that did not fit, as the compiler did."""
+) -> memory.Program:
+  """Memory as the compiled program reports it, or else the compiler's error.
+
+  `layout` is the text of the buffer assignment.
+  """
   if program is not None:
-    found: Any = program.memory_analysis()
-    return Memory(
-      found.argument_size_in_bytes,
-      found.output_size_in_bytes - found.alias_size_in_bytes,
-      found.temp_size_in_bytes,
-      found.generated_code_size_in_bytes,
-    )
+    return memory.of_program(program)
   needs = _NEEDS.search(message)
   stated = int(float(needs[1]) * _UNITS[needs[2]]) if needs else 0
   given = sum(map(sharding.device_bytes, jax.tree.leaves(arguments)))
-  return Memory(given, 0, buffers.parse(layout).bytes or stated, 0)
+  return memory.Program(given, 0, buffers.parse(layout).bytes or stated)
 
 
 def _why(message: str, slice_: Slice, options: dict[str, Any]) -> str:
-  """The compiler's refusal in one line, with the options if there are any."""
+  """The compiler's error in one line, with the config's compiler options."""
   given = f" with compiler_options {options}" if options else ""
   return f"libtpu refuses the step for {slice_.name}{given}: {message[:400]}"

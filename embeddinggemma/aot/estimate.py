@@ -1,12 +1,12 @@
-"""A roofline of a compiled step, over the peaks of a chip.
+"""A roofline estimate of a compiled step from the peak rates of a chip.
 
-step = max(products / peak, HBM bytes / bandwidth) + bytes over ICI + over DCN.
-
-It leaves out what is neither a product nor a byte (softmax, norms and lookups
-inside of the vector unit), latency, the padding of tiles, the host and the
-input pipeline; and it hides nothing of the network behind the computation, as
-the compiler partly does. The compiler's own cycles have the vector unit in
-them, and lack collectives, sorts and scatters.
+step = max(matrix products / peak, HBM bytes / bandwidth) + bytes over ICI /
+bandwidth + bytes over DCN / bandwidth. It leaves out operations that are
+neither a matrix product nor memory traffic (softmax, norms and lookups inside
+the vector unit), latency, padding of tiles, the host and the input pipeline. It
+also assumes that no communication overlaps with computation, which the compiler
+partly achieves. The compiler's own cycle counts include the vector unit, and
+lack collectives, sorts and scatters.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ LEAVES_OUT = (
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-  """Seconds of a step on one device."""
+  """Seconds of a step on one device, by resource."""
 
-  compute: float
-  hbm: float
-  ici: float
-  dcn: float
+  compute: float  # matrix products at peak
+  hbm: float  # memory traffic
+  ici: float  # communication between the chips of a slice
+  dcn: float  # communication between slices
 
   @property
   def step(self) -> float:
-    """Products and HBM overlap, the network does not."""
+    """Seconds of a step: products and HBM overlap, communication does not."""
     return max(self.compute, self.hbm) + self.ici + self.dcn
 
 
@@ -45,7 +45,15 @@ def roofline(
   mesh: Mesh,
   generation: Generation,
 ) -> Roofline:
-  """Of what one device does in a step."""
+  """The roofline of a step.
+
+  Args:
+    flops: of matrix products, on one device.
+    hbm_bytes: read and written by one device.
+    found: the collectives.
+    mesh: the devices.
+    generation: of TPU.
+  """
   ici = sum(
     link_seconds(c, mesh, generation)
     for c in found
@@ -66,17 +74,17 @@ def roofline(
 
 
 def crosses_slices(one: Collective, mesh: Mesh) -> bool:
-  """Whether a group has devices of several slices; `send` is between them."""
+  """Whether a collective communicates between slices; `send` always does."""
   devices = mesh.devices.flat
   slices = {getattr(devices[i], "slice_index", 0) for i in one.group}
   return len(slices) > 1 or one.kind == "send"
 
 
 def link_seconds(one: Collective, mesh: Mesh, generation: Generation) -> float:
-  """Over ICI: rings along the dimensions of the torus that the group spans.
+  """Seconds of a collective over ICI, on the torus dimensions that it spans.
 
-  The table has the bytes of all links in both directions: half of them leave
-  the chip, shared by its dimensions.
+  The generation's bandwidth counts all links in both directions: half of it
+  leaves the chip, shared by the dimensions.
   """
   if len(one.group) < 2:
     return 0.0

@@ -1,4 +1,4 @@
-"""The verb `compile`: a config and a topology in, a report out."""
+"""The verb `compile`: from a config and a topology to a report."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,11 @@ from embeddinggemma.types import BadInput
 
 
 def config_of(tree: Mapping[str, Any], name: str | None) -> TrainConfig:
-  """The stage that a config is, or the named one of those that it holds."""
+  """The stage's config from a config tree, which may hold several stages.
+
+  `name` selects a stage; None if there is only one. Raises BadInput for a tree
+  without a stage, or without the named one.
+  """
   if "base" in tree:
     raise BadInput(
       "compile: the sizes of own pairs' recipe are those of its base; give"
@@ -50,11 +54,14 @@ def examine(
   fit: bool,
   shardings: bool,
 ) -> dict[str, Any]:
-  """The report of a config's step on a topology such as v5e:16x16.
+  """The report on a config's step on a topology such as v5e:16x16.
 
   Args:
-    fit: with "fit", what was tried until it fits.
-    shardings: with "shardings", a row for every array of the state.
+    config: of the stage.
+    topology: of one slice.
+    num_slices: of that topology.
+    fit: include "fit", the changes that were tried until the step fits.
+    shardings: include "shardings", a row for every array of the state.
   """
   slice_ = generations.parse(topology)
   compiled = compiling.compile_step(config, slice_, num_slices)

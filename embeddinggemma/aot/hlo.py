@@ -26,7 +26,7 @@ _CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%([\w.\-]+)")
 _BRANCHES = re.compile(
   r"(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=(%[\w.\-]+))"
 )
-# A sentinel of the compiler for "unknown", INT64_MAX, and what is near it.
+# Cycles from here on stand for "unknown": the compiler writes about INT64_MAX.
 _UNKNOWN_CYCLES = 10**12
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "f4e2m1fn": 4, "s2": 2, "u2": 2}
 # Opcodes whose called computation runs as part of the program's control flow.
@@ -34,7 +34,7 @@ _CALLS = ("call", "async-start")
 
 
 class Array(NamedTuple):
-  """One array of a shape; `fast` where it lives in on-chip memory."""
+  """One array of a shape; `fast` if it lives in on-chip memory."""
 
   dtype: str
   dims: tuple[int, ...]
@@ -42,12 +42,12 @@ class Array(NamedTuple):
 
   @property
   def size(self) -> int:
-    """Elements."""
+    """Number of elements."""
     return math.prod(self.dims)
 
   @property
   def bytes(self) -> int:
-    """Without the padding of tiles."""
+    """Number of bytes, without the padding of tiles."""
     return -(-self.size * _bits(self.dtype) // 8)
 
 
@@ -70,7 +70,7 @@ class Instruction(NamedTuple):
 
   @property
   def arrays(self) -> list[Array]:
-    """Of the result; several of a tuple."""
+    """The arrays of the result: several if it is a tuple."""
     return [
       Array(
         dtype, tuple(map(int, filter(None, dims.split(",")))), "S(" in layout
@@ -80,7 +80,7 @@ class Instruction(NamedTuple):
 
   @property
   def cycles(self) -> int | None:
-    """The compiler's estimate of one run; None where it gives none."""
+    """The compiler's estimate of cycles for one run; None if it gives none."""
     found = _CYCLES.search(self.text)
     if found is None or int(found[1]) >= _UNKNOWN_CYCLES:
       return None
@@ -88,7 +88,7 @@ class Instruction(NamedTuple):
 
   @property
   def op_name(self) -> str:
-    """The operation of JAX that it comes from."""
+    """The name of the JAX operation that it comes from."""
     found = _OP_NAME.search(self.text)
     return found[1] if found else ""
 
@@ -115,42 +115,43 @@ class Computation:
 
   @functools.cached_property
   def by_name(self) -> dict[str, Instruction]:
-    """Its instructions, for operands to be looked up."""
+    """Its instructions by name, to look operands up."""
     return {i.name: i for i in self.lines}
 
   @functools.cached_property
   def root(self) -> Instruction | None:
-    """The one whose result is that of the whole."""
+    """The instruction whose result is that of the computation."""
     return next((i for i in self.lines if i.root), None)
 
 
 class Computations(dict[str, Computation]):
-  """Name -> computation. Each is printed before those that call it.
+  """Name -> computation, in the printed order: callees before callers.
 
-  A class of its own, so that checks of types at run time do not go through it.
+  It is a class of its own so that run-time type checks do not traverse it.
   """
 
   def called_by(self, instruction: Instruction) -> Computation | None:
-    """The inside of a fusion."""
+    """The computation inside a fusion; None for other instructions."""
     return self.get(instruction.attribute("calls").lstrip("%"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A compiled program. `times`: how often each computation runs."""
+  """A compiled program."""
 
   computations: Computations
   entry: str
-  times: Mapping[str, int]
+  times: Mapping[str, int]  # how often each computation runs in a step
   control: frozenset[str]  # computations that are not the inside of a fusion
-  unknown_loops: tuple[str, ...]  # whose trip count is not known: taken as 1
+  unknown_loops: tuple[str, ...]  # with an unknown trip count, taken as 1
   frames: Mapping[int, Frame]
 
   def walk(self, fused: bool) -> Iterator[tuple[int, str, Instruction]]:
-    """(times, computation, instruction) of all that runs.
+    """Yield (times, computation, instruction) of everything that runs.
 
     Args:
-      fused: with the insides of fusions, whose cost the fusion itself carries.
+      fused: include the insides of fusions, whose cost the fusion itself
+        carries.
     """
     for name, times in self.times.items():
       if fused or name in self.control:
@@ -158,7 +159,10 @@ class Program:
           yield times, name, instruction
 
   def source(self, instruction: Instruction) -> str:
-    """'layers.py:75 rotate': the innermost line of this package, or of any."""
+    """The source of an instruction, such as "layers.py:75 rotate".
+
+    It is the innermost line of this package, or else of any.
+    """
     found = _FRAME.search(instruction.text)
     stack = list(self._stack(int(found[1]))) if found else []
     ours = (f for f in stack if "/embeddinggemma/" in f.file)
@@ -181,7 +185,7 @@ def _short(path: str) -> str:
 
 
 def parse(text: str) -> Program:
-  """The program of `compiled.as_text()`."""
+  """Parse the text of a program, as `compiled.as_text()` returns it."""
   lines: dict[str, list[Instruction]] = {}
   entry, current = "", None
   for line in text.splitlines():
@@ -211,7 +215,11 @@ def parse(text: str) -> Program:
 def _times(
   computations: Computations, entry: str
 ) -> tuple[dict[str, int], frozenset[str], tuple[str, ...]]:
-  """How often each computation runs; every branch of a choice counts."""
+  """How often each computation runs; every branch of a conditional counts.
+
+  Also returns the computations that are part of the control flow, and the loops
+  with an unknown trip count.
+  """
   if entry not in computations:
     return {}, frozenset(), ()
   times, control = {entry: 1}, {entry}
@@ -237,7 +245,10 @@ def _called(
   inside: str,
   computations: Computations,
 ) -> Iterator[tuple[str, int | None, bool]]:
-  """(computation, times a run, whether its instructions count themselves)."""
+  """Yield (computation, runs, whether its instructions are counted themselves).
+
+  `runs` is None for a loop whose trip count is unknown.
+  """
   if instruction.opcode == "while":
     count = trip_count(instruction, computations[inside], computations)
     yield instruction.attribute("body").lstrip("%"), count, True
@@ -281,7 +292,7 @@ def trip_count(
 
 
 def _origin(name: str, scope: Computation) -> Instruction | None:
-  """What a value is a mere copy of."""
+  """The instruction that a value is a mere copy, bitcast or conversion of."""
   found = scope.by_name.get(name)
   while found is not None and found.opcode in ("copy", "bitcast", "convert"):
     found = scope.by_name.get(found.operands[0])

@@ -16,7 +16,7 @@ _WINDOW = re.compile(r"window=\{([^}]*)\}")
 
 
 def flops(program: Program) -> float:
-  """Of all products that run in a step on one device, kernels aside."""
+  """Operations of a device's products in a step, without Pallas kernels."""
   total = 0.0
   for times, name, instruction in program.walk(fused=True):
     if instruction.opcode not in ("convolution", "dot"):
@@ -27,7 +27,7 @@ def flops(program: Program) -> float:
 
 
 def dot(instruction: Instruction, scope: Computation) -> float:
-  """2 x result x contracted sizes."""
+  """Operations of a dot: 2 x elements of the result x contracted sizes."""
   left = scope.by_name[instruction.operands[0]].arrays[0].dims
   found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.text)
   over = [int(i) for i in found[1].split(",") if i] if found else []
@@ -35,7 +35,10 @@ def dot(instruction: Instruction, scope: Computation) -> float:
 
 
 def convolution(instruction: Instruction, scope: Computation) -> float:
-  """2 x batch x features in x features out x valid pairs of positions."""
+  """Operations of a convolution.
+
+  They are 2 x batch x features in x features out x valid pairs of positions.
+  """
   labels = _LABELS.search(instruction.text)
   if labels is None:
     return 0.0
@@ -56,7 +59,7 @@ def convolution(instruction: Instruction, scope: Computation) -> float:
 
 
 def _windows(text: str) -> list[dict[str, int]]:
-  """Of each spatial dimension: size, stride, low padding, dilations."""
+  """Size, stride, low padding and dilations of each spatial dimension."""
   found = _WINDOW.search(text)
   if found is None or "size=" not in found[1]:
     return []
@@ -80,11 +83,11 @@ def _valid_pairs(
   lhs_dilate: int,
   rhs_dilate: int,
 ) -> int:
-  """Pairs of a kernel's and a result's position that meet an element.
+  """Number of (output position, kernel position) pairs that meet an element.
 
-  Position o of the result and k of the kernel meet at stride * o + rhs_dilate *
-  k - pad, where there is an element every lhs_dilate. A batch may be a window
-  of millions, so that nothing here goes over pairs.
+  Position o of the output and k of the kernel meet at stride * o + rhs_dilate *
+  k - pad, where every lhs_dilate-th position holds an element. Since a batch
+  may be a window of millions, nothing here enumerates the pairs.
   """
   first = np.arange(size, dtype=np.int64) * rhs_dilate - pad
   last = (given - 1) * lhs_dilate

@@ -1,4 +1,4 @@
-"""What a compiled step needs and costs, as JSON."""
+"""The report on a compiled step: what it needs and costs, as JSON."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from embeddinggemma.aot import (
   estimate,
   flops,
   hlo,
-  kernels,
+  kernel_costs,
   matmuls,
   shapes,
   traffic,
@@ -21,7 +21,7 @@ from embeddinggemma.aot import (
 from embeddinggemma.aot.compiling import Compiled
 
 _TOP = 10
-# Instructions that the compiler gives no cycles and that can cost much.
+# Instructions that can cost much and for which the compiler gives no cycles.
 _UNCOUNTED = ("sort", "scatter")
 
 
@@ -66,14 +66,14 @@ def as_json(compiled: Compiled) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-  """Of what decides the figures."""
+  """Versions of the packages that decide the figures."""
   import libtpu  # pyrefly: ignore[missing-import]
 
   return {"jax": jax.__version__, "libtpu": libtpu.__version__}
 
 
 def parameters(tree: Any) -> int:
-  """How many numbers the arrays of a tree hold."""
+  """The total number of elements in a tree of arrays."""
   return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
@@ -95,7 +95,7 @@ def _costs(
 ) -> dict[str, Any]:
   generation, mesh = compiled.slice_.generation, compiled.mesh
   found = collectives.find(program, mesh.size)
-  calls = kernels.find(program, generation)
+  calls = kernel_costs.find(program, generation)
   kernel_seconds = sum(k.times * k.seconds for k in calls)
   done = matmuls.flops(program)
   done += sum(k.times * (k.flops or 0.0) for k in calls)
@@ -131,12 +131,12 @@ def _costs(
 
 
 def _cycles(program: hlo.Program) -> int | None:
-  """Of all that runs; None before the compiler has estimated any."""
+  """Cycles of everything that runs; None if the compiler estimated none."""
   total = sum(n * (i.cycles or 0) for n, _, i in program.walk(fused=False))
   return total or None
 
 
-def _kernel_row(kernel: kernels.Kernel) -> dict[str, Any]:
+def _kernel_row(kernel: kernel_costs.Kernel) -> dict[str, Any]:
   return {
     "name": kernel.name,
     "times": kernel.times,
@@ -148,7 +148,7 @@ def _kernel_row(kernel: kernels.Kernel) -> dict[str, Any]:
 
 
 def _dearest(program: hlo.Program) -> list[dict[str, Any]]:
-  """The most expensive instructions; alike ones (source, kind) in one row."""
+  """The instructions of most cycles; equal source and kind share a row."""
   rows: dict[tuple[str, str], dict[str, Any]] = {}
   for times, _, instruction in program.walk(fused=False):
     if not instruction.cycles:

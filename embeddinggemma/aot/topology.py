@@ -1,4 +1,4 @@
-"""A mesh of the devices of a TPU topology, none of which is here."""
+"""A mesh of the devices of a TPU topology that is not attached."""
 
 import jax
 from jax.experimental import topologies
@@ -12,7 +12,7 @@ from embeddinggemma.types import BadInput
 
 
 def devices(slice_: Slice, num_slices: int = 1) -> tuple[jax.Device, ...]:
-  """As the compiler sees them; raises BadInput without libtpu."""
+  """The devices as the compiler sees them; BadInput if libtpu is missing."""
   environment.require_libtpu()
   several = {"num_slices": num_slices} if num_slices > 1 else {}
   try:
@@ -29,9 +29,9 @@ def devices(slice_: Slice, num_slices: int = 1) -> tuple[jax.Device, ...]:
 
 
 def make_mesh(sizes: MeshConfig, slice_: Slice, num_slices: int = 1) -> Mesh:
-  """The mesh that training has there; `data` goes over slices.
+  """The mesh that training would have on the slices; `data` spans the slices.
 
-  Raises BadInput where the sizes do not divide the devices.
+  Raises BadInput if the sizes do not divide the devices.
   """
   if num_slices < 1:
     raise BadInput(f"--num_slices={num_slices} must be at least 1")

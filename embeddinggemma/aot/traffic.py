@@ -39,7 +39,7 @@ _ALLOCATES = ('custom_call_target="AllocateBuffer"', "AssumeGatherIndices")
 
 
 def hbm_bytes(program: Program) -> float:
-  """Of one step on one device."""
+  """Bytes that one device reads and writes in a step."""
   return sum(
     times * moved(instruction, program.computations[name], program.computations)
     for times, name, instruction in program.walk(fused=False)
@@ -49,7 +49,7 @@ def hbm_bytes(program: Program) -> float:
 def moved(
   instruction: Instruction, scope: Computation, computations: Computations
 ) -> float:
-  """Of one run of an instruction."""
+  """Bytes that one run of an instruction reads and writes."""
   opcode, names = instruction.opcode, scope.by_name
   if opcode in _FREE or opcode.endswith(("-done", "-update")):
     return 0.0
@@ -76,13 +76,16 @@ def moved(
 
 
 def _hbm(instruction: Instruction | None) -> float:
-  """Bytes of a result that is in HBM."""
+  """Bytes of an instruction's result, if it is in HBM."""
   arrays = instruction.arrays if instruction else []
   return float(sum(a.bytes for a in arrays if not a.fast))
 
 
 def _bytes(instruction: Instruction | None) -> float:
-  """Of a result, wherever it is: inside a fusion nothing has a place."""
+  """Bytes of an instruction's result, wherever it is.
+
+  Inside a fusion results have no location.
+  """
   arrays = instruction.arrays if instruction else []
   return float(sum(a.bytes for a in arrays))
 
@@ -90,7 +93,7 @@ def _bytes(instruction: Instruction | None) -> float:
 def _read(
   inside: Computation, number: int, whole: float, computations: Computations
 ) -> float:
-  """What a fusion reads of its n-th operand."""
+  """Bytes that a fusion reads of its n-th operand."""
   name = next(
     (
       i.name
@@ -105,7 +108,7 @@ def _read(
 def _touched(
   inside: Computation, name: str, whole: float, computations: Computations
 ) -> float:
-  """What is read of a value that is there as a whole."""
+  """Bytes that are read of a value whose whole size is `whole`."""
   total = 0.0
   for user in inside.lines:
     for n, operand in enumerate(user.operands):
@@ -131,7 +134,7 @@ def _touched(
 def _written(
   fusion: Instruction, inside: Computation, computations: Computations
 ) -> float:
-  """What a fusion writes; of an update in place, the update."""
+  """Bytes that a fusion writes; for an update in place, those of the update."""
   root = inside.root
   if root is None:
     return _hbm(fusion)

@@ -1,1 +1,1 @@
-"""The command line: a program, its flags, and a function a verb."""
+"""The command line: the program, its flags, and a function per verb."""

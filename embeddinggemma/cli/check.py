@@ -21,7 +21,7 @@ from embeddinggemma.types import BadInput
 
 
 def check(command: Sequence[str], devices: int, ring: int, slices: int) -> None:
-  """BadInput for a verb, flag, config key or value that would be refused."""
+  """Raise BadInput for a verb, flag, key or value that would be refused."""
   name, *rest = command
   if name not in VERBS:
     raise BadInput(unknown(name))
@@ -36,6 +36,7 @@ def check(command: Sequence[str], devices: int, ring: int, slices: int) -> None:
 
 
 def _check_slice(config: Any, devices: int, ring: int, slices: int) -> None:
+  """Raise BadInput if the config cannot be trained on such devices."""
   start.check_folders(config)
   shape = config.mesh.data, config.mesh.fsdp
   sharding.mesh_shape(*shape, devices, ring, slices)
@@ -43,7 +44,7 @@ def _check_slice(config: Any, devices: int, ring: int, slices: int) -> None:
 
 
 def main() -> None:
-  """The program."""
+  """Check the commands on stdin; exit code 2 for the first that is refused."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--devices", type=int, required=True)
   parser.add_argument("--ring", type=int, default=1, help="of the torus")

@@ -2,41 +2,45 @@
 
 import dataclasses
 import pathlib
+from typing import cast
 
 from absl import flags
 
 from embeddinggemma import cache, config
 from embeddinggemma.cli.flags import console, say, tree_of
 from embeddinggemma.data import sources
-from embeddinggemma.load import load
+from embeddinggemma.loading import load
 from embeddinggemma.mining import mine as mining
 from embeddinggemma.mining import negatives
 from embeddinggemma.mining import teach as teaching
 from embeddinggemma.mining.candidates import MiningConfig
 from embeddinggemma.recipes.whole import finetuning
-from embeddinggemma.training import alone, inputs, stages
-from embeddinggemma.training.config import PairConfig
+from embeddinggemma.training import alone, inputs, prepare, stages
+from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.types import BadInput
 
 
 def teach(values: flags.FlagValues) -> None:
-  """Writes a teacher's vectors of all texts of a folder of pairs."""
+  """Write a teacher's vectors of all texts of a folder of pairs."""
   choice = config.build(teaching.TeachConfig, tree_of(values))
   output, shown = pathlib.Path(values.output), console()
   pairs, _ = sources.read_pairs(pathlib.Path(values.data))
   with cache.locked(output):
     model = teaching.teacher_of(choice)
-    about = teaching.teach(pairs, model, choice.dtype, output, shown)
+    taught = teaching.teach(pairs, model, choice.dtype, output, shown)
   shown.print(
-    f"{output}: {about['texts']} vectors of width {about['width']}",
+    f"{output}: {taught.texts} vectors of width {taught.width}",
     highlight=False,
     soft_wrap=True,
   )
 
 
 def mine(values: flags.FlagValues) -> None:
-  """Writes OUTPUT/TASK/pairs.jsonl with hard negatives, and the ledger of every
-  candidate; with --explain=ROW, says what became of a query's candidates."""
+  """Write OUTPUT/TASK/pairs.jsonl with hard negatives, and a ledger.
+
+  The ledger says what became of every candidate; with --explain=ROW, print it
+  for the query of one pair.
+  """
   choice = config.build(MiningConfig, tree_of(values))
   data, output = pathlib.Path(values.data), pathlib.Path(values.output)
   ledger, shown = output / mining.LEDGER, console()
@@ -60,7 +64,7 @@ def mine(values: flags.FlagValues) -> None:
 
 
 def mixture(values: flags.FlagValues) -> None:
-  """Tries mixtures of the data's tasks to finetune on, and picks some."""
+  """Try mixtures of the data's tasks for finetuning, and pick some."""
   tree = tree_of(values)
   if "search" not in tree or "finetune" not in tree:
     raise BadInput("mixture: give --config=configs/mixture.py, or one like it")
@@ -69,10 +73,11 @@ def mixture(values: flags.FlagValues) -> None:
     choice = dataclasses.replace(choice, pick=values.pick)
   workdir, shown = pathlib.Path(values.workdir), console()
   stage = stages.build(tree["finetune"])
-  if not isinstance(stage, PairConfig):
+  if not stages.kind_of(stage).embeds:
     raise BadInput(f"mixture: {stage.stage!r} is no training on pairs")
+  stage = cast(PairConfig, stage)
   alone.check(stage)
-  dependencies = inputs.dependencies(stage)
+  dependencies = prepare.dependencies(stage)
   with cache.locked(workdir):
     made = alone.make_inputs(stage, dependencies, workdir, shown)
     key = {"data": dependencies, "base": inputs.parent(stage.init_from)}

@@ -1,4 +1,4 @@
-"""Flags of verbs: what there is, what a command line gives, what is wrong."""
+"""The flags of all verbs, and the parsing of command lines."""
 
 import importlib
 import json
@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
+from embeddinggemma.convert import formats
+
 if TYPE_CHECKING:
   from rich.console import Console
 
 
 class Verb(NamedTuple):
-  """A job: what it does, the function that does it, the flags it takes."""
+  """A command: what it does, the function that does it, and its flags."""
 
   help: str
   # "module:function" of this folder, (values, *words) -> exit code. Imported
@@ -21,7 +23,7 @@ class Verb(NamedTuple):
   run: str
   required: Sequence[str] = ()
   optional: Sequence[str] = ()
-  words: bool = False  # whether any may follow the flags
+  words: bool = False  # whether words, such as a query, may follow the flags
 
 
 # Every flag of every verb: default and help.
@@ -49,13 +51,13 @@ TEXT_FLAGS = {
   "metric": (None, "what the plot shows, such as loss; else the first"),
   "from": (None, "public weights: a folder, a .gguf, or OWNER/NAME to fetch"),
   "part": ("both", "of an encoder-decoder: encoder, decoder or both"),
-  "format": (None, "sentence-transformers or gguf (llama.cpp)"),
+  "format": (None, formats.names()),
   "stage": (None, "of a recipe: prefinetune (default), adapt, ..."),
   "topology": (None, "a TPU generation and shape, such as v5e:16x16"),
   "dtype": (
     None,
-    "of the written weights: float32, bfloat16; for gguf also q8_0, q4_0,"
-    " mixed; default: what the model was trained for",
+    f"of the written weights: {formats.dtypes()}; default: what the model was"
+    " trained for",
   ),
   "precision": (
     None,
@@ -86,13 +88,13 @@ SWITCHES = {
 
 
 def function(verb: Verb) -> Callable[..., int | None]:
-  """The function that does a verb's job: (values, *words) -> exit code."""
+  """The function of a verb: (values, *words) -> exit code or None."""
   module, _, name = verb.run.partition(":")
   return getattr(importlib.import_module(f"{__package__}.{module}"), name)
 
 
 def console() -> "Console":
-  """Where a verb tells how it goes; the results go to stdout."""
+  """The console for progress and notes, on stderr; results go to stdout."""
   from rich.console import Console
 
   from embeddinggemma import distributed
@@ -101,12 +103,17 @@ def console() -> "Console":
 
 
 def tree_of(values: flags.FlagValues) -> dict[str, Any]:
-  """The config that a command line gives, resolved."""
+  """The config of a command line, with overrides and references resolved."""
   return values.config.to_dict()
 
 
+def is_recipe(tree: dict[str, Any]) -> bool:
+  """Whether a config is a recipe's: from raw text, or for the user's pairs."""
+  return "prefinetune" in tree or "base" in tree
+
+
 def file_of(path: str) -> pathlib.Path:
-  """The file that --output names, checked before the work that fills it."""
+  """The path of --output; BadInput, before any work, if it is a folder."""
   from embeddinggemma.types import BadInput
 
   if pathlib.Path(path).is_dir():
@@ -115,12 +122,12 @@ def file_of(path: str) -> pathlib.Path:
 
 
 def say(value: Any) -> None:
-  """Prints a line of JSON."""
+  """Print a value as a line of JSON."""
   print(json.dumps(value, ensure_ascii=False))
 
 
 def usage(verbs: Mapping[str, Verb]) -> str:
-  """What --help prints."""
+  """The text of --help."""
   width = max(map(len, verbs))
   lines = [f"  {name:<{width}}  {verb.help}" for name, verb in verbs.items()]
   return (
@@ -132,7 +139,7 @@ def usage(verbs: Mapping[str, Verb]) -> str:
 
 
 def verb_usage(name: str, verb: Verb) -> str:
-  """What VERB --help prints."""
+  """The text of VERB --help."""
   names = (*verb.required, *verb.optional)
   lines = []
   for flag in names:
@@ -151,8 +158,8 @@ def parse(
 ) -> tuple[flags.FlagValues, list[str]]:
   """The values of a verb's flags, and the words after them.
 
-  Raises BadInput for a flag or config key that is not there, with the nearest
-  one that is, for a value that is not one, and for words that are one too many.
+  Raises BadInput for an unknown flag or config key, with the nearest known one;
+  for a value of the wrong type; and for superfluous words.
   """
   from embeddinggemma.types import BadInput
 
@@ -185,7 +192,7 @@ def parse(
 
 
 def missing(name: str, flag: str) -> str:
-  """The line for a flag that a verb needs."""
+  """The message for a required flag that is missing."""
   return f"{name}: --{flag} is missing; see embeddinggemma {name} --help"
 
 
@@ -214,7 +221,7 @@ def _define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
 def _config_first(argv: Sequence[str]) -> list[str]:
   """The arguments with the last --config, its file found, before the others.
 
-  So overrides may stand anywhere, and a later --config replaces an earlier.
+  So overrides may precede it, and a later --config replaces an earlier one.
   """
   rest: list[str] = []
   config = None
@@ -231,7 +238,10 @@ def _config_first(argv: Sequence[str]) -> list[str]:
 
 
 def _find_config(value: str) -> str:
-  """configs/NAME.py[:arg]: the current folder's, else the one shipped."""
+  """The path of configs/NAME.py, with its :arg.
+
+  The current folder's comes before the shipped one.
+  """
   from embeddinggemma.types import BadInput
 
   path, colon, arg = value.partition(":")
@@ -264,7 +274,7 @@ def _unknown_flag(name: str, verb: Verb, flag: str) -> str:
 
 
 def _bad_key(name: str, verb: Verb, argv: Sequence[str]) -> str:
-  """Which --config.a.b is not in the config, with the nearest key that is."""
+  """The message for an unknown --config.a.b, with the nearest known key."""
   from embeddinggemma.config import suggest
 
   values = _flags_of(verb, argv[:1])

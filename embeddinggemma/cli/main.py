@@ -1,4 +1,4 @@
-"""The program: one verb per job, and an exit code for how it ended."""
+"""The program: it runs one verb and turns its end into an exit code."""
 
 import errno
 import logging
@@ -12,7 +12,7 @@ from embeddinggemma.cli.flags import function, parse, usage, verb_usage
 from embeddinggemma.cli.verbs import VERBS, unknown
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_PATH = (  # what another path mends
+_PATH = (  # errors for which another path helps
   errno.EROFS,
   errno.EACCES,
   errno.EPERM,
@@ -27,14 +27,17 @@ _SHORT = re.compile(r"\d+ requested and \d+ written")  # by NumPy, to a file
 
 
 def _quiet() -> None:
-  """Before JAX and TensorFlow start: their notes are not for our users."""
+  """Silence notes of JAX and TensorFlow that are not for users.
+
+  It must run before they are imported.
+  """
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
   logging.basicConfig(format="%(message)s")
 
 
 def call(argv: Sequence[str]) -> int:
-  """Runs one verb; returns the exit code."""
+  """Run one verb; returns the exit code."""
   if not argv or argv[0] in ("--help", "-h", "help"):
     print(usage(VERBS))
     return 0 if argv else 2
@@ -80,10 +83,10 @@ def call(argv: Sequence[str]) -> int:
 
 
 def _cannot_write(error: BaseException | None) -> str | None:
-  """A full disk or an unfit path in the chain of causes, with the fix.
+  """The message for a failed write among an error's causes, or None.
 
-  Libraries that write from C++ (TensorStore) keep the text, not the number;
-  NumPy counts what it could write.
+  Libraries that write from C++ (TensorStore) keep only the text of the error;
+  NumPy reports only how much it could write.
   """
   room = "make room or choose another folder, then start the same command again"
   while error is not None:
@@ -100,10 +103,10 @@ def _cannot_write(error: BaseException | None) -> str | None:
 
 
 def _with_huge_pages() -> None:
-  """Starts this command again with huge pages for malloc, where glibc has them.
+  """Restart this command with huge pages for malloc, where glibc has them.
 
-  XLA's CPU buffers are allocated anew each step; without huge pages, a quarter
-  of a training step is page faults. glibc reads the variable at start only.
+  XLA allocates its CPU buffers anew each step; without huge pages, a quarter of
+  a training step is page faults. glibc reads the variable only at start.
   """
   name = "GLIBC_TUNABLES"
   if sys.platform != "linux" or name in os.environ:
@@ -116,7 +119,7 @@ def main() -> None:
   """The console script."""
   if sys.argv[1:2] and sys.argv[1] in VERBS and "--help" not in sys.argv:
     _with_huge_pages()
-  if sys.argv[1:2] != ["train"]:  # which listens itself (distributed.py)
+  if sys.argv[1:2] != ["train"]:  # which listens itself (distributed/)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
   code = call(sys.argv[1:])
   if code == 42:

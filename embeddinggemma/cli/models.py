@@ -1,4 +1,4 @@
-"""The verbs of whole models: `evaluate`, `soup`, `doctor`, `import`, `export`."""
+"""Verbs on whole models: `evaluate`, `soup`, `doctor`, `import`, `export`."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,20 +9,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from embeddinggemma import cache
+from embeddinggemma import cache, soups
 from embeddinggemma import doctor as doctors
-from embeddinggemma import soup as soups
 from embeddinggemma.cli.flags import console, file_of, say
 from embeddinggemma.convert import verbs as convert
-from embeddinggemma.evaluate import quality, suite
-from embeddinggemma.load import load
+from embeddinggemma.evaluation import quality, suite
+from embeddinggemma.loading import load
 from embeddinggemma.report import report
 from embeddinggemma.types import BadInput
 
 
 def evaluate(values: flags.FlagValues) -> None:
-  """Scores a model at each of its dimensions, on the given folder or on the
-  model's own test."""
+  """Score a model at each of its Matryoshka dimensions.
+
+  The tasks are those of --data, or else the model's own held-out pairs.
+  """
   output, shown = file_of(values.output), console()
   model = load(values.model, precision=values.precision)
   own = lambda: _own_test(pathlib.Path(values.model))
@@ -39,6 +40,7 @@ def evaluate(values: flags.FlagValues) -> None:
 
 
 def _own_test(workdir: pathlib.Path) -> pathlib.Path:
+  """The folder of held-out tasks in a model's workdir."""
   for made in ("tokenizer", "inputs"):
     for place in (workdir, *workdir.resolve().parents[:3]):
       if (place / made / "corpus" / "test").is_dir():
@@ -47,7 +49,7 @@ def _own_test(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def soup(values: flags.FlagValues) -> None:
-  """Averages checkpoints, or walks from one to another."""
+  """Average checkpoints, or score points on the way from one to another."""
   inputs = values.inputs.split(",")
   workdir = pathlib.Path(values.workdir)
   if values.last is not None:
@@ -82,10 +84,11 @@ def _weights(text: str | None) -> list[float] | None:
 def _walk(
   ends: Sequence[str], count: int, data: Sequence[str], workdir: pathlib.Path
 ) -> None:
-  """Scores points between two models: WORKDIR/path.json, and a table.
+  """Score points between two models: WORKDIR/path.json, and a table.
 
   A row is {"share", "checkpoint", "hash", "scores": {folder: mean over task
-  types}} at the full dimension. Without data, on the held-out texts of both.
+  types}} at full dimension. Without data, the suites are the held-out tasks of
+  both.
   """
   own = lambda: [str(_own_test(pathlib.Path(path))) for path in ends]
   suites = {
@@ -108,7 +111,7 @@ def _walk(
 
 
 def _path_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-  """A row a point, a column a suite; the best of each column is bold."""
+  """A table with a row per point and a column per suite; the best in bold."""
   folders = list(rows[0]["scores"])
   best = {f: max(row["scores"][f] for row in rows) for f in folders}
   table = Table(title="mean over task types", title_justify="left")
@@ -128,7 +131,7 @@ def _path_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def doctor(values: flags.FlagValues, *words: str) -> int:
-  """Looks for what is silently wrong with a model."""
+  """Check a model for silent faults; returns 1 if there is one."""
   if len(words) != 1:
     raise BadInput("doctor: give one path: doctor PATH [--json]")
   findings = doctors.examine(words[0], console())
@@ -140,13 +143,13 @@ def doctor(values: flags.FlagValues, *words: str) -> int:
 
 
 def import_(values: flags.FlagValues) -> None:
-  """Public weights in, as a checkpoint; what is silently wrong with it."""
+  """Import public weights as a checkpoint, and check it for silent faults."""
   source, workdir = getattr(values, "from"), pathlib.Path(values.workdir)
   convert.import_model(source, workdir, values.part, _examine, console())
 
 
 def export(values: flags.FlagValues) -> None:
-  """A checkpoint out, in another runtime's format."""
+  """Export a checkpoint in another runtime's format."""
   output = pathlib.Path(values.output)
   convert.export_model(
     values.model,

@@ -1,4 +1,4 @@
-"""The verbs that turn texts into vectors and search them: `embed`, `index`, `query`."""
+"""The verbs that embed texts and search them: `embed`, `index`, `query`."""
 
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -9,8 +9,8 @@ from absl import flags
 from embeddinggemma import cache
 from embeddinggemma.cli.flags import console, file_of, missing, say
 from embeddinggemma.data import jsonl
-from embeddinggemma.evaluate import classify
-from embeddinggemma.load import load
+from embeddinggemma.evaluation import classify
+from embeddinggemma.loading import load
 from embeddinggemma.recipes.index import build_index
 from embeddinggemma.retrieval import index as indexes
 from embeddinggemma.retrieval import reading, search
@@ -18,7 +18,7 @@ from embeddinggemma.types import BadInput
 
 
 def embed(values: flags.FlagValues) -> None:
-  """Texts to a .npy file: a row a text, float32, unit norm."""
+  """Write vectors to a .npy file: (texts, dim), float32, unit norm."""
   output, shown = file_of(values.output), console()
   texts, titles = read_texts(values.input)
   model = load(values.model)
@@ -38,9 +38,10 @@ def embed(values: flags.FlagValues) -> None:
 
 
 def read_texts(source: str) -> tuple[list[str], list[str]]:
-  """Texts and titles of a .jsonl, or a text a line of a .txt or stdin (-).
+  """Texts and titles of a .jsonl, or the lines of a .txt or of stdin (-).
 
-  As they are: an empty line is an empty text.
+  They are read unchanged: an empty line is an empty text. Raises BadInput for a
+  source that cannot be read or has no text.
   """
   read = _read_rows if source.endswith(".jsonl") else _read_lines
   try:
@@ -67,7 +68,7 @@ def _read_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def index(values: flags.FlagValues) -> None:
-  """Makes a folder or a JSONL searchable, or brings its index up to date."""
+  """Index a folder or a JSONL file, or update its index."""
   if values.vectors not in (None, "int8", "binary"):
     raise BadInput(f"--vectors={values.vectors}: give int8 or binary")
   source, output = pathlib.Path(values.input), pathlib.Path(values.output)
@@ -92,7 +93,7 @@ def index(values: flags.FlagValues) -> None:
 
 
 def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
-  """What `index` did, as a person reads it."""
+  """What `index` did, as lines for people."""
   lines = [
     f"{output}: {about['chunks']:,} chunks of {about['files']:,} files,"
     f" {about['vectors']} at {about['dim']} dimensions,"
@@ -109,7 +110,7 @@ def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
 
 
 def query(values: flags.FlagValues, *words: str) -> None:
-  """Searches an index, or labels texts as labelled examples are."""
+  """Search an index, or label texts by labelled examples."""
   if values.dense and values.lexical:
     raise BadInput(
       "--dense and --lexical exclude each other; hybrid is neither"
@@ -127,7 +128,7 @@ def query(values: flags.FlagValues, *words: str) -> None:
 
 
 def _search(values: flags.FlagValues, text: str) -> None:
-  """Prints the best chunks of an index."""
+  """Print the best chunks of an index."""
   mode = "dense" if values.dense else "lexical" if values.lexical else "hybrid"
   folder, model = pathlib.Path(values.index), None
   opened = indexes.open_index(folder)
@@ -148,7 +149,7 @@ def _search(values: flags.FlagValues, text: str) -> None:
 
 
 def _label(values: flags.FlagValues, text: str) -> None:
-  """Prints the k likeliest labels of a text, or the likeliest of each."""
+  """Print a text's k likeliest labels, or each of many texts' likeliest."""
   if values.index is not None or values.dense or values.lexical:
     raise BadInput("query: --labels goes without --index, --dense, --lexical")
   if values.input is None:
@@ -176,7 +177,7 @@ def _label(values: flags.FlagValues, text: str) -> None:
 
 
 def _last(what: str, text: str) -> str:
-  """The text that stands last on a command line."""
+  """The query or text at the end of a command line; BadInput if it is empty."""
   if not text.strip():
     raise BadInput(
       f'the {what} is empty; put it last: query ... "how do I ..."'
@@ -187,7 +188,7 @@ def _last(what: str, text: str) -> str:
 
 
 def _is_text(value: str) -> bool:
-  """False for bytes of the command line that are not UTF-8."""
+  """Whether an argument is valid UTF-8."""
   try:
     value.encode("utf-8")
   except UnicodeEncodeError:

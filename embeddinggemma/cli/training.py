@@ -1,4 +1,4 @@
-"""The verbs of one stage: `train`, `prepare` and `compile`."""
+"""The verbs on a single stage: `train` and `prepare`."""
 
 import pathlib
 from typing import Any
@@ -6,21 +6,20 @@ from typing import Any
 from absl import flags
 
 from embeddinggemma import cache, distributed
-from embeddinggemma.aot import examine, page
 from embeddinggemma.cli.flags import console, say, tree_of
 from embeddinggemma.training import alone, stages
 from embeddinggemma.types import BadInput
 
 
 def train(values: flags.FlagValues) -> None:
-  """Trains one stage in a workdir, or continues it."""
+  """Train one stage in a workdir, or continue it."""
   with distributed.together():
     config = train_config(values)
     alone.train(config, cache.as_folder(values.workdir), console())
 
 
 def prepare(values: flags.FlagValues) -> None:
-  """Makes what training reads, and shows the batches that it will see."""
+  """Make the inputs of a training, or show the batches that it will read."""
   config = train_config(values)
   workdir = pathlib.Path(values.workdir) if values.workdir else None
   if values.show is None:
@@ -40,24 +39,8 @@ def prepare(values: flags.FlagValues) -> None:
       print("\n    ".join([f"  {origin}", *map(repr, sides)]))
 
 
-def compile_(values: flags.FlagValues) -> int:
-  """Compiles a stage for TPUs that are not here; 1: it does not fit."""
-  found = examine.examine(
-    examine.config_of(tree_of(values), values.stage),
-    values.topology,
-    values.num_slices,
-    values.fit,
-    values.shardings,
-  )
-  if values.json:
-    say(found)
-  else:
-    print(page.as_page(found))
-  return 0 if found["fits"] else 1
-
-
 def train_config(values: flags.FlagValues) -> Any:
-  """One stage; of a recipe, its pre-finetuning."""
+  """The config of one stage; of a recipe, that of its pre-finetuning."""
   tree = tree_of(values)
   tree = tree.get("prefinetune", tree)
   if values.skip_bad_rows and "data" in tree:

@@ -1,11 +1,12 @@
-"""Every verb: what it does, the flags it takes, the function that does it.
+"""All verbs, with the flags that each takes; VERBS is their table.
 
-A verb reads its flags, calls a library and says what came of it.
+A verb's function reads its flags, calls the library and prints the result.
 """
 
 import difflib
 
 from embeddinggemma.cli.flags import Verb
+from embeddinggemma.convert import formats
 
 VERBS = {
   "run": Verb(
@@ -90,20 +91,20 @@ VERBS = {
     ("part",),
   ),
   "export": Verb(
-    "a model out, for sentence-transformers or llama.cpp, and a certificate",
+    f"a model out, for {formats.programs()}, and a certificate",
     "models:export",
     ("model", "format", "output"),
     ("dtype", "uncertified"),
   ),
   "compile": Verb(
     "compile a stage for a TPU topology on any machine: memory, time, traffic",
-    "training:compile_",
+    "compile:compile_",
     ("config", "topology"),
     ("stage", "num_slices", "fit", "shardings", "json"),
   ),
   "sweep": Verb(
     "run a config at every point of a product or zip of overrides",
-    "recipes:sweep",
+    "sweep:sweep",
     ("config", "workdir"),
     ("sweep", "print", "jobs", "metric"),
   ),
@@ -111,7 +112,7 @@ VERBS = {
 
 
 def unknown(name: str) -> str:
-  """The line for what is no verb, with the nearest one, or all."""
+  """The message for an unknown verb, with the nearest known one, or all."""
   close = difflib.get_close_matches(name, VERBS, 1)
   fix = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
   return f"unknown verb {name!r}; {fix}"

@@ -1,4 +1,4 @@
-"""What lies beside the weights in a folder of public ones: all but tensors."""
+"""Read the small files beside the weights in a folder of public weights."""
 
 import json
 import pathlib
@@ -12,10 +12,10 @@ _README_TERMS = re.compile(r"^license(_name|_link)?:.*$", re.MULTILINE)
 
 
 def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-  """FOLDER/name; BadInput if a file's own words would lead out of the folder.
+  """FOLDER/name; BadInput if a name given by a file leads out of the folder.
 
-  The cache of huggingface_hub is made of links, from snapshots/REVISION into
-  the blobs beside it; these pass.
+  Links of the cache of huggingface_hub, from snapshots/REVISION into the blobs
+  beside it, are allowed.
   """
   path, parts = folder / name, pathlib.PurePath(name)
   root = folder.resolve()
@@ -35,7 +35,7 @@ def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
-  """A JSON object; BadInput says what is wrong with the file."""
+  """The JSON object in a file; BadInput says what is wrong with it."""
   path = inside(folder, name)
   try:
     tree = json.loads(path.read_bytes())
@@ -56,7 +56,10 @@ def has(folder: pathlib.Path, name: str) -> bool:
 
 
 def tokenizer_model(folder: pathlib.Path) -> bytes:
-  """The SentencePiece model; of Gemma's archives it may lie one level up."""
+  """The bytes of the SentencePiece model.
+
+  In Gemma's archives it may lie one level up.
+  """
   for place in (folder, folder.parent):
     if (place / TOKENIZER_FILE).is_file():
       return inside(place, TOKENIZER_FILE).read_bytes()
@@ -70,8 +73,11 @@ def tokenizer_model(folder: pathlib.Path) -> bytes:
 
 
 def terms(folder: pathlib.Path, said: str = "") -> dict[str, bytes]:
-  """Files of licence and use policy; else what the weights themselves say, or
-  the README's header."""
+  """The files of licence and use policy, as name -> content.
+
+  Without such files, LICENSE is `said`, what the weights' own file says, or
+  else what the README's header says.
+  """
   found = {
     path.name: inside(folder, path.name).read_bytes()
     for path in sorted(folder.iterdir())

@@ -1,8 +1,8 @@
-"""The names that transformers gives to the tensors of our tree, and back.
+"""Names of tensors in transformers, for the tensors of this project, and back.
 
-A path of ours, such as encoder/layer_3/attention/q, is turned part by part;
-a linear map of torch is (outputs, inputs), ours has the inputs first. Norms
-are stored as w of (1 + w) by both.
+A path such as encoder/layer_3/attention/q is translated part by part. Linear
+maps are (outputs, inputs) in torch; here, inputs come first. Both store an
+RMSNorm's weight w of (1 + w).
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -50,12 +50,12 @@ _AS_THEY_ARE = ("embedding", "scale")
 def sources(
   shapes: Shapes, parts: Mapping[str, str], prefixes: Mapping[str, str]
 ) -> dict[Name, Source]:
-  """Where each tensor of ours comes from.
+  """Where each of our tensors comes from.
 
   Args:
-    shapes: of our tensors, whose path begins with a side: encoder or decoder.
-    parts: GEMMA3 or T5GEMMA.
-    prefixes: side -> what stands before their names.
+    shapes: our tensors' shapes; a path begins with a side, encoder or decoder.
+    parts: our name of a part -> that of transformers: GEMMA3 or T5GEMMA.
+    prefixes: side -> what their names begin with.
   """
   return {
     name: _source(prefixes[name[0]] + theirs(name[1:], parts), name, shape)
@@ -64,12 +64,12 @@ def sources(
 
 
 def prefix(found: Container[str], known: Sequence[str], default: str) -> str:
-  """What stands before their names: the first that fits those found."""
+  """The first known prefix with a final norm, else the default."""
   return next((p for p in known if f"{p}norm.weight" in found), default)
 
 
 def theirs(name: Name, parts: Mapping[str, str]) -> str:
-  """The name of a tensor of one side: layers.3.self_attn.q_proj.weight."""
+  """Their name of a tensor of a side: layers.3.self_attn.q_proj.weight."""
   return ".".join(
     parts.get(part) or part.replace("layer_", "layers.") for part in name
   )
@@ -82,17 +82,17 @@ def _source(their_name: str, name: Name, shape: Shape) -> Source:
 
 
 def export(name: Name, array: np.ndarray) -> np.ndarray:
-  """A tensor of ours as transformers stores it."""
+  """A tensor in the layout of transformers."""
   if name[-1] in _AS_THEY_ARE:
     return array
   return tensors.to_matrix(array, _inputs(name))
 
 
 def exported_shape(name: Name, shape: Shape) -> Shape:
-  """The shape of what `export` gives."""
+  """The shape of what `export` returns."""
   return _source("", name, shape).shape
 
 
 def _inputs(name: Name) -> int:
-  """Leading axes of ours that are inputs: heads and their dimension of o."""
+  """The number of leading axes that are inputs: 2 for o (heads, head dim)."""
   return 2 if name[-1] == "o" else 1

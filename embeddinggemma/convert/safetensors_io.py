@@ -1,9 +1,9 @@
-"""Weights in safetensors files, one tensor in memory at a time.
+"""Read and write safetensors files with one tensor in memory at a time.
 
 A file is 8 bytes of length, a JSON header, and the tensors' bytes. The header
-is compared with the size of the file before any tensor is read. Tensors are
-read by their place in the file and not through a memory map, whose pages would
-count as ours.
+is checked against the size of the file before any tensor is read. Tensors are
+read from the file and not through a memory map, whose pages would count as
+memory of the process.
 """
 
 import json
@@ -35,7 +35,7 @@ _ALIGNMENT = 64  # bytes
 
 
 class Tensor(NamedTuple):
-  """Where a tensor lies."""
+  """The place and type of a tensor in a file."""
 
   path: pathlib.Path
   dtype: np.dtype
@@ -44,10 +44,10 @@ class Tensor(NamedTuple):
 
 
 def open_folder(folder: pathlib.Path) -> dict[str, Tensor]:
-  """Every tensor of a folder, by name, in one file or in shards.
+  """Every tensor of a folder by name, in one file or in shards.
 
   Raises:
-    BadInput: there is none but a pickle, which could run any code; a file is
+    BadInput: there are only pickles, which could run any code; a file is
       truncated or corrupt; a shard is missing, lies outside the folder, or
       lacks a tensor that the index names.
   """
@@ -62,12 +62,12 @@ def open_folder(folder: pathlib.Path) -> dict[str, Tensor]:
 
 
 def is_pickle(path: pathlib.Path) -> bool:
-  """By its name, a file of weights that only unpickling opens."""
+  """Whether a file of weights, by its name, could only be unpickled."""
   return path.suffix in _PICKLES and path.is_file()
 
 
 def refusal(path: pathlib.Path) -> BadInput:
-  """What is said of a pickle."""
+  """The error for a folder whose weights are a pickle."""
   return BadInput(
     f"{path} is a pickle, which can run any code when it is opened; it is"
     " refused: give weights as safetensors (save_pretrained writes them)"
@@ -142,7 +142,7 @@ def _entry(path: pathlib.Path, data: int, entry: Any) -> Tensor:
 def _check_places(
   path: pathlib.Path, found: Mapping[str, Tensor], data: int, size: int
 ) -> None:
-  """Tensors follow each other without a gap, to the end of the file."""
+  """Raise BadInput unless tensors follow each other without gap to the end."""
   for name, tensor in sorted(found.items(), key=lambda item: item[1].start):
     if tensor.start != data:
       raise BadInput(
@@ -166,12 +166,12 @@ def _truncated(path: pathlib.Path, size: int, wanted: int) -> BadInput:
 
 
 def nbytes(tensor: Tensor) -> int:
-  """Its size in the file."""
+  """The size of a tensor in the file, in bytes."""
   return math.prod(tensor.shape) * tensor.dtype.itemsize
 
 
 def read(tensor: Tensor) -> np.ndarray:
-  """The tensor in float32, which holds every value of its type."""
+  """The tensor in float32, which holds every value of the types read here."""
   flat, done = _aligned(math.prod(tensor.shape)), 0
   for block in _blocks(tensor):
     flat[done : done + block.size] = block
@@ -180,7 +180,10 @@ def read(tensor: Tensor) -> np.ndarray:
 
 
 def _aligned(size: int) -> np.ndarray:
-  """Where it begins, JAX on a CPU uses numpy's memory, and copies nothing."""
+  """Uninitialised memory, aligned so that JAX uses it without a copy.
+
+  On CPUs, JAX shares NumPy's memory if its start is aligned.
+  """
   space = np.empty(4 * size + _ALIGNMENT, np.uint8)
   start = -space.ctypes.data % _ALIGNMENT
   return space[start : start + 4 * size].view(np.float32)
@@ -194,7 +197,7 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def _blocks(tensor: Tensor) -> Iterator[np.ndarray]:
-  """The values in order, so many at a time, in the file's type."""
+  """A tensor's values in order, in blocks, in the file's type."""
   left = math.prod(tensor.shape)
   with tensor.path.open("rb") as file:
     file.seek(tensor.start)
@@ -208,9 +211,9 @@ def _blocks(tensor: Tensor) -> Iterator[np.ndarray]:
 
 
 class Writer:
-  """Writes a file tensor by tensor; it has its name only when it is whole.
+  """Writes a file tensor by tensor; only a complete file gets its name.
 
-  Use as a context. Every tensor of `shapes` is added once, in their order.
+  It is a context manager. Every tensor of `shapes` is added once, in order.
   """
 
   def __init__(
@@ -219,7 +222,7 @@ class Writer:
     shapes: Mapping[str, tuple[int, ...]],
     dtype: str,
   ) -> None:
-    """`dtype`: float32 or bfloat16, which is rounded to."""
+    """`dtype` is float32, or bfloat16, to which values are rounded."""
     self._path, self._left = path, list(shapes)
     self._dtype = DTYPES[NAMES[dtype]]
     self._header = _header(shapes, NAMES[dtype])
@@ -233,7 +236,7 @@ class Writer:
     return self
 
   def add(self, name: str, array: np.ndarray) -> None:
-    """The next tensor."""
+    """Write the next tensor, which must be the one of this name."""
     assert name == self._left.pop(0) and array.shape == self._shapes[name]
     flat = array.reshape(-1)
     for start in range(0, flat.size, _BLOCK):
@@ -258,7 +261,7 @@ class Writer:
 
 
 def _header(shapes: Mapping[str, tuple[int, ...]], kind: str) -> bytes:
-  """Padded to 8 bytes, so that the tensors are aligned."""
+  """The JSON header, padded to 8 bytes so that the tensors are aligned."""
   tree: dict[str, Any] = {"__metadata__": {"format": "pt"}}
   end = 0
   for name, shape in shapes.items():

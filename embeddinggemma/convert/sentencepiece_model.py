@@ -1,9 +1,9 @@
-"""What a SentencePiece model file says: its pieces, and how it treats text.
+"""Read and write SentencePiece model files: pieces, and treatment of text.
 
-The processor tells neither which pieces are user-defined nor how the model was
-made. The package's protobuf module does, but transformers has one of the same
-name, and protobuf refuses the second of the two in a process. So the few fields
-that count are read here (protobuf's wire format; sentencepiece_model.proto).
+The package's processor tells neither which pieces are user-defined nor how the
+model was made. Its protobuf module does, but transformers has one of the same
+name, and protobuf refuses to load both in a process. So the few fields that
+matter are read here (protobuf's wire format; sentencepiece_model.proto).
 """
 
 import functools
@@ -19,10 +19,10 @@ KINDS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 
 
 class Piece(NamedTuple):
-  """One entry of the vocabulary; its id is its place."""
+  """An entry of the vocabulary; its id is its index."""
 
   text: str
-  score: float  # of two merges, the one that makes the higher comes first
+  score: float  # the merge that makes the piece of highest score comes first
   type: int
 
 
@@ -30,7 +30,7 @@ class SentencePieceModel(NamedTuple):
   """The fields of a model that decide which ids a text gets."""
 
   pieces: list[Piece]
-  kind: str  # of KINDS
+  kind: str  # one of KINDS
   identity: bool  # the normaliser changes no character
   dummy_prefix: bool  # a space before each text
   remove_extra_spaces: bool
@@ -39,7 +39,7 @@ class SentencePieceModel(NamedTuple):
 
 @functools.lru_cache(maxsize=1)  # seconds, for 262,144 pieces
 def parse(model: bytes) -> SentencePieceModel:
-  """Reads a model file; BadInput if it is none, or not of Gemma's ids."""
+  """Read a model file; BadInput if it is invalid or without Gemma's ids."""
   Tokenizer(model)
   pieces: list[Piece] = []
   trainer: dict[int, Any] = {}
@@ -62,10 +62,10 @@ def parse(model: bytes) -> SentencePieceModel:
 
 
 def serialise(model: SentencePieceModel) -> bytes:
-  """A model file of these fields, with Gemma's ids and byte fallback.
+  """A model file with these fields, Gemma's control ids and byte fallback.
 
-  The inverse of `parse`. The names of the ids' pieces are taken from their
-  places, since the processor looks for them by name.
+  It is the inverse of `parse`. The control pieces' names are taken from their
+  ids, since the processor looks them up by name.
   """
   kinds = {name: number for number, name in KINDS.items()}
   names = {n: model.pieces[n].text for n in (UNK, BOS, EOS, PAD)}
@@ -91,9 +91,9 @@ def serialise(model: SentencePieceModel) -> bytes:
 
 
 def gemma_pieces(model: bytes, form: str) -> list[Piece]:
-  """The pieces of a BPE model that treats text as Gemma's does.
+  """The pieces of a BPE model that treats text as Gemma's tokenizer does.
 
-  BadInput says why `form`, which knows no other treatment, cannot hold it.
+  Raises BadInput otherwise: `form` is the format that cannot express it.
   """
   given = parse(model)
   unused = next((p.text for p in given.pieces if p.type == UNUSED), None)
@@ -112,7 +112,7 @@ def gemma_pieces(model: bytes, form: str) -> list[Piece]:
 
 
 def refusal(form: str, fault: str) -> BadInput:
-  """What is raised of a tokenizer that a format cannot hold."""
+  """The error for a tokenizer that a format cannot hold."""
   return BadInput(
     f"{form} cannot hold this tokenizer: {fault}; train one with this package,"
     " or use a Gemma tokenizer"
@@ -129,7 +129,7 @@ def _piece(data: bytes, number: int) -> Piece:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-  """(field number, value): an int, a float or bytes, as it is encoded."""
+  """A message's (field number, value): an int, a float or bytes."""
   at = 0
   while at < len(data):
     tag, at = _varint(data, at)
@@ -149,7 +149,10 @@ def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-  """A number in groups of seven bits, low ones first, and what follows it."""
+  """A number at a position, and the position after it.
+
+  It is in groups of seven bits, the lowest first.
+  """
   value = shift = 0
   while True:
     byte = data[at]
@@ -182,7 +185,7 @@ def _number(number: int, value: int) -> bytes:
 
 
 def _to_varint(value: int) -> bytes:
-  """The inverse of `_varint`."""
+  """A number as bytes that `_varint` reads."""
   found = bytearray()
   while value > 127:
     found.append(value & 127 | 128)

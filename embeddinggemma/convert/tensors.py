@@ -1,4 +1,4 @@
-"""Our tensors and those of another format, matched by name before any work."""
+"""Match the tensors of another format to this project's by name and shape."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -17,57 +17,60 @@ Shapes = Mapping[Name, Shape]
 
 
 class Source(NamedTuple):
-  """A tensor of theirs that one of ours comes from."""
+  """A tensor of another format from which one of ours is made."""
 
   name: str
-  shape: Shape  # that theirs has
+  shape: Shape  # in the other format
   take: Callable[[np.ndarray], np.ndarray]  # theirs -> ours
 
 
 class Imported(NamedTuple):
-  """A model of another format: checked, its tensors not yet read."""
+  """A model of another format that is checked; its tensors are not read yet."""
 
   config: ModelConfig  # the encoder's, where there are two sides
   tensors: Mapping[Name, Lazy]
   tokenizer: bytes
   prompts: Mapping[str, str]
   family: str
-  more: Mapping[str, Any] = {}  # of an encoder-decoder's config
-  left_out: int = 0  # tensors of other parts
-  notes: tuple[str, ...] = ()  # what a reader should know
-  source: Mapping[str, Any] = {}  # more of where it is from
+  more: Mapping[str, Any] = {}  # further fields of an encoder-decoder's config
+  left_out: int = 0  # tensors of parts that are not imported
+  notes: tuple[str, ...] = ()  # for the user
+  source: Mapping[str, Any] = {}  # further facts on where it is from
   licence: str = ""  # what the file of weights says of it
 
   @property
   def is_embedder(self) -> bool:
-    """Whether it has the head that makes vectors; a language model has not."""
+    """Whether it has an embedding head; a language model has none."""
     return ("down",) in self.tensors
 
 
 def shapes_of(init: Callable[[Key], Params]) -> dict[Name, Shape]:
-  """Names and shapes of the tensors that a model of ours has."""
+  """Name -> shape of the tensors that `init` would make."""
   tree = jax.eval_shape(init, jax.random.key(0))["model"]
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {tuple(k.key for k in path): leaf.shape for path, leaf in leaves}
 
 
 def all_finite(tensor: Any) -> bool:
-  """Whether every value is: only then is the sum, which needs no second array."""
+  """Whether all values are finite.
+
+  The sum tells, without a second array: it is finite only then.
+  """
   total = np.sum(np.asarray(tensor), dtype=np.float64)
   return bool(np.isfinite(total))
 
 
 def matrix(name: str, shape: Shape, inputs: int = 1) -> Source:
-  """A linear map of torch, (outputs, inputs); ours has the inputs first.
+  """The Source of a linear map in torch's layout, (outputs, inputs).
 
-  `inputs`: how many leading axes of ours they are.
+  `inputs` is how many leading axes of ours are inputs.
   """
   theirs = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
   return Source(name, theirs, lambda array: array.T.reshape(shape))
 
 
 def to_matrix(array: np.ndarray, inputs: int = 1) -> np.ndarray:
-  """The inverse of `matrix`."""
+  """A tensor in torch's layout, (outputs, inputs); the inverse of `matrix`."""
   return array.reshape(math.prod(array.shape[:inputs]), -1).T
 
 
@@ -77,10 +80,11 @@ def check(
   where: Any,
   left_out: Callable[[str], bool] = lambda name: False,
 ) -> int:
-  """How many tensors are left out; BadInput names the first that is wrong.
+  """Check that the tensors found are those wanted.
 
-  Wrong is one that is missing, has another shape, or that neither a source nor
-  `left_out` accounts for.
+  Returns how many are left out. Raises BadInput, with the first name, for a
+  tensor that is missing, has another shape, or that neither a source nor
+  `left_out` accounts for. `where` is the file or folder, for the message.
   """
   names = set()
   for source in sources:
@@ -111,7 +115,7 @@ def lazy(
   shapes: Shapes,
   read: Callable[[str], np.ndarray],
 ) -> dict[Name, Lazy]:
-  """Our tensors, each read and turned when it is asked for."""
+  """Our tensors, each read and converted when it is asked for."""
 
   def reader(source: Source) -> Callable[[], np.ndarray]:
     return lambda: np.ascontiguousarray(source.take(read(source.name)))
@@ -123,7 +127,7 @@ def lazy(
 
 
 def params(model: Imported, precision: str = quantize.FLOAT) -> Params:
-  """All of a model's tensors as a precision shows them, on the device."""
+  """All of a model's parameters, seen in a precision, on the device."""
   read = ((name, lazy.read()) for name, lazy in model.tensors.items())
   return placed(read, precision)
 
@@ -131,8 +135,10 @@ def params(model: Imported, precision: str = quantize.FLOAT) -> Params:
 def placed(
   named: Iterable[tuple[Name, np.ndarray]], precision: str = quantize.FLOAT
 ) -> Params:
-  """Tensors as a precision shows them, on the device, each as it comes: none
-  is held twice for long."""
+  """Tensors seen in a precision, put on the device one after the other.
+
+  So no tensor is held twice for long.
+  """
   held = {
     name: jax.device_put(quantize.seen(name, tensor, precision))
     for name, tensor in named

@@ -1,4 +1,4 @@
-"""The verbs `import` and `export`."""
+"""The work of the verbs `import` and `export`."""
 
 import dataclasses
 import importlib.metadata
@@ -15,21 +15,18 @@ from embeddinggemma import progress as progress_lib
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.config import suggest
 from embeddinggemma.convert import folder as folders
-from embeddinggemma.convert import safetensors_io
+from embeddinggemma.convert import formats, safetensors_io
 from embeddinggemma.convert.certify import certificate
 from embeddinggemma.convert.read import families, on_grid
 from embeddinggemma.convert.read import gguf as gguf_read
 from embeddinggemma.convert.tensors import Imported
-from embeddinggemma.convert.write import exporting, gguf, sentence_transformers
+from embeddinggemma.convert.write import exporting
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.saved import GRID
 from embeddinggemma.types import BadInput
 
 Examine = Callable[[pathlib.Path], Any]
-FORMATS = {
-  form.name: form for form in (sentence_transformers.FORMAT, gguf.FORMAT)
-}
-# What is fetched of a repository: no pickles, no code.
+# Patterns of files that are fetched from a repository: no pickles, no code.
 _WANTED = (
   "*.safetensors",
   "*.json",
@@ -50,21 +47,23 @@ def import_model(
   examine: Examine,
   console: Console,
 ) -> pathlib.Path:
-  """The verb `import`: public weights as a checkpoint; returns its folder.
+  """Import public weights as a checkpoint; returns its folder.
 
-  Every check comes before the first byte that is written, and of the tensors
-  one is in memory at a time.
+  Every check precedes the first byte that is written, and one tensor is in
+  memory at a time.
 
   Args:
     source: a folder, a GGUF file, or the name of a repository to fetch.
+    workdir: where the checkpoint is written.
     part: of an encoder-decoder: encoder, decoder or both.
-    examine: is called with the source of an embedder; the checkpoint stays
-      whatever that raises. Of the source, since its tensors need less memory
-      on their way than those of a checkpoint.
+    examine: called with the source of an embedder; the checkpoint stays
+      whatever it raises. It gets the source, whose tensors need less memory
+      to read than those of a checkpoint.
+    console: for progress and notes.
 
   Raises:
-    BadInput: see `families.read`; the workdir holds a checkpoint already; the
-      tokenizer does not fit the table.
+    BadInput: see `families.read`; the workdir has a checkpoint already; the
+      tokenizer has more pieces than the embedding table has rows.
   """
   folder = _located(source)
   model = families.read(folder, part)
@@ -106,13 +105,26 @@ def export_model(
   examine: Examine,
   console: Console,
 ) -> dict[str, Any]:
-  """The verb `export`: a checkpoint out; returns what its certificate holds.
+  """Export a checkpoint; returns the content of its certificate.
 
-  What `examine` raises of the written files leaves nothing at `output`, and so
-  does a certificate that fails, unless `uncertified`.
+  Args:
+    path: a checkpoint or a workdir.
+    form: the format's name.
+    output: the folder to write.
+    dtype: of the weights; None: the format's choice for the model.
+    uncertified: keep an export whose certificate fails.
+    examine: called with the written files.
+    console: for progress.
+
+  Raises:
+    BadInput: the format cannot hold the model.
+    Stopped: the certificate fails. As with whatever `examine` raises, nothing
+      is left at `output`.
   """
-  if form not in FORMATS:
-    raise BadInput(f"--format={form} is unknown{suggest(form, list(FORMATS))}")
+  if form not in formats.FORMATS:
+    known = suggest(form, list(formats.FORMATS))
+    raise BadInput(f"--format={form} is unknown{known}")
+  how = formats.opened(form)
   say = lambda line: console.print(
     line, highlight=False, markup=False, soft_wrap=True
   )
@@ -121,13 +133,13 @@ def export_model(
   def certify(
     job: exporting.Job, folder: pathlib.Path, written: exporting.Written
   ) -> None:
-    found.update(certificate.certify(FORMATS[form], job, folder, written))
+    found.update(certificate.certify(how, job, folder, written))
     if not uncertified:
       certificate.require(found)
 
   with progress_lib.Progress(console, "export", 1) as progress:
     written = exporting.export(
-      FORMATS[form], path, output, dtype, examine, certify, progress.show_of
+      how, path, output, dtype, examine, certify, progress.show_of
     )
   say(f"{output}  weights {written.digest[:12]}{certificate.grid(found)}")
   say(certificate.summary(found))
@@ -135,7 +147,7 @@ def export_model(
 
 
 def check_tokenizer(model: Imported, where: Any) -> None:
-  """BadInput for a tokenizer with more pieces than the table has rows."""
+  """Raise BadInput if the tokenizer has more pieces than the table has rows."""
   pieces = Tokenizer(model.tokenizer, str(where)).vocab_size
   if pieces > model.config.vocab_size:
     raise BadInput(
@@ -145,7 +157,7 @@ def check_tokenizer(model: Imported, where: Any) -> None:
 
 
 def _located(source: str) -> pathlib.Path:
-  """The folder, or GGUF file, that a path or a repository's name means."""
+  """The folder or GGUF file of a path or of a repository's name."""
   path = pathlib.Path(source)
   if file := gguf_read.chosen(path):
     return file
@@ -176,7 +188,7 @@ def _located(source: str) -> pathlib.Path:
 def _watched(
   tensors: Mapping[Name, Lazy], on_read: Callable[[int], Any]
 ) -> dict[Name, Lazy]:
-  """The same tensors; each reading is counted."""
+  """The same tensors; `on_read` is called as each is read."""
   done = 0
 
   def read(tensor: Lazy) -> Any:
@@ -194,7 +206,7 @@ def _watched(
 def _files(
   model: Imported, folder: pathlib.Path, source: str, grid: str
 ) -> dict[str, bytes]:
-  """The small files of the checkpoint, as training writes them."""
+  """The small files of the imported checkpoint, as training writes them."""
   config = dataclasses.asdict(model.config)
   root = folder if folder.is_dir() else folder.parent
   paths = [folder] if folder != root else sorted(root.rglob("*.safetensors"))

@@ -17,11 +17,14 @@ class Retrieval(NamedTuple):
 
   corpus: Mapping[str, tuple[str, str]]  # id -> (title, text)
   queries: Mapping[str, str]
-  qrels: Mapping[str, Mapping[str, int]]
+  qrels: Mapping[str, Mapping[str, int]]  # query id -> document id -> relevance
 
 
 def normalised(text: str) -> str:
-  """The text as duplicates are judged: casefold, white space collapsed."""
+  """The text in the form in which duplicates are compared.
+
+  It is case-folded, with each run of white space as one space.
+  """
   return " ".join(text.casefold().split())
 
 
@@ -32,10 +35,11 @@ def text_id(text: str) -> str:
 
 
 def as_retrieval(pairs: Sequence[Pair], max_queries: int) -> Retrieval:
-  """Pairs as a search task: positives are the documents.
+  """Turn pairs into a search task whose documents are their positives.
 
-  Equal texts become one entry, so a query's relevant documents are all its
-  positives. Queries over the cap go by hash order, with their documents.
+  Equal texts become one entry, so all positives of a query are relevant to it.
+  Of more than `max_queries` distinct queries, those with the smallest hashes
+  are kept, with their documents.
   """
   chosen = sorted({text_id(pair.query) for pair in pairs})[:max_queries]
   kept = set(chosen)
@@ -89,7 +93,7 @@ def read_retrieval(folder: Path) -> Retrieval:
 
 
 def _documents(path: Path) -> Iterator[dict[str, Any]]:
-  """Rows of a corpus, in which public collections do leave texts empty."""
+  """Rows of a corpus file; a text may be empty, as in public collections."""
   for origin, row in jsonl.read_rows(path, ("_id",)):
     if "text" not in row:
       raise BadInput(f"{origin}: 'text' is missing")

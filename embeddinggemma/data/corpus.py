@@ -1,8 +1,8 @@
-"""A corpus: a folder of training pairs and of held-out evaluations.
+"""A corpus: a folder of training pairs and held-out evaluations.
 
 DIRECTORY/train/TASK/pairs.jsonl, DIRECTORY/validation/... and
-DIRECTORY/test/..., and corpus.json with its content hash. It comes from the
-running interpreter or from the user's own pairs.
+DIRECTORY/test/..., and corpus.json with their content hash. It is built from
+the user's pairs, or else from the Python installation that runs this program.
 """
 
 import importlib.metadata
@@ -15,12 +15,19 @@ from embeddinggemma.data import sources, stdlib
 from embeddinggemma.types import Pair
 
 CORPUS_FILE = "corpus.json"
-HELD_OUT = 0.05  # of the user's pairs, for validation and for test each
+HELD_OUT = 0.05  # share of the user's pairs for each of validation and test
 SALT = "embeddinggemma"
 
 
 def fingerprint(path: str) -> dict[str, Any]:
-  """What a corpus depends on, cheap to compute before it is built."""
+  """What the content of a corpus depends on, without building it.
+
+  Args:
+    path: the folder of the user's pairs; "" for the Python installation.
+
+  Raises:
+    BadInput: the folder holds no pairs.
+  """
   if path:
     # A folder without pairs fails here.
     return {"pairs": sources.pairs_hash(pathlib.Path(path))}
@@ -38,9 +45,14 @@ def _distribution(package: str) -> str:
 def write(
   path: str, skip_bad_rows: bool, directory: pathlib.Path
 ) -> dict[str, Any]:
-  """Builds a corpus in `directory`; returns what corpus.json says of it.
+  """Build a corpus in `directory` and return the content of its corpus.json.
 
-  Raises BadInput for the first bad line of the user's pairs.
+  Args:
+    path: the folder of the user's pairs; "" for the Python installation.
+    skip_bad_rows: leave bad lines of the pairs out and list them.
+
+  Raises:
+    BadInput: a line of the pairs is bad and bad lines are not skipped.
   """
   skipped: list[str] = []
   if path:
@@ -69,5 +81,5 @@ def read_train(directory: pathlib.Path) -> list[Pair]:
 
 
 def about(directory: pathlib.Path) -> dict[str, Any]:
-  """What corpus.json says."""
+  """The content of corpus.json."""
   return json.loads((directory / CORPUS_FILE).read_text())

@@ -1,4 +1,4 @@
-"""UL2: spans of a text are hidden behind sentinels and asked for.
+"""UL2 denoising: spans of a text are replaced by sentinels and predicted.
 
 Paper section 2.1 adapts the decoder by UL2 (arXiv 2205.05131) with the five
 denoisers of T5Gemma 2 (arXiv 2512.14856). An example is a pure function of
@@ -19,9 +19,9 @@ from embeddinggemma.types import BadInput
 class Denoiser(NamedTuple):
   """How much of a text is hidden, and in spans of what length."""
 
-  span: float  # mean tokens of a span; 0: one span, at the end (prefix)
-  rate: float  # mean share of the tokens that are hidden
-  weight: float  # how often it is drawn, relative to the others
+  span: float  # mean length in tokens; 0: one span at the end (prefix LM)
+  rate: float  # mean share of the tokens that is hidden
+  weight: float  # probability of being drawn, relative to the others
 
 
 UL2 = (
@@ -51,9 +51,10 @@ def check(denoisers: Sequence[Denoiser]) -> None:
 
 
 def sentinels_of(tokenizer: Tokenizer) -> Int[np.ndarray, "marks"]:
-  """The pieces that stand for hidden spans; BadInput if there are none.
+  """Ids of the pieces that stand for hidden spans; BadInput if there are none.
 
-  T5Gemma does not say what it uses; `<unusedN>` is Gemma's free place.
+  They are the tokenizer's spare `<unusedN>` pieces. T5Gemma does not say what
+  it uses.
   """
   if not tokenizer.spare_ids:
     raise BadInput(
@@ -66,7 +67,7 @@ def sentinels_of(tokenizer: Tokenizer) -> Int[np.ndarray, "marks"]:
 def causal(
   tokens: Int[np.ndarray, "n"], row: int
 ) -> tuple[Int[np.ndarray, "n+2"]]:
-  """The one side of a causal language model: BOS, the tokens, EOS."""
+  """A text as a causal language model reads it: BOS, the tokens, EOS."""
   del row
   return (np.concatenate(([BOS], tokens, [EOS]), dtype=np.int32),)
 
@@ -78,15 +79,16 @@ def denoise(
   denoisers: Sequence[Denoiser],
   sentinels: Int[np.ndarray, "marks"],
 ) -> tuple[Int[np.ndarray, "_"], Int[np.ndarray, "_"]]:
-  """The text with hidden spans, and the spans: (inputs, targets), int32.
+  """A text with some spans hidden, and these spans: (inputs, targets), int32.
 
-  inputs: BOS, the kept tokens with a sentinel for each span, EOS. targets: BOS,
-  each span behind its sentinel, EOS. The k-th span has the k-th sentinel; of
-  more spans than sentinels (Gemma has 99), the order tells repeats apart.
+  inputs: BOS, the kept tokens with a sentinel in place of each span, EOS.
+  targets: BOS, each span after its sentinel, EOS. The k-th span has the k-th
+  sentinel. With more spans than sentinels (Gemma has 99) sentinels repeat, and
+  their order tells them apart.
 
-  Rate and mean span hold exactly in expectation, save in a text too short for
-  its span: as in T5, it has one shorter span. Each side has at most n + 2
-  tokens. A text of one token has nothing to hide it behind, and is kept.
+  The expected rate and span length equal those of the denoiser exactly, except
+  that a text too short for a span gets one shorter span, as in T5. Each side
+  has at most n + 2 tokens. A text of one token is left as it is.
   """
   rng = np.random.default_rng([seed, row])
   number = _draw(rng, [denoiser.weight for denoiser in denoisers])
@@ -132,7 +134,7 @@ def _draw(rng: np.random.Generator, weights: list[float]) -> int:
 def _spans(
   rng: np.random.Generator, n: int, denoiser: Denoiser
 ) -> tuple[Int[np.ndarray, "spans"], Int[np.ndarray, "spans+1"]]:
-  """Lengths of the hidden spans, and of what is kept around each."""
+  """Lengths of the hidden spans, and of the kept parts around them."""
   if n < 2:
     return np.zeros(0, np.int64), np.array([n])
   # Up or down, so that the mean is the value.
@@ -155,7 +157,7 @@ def _spans(
 def _parts(
   rng: np.random.Generator, total: int, count: int
 ) -> Int[np.ndarray, "count"]:
-  """One of all ways to write `total` as so many positive parts, uniformly."""
+  """A uniformly drawn split of `total` into `count` positive parts."""
   ends = np.zeros(count + 1, np.int64)
   ends[-1] = total
   if count > 1:

@@ -1,4 +1,4 @@
-"""JSONL files that people wrote: every fault gets its FILE:LINE."""
+"""Read and write JSONL; an error in a user's file names FILE:LINE."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,10 +14,11 @@ def parse_row(
   optional: Sequence[str] = (),
   check: Callable[[str, Any], str] | None = None,
 ) -> dict[str, Any]:
-  """A JSONL line as a dict in which `fields` are texts; else ValueError.
+  """Parse a JSONL line into a dict in which `fields` are texts.
 
-  Texts keep their white space. Without another `check` they hold more than
-  that; `optional` ones may be missing, null or blank, which is empty.
+  White space in texts is kept. `fields` must hold more than white space unless
+  another `check` is given; `optional` fields may be missing, null or blank, and
+  are then "". Raises ValueError with the reason for any other line.
   """
   check = check or checked
   if not line.strip():
@@ -63,12 +64,12 @@ def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def without_end(line: bytes) -> bytes:
-  """A line without what ends it; other white space is part of its text."""
+  """The line without its line terminator; other white space is kept."""
   return line.removesuffix(b"\n").removesuffix(b"\r")
 
 
 def any_text(field: str, value: Any) -> str:
-  """The text as it is, blank or not; ValueError: it is none, naming the field."""
+  """The value if it is a text, even a blank one; else ValueError."""
   if not isinstance(value, str):
     raise ValueError(f"{field!r} is not text but {type(value).__name__}")
   try:
@@ -79,7 +80,7 @@ def any_text(field: str, value: Any) -> str:
 
 
 def checked(field: str, value: Any) -> str:
-  """The text as it is; ValueError if it is none, or nothing but white space."""
+  """The value if it is a text with more than white space; else ValueError."""
   text = any_text(field, value)
   if not text.strip():
     raise ValueError(f"{field!r} is empty")
@@ -87,13 +88,13 @@ def checked(field: str, value: Any) -> str:
 
 
 def optional_text(field: str, value: Any) -> str:
-  """Like `checked`, but nothing (null, white space) is an empty text."""
+  """Like `checked`, but null and white space become an empty text."""
   nothing = value is None or (isinstance(value, str) and not value.strip())
   return "" if nothing else checked(field, value)
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-  """Writes one object a line, and the folders above the file."""
+  """Write one JSON object a line; missing parent folders are created."""
   path.parent.mkdir(parents=True, exist_ok=True)
   lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
   write_text(path, "".join(lines))

@@ -1,4 +1,4 @@
-"""Draws of rows -> packed batches -> global arrays, ahead of the step."""
+"""Turn draws of rows into packed batches, then global arrays, ahead of use."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -21,32 +21,33 @@ from embeddinggemma.types import (
 )
 
 _EMPTY = np.zeros(0, np.int32)
-# Batches of a task that are packed in advance to size its rows: an epoch or
-# two of a small task, a few batches of a large one.
+# How many pairs of a task are packed in advance to choose the shape of its
+# batches, and at most how many batches: an epoch or two of a small task.
 _PROBED_PAIRS, _MOST_PROBES = 2**16, 32
-# The same for running text, of which examples have to be made for it.
+# The same for running text, whose examples must be generated for it.
 _PROBED_TEXTS, _MOST_TEXT_PROBES = 2**13, 8
-# Below this row length attention costs little, and one length serves all.
+# Rows up to this length cost attention little, so one length serves all tasks.
 _ROW = 256
 _SHARING = 1 / 16
 
 
 class Loaded(NamedTuple):
-  """A batch with what the logs say of it."""
+  """A packed batch, and what the logs report about it."""
 
   batch: Any  # PairBatch, Text or DenoiseBatch
   task: str
-  rows: Int[np.ndarray, "n"]  # in stream order, which no mesh changes
-  tokens: int  # real ones
-  capacity: int  # positions
-  index: int = -1  # of the batch in its stream
+  rows: Int[np.ndarray, "n"]  # row ids in stream order, the same on any mesh
+  tokens: int  # without padding
+  capacity: int  # positions, padding included
+  index: int = -1  # the batch's position in its stream
 
 
 @runtime_checkable
 class Example(Protocol):
-  """What the model reads of a window: one side, or inputs and targets.
+  """Makes an example of a window of text: one side, or inputs and targets.
 
-  A side has at most two tokens more than the window.
+  It takes the window's tokens and its row id. A side has at most two tokens
+  more than the window.
   """
 
   def __call__(
@@ -55,13 +56,13 @@ class Example(Protocol):
 
 
 class Side(NamedTuple):
-  """The shape of a group's packed queries, positives or negatives."""
+  """The packed shape of one side (such as the queries) of a group."""
 
   rows: int
   length: int
 
 
-Shape = tuple[Side, ...]  # of all sides that a task has
+Shape = tuple[Side, ...]  # query, positive and, if there are any, negatives
 
 
 def _positions(shape: Shape) -> int:
@@ -69,7 +70,7 @@ def _positions(shape: Shape) -> int:
 
 
 def _union(a: Shape, b: Shape) -> Shape:
-  """Of row lengths that agree."""
+  """The smallest shape that holds both, which have equal row lengths."""
   return tuple(Side(max(x.rows, y.rows), x.length) for x, y in zip(a, b))
 
 
@@ -78,10 +79,11 @@ def _row_lengths_of(shape: Shape) -> tuple[int, ...]:
 
 
 def share_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-  """Fewer shapes, so that fewer programs are compiled.
+  """Let tasks share packed shapes, so that fewer programs are compiled.
 
-  From the largest task down: a task joins an earlier one with equal row
-  lengths if the union of their rows costs neither more than 1/16.
+  From the largest task down, a task joins an earlier one with equal row lengths
+  if their union has at most 1/16 more positions than the smallest task in it
+  needs.
   """
   shared: dict[Shape, list[str]] = {}
   for task, own in sorted(
@@ -102,9 +104,10 @@ def share_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
 
 
 class Packer:
-  """Draw -> Loaded: few shapes a task, computed from stored lengths alone.
+  """Packs a Draw of pairs into a Loaded batch, with few shapes for each task.
 
-  `vectors` are a teacher's, which the tasks' `taught` points into.
+  Shapes are chosen in advance from the stored lengths of the texts. `vectors`
+  are a teacher's embeddings, which `taught` of the tasks' rows indexes.
   """
 
   def __init__(
@@ -141,7 +144,7 @@ class Packer:
     return packing.deal(lengths.sum(axis=1), self._groups)
 
   def _shape_of(self, rows: Rows, epochs: mixture.Epochs, probes: int) -> Shape:
-    """Row lengths hold the task's longest text, rows its first batches."""
+    """A shape that fits the task's longest text and its first batches."""
     lengths = [
       max(packing.rung(int(side.max())), self._shortest_row)
       for side in _sides(rows.lengths)
@@ -208,7 +211,7 @@ class Packer:
     drawn: Int[np.ndarray, "n"],
     groups: Int[np.ndarray, "G b"],
   ) -> Teacher | None:
-    """The teacher's vectors, float32; zeros where there is no text."""
+    """The teacher's float32 vectors of the drawn pairs, 0 for empty places."""
     if rows.taught is None or self._vectors is None:
       return None
     places = np.full((self._batch_size, rows.taught.shape[1]), -1)
@@ -223,7 +226,7 @@ class Packer:
 def _sides(
   lengths: Int[np.ndarray, "n texts"],
 ) -> list[Int[np.ndarray, "n _k"]]:
-  """Of queries, positives and, if there are any, all negatives."""
+  """Lengths of queries, positives and, if there are any, all negatives."""
   sides = [lengths[:, :1], lengths[:, 1:2], lengths[:, 2:]]
   return sides if lengths.shape[1] > 2 else sides[:2]
 
@@ -231,14 +234,17 @@ def _sides(
 def _members(
   groups: Int[np.ndarray, "G b"], lengths: Int[np.ndarray, "B k"]
 ) -> Int[np.ndarray, "G _bk"]:
-  """Indices of a side's texts by group, of indices of pairs."""
+  """Turn indices of pairs by group into indices of a side's texts by group."""
   k = lengths.shape[1]
   texts = groups[..., None] * k + np.arange(k)
   return texts.reshape(len(groups), -1)
 
 
 def _enough(rows: int, needed: int) -> int:
-  """For a fuller batch than those probed: the next rung of a short ladder."""
+  """The number of rows for a batch fuller than those that were probed.
+
+  It grows in steps of 1/16 so that few further shapes are compiled.
+  """
   step = max(1, rows // 16)
   return rows + max(0, -(-(needed - rows) // step)) * step
 
@@ -250,12 +256,18 @@ def load(
   seed: int,
   packer: Packer,
 ) -> grain.MapDataset:
-  """Step -> Loaded, on the host; streams of other weights share a packer."""
+  """A dataset step -> Loaded, on the host.
+
+  Datasets with other weights can use the same packer.
+  """
   return mixture.draws(tasks, weights, batch_size, seed).map(packer)
 
 
 class TextPacker:
-  """Draw of row ids -> Loaded, in one shape but for the fullest batches."""
+  """Packs a Draw of running text into a Loaded batch, mostly in one shape.
+
+  Only batches that are fuller than all of those probed get a further shape.
+  """
 
   def __init__(
     self,
@@ -301,7 +313,7 @@ class TextPacker:
 
 
 def _row_lengths(longest: int) -> list[int]:
-  """Row lengths that hold the longest text, and cost attention little more."""
+  """Candidate row lengths: those that hold the longest text, up to _ROW."""
   least = packing.rung(longest)
   return [least, *(r for r in packing.RUNGS if least < r <= _ROW)]
 
@@ -314,9 +326,9 @@ def load_text(
   seed: int,
   weights: Weights | None = None,
 ) -> grain.MapDataset:
-  """Step -> Loaded of running text, on the host.
+  """A dataset step -> Loaded of running text, on the host.
 
-  The data's own weights serve unless others are given.
+  `weights` of the tasks replace those stored with the text.
   """
   sizes = {task: len(rows) for task, rows in windows.task_rows.items()}
   given = windows.weights if weights is None else weights
@@ -332,10 +344,10 @@ def load_text(
 
 
 class Stream:
-  """Batches as global arrays; its position is saved with the state.
+  """Batches as global arrays; its position is saved with the train state.
 
-  `state()` before `next` is the position of the batch that `next` gives. The
-  batches that are skipped are part of the position.
+  `state()` is the position of the batch that the next call of `next` returns;
+  it includes the batches that are skipped.
   """
 
   def __init__(self, dataset: grain.MapDataset, mesh: jax.sharding.Mesh):
@@ -357,7 +369,7 @@ class Stream:
     return loaded._replace(batch=batch, index=index)
 
   def skip(self, *indices: int) -> None:
-    """Leaves out these batches, beside those that are left out already."""
+    """Leave out these batches, in addition to those already left out."""
     self.skipped = tuple(sorted({*self.skipped, *indices}))
 
   def state(self) -> dict[str, Any]:
@@ -366,7 +378,7 @@ class Stream:
     return {**self._iterator.get_state(), **skipped}
 
   def restore(self, state: Mapping[str, Any]) -> None:
-    """Goes on from a saved position."""
+    """Continue from a position that `state` returned."""
     position = dict(state)
     self.skipped = tuple(position.pop("skipped", ()))
     self._iterator.set_state(position)

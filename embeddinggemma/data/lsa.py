@@ -1,9 +1,10 @@
-"""A token table from counting: what the laptop has for a pretrained checkpoint.
+"""An embedding table from co-occurrence counts, for when nothing is pretrained.
 
-On a fresh machine there is no language model to start from, and then the table
-decides the quality of a small embedder. Latent semantic analysis (Deerwester
-et al. 1990) gives pieces that occur in the same texts similar rows; character
-n-grams (as in Bojanowski et al. 2017) do so for pieces that are spelled alike.
+Without a pretrained language model, the table from which training starts
+decides the quality of a small embedder. Latent semantic analysis (Deerwester et
+al. 1990) gives similar rows to pieces that occur in the same texts; character
+n-grams (as in Bojanowski et al. 2017) give similar rows to pieces that are
+spelled alike.
 """
 
 import re
@@ -15,10 +16,10 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 Sparse = Any  # a scipy.sparse array; its type stubs lack shape and copy
-MAX_TEXTS = 25_000  # that the decomposition sees, spread over all of them
-TOPIC_SHARE = 0.35  # of the columns; spelling has the rest
-SPELLING_LENGTH = 2.0  # of that part of a row, where topics have 1
-NOISE = 0.1  # length of a row's random part, so that no two rows are equal
+MAX_TEXTS = 25_000  # texts that the decomposition uses, evenly spaced
+TOPIC_SHARE = 0.35  # share of the columns for topics; spelling has the rest
+SPELLING_LENGTH = 2.0  # norm of a row's spelling part; the topic part has 1
+NOISE = 0.1  # norm of a row's random part, so that no two rows are equal
 NGRAMS = range(2, 6)
 SEED = 0
 _CONTROL = re.compile(r"<(?:pad|eos|bos|unk|s|/s|mask|(?:start|end)_of_turn)>")
@@ -32,15 +33,17 @@ def lsa_table(
   width: int,
   silent_ids: Collection[int] = (),
 ) -> Float[np.ndarray, "V D"]:
-  """Unit rows for the pieces of a vocabulary, from the texts in `token_ids`.
+  """Initial unit rows for the pieces of a vocabulary, from tokenised texts.
 
-  A text is best a whole pair, query and positive together: then the words of
-  questions meet those of answers. The last norm of the encoder erases a row's
-  length, so inverse document frequency is kept as an angle: a frequent piece
-  leans towards the last column, which the projections drop. Control pieces,
-  rows beyond the pieces, and `silent_ids` (those of the prompts, which every
-  text has) lie in that column entirely. Spare pieces, which no text has, point
-  anywhere but there: they are the sentinels of UL2, to be told apart.
+  A text is best a whole pair, query and positive together, so that the words of
+  questions meet those of answers. The encoder's final norm erases a row's
+  length, so inverse document frequency is stored as an angle: the row of a
+  frequent piece leans towards the last column, which the projections drop.
+
+  Control pieces, rows beyond the pieces and `silent_ids` (the pieces of the
+  prompts, which every text has) lie in that last column entirely. Spare
+  `<unusedN>` pieces, which no text has, get random rows outside of it: they
+  become UL2's sentinels and must be distinguishable.
   """
   rng = np.random.default_rng(SEED)
   counts = _counts(token_ids, vocab_size)
@@ -63,7 +66,7 @@ def lsa_table(
 def _counts(
   token_ids: Sequence[Int[np.ndarray, "_"]], vocab_size: int
 ) -> Sparse:
-  """How often each text (row) holds each piece (column)."""
+  """Sparse counts of the pieces (columns) in each text (rows)."""
   lengths = [len(ids) for ids in token_ids]
   columns = np.concatenate([np.zeros(0, np.int32), *token_ids])
   ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -77,7 +80,7 @@ def _counts(
 def _inverse_document_frequency(
   counts: Sparse,
 ) -> Float[np.ndarray, "V"]:
-  """log (1 + n) / (1 + df): 0 for a piece that every text holds."""
+  """log((1 + n) / (1 + df)): 0 for a piece that every text holds."""
   frequency = np.bincount(counts.indices, minlength=counts.shape[1])
   return np.log((1.0 + counts.shape[0]) / (1.0 + frequency))
 
@@ -85,7 +88,7 @@ def _inverse_document_frequency(
 def _topics(
   counts: Sparse, idf: Float[np.ndarray, "V"], width: int
 ) -> Float[np.ndarray, "V k"]:
-  """Right singular vectors of TF-IDF, at most `width` of them, unit rows."""
+  """Right singular vectors of TF-IDF: at most `width` columns, unit rows."""
   tfidf = counts[:: 1 + counts.shape[0] // MAX_TEXTS].copy()
   tfidf.data = (1.0 + np.log(tfidf.data)) * idf[tfidf.indices]
   return _unit(_singular_vectors(_scaled(tfidf).T, width))
@@ -111,7 +114,7 @@ def _spelling(
 
 
 def _ngrams(piece: str) -> Iterator[str]:
-  """N-grams of a piece's word between its ends, whatever case and spacing."""
+  """Character n-grams of a piece's word, with marks at its ends, lower case."""
   word = piece.replace("\u2581", "").lower()
   if not word or _CONTROL.fullmatch(piece) or _SPARE.fullmatch(piece):
     return
@@ -123,7 +126,7 @@ def _ngrams(piece: str) -> Iterator[str]:
 
 
 def _singular_vectors(matrix: Sparse, width: int) -> Float[np.ndarray, "n k"]:
-  """The left singular vectors of the largest values, at most `width`."""
+  """At most `width` left singular vectors, for the largest singular values."""
   from sklearn.utils import extmath
 
   width = min(width, *matrix.shape)
@@ -144,9 +147,10 @@ def _mixed(
   spelling: Float[np.ndarray, "V s"],
   width: int,
 ) -> Float[np.ndarray, "V k"]:
-  """Both parts in `width` columns, mixed so that each prefix has both.
+  """Both parts in `width` columns, interleaved so that every prefix has both.
 
-  Matryoshka reads prefixes, and singular vectors come best first.
+  Matryoshka embeddings are prefixes, and singular vectors come in order of
+  importance.
   """
   places = np.concatenate([_places(topics), _places(spelling)])
   joined = np.concatenate([topics, spelling], axis=1)
@@ -159,7 +163,7 @@ def _places(part: np.ndarray) -> Float[np.ndarray, "k"]:
 
 
 def _scaled(matrix: Sparse) -> Sparse:
-  """Rows of length one; rows of zeros stay."""
+  """The matrix with rows of norm 1; rows of zeros stay zero."""
   lengths = np.sqrt(matrix.multiply(matrix).sum(axis=1))
   per_entry = np.repeat(lengths, np.diff(matrix.indptr))
   data = matrix.data / np.maximum(per_entry, 1e-12)
@@ -167,6 +171,6 @@ def _scaled(matrix: Sparse) -> Sparse:
 
 
 def _unit(rows: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-  """Rows of length one; rows of zeros stay."""
+  """Rows of norm 1; rows of zeros stay zero."""
   lengths = np.linalg.norm(rows, axis=1, keepdims=True)
   return rows / np.maximum(lengths, 1e-12)

@@ -1,10 +1,9 @@
 """The stream of batches: tasks mixed by weights.
 
-A batch of pairs is of one task, whose texts are each other's negatives; running
-text is mixed within a batch.
-
-Everything is a pure function of (seed, step): which task, and which of its
-rows. So a stream continues anywhere, on any mesh, with the same rows.
+A batch of pairs comes from one task, since its texts are each other's
+negatives; running text of several tasks is mixed within a batch. Which task,
+and which of its rows, is a pure function of (seed, step), so a stream can be
+continued at any step, on any mesh, with the same rows.
 """
 
 import dataclasses
@@ -20,9 +19,9 @@ from jaxtyping import Int, UInt32
 from embeddinggemma.data import prompts, sources
 from embeddinggemma.types import BadInput, Pair, Weights
 
-# Batches whose rows are dealt together, so that their lengths balance.
+# Batches that form a window, whose rows are distributed to balance lengths.
 _WINDOW = 64
-# Rows of running text that are drawn of a task at once; divides a window.
+# Rows of running text drawn from one task at a time; divides a window.
 _HAND = 16
 
 
@@ -35,10 +34,10 @@ class Rows:
   positive: Sequence[Int[np.ndarray, "_"]]
   keys: UInt32[np.ndarray, "n 2"]  # hashes of query and positive
   origin: Sequence[str]  # FILE:LINE
-  # Of each pair its hard negatives, as many places in each; one without tokens
-  # is empty.
+  # For each pair its hard negatives, N for every pair; a text without tokens is
+  # an empty place.
   negative: Sequence[Sequence[Int[np.ndarray, "_"]]] = ()
-  # A teacher's row for the query, the positive and each negative; -1: none.
+  # Rows of the teacher's vectors for query, positive and negatives; -1: none.
   taught: Int[np.ndarray, "n texts"] | None = None
 
   @property
@@ -59,7 +58,7 @@ class Rows:
 
 
 class Draw(NamedTuple):
-  """The rows of one batch: an index into one task's rows."""
+  """The rows of one batch, as indices into the rows of one task."""
 
   task: str
   rows: Int[np.ndarray, "n"]
@@ -73,9 +72,9 @@ def text_key(text: str) -> int:
 def tokenise(
   pairs: Sequence[Pair], tokenizer, max_length: int, negatives: int = 0
 ) -> tuple[dict[str, Rows], int]:
-  """Prompts and tokenises pairs by task; also counts the truncated texts.
+  """Add prompts and tokenise pairs, by task; also count the truncated texts.
 
-  Of each pair, the first `negatives` of its hard negatives.
+  `negatives` is the largest number of hard negatives used of each pair.
   """
   rows, truncated = {}, 0
   for task, members in sorted(sources.by_task(pairs).items()):
@@ -103,9 +102,9 @@ def tokenise(
 def _negatives(
   pairs: Sequence[Pair], tokenizer, max_length: int, count: int
 ) -> tuple[list[list[Int[np.ndarray, "_"]]], int]:
-  """The tokens of each pair's first `count` negatives, and the truncated.
+  """The tokens of each pair's first `count` negatives, and how many were cut.
 
-  No more places than the pair with the most of them has.
+  Every pair gets as many places as the pair with the most negatives has.
   """
   count = min(count, max(len(pair.negatives) for pair in pairs))
   if not count:
@@ -133,9 +132,10 @@ def titled_negatives(pair: Pair, count: int) -> list[tuple[str, str]]:
 def shares(
   sizes: Mapping[str, int], weights: Weights, size_exponent: float
 ) -> dict[str, float]:
-  """Task -> share of the batches: weight * size ** exponent, normalised.
+  """Each task's share of the batches: weight * size ** exponent, normalised.
 
-  A task without weight, or without rows, is left out. All zero is BadInput.
+  A task without weight or without rows is left out. Raises BadInput for a
+  weight that is negative or not finite, and if no task is left.
   """
   for task, weight in weights.items():
     if not (np.isfinite(weight) and weight >= 0):
@@ -157,15 +157,15 @@ def shares(
 class Epochs:
   """Index i -> the rows of a task's i-th batch, epoch after epoch.
 
-  An epoch uses every row once, in ceil(n / batch_size) batches of equal size
-  (places stay empty where it does not divide). Rows are shuffled, and within
-  a window dealt by length, so that all batches have alike numbers of tokens
-  and one compiled shape serves a task.
+  An epoch uses every row once, in ceil(n / batch_size) batches of about equal
+  size; places stay empty where batch_size does not divide n. Rows are shuffled
+  and then, within a window of 64 batches, distributed by length, so that all
+  batches have similar numbers of tokens and one compiled shape serves a task.
   """
 
   def __init__(self, rows: Rows, batch_size: int, seed: int):
     self._rows, self._seed = rows, seed
-    self.batches = -(-len(rows) // batch_size)  # of an epoch
+    self.batches = -(-len(rows) // batch_size)  # in an epoch
     self._order = functools.lru_cache(maxsize=2)(self._deal)
 
   def __len__(self) -> int:
@@ -195,10 +195,11 @@ def _deal_window(
   rng: np.random.Generator,
   batches: int,
 ) -> list[Int[np.ndarray, "_"]]:
-  """Deals n rows, sorted by tokens, hand after hand over the batches.
+  """Distribute n rows over the batches so that both sides' tokens balance.
 
-  A hand's rows have about equal tokens; the longest query goes to the batch
-  that has the fewest query tokens so far, so both sides balance.
+  Rows are sorted by tokens and dealt in hands of one row for each batch, so a
+  hand's rows have about equal tokens. In a hand, the row with the longest query
+  goes to the batch with the fewest query tokens so far.
   """
   rows = np.argsort(lengths.sum(axis=1), kind="stable")
   dealt: list[list[int]] = [[] for _ in range(batches)]
@@ -217,7 +218,7 @@ def _deal_window(
 def draws(
   tasks: Mapping[str, Rows], weights: Weights, batch_size: int, seed: int
 ) -> grain.MapDataset:
-  """Step -> Draw, tasks interleaved in proportion to their weights."""
+  """A dataset step -> Draw, with tasks interleaved by their weights."""
   sources = {
     task: grain.MapDataset.source(Epochs(tasks[task], batch_size, seed))
     for task in sorted(weights)
@@ -228,11 +229,11 @@ def draws(
 
 
 class Passes:
-  """Index i -> the ids of the i-th hand of a task's rows, pass after pass.
+  """Index i -> the ids of the i-th hand of 16 rows of a task, pass after pass.
 
-  A pass is a permutation of the task's rows. In pass p, row r of the `total`
-  of all tasks has the id p * total + r: it names one example, so what is drawn
-  from (seed, id) is fresh in every pass.
+  A pass is a permutation of the task's rows. In pass p, row r has the id p *
+  total + r, where `total` counts the rows of all tasks. An id names one
+  example, so what is derived from (seed, id) is new in every pass.
   """
 
   def __init__(self, task: str, rows: range, total: int, seed: int):
@@ -259,8 +260,8 @@ class Passes:
 class TextDraws:
   """Step -> Draw of row ids of running text, tasks mixed within a batch.
 
-  Like `Epochs`, 64 batches are dealt by length, so that they have alike
-  numbers of tokens.
+  As in `Epochs`, the rows of 64 batches are distributed by length, so that the
+  batches have similar numbers of tokens.
   """
 
   def __init__(
@@ -281,7 +282,7 @@ class TextDraws:
     self._window = functools.lru_cache(maxsize=2)(self._deal)
 
   def __len__(self) -> int:
-    return 2**40  # training ends it
+    return 2**40  # endless; training stops reading
 
   def __getitem__(self, index: int) -> Draw:
     window, batch = divmod(int(index), _WINDOW)

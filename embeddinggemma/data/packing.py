@@ -1,9 +1,9 @@
-"""Texts into groups of rows without padding: pure numpy.
+"""Pack texts into groups of rows with little padding, in pure numpy.
 
-A batch is dealt into G groups of equal numbers of pairs whose tokens balance;
-inside a group, texts are packed into rows first-fit by decreasing length. The
-input and the target of a denoising example share a row, so that attention
-across stays in it.
+A batch is distributed over G groups with equal numbers of pairs and balanced
+tokens; inside a group, texts are packed into rows first-fit by decreasing
+length. Input and target of a denoising example share a row, so that
+cross-attention stays within it.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,15 @@ from jaxtyping import Bool, Int
 
 from embeddinggemma.types import BadInput, Text
 
-# Short, so that few shapes are compiled; a text need not fill its row.
+# The row lengths in use: few, so that few shapes are compiled.
 RUNGS = (32, 64, 128, 256, 512, 1024, 2048)
 
 
 def rung(longest: int) -> int:
-  """The smallest row length of a short ladder that holds a text of `longest`."""
+  """The smallest row length in use that holds a text of `longest` tokens.
+
+  Above the largest of RUNGS it is the next multiple of 512.
+  """
   return next((r for r in RUNGS if r >= longest), -(-longest // 512) * 512)
 
 
@@ -33,9 +36,10 @@ def check_groups(batch_size: int, groups: int, stage: str = "") -> None:
 
 
 def deal(cost: Int[np.ndarray, "B"], groups: int) -> Int[np.ndarray, "G b"]:
-  """Indices of the batch in G groups of B / G whose costs balance.
+  """Distribute a batch over G groups of B / G so that sums of `cost` balance.
 
-  Descending costs are dealt like cards, back and forth; deterministic.
+  Returns indices into the batch. Descending costs are dealt like cards, back
+  and forth; the result is deterministic.
   """
   order = np.argsort(-cost, kind="stable").reshape(-1, groups)
   order[1::2] = order[1::2, ::-1]
@@ -45,10 +49,11 @@ def deal(cost: Int[np.ndarray, "B"], groups: int) -> Int[np.ndarray, "G b"]:
 def deal_sides(
   lengths: Int[np.ndarray, "B sides"], groups: int
 ) -> Int[np.ndarray, "G b"]:
-  """Like `deal`, and the tokens of each of two sides balance.
+  """Like `deal`, with the tokens of each of two sides balanced as well.
 
-  A hand's examples have about equal tokens; the longest first side goes to the
-  group that has the fewest tokens of that side so far.
+  Examples are dealt in hands of about equal tokens; in a hand, the one with the
+  longest first side goes to the group with the fewest tokens of that side so
+  far.
   """
   order = np.argsort(-lengths.sum(axis=1), kind="stable").reshape(-1, groups)
   dealt = np.zeros_like(order)
@@ -64,16 +69,16 @@ def deal_sides(
 def assign_rows(
   lengths: Int[np.ndarray, "b *sides"], length: int | Sequence[int]
 ) -> tuple[Int[np.ndarray, "b"], Int[np.ndarray, "b *sides"], int]:
-  """First-fit decreasing: row and first position of each text; rows used.
+  """First-fit decreasing packing: row and start of each text, and rows used.
 
-  An example of several sides (one length each, as the rows have) gets one row
-  in which all of them fit. What has no tokens (an empty place) gets row 0 and
-  uses nothing.
+  An example of several sides (each with rows of its own length) gets one row
+  index in which all its sides fit. An empty place, without tokens, gets row 0
+  and uses nothing.
   """
   sides = np.atleast_2d(lengths.T)
   total = sides.sum(axis=0)
   row, start = np.zeros_like(total), np.zeros_like(sides)
-  # How full a row may be that takes a text; how full the rows are.
+  # How full a row may be to still take a text, and how full each row is.
   room = np.reshape(length, (-1, 1)) - sides
   used = np.zeros((len(sides), max(len(total), 1)), sides.dtype)
   rows = 0
@@ -96,7 +101,7 @@ def pack(
   length: int,
   rows: int,
 ) -> Text:
-  """Packs texts (an empty array is an empty place) by groups, as int32."""
+  """Pack texts by groups into int32 rows; an empty array is an empty place."""
   return pack_sides([texts], groups, [length], rows)[0]
 
 
@@ -106,9 +111,9 @@ def pack_sides(
   lengths: Sequence[int],
   rows: int,
 ) -> list[Text]:
-  """Packs the sides of examples, each side in rows of its own length.
+  """Pack the sides of examples, each side into rows of its own length.
 
-  An example is in the same slot, of the same row, of every side.
+  On every side an example has the same row and the same segment id.
   """
   sizes = np.array([[len(text) for text in texts] for texts in sides]).T
   packed = [_empty(groups.shape, rows, length) for length in lengths]
@@ -116,17 +121,17 @@ def pack_sides(
     row, start, used = assign_rows(sizes[members], lengths)
     assert used <= rows, (used, rows)
     end = start + sizes[members]
-    for n, (texts, (ids, slot, valid)) in enumerate(zip(sides, packed)):
+    for n, (texts, (ids, segment_ids, valid)) in enumerate(zip(sides, packed)):
       for s, member in enumerate(members):
         place = row[s], slice(start[s, n], end[s, n])
         ids[g][place] = texts[member]
-        slot[g][place] = s
+        segment_ids[g][place] = s
       valid[g] = sizes[members, n] > 0
   return packed
 
 
 def _empty(shape: tuple[int, ...], rows: int, length: int) -> Text:
-  """The groups of no text, to be filled."""
+  """Groups without any text, to be filled."""
   num_groups, b = shape
   ids = np.zeros((num_groups, rows, length), np.int32)
   valid: Bool[np.ndarray, "G b"] = np.zeros((num_groups, b), bool)

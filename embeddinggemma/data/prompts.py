@@ -15,7 +15,7 @@ DOCUMENT = "title: none | text: "
 
 
 class Task(NamedTuple):
-  """The prompts of a task, and the type that means are taken over."""
+  """The prompts of a task, and its type; scores are averaged over types."""
 
   query: str
   document: str
@@ -103,10 +103,14 @@ def document_prompt(task: str) -> str:
 
 
 def prompt_named(name: str, own: Mapping[str, str] = PROMPTS) -> str:
-  """The prompt of a name as sentence-transformers users know it.
+  """The prompt with this name, as sentence-transformers users know names.
 
-  A model's own prompts come first. A task's name means its query prompt.
-  BadInput names the nearest name, or the known ones.
+  Args:
+    name: of a prompt; the name of a task means its query prompt.
+    own: a model's own prompts, which take precedence.
+
+  Raises:
+    BadInput: the name is unknown; the message suggests one.
   """
   tasks = {task: prompts.query for task, prompts in TASKS.items()}
   known = {**tasks, **PROMPTS, **own}
@@ -121,10 +125,10 @@ def prompted(prompt_name: str, text: str, title: str = "") -> str:
 
 
 def with_prompt(prompt: str, text: str, title: str = "") -> str:
-  """The text with a prompt, in which a title takes the place of `none`.
+  """The text with a prompt before it and, in a document prompt, its title.
 
-  Only the document prompt has that place; others ignore the title. A title
-  becomes one line, with single spaces; prompt and text stay as they are.
+  The title replaces the `none` of the document prompt, on one line with single
+  spaces; other prompts ignore it.
   """
   if prompt != DOCUMENT:
     return prompt + text

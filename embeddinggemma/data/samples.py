@@ -6,7 +6,7 @@ words; no two pairs share a topic.
 
 # ruff: noqa: RUF001  (letters of other scripts are meant)
 
-# (language, text, the same in other words)
+# (language, text, paraphrase)
 PAIRS = (
   (
     "English",
@@ -123,10 +123,11 @@ BRIEF = (
   "kitabu kipya",
 )
 
-# Nothing, one character, white space, and what few vocabularies hold whole.
+# An empty text, one character, white space, and text that most vocabularies
+# split into many pieces.
 EXTREMES = ("", "a", " \n\t ", "🧭🪿👩🏽‍🚀", "ᚠᛇᚻ 𓂀 ꙮ")
 
-# What some program would strip. All of it counts.
+# Texts with outer white space, which some runtimes strip. Here it counts.
 WHITE_SPACE = (
   "hello\n",
   "hello ",
@@ -139,11 +140,11 @@ WHITE_SPACE = (
 
 
 def sides() -> tuple[list[str], list[str]]:
-  """The texts of the pairs, and the same in other words."""
+  """The texts of PAIRS, and their paraphrases."""
   return [text for _, text, _ in PAIRS], [other for _, _, other in PAIRS]
 
 
 def of_words(count: int) -> str:
-  """A text of at least so many words, and so of at least as many tokens."""
+  """A text of at least `count` words, and so of at least as many tokens."""
   words = [word for side in sides() for text in side for word in text.split()]
   return " ".join((words * (1 + count // len(words)))[:count])

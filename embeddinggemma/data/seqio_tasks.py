@@ -20,7 +20,7 @@ from embeddinggemma.config import suggest
 from embeddinggemma.data.text import Source
 from embeddinggemma.types import BadInput
 
-# Where seqio's tasks keep text; the first that does is read.
+# Features in which seqio tasks keep text, in the order in which they are tried.
 FEATURES = (
   "text",
   "targets_pretokenized",
@@ -29,21 +29,25 @@ FEATURES = (
   "inputs",
 )
 _SPLIT = "train"
-_BATCH = 256  # texts that leave TensorFlow at once
-# For preprocessors that cut to the lengths of a model: it is not cut here.
+_BATCH = 256  # texts that are read from TensorFlow at a time
+# The sequence length given to preprocessors: too large to cut any text.
 _LONG = 2**20
 
 
 def sources(name: str, module: str, feature: str) -> list[Source]:
-  """The texts of a task, or of a mixture's tasks weighted by its rates.
+  """The texts of a seqio task, or of a mixture's tasks weighted by its rates.
 
-  `module` registers it ("" for none). Each source reads the `train` split once,
-  in order, after the task's own preprocessors up to its tokenisation, which
-  speaks of another vocabulary. Its text is the feature `feature`, or for "" the
-  first of FEATURES that is text.
+  Each source reads the `train` split once, in order, after the task's own
+  preprocessors up to its tokenisation, which is for another vocabulary.
 
-  BadInput for a module that cannot be imported, an unknown name, rates that
-  mix nothing, and a task that has no such split, feature or text.
+  Args:
+    name: of the task or mixture.
+    module: the Python module that registers it; "" for none.
+    feature: the feature to read; "" for the first of FEATURES that is text.
+
+  Raises:
+    BadInput: the module cannot be imported, the name is unknown, all rates are
+      0, or a task lacks the split, the feature or any text.
   """
   seqio = _seqio()
   _import(module)
@@ -62,10 +66,10 @@ def sources(name: str, module: str, feature: str) -> list[Source]:
 
 
 def fingerprint(name: str, module: str) -> dict[str, Any]:
-  """Changes when the module that registers a task does, or a file that it reads.
+  """What the text of a task depends on: its module and the files that it reads.
 
-  Files are judged by size and time; what a function draws from elsewhere is
-  not seen. BadInput as `sources`.
+  Files are compared by size and time of modification; data that a function
+  fetches from elsewhere is not noticed. Raises BadInput as `sources` does.
   """
   seqio = _seqio()
   _import(module)
@@ -100,9 +104,9 @@ def _seqio() -> Any:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-  """Holds back what is written to stderr, and shows it if the block fails.
+  """Hold back what the block writes to stderr; show it only if the block fails.
 
-  TensorFlow greets with lines from C++ that no environment variable silences.
+  TensorFlow prints lines from C++ that no environment variable silences.
   """
   sys.stderr.flush()
   kept = os.dup(2)
@@ -121,7 +125,7 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 def _import(module: str) -> None:
-  """Imports the user's module, also from the current folder."""
+  """Import the user's module, which may be in the current folder."""
   if not module:
     return
   here = str(pathlib.Path.cwd())
@@ -150,7 +154,7 @@ def _registered(seqio: Any, name: str) -> Any:
 
 
 def _rate(mixture: Any, task: Any) -> float:
-  """The share of a task; a rate may be a function, and fail as such."""
+  """The mixing rate of a task; BadInput if it cannot be had or is negative."""
   try:
     rate = float(mixture.get_rate(task))
   except Exception as error:
@@ -192,9 +196,9 @@ def _source(seqio: Any, task: Any, weight: float, feature: str) -> Source:
 
 
 def _text_dataset(seqio: Any, task: Any, feature: str) -> tuple[Any, str]:
-  """The last stage before tokenisation that has text, and its feature.
+  """The last dataset before tokenisation that has text, and the feature's name.
 
-  The feature "" is an element that is itself a text: a line of a file.
+  The name is "" if an element is itself a text, such as a line of a file.
   """
   wanted = (feature, feature.removesuffix("_pretokenized"))
   wanted = wanted if feature else (*FEATURES, "")
@@ -216,9 +220,9 @@ def _text_dataset(seqio: Any, task: Any, feature: str) -> tuple[Any, str]:
 
 
 def _stages(seqio: Any, task: Any) -> Iterator[Any]:
-  """The task's datasets: its source, then after each preprocessor.
+  """The task's dataset as read from its source, and after each preprocessor.
 
-  Up to seqio's own tokenisation; a task may have another.
+  It ends before seqio's own tokenisation; a task may use another.
   """
   try:
     dataset = task.source.get_dataset(split=_SPLIT, shuffle=False)
@@ -252,7 +256,7 @@ def _name(function: Any) -> str:
 
 
 def _type(spec: Any) -> str:
-  """A feature's type, as in string or int32[?, 4]."""
+  """A feature's type as text, such as "string" or "int32[?, 4]"."""
   if not hasattr(spec, "dtype"):
     return type(spec).__name__
   if spec.shape.rank == 0:
@@ -264,7 +268,7 @@ def _type(spec: Any) -> str:
 
 
 def _texts(task: Any, dataset: Any, name: str) -> Iterator[tuple[str, str]]:
-  """(TASK:NUMBER, text) of a dataset, as it is read."""
+  """(TASK:NUMBER, text) of a dataset, read lazily."""
   number = 0
   only = dataset.map(lambda example: example[name]) if name else dataset
   try:
@@ -291,7 +295,7 @@ def _decoded(text: bytes, origin: str) -> str:
 
 
 def _failed(task: Any, what: str, error: Exception) -> BadInput:
-  """What the user's code or files raised, in one line."""
+  """A BadInput with the first line of what the user's code or files raised."""
   said = _first_line(error)
   return BadInput(f"seqio task {task.name!r}: {what} fails: {said}")
 

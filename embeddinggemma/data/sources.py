@@ -1,7 +1,8 @@
-"""Users' own data: pairs.jsonl in, a split without leaks out.
+"""The user's own pairs: pairs.jsonl in, a split without leaks out.
 
-A pair trains the contrastive loss (paper, section 2.2). The split is hashed,
-not drawn: the same text lands on the same side in every run and machine.
+A pair trains the contrastive loss (paper, section 2.2). The side of the split
+is decided by a hash and not drawn, so the same text lands on the same side in
+every run and on every machine.
 """
 
 import collections
@@ -16,9 +17,9 @@ from absl import logging
 from embeddinggemma.data import beir, jsonl, prompts
 from embeddinggemma.types import BadInput, Pair
 
-LARGE_COMPONENT = 0.01  # of all pairs: more than that is pinned to training
-MAX_QUERIES = {"validation": 300, "test": 1000}  # a task
-MIN_DOCUMENTS = 5  # fewer make every ranking look perfect
+LARGE_COMPONENT = 0.01  # share of all pairs; larger components go to training
+MAX_QUERIES = {"validation": 300, "test": 1000}  # of each task
+MIN_DOCUMENTS = 5  # with fewer, every ranking looks perfect
 
 
 def read_pairs(
@@ -41,7 +42,7 @@ def read_pairs(
 def read_file(path: Path, skipped: list[str] | None = None) -> Iterator[Pair]:
   """The pairs of one file.
 
-  A bad line raises BadInput, unless there is a list that takes its message.
+  A bad line raises BadInput, or its message is appended to `skipped` if given.
   """
   for origin, line in jsonl.read_lines(path):
     try:
@@ -89,10 +90,10 @@ def write_corpus(
   validation: Sequence[Pair],
   test: Sequence[Pair],
 ) -> None:
-  """Writes train/TASK/pairs.jsonl and {validation,test}/TASK as BEIR folders.
+  """Write train/TASK/pairs.jsonl and {validation,test}/TASK as BEIR folders.
 
-  The three folders are replaced whole, and the bytes follow from the input
-  alone. A held-out task of fewer than five documents is left out and logged.
+  The three folders are replaced, and their bytes depend on the input alone. A
+  held-out task of fewer than five documents is left out, which is logged.
   """
   for name in "train", "validation", "test":
     shutil.rmtree(directory / name, ignore_errors=True)
@@ -108,7 +109,7 @@ def write_corpus(
 
 
 def write_pairs(directory: Path, pairs: Sequence[Pair]) -> None:
-  """Writes DIRECTORY/TASK/pairs.jsonl."""
+  """Write DIRECTORY/TASK/pairs.jsonl for each task."""
   for task, members in by_task(pairs).items():
     rows = [_pair_row(pair) for pair in members]
     jsonl.write_jsonl(directory / task / "pairs.jsonl", rows)
@@ -120,7 +121,7 @@ def content_hash(directory: Path) -> str:
 
 
 def pairs_hash(directory: Path) -> str:
-  """The same over the files that `read_pairs` reads, whatever lies beside."""
+  """SHA-256 like `content_hash`, of only the files that `read_pairs` reads."""
   return _hash(directory, pair_files(directory))
 
 
@@ -135,7 +136,7 @@ def _hash(directory: Path, paths: Iterable[Path]) -> str:
 
 
 def pair_files(directory: Path) -> list[Path]:
-  """pairs.jsonl and */pairs.jsonl of a folder; BadInput if there are none."""
+  """The pairs.jsonl and */pairs.jsonl of a folder; BadInput if none exists."""
   if not directory.is_dir():
     raise BadInput(f"{directory}: no such folder; give one of */pairs.jsonl")
   files = [directory / "pairs.jsonl", *sorted(directory.glob("*/pairs.jsonl"))]
@@ -146,7 +147,7 @@ def pair_files(directory: Path) -> list[Path]:
 
 
 def has_pairs(directory: Path) -> bool:
-  """Whether a folder holds pairs."""
+  """Whether a folder holds a file of pairs."""
   try:
     return bool(pair_files(directory))
   except BadInput:
@@ -176,7 +177,7 @@ def _parse_pair(line: bytes, origin: str) -> Pair:
 
 
 def _parse_negative(item: Any) -> tuple[str, str]:
-  """(text, title) of a text, or of {"text", "title"?}."""
+  """(text, title) of a negative: a text, or an object {"text", "title"?}."""
   if not isinstance(item, dict):
     return jsonl.checked("negative", item), ""
   if "text" not in item:
@@ -186,7 +187,7 @@ def _parse_negative(item: Any) -> tuple[str, str]:
 
 
 def _components(pairs: Sequence[Pair]) -> list[str]:
-  """Each pair's component, named by its smallest normalised text."""
+  """The connected component of each pair, named by its smallest text."""
   parent: dict[str, str] = {}
 
   def find(text: str) -> str:
@@ -204,7 +205,7 @@ def _components(pairs: Sequence[Pair]) -> list[str]:
 
 
 def _side(name: str, held_out: float, salt: str) -> int:
-  """0 train, 1 validation, 2 test."""
+  """The side that a component's hash selects: 0 train, 1 validation, 2 test."""
   digest = hashlib.blake2b(f"{salt}\0{name}".encode(), digest_size=8).digest()
   place = int.from_bytes(digest) / 2**64
   return 2 if place < held_out else 1 if place < 2 * held_out else 0
@@ -225,7 +226,7 @@ def _without_texts_of(
 
 
 def by_task(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-  """Task -> its pairs in their order; tasks in that of their first pair."""
+  """Task -> its pairs; the order of tasks is that of their first pairs."""
   groups: dict[str, list[Pair]] = collections.defaultdict(list)
   for pair in pairs:
     groups[pair.task].append(pair)

@@ -1,8 +1,8 @@
-"""Running text, tokenised once: shards that every language-model stage reads.
+"""Running text, tokenised once into shards for all language-model stages.
 
 FOLDER/NN/tokens-00000.npy holds the tokens of a source's texts one after the
-other, without BOS and EOS, and lengths-00000.npy how many each text has.
-FOLDER/text.json is written last: a folder without it is not whole.
+other, without BOS and EOS, and lengths-00000.npy the number of tokens of each
+text. FOLDER/text.json is written last: a folder without it is incomplete.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.types import BadInput, Pair
 
 ABOUT_FILE = "text.json"
-SHARD_TOKENS = 2**26  # at most, save where one text alone has more
-_BATCH_TEXTS, _BATCH_CHARACTERS = 1024, 2**22  # that are tokenised at once
+SHARD_TOKENS = 2**26  # of a shard at most, unless a single text has more
+_BATCH_TEXTS, _BATCH_CHARACTERS = 1024, 2**22  # limits of a tokenised batch
 _NO_LIMIT = 2**62
 
 
 class Source(NamedTuple):
-  """Texts that are mixed by one weight, read once, one by one."""
+  """Texts that share one mixture weight, read once and lazily."""
 
   name: str
   weight: float
@@ -35,7 +35,7 @@ class Source(NamedTuple):
 
 
 class _Shard(NamedTuple):
-  """Part of a source's texts."""
+  """Tokens and text lengths of a part of a source."""
 
   tokens: Integer[np.ndarray, "tokens"]
   lengths: Int[np.ndarray, "texts"]
@@ -88,7 +88,7 @@ def write(
 
 
 class _Kept:
-  """Tokenises a source's batches and counts what is kept of them."""
+  """Tokenises the texts of a source and counts those that are kept."""
 
   def __init__(self, name: str, fewest: int):
     self.texts = self.tokens = self.short = 0
@@ -111,7 +111,7 @@ class _Kept:
       yield kept
 
   def check(self) -> None:
-    """Raises BadInput unless there is something to train on."""
+    """Raise BadInput unless at least one text was kept."""
     if self.texts:
       return
     if not self.short:
@@ -124,7 +124,7 @@ class _Kept:
 
 
 def _batches(texts: Iterable[tuple[str, str]]) -> Iterator[list[str]]:
-  """A few texts at a time, of not too many characters in all."""
+  """The texts in batches limited by their number and their characters."""
   batch, size = [], 0
   for _, text in texts:
     batch.append(text)
@@ -139,7 +139,7 @@ def _batches(texts: Iterable[tuple[str, str]]) -> Iterator[list[str]]:
 def _shards(
   batches: Iterable[list[Integer[np.ndarray, "_"]]],
 ) -> Iterator[_Shard]:
-  """Shards of whole texts, each as full as it may be."""
+  """Shards of whole texts, each as full as its limit allows."""
   waiting: list[np.ndarray] = []
   size = 0
   for row in itertools.chain.from_iterable(batches):
@@ -157,12 +157,12 @@ def _shard(rows: Sequence[Integer[np.ndarray, "_"]]) -> _Shard:
 
 
 def is_prepared(directory: pathlib.Path) -> bool:
-  """Whether `write` filled the folder."""
+  """Whether `write` has filled the folder completely."""
   return (directory / ABOUT_FILE).is_file()
 
 
 def about(directory: pathlib.Path) -> dict[str, Any]:
-  """What text.json says; BadInput if the folder is not whole."""
+  """The content of text.json; BadInput if the folder is incomplete."""
   found = cache.read_json(directory / ABOUT_FILE)
   if not found:
     raise BadInput(f"{directory}: holds no text.json; prepare the text again")
@@ -170,11 +170,12 @@ def about(directory: pathlib.Path) -> dict[str, Any]:
 
 
 class Windows:
-  """Prepared texts in windows of at most `max_tokens`, by row; lazily read.
+  """Prepared texts as windows of at most `max_tokens`, read lazily by row.
 
-  A longer text is cut into as few windows as hold it, of even size; no token
-  is lost, save in windows of fewer than `fewest`, which are left out. BadInput
-  if none is left, or the folder is not whole or of another tokenizer.
+  A longer text is cut into as few windows as can hold it, of even size, so no
+  token is lost; windows of fewer than `fewest` tokens are left out. Raises
+  BadInput if no window is left, if the folder is incomplete, or if another
+  tokenizer made it.
   """
 
   def __init__(
@@ -230,7 +231,7 @@ class Windows:
 
 
 def _read(folder: pathlib.Path, task: dict[str, Any]) -> Iterator[_Shard]:
-  """The shards of a task, tokens mapped; BadInput unless all are there."""
+  """The shards of a task, tokens memory-mapped; BadInput if any is missing."""
   texts = tokens = 0
   for number in range(task["shards"]):
     try:
@@ -263,7 +264,7 @@ def _cut(
 
 
 def pair_texts(pairs: Iterable[Pair]) -> Iterator[tuple[str, str]]:
-  """The distinct texts of both sides, in the order of their first place."""
+  """The distinct texts of both sides of pairs, in order of first occurrence."""
   seen: set[str] = set()
   for pair in pairs:
     for text in (pair.query, _titled(pair.title, pair.positive)):
@@ -275,12 +276,12 @@ def pair_texts(pairs: Iterable[Pair]) -> Iterator[tuple[str, str]]:
 def read_texts(
   path: pathlib.Path, skip_bad_rows: bool, skipped: list[str]
 ) -> Iterator[tuple[str, str]]:
-  """(FILE:LINE, text) of a file or folder, as they are read.
+  """(FILE:LINE, text) of a file or of all files in a folder, read lazily.
 
-  A *.jsonl holds {"text", "title"?}, a *.txt a text a line; of a folder, those
-  at any depth, hidden ones left out. The first bad row raises BadInput, or
-  with skip_bad_rows its message joins `skipped`. Blank lines of a *.txt are
-  between texts. No text at all is BadInput.
+  A *.jsonl holds objects {"text", "title"?}, a *.txt a text a line. A folder is
+  read recursively without its hidden files. Blank lines of a *.txt are ignored.
+  The first bad row raises BadInput, or with skip_bad_rows its message is
+  appended to `skipped`. Raises BadInput if there is no text at all.
   """
   return _texts(path, text_files(path), skip_bad_rows, skipped)
 
@@ -353,9 +354,10 @@ def text_files(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def fingerprint(path: pathlib.Path) -> str:
-  """Changes when a file that `read_texts` reads does, judged by size and time.
+  """A hash that changes when a file that `read_texts` reads changes.
 
-  Contents are not read: there may be terabytes of them.
+  Files are compared by size and time of modification, not by content, since
+  there may be terabytes of them.
   """
   root = path if path.is_dir() else path.parent
   stats = [

@@ -1,7 +1,7 @@
-"""SentencePiece in Gemma's manner: training one, and reading any.
+"""SentencePiece in the manner of Gemma: train a vocabulary, or read one.
 
 Gemma's vocabulary (paper, section 2.1) begins with pad, eos, bos and unk, falls
-back to bytes, splits digits and keeps white space; runs of it are pieces of
+back to bytes, splits digits and keeps white space, whose runs are pieces of
 their own. Spare pieces `<unusedN>` serve as UL2's sentinels.
 """
 
@@ -21,7 +21,7 @@ from embeddinggemma.types import BadInput
 
 PAD, EOS, BOS, UNK = 0, 1, 2, 3
 NUM_SPARE = 100
-MAX_SAMPLE_CHARACTERS = 12_000_000  # of the text that a vocabulary is made from
+MAX_SAMPLE_CHARACTERS = 12_000_000  # of text that a vocabulary is trained on
 _SPACE = "\u2581"  # how SentencePiece writes a space
 _SYMBOLS = (
   "<mask>",
@@ -37,12 +37,12 @@ _SPARE = re.compile(r"<unused\d+>")
 
 
 def train_tokenizer(texts: Iterable[str], path: Path, vocab_size: int) -> None:
-  """Trains a BPE vocabulary on the texts and writes it to `path`.
+  """Train a BPE vocabulary on the texts and write it to `path`.
 
-  The same texts give the same bytes. Text that supports fewer pieces gives a
-  smaller vocabulary, and of more characters than fit, the rare ones are
-  written in bytes. BadInput if the text supports no piece, or if `vocab_size`
-  does not hold the 256 bytes and the special pieces.
+  The same texts give the same bytes. If the text supports fewer pieces, the
+  vocabulary is smaller; if it has more distinct characters than fit, the rare
+  ones are encoded as bytes. Raises BadInput if the text supports no piece, or
+  if `vocab_size` is too small for the 256 bytes and the special pieces.
   """
   if vocab_size <= _SMALLEST:
     raise BadInput(
@@ -62,8 +62,11 @@ class Tokenizer:
   """A SentencePiece model with Gemma's special ids."""
 
   def __init__(self, model: bytes | Path, owner: str = "") -> None:
-    """Reads a model file or the bytes of an owner's; BadInput if it is none of
-    Gemma's kind."""
+    """Read a SentencePiece model from a file or from bytes.
+
+    `owner` names the source of the bytes in messages. Raises BadInput if the
+    model is not SentencePiece, or lacks Gemma's ids or byte fallback.
+    """
     own = f"{owner}: the tokenizer".removeprefix(": ")
     name = own if isinstance(model, bytes) else str(model)
     self.model = model if isinstance(model, bytes) else _read(model)
@@ -83,7 +86,7 @@ class Tokenizer:
 
   @functools.cached_property
   def pieces(self) -> list[str]:
-    """Every piece, by id."""
+    """Every piece, in the order of ids."""
     return self._processor.id_to_piece(list(range(self.vocab_size)))
 
   @functools.cached_property
@@ -108,9 +111,9 @@ class Tokenizer:
   def encode_batch(
     self, texts: Sequence[str], max_length: int
   ) -> tuple[list[Int[np.ndarray, "_"]], int]:
-    """Encodes texts to at most `max_length` ids each, EOS always the last.
+    """Encode texts to at most `max_length` ids each, EOS always the last.
 
-    Also returns how many texts were longer.
+    Also returns the number of texts that were cut.
     """
     if max_length < 3:
       raise BadInput(f"max_length={max_length} leaves no room; use 3 or more")
@@ -119,7 +122,7 @@ class Tokenizer:
     return rows, sum(len(r) > max_length - 2 for r in found)
 
   def decode(self, ids: Sequence[int] | Int[np.ndarray, "_"]) -> str:
-    """The text of the ids; BOS, EOS and padding say nothing."""
+    """The text of the ids, without BOS, EOS and padding."""
     silent = (PAD, EOS, BOS)
     return self._processor.decode([int(i) for i in ids if int(i) not in silent])
 
@@ -132,7 +135,7 @@ def _read(path: Path) -> bytes:
 
 
 def _check(processor: sentencepiece.SentencePieceProcessor, name: str) -> None:
-  """Raises BadInput unless ids and byte fallback are as Gemma has them."""
+  """Raise BadInput unless ids and byte fallback are those of Gemma."""
   found = {
     "pad": processor.pad_id(),
     "eos": processor.eos_id(),
@@ -150,7 +153,7 @@ def _check(processor: sentencepiece.SentencePieceProcessor, name: str) -> None:
 
 
 def _sample(texts: Iterable[str]) -> list[str]:
-  """Lines of the texts, from all over them, up to the sample's size."""
+  """Lines from all over the texts, up to MAX_SAMPLE_CHARACTERS."""
   lines = [line for text in texts for line in text.split("\n") if line.strip()]
   stride = 1 + sum(map(len, lines)) // MAX_SAMPLE_CHARACTERS
   return lines[::stride]
@@ -193,10 +196,11 @@ def _trained(lines: Sequence[str], vocab_size: int) -> bytes:
 
 
 def _without_rare(lines: Sequence[str], vocab_size: int) -> list[str]:
-  """The lines split at rare characters, which bytes will stand for.
+  """Split the lines at rare characters, which will be encoded as bytes.
 
-  Half of the free pieces are for characters, half for what they make up.
-  SentencePiece's character_coverage cannot go as low as CJK text needs.
+  Half of the free pieces go to single characters, the rest to their
+  combinations. SentencePiece's character_coverage cannot go as low as CJK text
+  needs.
   """
   found: collections.Counter[str] = collections.Counter()
   for line in lines:

@@ -1,12 +1,12 @@
 """Several processes as one run: start, agreement, preemption, lost peers.
 
 A host of a TPU slice is one process. Elsewhere JAX_COORDINATOR_ADDRESS,
-JAX_NUM_PROCESSES and JAX_PROCESS_ID make one. Without either nothing here does
-anything: a plain run starts as fast as it did.
+JAX_NUM_PROCESSES and JAX_PROCESS_ID define one. Without either, nothing here
+has an effect, and a plain run starts as fast as without this module.
 
-Nobody installs a Python handler for SIGTERM in such a process: it would
-silence JAX's preemption service, which tells every process of the signal that
-one got, and of the step at which all save.
+Such a process must not install a Python handler for SIGTERM: it would silence
+JAX's preemption service, which tells every process of the signal that one of
+them got, and of the step at which all save.
 """
 
 import contextlib
@@ -22,15 +22,16 @@ from embeddinggemma.types import BadInput, Interrupted, Stopped
 T = TypeVar("T")
 
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-# Seconds. Peers of a lost process have left within a minute; tests and unusual
-# networks set others.
+# Seconds. With these, the peers of a lost process exit within a minute; tests
+# and unusual networks set others.
 _HEARTBEAT, _START, _SHUTDOWN = 45, 300, 30
-# To read weights or to compile, which some rightly finish later than others.
+# Seconds to wait where some processes may be much slower than others, such as
+# when they read weights or compile.
 PATIENT = 900.0
 _HEARTBEAT_VARIABLE = "EMBEDDINGGEMMA_HEARTBEAT_SECONDS"
 _START_VARIABLE = "EMBEDDINGGEMMA_START_SECONDS"
 
-_group: peers.Group | None = None  # of the run that this process is part of
+_group: peers.Group | None = None  # the run's processes; None: a single one
 
 
 def is_first() -> bool:
@@ -45,10 +46,10 @@ def count() -> int:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """Joins the other processes of this run, and leaves them in order.
+  """Join the other processes of this run, and leave them in order.
 
-  To be entered before any device is touched. What ends one process ends the
-  others, with its line and its exit code.
+  It must be entered before any device is used. An error that ends one process
+  ends the others with the same message and exit code.
   """
   global _group
   _group = _start()
@@ -80,7 +81,7 @@ def _words(error: BaseException) -> str:
 
 
 def _is_of_peers(error: BaseException) -> bool:
-  """Whether a lost peer may have caused it: a collective that failed."""
+  """Whether the error may come from a lost peer: a collective that failed."""
   import jax
 
   signs = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED")
@@ -135,7 +136,7 @@ def _start() -> peers.Group | None:
 
 
 def _given() -> tuple[str, int, int] | None:
-  """Coordinator, processes and index from the environment, or None."""
+  """(coordinator, processes, index) from the environment, or None."""
   there = [name for name in _VARIABLES if os.environ.get(name)]
   if not there or (there == [_VARIABLES[0]] and _on_tpu()):
     return None
@@ -183,10 +184,10 @@ def _on_tpu() -> bool:
 
 
 def _drop_stale_slices() -> None:
-  """Forgets what a former life of this host left of a multi-slice run.
+  """Drop variables that an earlier life of this host left of a multi-slice run.
 
-  After a preemption a platform may set the coordinator of slices that are no
-  more; the TPU runtime then waits for them for ever.
+  After a preemption a platform may set the coordinator of slices that no longer
+  exist, for which the TPU runtime would wait forever.
   """
   names = [name for name in os.environ if name.startswith("MEGASCALE_")]
   if names and os.environ.get("MEGASCALE_NUM_SLICES", "1") in ("", "0", "1"):
@@ -196,7 +197,10 @@ def _drop_stale_slices() -> None:
 
 
 def _smoke_test(group: peers.Group) -> None:
-  """Every process adds its number: device counts alone look right too soon."""
+  """Check that every process takes part in a collective.
+
+  Device counts alone may look right before the processes are connected.
+  """
   import jax
   import numpy as np
   from jax.experimental import multihost_utils
@@ -213,7 +217,7 @@ def _smoke_test(group: peers.Group) -> None:
 
 
 def _stop(group: peers.Group) -> None:
-  """Leaves together with the others; who does not come is named."""
+  """Leave together with the others; a process that does not come is named."""
   global _group
   import jax
 
@@ -224,7 +228,7 @@ def _stop(group: peers.Group) -> None:
 
 
 def barrier(name: str, seconds: float = PATIENT) -> None:
-  """Waits for the other processes; who does not come is named (exit 42)."""
+  """Wait for the other processes; exit 42 naming those that do not come."""
   if _group is not None:
     _group.barrier(name, seconds)
 
@@ -251,7 +255,7 @@ def agree(name: str, value: Mapping[str, Any]) -> None:
 
 
 def gather(name: str, value: str) -> list[str]:
-  """What each process says, in their order."""
+  """The values of all processes, in their order."""
   if _group is None:
     return [value]
   told = _group.exchange(name, value, PATIENT)
@@ -259,7 +263,10 @@ def gather(name: str, value: str) -> list[str]:
 
 
 def first_does(name: str, work: Callable[[], T]) -> T | None:
-  """The first process works, the others wait for as long as it takes."""
+  """Let the first process work while the others wait as long as it takes.
+
+  Returns the result in the first process and None in the others.
+  """
   if _group is None:
     return work()
   key = f"done/{name}/{_once(name)}"
@@ -274,11 +281,12 @@ def first_does(name: str, work: Callable[[], T]) -> T | None:
 
 @contextlib.contextmanager
 def preemption(first: int) -> Iterator[Callable[[int], bool]]:
-  """step -> whether this run is told to stop; asked with every step from
-  `first`, in order, by all processes alike.
+  """A context with a function step -> whether this run should stop.
 
-  With other processes, and on a TPU, JAX's sync point answers: all get True at
-  the same step. Alone, SIGTERM is caught while the `with` lasts.
+  All processes must call it with every step from `first`, in order. With
+  several processes, and on a TPU, JAX's preemption service answers, and all get
+  True at the same step. For a single process, SIGTERM is caught while the
+  context lasts.
   """
   if _group is None:
     caught: list[bool] = []
@@ -304,8 +312,9 @@ def preemption(first: int) -> Iterator[Callable[[int], bool]]:
 class EveryMinutes:
   """True at the first step after so many minutes, in all processes alike.
 
-  The first process's clock decides. It says so four steps ahead, and is never
-  more than two steps behind the others, whom it joins in each step.
+  The clock of the first process decides. It announces the step four steps
+  ahead, since it is never more than two steps behind the others, which it joins
+  in each step.
   """
 
   def __init__(self, minutes: float, clock: Callable[[], float]):
@@ -314,11 +323,11 @@ class EveryMinutes:
     self._key = f"save/{_once('save')}"
 
   def done(self) -> None:
-    """Counts from now."""
+    """Count the minutes from now."""
     self._since = self._clock()
 
   def __call__(self, step: int) -> bool:
-    """To be asked with every step, in order, by all processes alike."""
+    """Whether it is time; to be called with every step, by all processes."""
     if not self._seconds:
       return False
     late = self._clock() - self._since >= self._seconds
@@ -334,6 +343,9 @@ _numbers: dict[str, int] = {}
 
 
 def _once(name: str) -> int:
-  """How often it was asked: alike in all processes, which do the same."""
+  """How often this name was asked for.
+
+  The number is the same in all processes, which run the same code.
+  """
   _numbers[name] = _numbers.get(name, 0) + 1
   return _numbers[name]

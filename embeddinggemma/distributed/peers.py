@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-_BARRIER = 60.0  # seconds, at most as long as the heartbeat
+_BARRIER = 60.0  # longest wait at a barrier, in seconds
 _AGAIN = "the same command continues"
 _LOST = 42
 # Where JAX's service notes that a process got SIGTERM.
@@ -30,11 +30,11 @@ _handler: Any = None  # kept, or ctypes would free what C calls
 
 
 def _on_abort(say: Callable[[], str]) -> None:
-  """Exit 42 with a line, where C++ aborts since a peer is gone.
+  """Install a C signal handler that exits with 42 when C++ aborts.
 
-  A Python handler would run when the interpreter next may, which is never: C++
-  aborts at once. So C calls this one, in the thread that aborts. An abort of
-  which `say` knows nothing stays one.
+  The coordination service aborts if a peer is gone. A Python handler would not
+  run, since C++ aborts at once; so C calls this one, in the thread that aborts.
+  It prints what `say` returns; if that is "", the abort stays an abort.
   """
   global _handler
 
@@ -53,7 +53,7 @@ def _on_abort(say: Callable[[], str]) -> None:
 
 
 def no_handler() -> None:
-  """An abort is an abort again."""
+  """Restore the default handling of aborts."""
   _signal(None)
 
 
@@ -65,7 +65,7 @@ def _signal(handler: Any) -> None:
 
 @contextlib.contextmanager
 def catching_sigterm(catch: Callable[[], None]) -> Iterator[None]:
-  """Calls `catch` at SIGTERM instead of dying; for a process that is alone."""
+  """Call `catch` on SIGTERM instead of dying, for a process without peers."""
   if threading.current_thread() is not threading.main_thread():
     yield
     return
@@ -78,10 +78,14 @@ def catching_sigterm(catch: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def starting(given: tuple[str, int, int] | None, limit: int) -> Iterator[None]:
-  """While processes find each other: names those that do not come.
+  """A context for the start, which names processes that do not come in time.
 
-  `given`: coordinator, processes, index. The service says only that some did
-  not, so they call on the first process themselves, at the next port.
+  The coordination service only says that some did not come. So the processes
+  also call the first one themselves, at the port after the coordinator's.
+
+  Args:
+    given: (coordinator, processes, index), or None on a TPU slice.
+    limit: seconds.
   """
   if given is None:
     _on_abort(
@@ -103,7 +107,7 @@ def starting(given: tuple[str, int, int] | None, limit: int) -> Iterator[None]:
 
 
 class _Roll:
-  """Who has come, known to the first process."""
+  """A roll call: which processes have come, as known to the first one."""
 
   def __init__(self, address: str, count: int, index: int):
     host, _, port = address.rpartition(":")
@@ -112,13 +116,16 @@ class _Roll:
     self._come, self._done = {index}, threading.Event()
 
   def start(self) -> None:
+    """Start to listen (first process) or to call (others), in a thread."""
     target = self._listen if self._index == 0 else self._call
     threading.Thread(target=target, daemon=True).start()
 
   def stop(self) -> None:
+    """End the thread."""
     self._done.set()
 
   def missing(self) -> str:
+    """The processes that have not come, as a sentence for a message."""
     if self._index:
       return "process 0 and all others did not come together"
     absent = sorted(set(range(self._count)) - self._come)
@@ -168,12 +175,12 @@ class Group:
     self._times: dict[str, int] = {}
 
   def name(self, index: int) -> str:
-    """'process 3 (host)'."""
+    """A process for messages, such as "process 3 (host)"."""
     host = self._names.get(index)
     return f"process {index}{f' ({host})' if host else ''}"
 
   def start(self) -> None:
-    """Tells this host's name, watches the others."""
+    """Announce this host's name and begin to watch the others."""
     now = time.monotonic()
     self._seen = {n: ("", now) for n in range(self.count) if n != self.index}
     _on_abort(self._who_is_gone)
@@ -181,16 +188,16 @@ class Group:
     threading.Thread(target=self._watch, daemon=True).start()
 
   def stop(self) -> None:
-    """Ends the watch, before processes go."""
+    """End the watch, before the processes leave."""
     self._ended.set()
     no_handler()
 
   def tell(self, key: str, value: str) -> None:
-    """Writes what all may read."""
+    """Write a key that all processes can read."""
     self._client.key_value_set(f"eg/{key}", value, allow_overwrite=True)
 
   def get(self, key: str) -> str | None:
-    """Reads a key; None: nobody wrote it."""
+    """Read a key; None if nobody has written it."""
     return self._get(f"eg/{key}")
 
   def noticed(self) -> bool:
@@ -204,7 +211,7 @@ class Group:
       return None
 
   def told(self, key: str, seconds: float) -> bool:
-    """Waits for a key for so long."""
+    """Wait up to `seconds` for a key; whether it was written."""
     try:
       self._client.blocking_key_value_get(f"eg/{key}", int(1000 * seconds))
     except Exception:  # the deadline, or a service that is gone: it aborts us
@@ -213,10 +220,10 @@ class Group:
     return True
 
   def barrier(self, name: str, seconds: float = 0.0) -> None:
-    """Waits for all; exits 42 with the names of those that do not come.
+    """Wait for all processes; exit 42 naming those that do not come.
 
-    Within a minute, or `seconds` where some may rightly be slower than others;
-    one that dies is missed by its heartbeat.
+    The limit is a minute at most, or `seconds` where some may be slower for
+    good reason; a process that dies is noticed by its heartbeat.
     """
     key = self._once(name)
     self.tell(f"{key}/{self.index}", "1")
@@ -238,21 +245,24 @@ class Group:
     return min(_BARRIER, self._heartbeat + 10.0)
 
   def at(self, step: int) -> None:
-    """Tells the others, by the watch, how far this process is."""
+    """Record the step of this process, which the watch tells the others."""
     self._asked, self._step = self._asked + 1, step
     self._moved = time.monotonic()
 
   def exchange(
     self, name: str, value: str, seconds: float = 0.0
   ) -> dict[int, str]:
-    """What each process says, by its number; waits as `barrier` does."""
+    """The values of all processes by number; waits as `barrier` does."""
     key = self._once(f"say/{name}")
     self.tell(f"{key}/{self.index}", value)
     self.barrier(name, seconds)
     return self._all(key)
 
   def _once(self, name: str) -> str:
-    """Names of barriers serve once; all processes count alike."""
+    """A name that was not used before; all processes count alike.
+
+    The service accepts the name of a barrier only once.
+    """
     self._times[name] = self._times.get(name, 0) + 1
     return f"{name}/{self._times[name]}"
 
@@ -264,9 +274,9 @@ class Group:
     return {int(name.rpartition("/")[2]): value for name, value in found}
 
   def leave(self, code: int, words: str, of_peers: bool) -> None:
-    """Before this process fails: tells the others why, with its exit code.
+    """Tell the others why this process fails, and with which exit code.
 
-    `of_peers`: it may be their failure that is seen here; then waits for word
+    `of_peers`: the failure may be that of another process; then wait for word
     of it, which ends this process.
     """
     if of_peers:
@@ -324,7 +334,7 @@ class Group:
         )
 
   def _give_up(self, words: str) -> None:
-    """Ends this process and all others, the hung one too if it can hear."""
+    """End this process and all others, even a hung one if it listens."""
     with contextlib.suppress(Exception):
       self.tell(f"left/{self.index}", json.dumps([_LOST, words]))
     self._left = True
@@ -334,7 +344,7 @@ class Group:
     os._exit(_LOST)
 
   def _follow(self, index: int, code: int, words: str) -> None:
-    """Ends as another process did, unless this one is about to."""
+    """End with another process's exit code, unless this one already ends."""
     time.sleep(self._period)
     if not self._left:
       os.write(2, f"{self.name(index)} stopped: {words}\n".encode())

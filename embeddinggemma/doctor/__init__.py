@@ -32,7 +32,7 @@ from embeddinggemma.doctor.opened import (
   Finding,
   Opened,
 )
-from embeddinggemma.load import Model, load
+from embeddinggemma.loading import Model, load
 from embeddinggemma.progress import Progress
 from embeddinggemma.quantize import FLOAT
 from embeddinggemma.types import BadInput, Stopped
@@ -42,7 +42,7 @@ Show = Callable[[int, str], Any]  # (checks done, name of the next one)
 
 
 class Check(NamedTuple):
-  """A check, those that must have passed before it, and whether it is cheap."""
+  """A check, the checks that must pass before it, and whether it is cheap."""
 
   run: Callable[[Opened], Finding]
   needs: tuple[str, ...] = ()
@@ -73,10 +73,11 @@ CHECKS = {
 
 
 def examine(path: str | pathlib.Path, console: Console) -> Findings:
-  """Every check, in order, of what is at a path, with a bar on the console.
+  """Run every check on the model at a path, with a progress bar on the console.
 
-  A sentence-transformers folder has one of its own first. What `load` refuses
-  is a finding as well. A path that does not exist is BadInput.
+  A sentence-transformers folder has a check of its own first, and a language
+  model has its own checks. A model that `load` refuses is a failed finding.
+  Raises BadInput if the path does not exist.
   """
   path = pathlib.Path(path)
   if not path.exists():
@@ -112,17 +113,20 @@ def _language(path: pathlib.Path) -> language.Language | None:
 
 
 def diagnose(model: Model, show: Show = lambda done, name: None) -> Findings:
-  """Every check, in order, of a loaded model; `show` is told before each."""
+  """Run every check, in order, on a loaded model.
+
+  `show` is called before each check with the number done and its name.
+  """
   return _run(Opened(model, _texts(model)), CHECKS, show)
 
 
 def quick(model: Model) -> Findings:
-  """What the cheap checks have against a model; nothing is good."""
+  """The failures among the cheap checks; empty for a good model."""
   return _failed(_quick(model))
 
 
 def check_or_stop(model: Model | str | pathlib.Path, console: Console) -> None:
-  """The cheap checks of a model, or of what is at a path; says so in a line.
+  """Run the cheap checks on a model, or on the one at a path; print a line.
 
   Raises Stopped with the first fault and its fix.
   """
@@ -138,14 +142,14 @@ def check_or_stop(model: Model | str | pathlib.Path, console: Console) -> None:
 
 
 def passed(findings: Iterable[Finding]) -> bool:
-  """Whether nothing failed."""
+  """Whether no check failed."""
   return not _failed(findings)
 
 
 def as_json(
   path: str | pathlib.Path, findings: Sequence[Finding]
 ) -> dict[str, Any]:
-  """What `--json` prints."""
+  """The findings as `--json` prints them."""
   return {
     "path": str(path),
     "passed": passed(findings),
@@ -162,7 +166,7 @@ _VERDICTS = {
 
 
 def as_table(findings: Sequence[Finding]) -> Table:
-  """A row a check, for 80 columns: the fix stands under the reason."""
+  """The findings as a table of 80 columns, with the fix below the reason."""
   table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
   table.add_column("check", no_wrap=True)
   table.add_column("", no_wrap=True)
@@ -177,14 +181,20 @@ def as_table(findings: Sequence[Finding]) -> Table:
 
 
 def _refused(error: BadInput) -> Finding:
-  """Errors are worded 'what; fix', but for those that no user can mend."""
+  """A failed finding from the error of `load`.
+
+  Its message reads "what; fix", or only "what" if the user cannot fix it.
+  """
   reason, _, fix = str(error).rpartition("; ")
   fix = fix if reason else "import, export or train it again"
   return Finding("opens", False, reason or str(error), fix)
 
 
 def _texts(model: Model) -> tuple[str, ...]:
-  """Short ones first; the last are longer than the window and than max_length."""
+  """Texts for the checks, short ones first.
+
+  The last two are longer than the attention window and than max_length.
+  """
   first, second = samples.sides()
   half = min(model.config.window, model.config.max_length) // 2
   long = samples.of_words(half + 4), samples.of_words(model.config.max_length)
@@ -202,7 +212,7 @@ def _run(
   checks: dict[str, Check],
   show: Show = lambda done, name: None,
 ) -> Findings:
-  """In order; a check whose needs did not pass is not run."""
+  """Run checks in order; one whose needs did not pass is not run."""
   findings: dict[str, Finding] = {}
   with jax.default_matmul_precision("highest"):  # else TPUs round to bfloat16
     for done, (name, check) in enumerate(checks.items()):

@@ -1,4 +1,4 @@
-"""Checks of attention: who changes when a token does."""
+"""Checks of attention: which tokens change when one does."""
 
 import dataclasses
 
@@ -9,13 +9,14 @@ from embeddinggemma.doctor.opened import Finding, Opened, States
 from embeddinggemma.model import trace
 from embeddinggemma.model.config import LOCAL, WINDOW_RULES, ModelConfig
 
-_UNLIMITED = 64  # positions on which a layer is tried that sees everything
+_UNLIMITED = 64  # positions on which a layer without a window is tried
 
 
 def check_bidirectional(opened: Opened) -> Finding:
-  """The last word of a text changes what comes before it, as far as it reaches.
+  """Check that the last word of a text changes the tokens before it.
 
-  Not every token: where attention is sharp, float32 may round the change off.
+  It must change most tokens within the attention window, not every one: where
+  attention is sharp, float32 may round the change away.
   """
   before, far = opened.brief, _seen_through_layers(opened.model.config)
   ids = before.ids.copy()
@@ -41,7 +42,7 @@ def check_bidirectional(opened: Opened) -> Finding:
 
 
 def _seen_through_layers(config: ModelConfig) -> int:
-  """How many tokens to its right may change a token, by the rules of layers."""
+  """How far to the right a token sees through all layers' windows."""
   kinds = [config.attention_kind(n) for n in range(config.num_layers)]
   if set(kinds) != {LOCAL}:
     return config.max_length
@@ -53,7 +54,7 @@ def _moved(a: States, b: States, row: int) -> Bool[np.ndarray, "_"]:
 
 
 def check_reach(opened: Opened) -> Finding:
-  """One layer of each kind sees as far, left and right, as its rule says."""
+  """Check that a layer of each kind has exactly its attention window."""
   config, said = opened.model.config, []
   kinds = [config.attention_kind(n) for n in range(config.num_layers)]
   for kind in dict.fromkeys(kinds):
@@ -75,10 +76,10 @@ def check_reach(opened: Opened) -> Finding:
 def _reaches(
   opened: Opened, layer: int, kind: str
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-  """(left, right) by the rule, and as one changed token shows it.
+  """((left, right) by the config, (left, right) as one changed token shows).
 
-  The layer stands alone with zero queries, so that all that it sees weighs
-  alike and none is rounded off: how sharp attention is does not matter here.
+  The layer runs alone with zero queries, so that all tokens in its window have
+  the same weight and none is rounded away.
   """
   config = opened.model.config
   left = right = _UNLIMITED
@@ -104,7 +105,7 @@ def _reaches(
 
 
 def _alone(opened: Opened, layer: int, kind: str) -> tuple[ModelConfig, dict]:
-  """A model of one layer and two pieces, cut out of the opened one."""
+  """A model of one layer and two table rows, cut out of the opened one."""
   config = dataclasses.replace(
     opened.model.config,
     num_layers=1,

@@ -1,7 +1,7 @@
 """A check of a sentence-transformers folder as other programs read it.
 
-`load` refuses most that is wrong with one; but it reads tokenizer.model, and
-others read tokenizer.json and its settings.
+`load` refuses most faulty folders; but it reads tokenizer.model, while other
+programs read tokenizer.json and its settings.
 """
 
 import pathlib
@@ -22,7 +22,7 @@ _ENDS = ("add_bos_token", "add_eos_token")
 def check_folder(
   path: pathlib.Path, tokenizer: Tokenizer, texts: Sequence[str]
 ) -> Finding:
-  """Its tokenizer.json gives the ids of its tokenizer.model, ends included."""
+  """Check that tokenizer.json gives the same ids as tokenizer.model."""
   try:
     reason, fix = _fault(path, tokenizer, texts)
   except BadInput as error:
@@ -37,7 +37,7 @@ def check_folder(
 def _fault(
   path: pathlib.Path, tokenizer: Tokenizer, texts: Sequence[str]
 ) -> tuple[str, str]:
-  """(reason, fix), or two empty words."""
+  """(reason, fix), or two empty strings."""
   settings = folders.read_json(path, _SETTINGS)
   for key in _ENDS:
     if settings.get(key) is not True:
@@ -70,7 +70,7 @@ def _read(path: pathlib.Path) -> tokenizers.Tokenizer:
 
 
 def _short(ids: np.ndarray) -> str:
-  """The ends of the ids."""
+  """The first and the last ids, for a message."""
   if len(ids) <= 6:
     return str(ids.tolist())
   return (

@@ -1,8 +1,8 @@
-"""Checks of the way from tokens to a vector: pooling and the Dense layers.
+"""Checks of the way from tokens to an embedding: pooling and the Dense layers.
 
-The states of tokens are those of the module that encodes; numpy makes vectors
-of them, in the right way and in known wrong ones, and what `encode` gives must
-be the right ones.
+The final hidden states come from the module that encodes. Numpy turns them into
+embeddings in the right way and in known wrong ways, and the output of `encode`
+must equal the right ones.
 """
 
 from collections.abc import Callable
@@ -14,26 +14,21 @@ from jaxtyping import Float
 from embeddinggemma.data import samples
 from embeddinggemma.doctor.opened import Finding, Opened, States
 from embeddinggemma.doctor.parts import HEAD
+from embeddinggemma.model import pooling
 from embeddinggemma.types import Array
 
 TOLERANCE = 1e-4  # of a coordinate of a unit vector, in float32
-_BETTER = 0.25  # of the pairs: so many more must another order find
+_BETTER = 0.25  # share of pairs that another order must match in addition
 
 Head = tuple[Array, Array]
 Pool = Callable[[Array], Array]  # (_, D) -> (D,)
 
-_POOLS: dict[str, Pool] = {
-  "mean": lambda x: x.mean(axis=0),
-  "first": lambda x: x[0],
-  "last": lambda x: x[-1],
-}
 _WRONG_POOLS: dict[str, Pool] = {
   "without BOS": lambda x: x[1:].mean(axis=0),
   "without EOS": lambda x: x[:-1].mean(axis=0),
   "without BOS and EOS": lambda x: x[1:-1].mean(axis=0),
-  **{f"by {name!r}": pool for name, pool in _POOLS.items()},
 }
-# The other ways to put two matrices in a row, where the shapes allow it.
+# Other ways to chain the two matrices, for those cases where shapes allow it.
 _ORDERS: dict[str, Callable[[Array, Array], Head]] = {
   "swapped": lambda up, down: (down, up),
   "swapped and transposed": lambda up, down: (down.T, up.T),
@@ -48,14 +43,14 @@ _WRONG_HEADS: dict[str, Callable[[Array, Array], Head]] = {
 
 
 class Fault(NamedTuple):
-  """How vectors are made instead, and which check that is a matter of."""
+  """How embeddings are wrongly made, and the check to which that belongs."""
 
   check: str
   how: str
 
 
 def check_pooled(opened: Opened) -> Finding:
-  """The vector of `encode` is made of all tokens, BOS and EOS among them."""
+  """Check that `encode` pools all tokens, BOS and EOS included."""
   fault, rule = explain(opened), opened.model.config.pooling
   if fault is None or fault.check != "pooled":
     return Finding("pooled", True, f"{rule} of all tokens with BOS and EOS")
@@ -68,11 +63,10 @@ def check_pooled(opened: Opened) -> Finding:
 
 
 def check_applied(opened: Opened) -> Finding:
-  """The vector of `encode` went through both Dense layers, in their order.
+  """Check that `encode` applies both Dense layers, in their order.
 
-  Layers that were swapped and transposed fit all shapes. They are found where
-  the model knows more in another order: many more pairs of one meaning find
-  each other.
+  Layers that were swapped and transposed still fit all shapes. They are
+  detected by quality: with another order many more paraphrases find each other.
   """
   fault = explain(opened)
   how = fault.how if fault and fault.check == "applied" else _better(opened)
@@ -89,14 +83,14 @@ def check_applied(opened: Opened) -> Finding:
 
 
 def explain(opened: Opened) -> Fault | None:
-  """Why the vectors of encode are not the right ones; None if they are."""
+  """How the embeddings of `encode` are wrong; None if they are right."""
   vectors = opened.vectors[: len(samples.BRIEF)]
   states, head = opened.brief, _head(opened)
   right = _pooled(opened, states)
   near = lambda x: x is not None and np.abs(x - vectors).max() < TOLERANCE
   if near(_vectors(right, head, opened)):
     return None
-  for how, pool in _WRONG_POOLS.items():
+  for how, pool in _wrong_pools().items():
     pooled = np.stack([pool(states.tokens(row)) for row in range(len(vectors))])
     if near(_vectors(pooled, head, opened)):
       return Fault("pooled", how)
@@ -104,6 +98,16 @@ def explain(opened: Opened) -> Fault | None:
     if near(_vectors(right, wrong(*head), opened)):
       return Fault("applied", how)
   return Fault("applied", "in a way that is not known")
+
+
+def _wrong_pools() -> dict[str, Pool]:
+  """How tokens may be pooled instead, by what a message says of it."""
+  named = {
+    f"by {name!r}": kind.plain
+    for name, kind in pooling.POOLINGS.items()
+    if kind.plain
+  }
+  return _WRONG_POOLS | named
 
 
 def _head(opened: Opened) -> Head:
@@ -116,7 +120,8 @@ def _head(opened: Opened) -> Head:
 def _pooled(opened: Opened, states: States) -> Float[np.ndarray, "n D"]:
   if states.trace.pooled is not None:
     return np.asarray(states.trace.pooled)
-  pool = _POOLS[opened.model.config.pooling]
+  pool = pooling.POOLINGS[opened.model.config.pooling].plain
+  assert pool, "a pooling that is no module has the same in NumPy"
   rows = range(len(states.lengths))
   return np.stack([pool(states.tokens(row)) for row in rows])
 
@@ -124,7 +129,7 @@ def _pooled(opened: Opened, states: States) -> Float[np.ndarray, "n D"]:
 def _vectors(
   pooled: Float[np.ndarray, "n D"], head: Head, opened: Opened
 ) -> Float[np.ndarray, "n M"] | None:
-  """Unit vectors, or None where shapes do not allow this head."""
+  """Unit embeddings of pooled states; None if the head does not fit them."""
   up, down = head
   ends = (pooled.shape[1], opened.model.config.embed_dim)
   if (up.shape[0], down.shape[1]) != ends or up.shape[1] != down.shape[0]:
@@ -134,7 +139,7 @@ def _vectors(
 
 
 def _better(opened: Opened) -> str:
-  """The order of the Dense layers that finds many more pairs, or ""."""
+  """A description of an order of the Dense layers that is far better, or ""."""
   if len(opened.texts) == len(samples.BRIEF):  # the pairs are not among them
     return ""
   first, second = samples.sides()
@@ -152,7 +157,7 @@ def _better(opened: Opened) -> str:
 
 
 def _found(vectors: Float[np.ndarray, "n M"] | None) -> float:
-  """The share of texts whose nearest other side is their own."""
+  """The share of texts whose nearest one on the other side is their own."""
   if vectors is None:
     return 0.0
   first, second = np.split(vectors, 2)

@@ -1,7 +1,7 @@
 """Checks of a language model: a decoder, alone or reading an encoder.
 
-It has no head and no prompts; what it has is causal attention as far as the
-rules of its layers, logits, and a tokenizer.
+It has no head and no prompts; checked are its causal attention, the windows of
+its layers, its logits and its tokenizer.
 """
 
 import dataclasses
@@ -30,45 +30,45 @@ from embeddinggemma.model.config import (
 )
 from embeddinggemma.types import BadInput, Params
 
-_UNLIMITED = 64  # tokens on which a layer is tried that sees everything before
-_AGREE = 0.5  # of the likeliest next tokens, in bfloat16 and float32
-_NEAR = 1e-3  # of the largest logit: what another order of sums may change
+_UNLIMITED = 64  # tokens on which a layer without a window is tried
+_AGREE = 0.5  # least share of equal likeliest tokens in bfloat16 and float32
+_NEAR = 1e-3  # change, relative to the largest logit, that rounding explains
 _TEXTS = sorted(filter(str.strip, samples.BRIEF), key=len)[-4:]
 _ANEW = "import or train again; this copy is damaged"
 
 
 class Ran(NamedTuple):
-  """What a model makes of a few texts, one a row."""
+  """The output of a model for a few texts, one a row."""
 
   ids: Int[np.ndarray, "R L"]
   lengths: Int[np.ndarray, "R"]
   logits: Float[np.ndarray, "R L V"]
-  largest: float  # absolute activation
+  largest: float  # largest absolute activation
 
 
 @dataclasses.dataclass(frozen=True)
 class Language:
-  """A language model, opened; what several checks look at is made once."""
+  """An opened language model; values for several checks are computed once."""
 
   directory: pathlib.Path
   config: ModelConfig  # of its decoder
-  both: EncoderDecoderConfig | None
+  both: EncoderDecoderConfig | None  # None: a decoder alone
   tokenizer: Tokenizer
   shapes: checkpoint.Shapes
 
   @functools.cached_property
   def tensors(self) -> dict[checkpoint.Name, np.ndarray]:
-    """By their names."""
+    """The model's tensors by name."""
     return dict(checkpoint.stream(self.directory))
 
   @functools.cached_property
   def params(self) -> Params:
-    """The same as a tree, on the device."""
+    """The same tensors as a tree on the device."""
     return jax.device_put({"model": checkpoint.nest(self.tensors)})
 
   @functools.cached_property
   def brief(self) -> Ran:
-    """Of the shortest texts, in float32."""
+    """The output for the shortest texts, in float32."""
     return self.run()
 
   def run(
@@ -76,9 +76,10 @@ class Language:
     dtype: str = "float32",
     ids: Int[np.ndarray, "R L"] | None = None,
   ) -> Ran:
-    """Of the shortest texts, or of other ids of their lengths.
+    """Run the model on the shortest texts, or on other ids of their lengths.
 
-    An encoder reads what the decoder reads, but for what `ids` changes.
+    An encoder always reads the ids of these texts, even if the decoder gets
+    others.
     """
     rows = [self.tokenizer.encode(text) for text in _TEXTS]
     lengths = np.array([len(row) for row in rows])
@@ -87,8 +88,8 @@ class Language:
       place[: len(row)] = row
     ids = own if ids is None else ids
     inside = np.arange(own.shape[1]) < lengths[:, None]
-    slot = np.where(inside, np.arange(len(rows))[:, None], len(rows))
-    slot = slot.astype(np.int32)
+    segment_ids = np.where(inside, np.arange(len(rows))[:, None], len(rows))
+    segment_ids = segment_ids.astype(np.int32)
     set_ = lambda config: dataclasses.replace(config.portable, dtype=dtype)
     if self.both:
       both = dataclasses.replace(
@@ -97,10 +98,10 @@ class Language:
         decoder=set_(self.both.decoder),
       )
       decode = decoder_lib.encoder_decoder_group(both)
-      given = (own, slot, ids, slot)
+      given = (own, segment_ids, ids, segment_ids)
     else:
       decode = decoder_lib.causal_group(set_(self.config))
-      given = (ids, slot)
+      given = (ids, segment_ids)
     watched = jax.jit(trace.with_largest(decode, inside))
     (hidden, table), largest = watched(self.params, *given)
     logits = np.asarray(hidden, np.float32) @ np.asarray(table).T
@@ -108,9 +109,9 @@ class Language:
 
 
 def open_language(path: pathlib.Path) -> Language | None:
-  """What a checkpoint or workdir holds; None for an embedder.
+  """The language model of a checkpoint or workdir; None if it is an embedder.
 
-  BadInput if there is none, or its files are damaged.
+  Raises BadInput if there is no checkpoint, or its files are damaged.
   """
   directory = checkpoint.find(path)
   shapes = checkpoint.read_shapes(directory)
@@ -155,7 +156,7 @@ def diagnose(
 
 
 def check_tokenizer(model: Language) -> Finding:
-  """Its pieces fit the table, and none of many texts is unknown."""
+  """Check that pieces fit the table and no piece of many texts is unknown."""
   pieces, rows = model.tokenizer.vocab_size, model.config.vocab_size
   fix = "take tokenizer and weights from one model"
   if pieces > rows:
@@ -171,7 +172,7 @@ def check_tokenizer(model: Language) -> Finding:
 
 
 def check_weights(model: Language) -> Finding:
-  """Every tensor of the config, in its shape, and finite."""
+  """Check that every tensor of the config exists, in shape, and is finite."""
   init = (
     decoder_lib.init_encoder_decoder(model.both)
     if model.both
@@ -195,7 +196,7 @@ def check_weights(model: Language) -> Finding:
 
 
 def check_finite(model: Language) -> Finding:
-  """Logits of every position, in float32."""
+  """Check that the logits of every position are finite in float32."""
   logits = model.brief.logits
   if np.isfinite(logits).all():
     return Finding("finite", True, f"logits of {len(logits)} texts in float32")
@@ -203,7 +204,7 @@ def check_finite(model: Language) -> Finding:
 
 
 def check_causal(model: Language) -> Finding:
-  """A later token changes nothing before it, and itself."""
+  """Check that a token changes its own logits and none before it."""
   run = model.brief
   changed, last = run.ids.copy(), run.lengths - 1
   rows = np.arange(len(last))
@@ -224,10 +225,10 @@ def check_causal(model: Language) -> Finding:
 
 
 def check_reach(model: Language) -> Finding:
-  """One layer of each kind sees back as far as its window, and not ahead.
+  """Check that one layer of each kind attends back over its window, not ahead.
 
-  As one changed token shows it: the layer stands alone with zero queries, so
-  that all that it sees weighs alike and none is rounded off.
+  One changed token shows it: the layer runs alone with zero queries, so that
+  all tokens in its window have the same weight and none is rounded away.
   """
   config, said = model.config, []
   kinds = [config.attention_kind(n) for n in range(config.num_layers)]
@@ -254,7 +255,7 @@ def check_reach(model: Language) -> Finding:
 def _moved(
   model: Language, layer: int, kind: str, length: int
 ) -> Int[np.ndarray, "_"]:
-  """The places that change with the token at place 1."""
+  """The positions whose output changes with the token at position 1."""
   own = model.params["model"]["decoder"]
   attention = own[f"layer_{layer}"]["attention"]
   alone = {
@@ -269,14 +270,17 @@ def _moved(
     model.config.portable, num_layers=1, pattern=(kind,), vocab_size=2
   )
   decode = jax.jit(decoder_lib.causal_group(config))
-  ids, slot = np.zeros((2, length), np.int32), np.zeros((2, length), np.int32)
+  ids, segment_ids = (
+    np.zeros((2, length), np.int32),
+    np.zeros((2, length), np.int32),
+  )
   ids[1, 1] = 1
-  hidden, _ = decode({"model": {"decoder": alone}}, ids, slot)
+  hidden, _ = decode({"model": {"decoder": alone}}, ids, segment_ids)
   return np.flatnonzero((hidden[0] != hidden[1]).any(axis=-1))
 
 
 def check_bfloat16(model: Language) -> Finding:
-  """The likeliest next tokens in bfloat16 are mostly those of float32."""
+  """Check that bfloat16 mostly gives the likeliest next tokens of float32."""
   exact, coarse = model.brief, model.run("bfloat16")
   inside = np.arange(exact.ids.shape[1]) < exact.lengths[:, None]
   same = exact.logits.argmax(axis=-1) == coarse.logits.argmax(axis=-1)
@@ -288,7 +292,7 @@ def check_bfloat16(model: Language) -> Finding:
 
 
 def check_float16(model: Language) -> Finding:
-  """Whether an activation is above the largest float16: a note, no fault."""
+  """Note whether an activation exceeds the largest float16; it is no fault."""
   largest = model.brief.largest
   said = f"the largest activation is {largest:,.0f}; float16 ends at"
   said += f" {FLOAT16:,}"

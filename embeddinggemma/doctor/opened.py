@@ -1,4 +1,4 @@
-"""A model on the table: what several checks look at is made once."""
+"""An opened model; values that several checks need are computed once."""
 
 import contextlib
 import dataclasses
@@ -12,21 +12,21 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from embeddinggemma.data import packing, samples
-from embeddinggemma.load import Model
+from embeddinggemma.loading import Model
 from embeddinggemma.model import trace
 
 PASS, NOTE, FAIL, NOT_RUN = "pass", "note", "fail", "not run"
 
 
 class Finding(NamedTuple):
-  """What a check found; `fix` is empty unless it failed or is a note.
+  """The result of a check; `fix` is empty unless it failed or is a note.
 
-  What passed and has a fix is a note: nothing is wrong with the model, but who
-  uses it should know.
+  A finding that passed and has a fix is a note: nothing is wrong with the
+  model, but its users should know.
   """
 
   check: str
-  passed: bool | None  # None: not run, since another fault is in its way
+  passed: bool | None  # None: not run because of another fault
   reason: str
   fix: str = ""
 
@@ -41,14 +41,14 @@ class Finding(NamedTuple):
 
 
 class States(NamedTuple):
-  """Of texts, one a row: ids, their number, and states of the tokens."""
+  """Texts, one a row: ids, lengths, and intermediate values of the model."""
 
   ids: Int[np.ndarray, "R L"]
   lengths: Int[np.ndarray, "R"]
   trace: trace.Trace  # as numpy arrays
 
   def tokens(self, row: int) -> Float[np.ndarray, "_ D"]:
-    """The states of one text."""
+    """The final hidden states of one text."""
     return np.asarray(self.trace.tokens)[row, : self.lengths[row]]
 
 
@@ -56,7 +56,8 @@ class States(NamedTuple):
 class Opened:
   """A loaded model and the texts to try it on.
 
-  They begin with `samples.BRIEF`; the sides of the pairs are next, or nothing.
+  The texts begin with `samples.BRIEF`; the sides of `samples.PAIRS` follow, or
+  nothing.
   """
 
   model: Model
@@ -65,30 +66,30 @@ class Opened:
   def encode(
     self, texts: Sequence[str], dtype: str = "float32"
   ) -> Float[np.ndarray, "n M"]:
-    """By the function that users call, without its note on cut texts.
+    """Embed texts as users do, without the note on texts that were cut.
 
-    Raises Stopped where a vector is not finite.
+    Raises Stopped if an embedding is not finite.
     """
     with contextlib.redirect_stderr(io.StringIO()):
       return self._model(dtype).encode(list(texts))
 
   @functools.cached_property
   def vectors(self) -> Float[np.ndarray, "n M"]:
-    """Of `texts`, in float32."""
+    """Embeddings of `texts`, in float32."""
     return self.encode(self.texts)
 
   @functools.cached_property
   def brief(self) -> States:
-    """Of the first texts."""
+    """Intermediate values for `samples.BRIEF`."""
     return self.states(self.ids(samples.BRIEF))
 
   def ids(self, texts: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
-    """As encode makes them."""
+    """Token ids as `encode` makes them."""
     length = self.model.config.max_length
     return self.model.tokenizer.encode_batch(list(texts), length)[0]
 
   def states(self, rows: Sequence[Int[np.ndarray, "_"]]) -> States:
-    """What the model makes of ids on the way to a vector, in float32."""
+    """Run the model on ids and keep its intermediate values, in float32."""
     lengths = np.array([len(row) for row in rows])
     ids = np.zeros((len(rows), packing.rung(int(lengths.max()))), np.int32)
     for place, row in zip(ids, rows):

@@ -1,4 +1,4 @@
-"""Checks that look at a model's parts and run nothing: a second or less."""
+"""Checks of a model's parts that do not run it: a second or less."""
 
 from typing import Any
 
@@ -11,16 +11,17 @@ from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import BOS, EOS, PAD, UNK
 from embeddinggemma.doctor.opened import Finding, Opened
 from embeddinggemma.model import embedder
-from embeddinggemma.model.config import LOCAL, PRESETS, ModelConfig
+from embeddinggemma.model.config import LOCAL, ModelConfig
+from embeddinggemma.presets import PRESETS
 
 HEAD = ("up", "down")  # g and f of the paper's section 2.1: the Dense layers
 _NEEDED = ("query", "document")
-_PUBLIC = ("embeddinggemma_300m", "gemma3_270m")  # windows are known
+_PUBLIC = ("embeddinggemma_300m", "gemma3_270m")  # presets of known windows
 _FAMILY = ("num_layers", "width", "mlp_width", "num_heads", "head_dim")
 
 
 def check_prompts(opened: Opened) -> Finding:
-  """Query and document are there; those of our names are the recipe's."""
+  """Check that both main prompts exist and known ones are unchanged."""
   found = opened.model.prompts
   fix = (
     "copy the prompts of config_sentence_transformers.json as published;"
@@ -41,7 +42,7 @@ def check_prompts(opened: Opened) -> Finding:
 
 
 def check_tokenizer(opened: Opened) -> Finding:
-  """BOS and EOS around every text, cut or not; bytes for what is rare."""
+  """Check for BOS and EOS around every text, and byte fallback."""
   tokenizer, config = opened.model.tokenizer, opened.model.config
   wrong = lambda reason, fix: Finding("tokenizer", False, reason, fix)
   if tokenizer.vocab_size > config.vocab_size:
@@ -73,7 +74,7 @@ def check_tokenizer(opened: Opened) -> Finding:
 
 
 def check_control(opened: Opened) -> Finding:
-  """Control tokens that stand in a text are characters, not the tokens."""
+  """Check that control tokens written in a text are encoded as characters."""
   tokenizer = opened.model.tokenizer
   for control in (PAD, EOS, BOS, UNK):
     piece = tokenizer.pieces[control]
@@ -89,7 +90,7 @@ def check_control(opened: Opened) -> Finding:
 
 
 def check_weights(opened: Opened) -> Finding:
-  """Every tensor of the config, in its shape, and finite; but for the head."""
+  """Check that every tensor but the head's exists, in shape, and is finite."""
   wanted, found = _shapes(opened.model.config), _tensors(opened)
   for name in sorted(set(wanted) - set(HEAD)):
     if reason := _wrong(name, wanted, found):
@@ -107,7 +108,7 @@ _ANEW = "import, export or train again; this copy is damaged"
 
 
 def check_dense(opened: Opened) -> Finding:
-  """Both Dense layers: there, as the config says, and not the identity."""
+  """Check that both Dense layers exist, in shape, and are not the identity."""
   config = opened.model.config
   wanted, found = _shapes(config), _tensors(opened)
   fix = (
@@ -126,13 +127,13 @@ def check_dense(opened: Opened) -> Finding:
 
 
 def _is_identity(x: np.ndarray) -> bool:
-  """Up to a scale, which the norm takes out."""
+  """Whether x is the identity up to a scale, which normalisation removes."""
   scale = x[0, 0]
   return bool(scale > 0 and np.allclose(x / scale, np.eye(len(x)), atol=1e-6))
 
 
 def check_window(opened: Opened) -> Finding:
-  """The window is not one that a conversion halved."""
+  """Check that the attention window is not one that a conversion halved."""
   reason = halved(opened.model.config)
   if reason:
     return Finding(
@@ -150,12 +151,12 @@ def check_window(opened: Opened) -> Finding:
 
 
 def halved(config: ModelConfig) -> str:
-  """Why the window is a halved one, or "".
+  """The reason why the attention window looks halved, or "".
 
-  transformers halves `sliding_window` of a bidirectional Gemma 3 as it reads a
-  config, and some versions write that: 512 becomes 257, then 129. So a window
-  one above a power of two is wrong for the symmetric rule, and so is any other
-  than the published one in a model of a public size.
+  transformers halves `sliding_window` of a bidirectional Gemma 3 when it reads
+  a config, and some versions save the result: 512 becomes 257, then 129. So a
+  window one above a power of two is wrong for the symmetric rule, and so is a
+  window below the published one in a model of a public size.
   """
   w = config.window
   if LOCAL not in _kinds(config) or config.window_rule != "symmetric":
@@ -163,7 +164,7 @@ def halved(config: ModelConfig) -> str:
   if w > 4 and (w - 1) & (w - 2) == 0:
     return f"the window is {w}: {2 * (w - 1)} halved as transformers does it"
   for name in _PUBLIC:
-    public = PRESETS[name]
+    public = PRESETS[name].model
     alike = all(getattr(config, f) == getattr(public, f) for f in _FAMILY)
     if alike and w < public.window:
       return f"the window is {w}; a model of this size has {public.window}"

@@ -1,4 +1,4 @@
-"""Checks of the vectors that `encode` gives."""
+"""Checks of the embeddings that `encode` returns."""
 
 import itertools
 
@@ -14,18 +14,18 @@ from embeddinggemma.losses import matryoshka
 from embeddinggemma.types import Stopped
 
 FLOAT16 = 65_504  # the largest number of float16
-# In brackets: EmbeddingGemma-300M's values, in November 2026.
-_UNIT = 1e-3  # how far a norm may be from 1
-_ALIKE = 0.95  # mean cosine of texts that have nothing in common (.23)
-_DIRECTIONS = 1.5  # at least so many that vectors are spread over (26.4)
-_COARSE = 0.9  # cosine of a bfloat16 vector with the float32 one (.9998)
-_NEAREST = 5  # neighbours that a prefix is judged by
-_SLACK = 0.1  # of them: by so much may a longer prefix be worse (never is)
+# In brackets: the values of EmbeddingGemma-300M, as of November 2026.
+_UNIT = 1e-3  # largest distance of a norm from 1
+_ALIKE = 0.95  # largest mean cosine of unrelated texts (.23)
+_DIRECTIONS = 1.5  # least effective rank of the embeddings (26.4)
+_COARSE = 0.9  # least cosine of bfloat16 and float32 embeddings (.9998)
+_NEAREST = 5  # neighbours by which prefixes are compared
+_SLACK = 0.1  # share of neighbours that a longer prefix may lose (0)
 _DAMAGED = "train, convert or export anew from weights that are known good"
 
 
 def check_finite(opened: Opened) -> Finding:
-  """No vector holds NaN or infinity: empty, tiny and cut texts included."""
+  """Check that no embedding has NaN or infinity, even of empty or cut texts."""
   try:
     count = len(opened.vectors)
   except Stopped as stopped:
@@ -34,7 +34,7 @@ def check_finite(opened: Opened) -> Finding:
 
 
 def check_unit(opened: Opened) -> Finding:
-  """Every vector has norm 1."""
+  """Check that every embedding has norm 1."""
   norms = np.linalg.norm(opened.vectors, axis=1)
   worst = float(norms[np.argmax(np.abs(norms - 1))])
   said = f"the norm furthest from 1 is {worst:.6f}"
@@ -46,10 +46,11 @@ def check_unit(opened: Opened) -> Finding:
 
 
 def check_collapse(opened: Opened) -> Finding:
-  """Texts with nothing in common point in different directions.
+  """Check that unrelated texts have different directions.
 
-  Degeneracy, not quality: random weights pass. The effective rank is the
-  exponential of the entropy of the squared singular values.
+  This detects degeneracy and not low quality: random weights pass. The
+  effective rank is the exponential of the entropy of the squared singular
+  values.
   """
   vectors = opened.vectors
   count = len(vectors)
@@ -73,7 +74,7 @@ def _effective_rank(vectors: Float[np.ndarray, "n M"]) -> float:
 
 
 def check_packing(opened: Opened) -> Finding:
-  """A text alone and the same among others, in one row, have one vector."""
+  """Check that a text has the same embedding alone and packed with others."""
   # Without the last, which may be so long that it fills a row by itself.
   some = opened.texts[-2 :: -max(1, len(opened.texts) // 4)]
   # So often that they share rows on every device.
@@ -93,10 +94,10 @@ def check_packing(opened: Opened) -> Finding:
 
 
 def check_bfloat16(opened: Opened) -> Finding:
-  """In bfloat16, vectors are finite and near those of float32, or a note.
+  """Note whether bfloat16 embeddings are not finite or far from float32 ones.
 
-  A model that needs float32 is right in it. Of the first texts alone: its range
-  is float32's, and few CPUs have it.
+  It is no fault, since a model may need float32. Only the first texts are used:
+  bfloat16 has the range of float32, and few CPUs compute in it.
   """
   fix = "run it in float32"
   try:
@@ -111,11 +112,10 @@ def check_bfloat16(opened: Opened) -> Finding:
 
 
 def check_float16(opened: Opened) -> Finding:
-  """Whether an activation is above the largest float16: a note, no fault.
+  """Note whether an activation exceeds the largest float16; it is no fault.
 
-  So it is with the published EmbeddingGemma-300M, whose activations reach
-  103,481; it is right in float32 and bfloat16 and NaN in float16, of which who
-  runs it so gets no error.
+  The activations of the published EmbeddingGemma-300M reach 103,481: it is
+  right in float32 and bfloat16, and gives NaN without an error in float16.
   """
   largest = {k: float(x) for k, x in opened.brief.trace.largest.items()}
   place = max(largest, key=lambda name: largest[name])
@@ -131,7 +131,7 @@ def check_float16(opened: Opened) -> Finding:
 
 
 def check_matryoshka(opened: Opened) -> Finding:
-  """Prefixes are unit vectors, and a longer one has truer neighbours."""
+  """Check that prefixes normalise, and longer ones have truer neighbours."""
   vectors = opened.vectors
   dims = sorted(matryoshka.dims_of(vectors.shape[1]))
   fix = "train with loss.matryoshka over these dimensions; do not reorder them"
@@ -150,7 +150,7 @@ def check_matryoshka(opened: Opened) -> Finding:
 
 
 def _neighbours(vectors: Float[np.ndarray, "n M"]) -> np.ndarray:
-  """The nearest of each, as rows of booleans."""
+  """The nearest texts of each text, as rows of booleans."""
   cosine = vectors @ vectors.T
   np.fill_diagonal(cosine, -2)
   nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :_NEAREST]
@@ -164,10 +164,10 @@ def _both(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, "n"]:
 
 
 def check_meaning(opened: Opened) -> Finding:
-  """The same in other words is nearer than what has nothing to do with it.
+  """Check that paraphrases are nearer to each other than unrelated texts.
 
-  So it is for random weights too, which see a few equal tokens: only a model
-  that tells them apart the wrong way round fails.
+  Even random weights pass, since paraphrases share a few tokens: only a model
+  with the order reversed fails.
   """
   pairs = opened.vectors[len(samples.BRIEF) :][: 2 * len(samples.PAIRS)]
   first, second = np.split(pairs, 2)

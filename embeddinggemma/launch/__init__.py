@@ -1,1 +1,1 @@
-"""TPU pods, asked for and looked after from a laptop."""
+"""Launch training on TPU pods, and watch over it, from a laptop."""

@@ -1,8 +1,8 @@
-"""Keeps a queued resource until its command has ended.
+"""Watch over a queued resource until its command has ended.
 
-A slice that was preempted does not come back: it is deleted and asked for
-anew, a bounded number of times and ever more slowly. The command then goes on
-from its last checkpoint.
+A slice that was preempted does not come back: it is deleted and requested
+again, a bounded number of times and at growing intervals. The command then
+continues from its last checkpoint.
 """
 
 import dataclasses
@@ -19,35 +19,36 @@ from embeddinggemma.launch.request import Launch
 from embeddinggemma.types import BadInput
 
 INTERRUPTED = 42
-LEADER = "0-0"  # slice and host whose end is the run's: it writes last
+LEADER = "0-0"  # SLICE-HOST that writes last: when it ends, the run has ended
 _LOST = ("FAILED", "SUSPENDING", "SUSPENDED", "PREEMPTED")
-_SLOWEST = 120  # looks between two requests, at most
-_PATIENCE = 20  # looks in a row at which gcloud may fail
+_SLOWEST = 120  # the most polls between two requests
+_PATIENCE = 20  # the most polls in a row for which gcloud may fail
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """A launch in a place, and how closely it is watched."""
+  """A launch in a zone and project, and how often its state is polled."""
 
   launch: Launch
   zone: str
   project: str
-  account: str = ""  # of the hosts
-  poll: float = 30.0  # seconds between two looks
+  account: str = ""  # service account of the hosts
+  poll: float = 30.0  # seconds between two polls
 
 
 def babysit(request: Request, root: pathlib.Path) -> int:
-  """Creates, watches, deletes, creates anew; returns the command's exit code.
+  """Create, watch, delete and recreate the resource until its command ends.
 
-  It is INTERRUPTED after `launch.restarts` requests. What is there already is
-  watched, so that the babysitter itself may be killed and started again.
+  Returns the command's exit code, or INTERRUPTED after `launch.restarts`
+  requests. An existing resource of this name is watched instead of created, so
+  the babysitter itself may be killed and started again.
 
   Args:
-    request: what, and where.
-    root: the checkout, whose files go into the bucket.
+    request: what is launched, and where.
+    root: the checkout, whose files are copied into the bucket.
 
   Raises:
-    BadInput: gcloud refuses.
+    BadInput: gcloud refuses the first request, or fails for too long.
   """
   launch, place = request.launch, (request.zone, request.project)
   with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +75,7 @@ def babysit(request: Request, root: pathlib.Path) -> int:
 
 
 def _create(command: Sequence[str], number: int, launch: Launch) -> bool:
-  """Whether it was accepted; the first request must be."""
+  """Request the resource; whether it was accepted. The first must be."""
   _say(f"request {number} of {launch.restarts} for {launch.slice.name}")
   try:
     _run(command)
@@ -87,7 +88,7 @@ def _create(command: Sequence[str], number: int, launch: Launch) -> bool:
 
 
 def _delete(request: Request) -> None:
-  """Until it is gone: what is left would be paid for."""
+  """Delete the resource and wait until it is gone and costs no more."""
   place = (request.zone, request.project)
   command = queued.delete(request.launch, *place)
   for _ in range(_PATIENCE):
@@ -100,7 +101,7 @@ def _delete(request: Request) -> None:
 
 
 def _watch(request: Request) -> tuple[bool, int | None]:
-  """Until the slice is lost or the command has ended.
+  """Wait until the slice is lost or the command has ended.
 
   Returns whether the slice was ever active, and the exit code if there is one.
   """
@@ -125,7 +126,7 @@ def _watch(request: Request) -> tuple[bool, int | None]:
 
 
 def _state(request: Request) -> str | None:
-  """Such as ACTIVE; "": there is none; None: gcloud did not say."""
+  """The state, such as ACTIVE; "" if nothing exists, None if unknown."""
   done = _call(_describe(request))
   if done.returncode:
     return "" if "NOT_FOUND" in done.stderr else None
@@ -137,7 +138,7 @@ def _describe(request: Request) -> list[str]:
 
 
 def _verdict(launch: Launch) -> int | None:
-  """The first fault of any host, or how the leader ended."""
+  """The first non-zero exit code of a host, or the leader's, or None."""
   done = _call(queued.ended(launch))
   if done.returncode:
     return None  # no host has ended
@@ -147,7 +148,7 @@ def _verdict(launch: Launch) -> int | None:
 
 
 def _upload(launch: Launch, root: pathlib.Path, archive: pathlib.Path) -> None:
-  """The checkout's files as they are, without what git ignores."""
+  """Copy the checkout's files into the bucket, but not what git ignores."""
   listed = _run(
     ["git", "-C", str(root), "ls-files", "-zco", "--exclude-standard"]
   )
@@ -161,7 +162,7 @@ def _upload(launch: Launch, root: pathlib.Path, archive: pathlib.Path) -> None:
 
 
 def _run(command: Sequence[str]) -> str:
-  """What a command prints; BadInput with the last that it said if it fails."""
+  """The output of a command; BadInput with its last line if it fails."""
   done = _call(command)
   if done.returncode:
     raise BadInput(f"{' '.join(command[:5])} failed: {_last_line(done)}")

@@ -8,13 +8,14 @@ import yaml
 
 
 class _Dumper(yaml.SafeDumper):
-  """Without references from one place to another that says the same."""
+  """Writes equal values out instead of linking them by anchors and aliases."""
 
   def ignore_aliases(self, data: Any) -> bool:
     return True
 
 
-# Text to PyYAML, but not to Go, which kubectl reads with: y, 1e-5, 0o17.
+# Strings that PyYAML leaves unquoted and kubectl's Go parser would read as
+# another type: y, 1e-5, 0o17.
 _NO_TEXT = re.compile(
   r"y|n|[-+]?(\.\d+|\d+(\.\d*)?)(e[-+]?\d+)?|[-+]?0o[0-7_]+", re.IGNORECASE
 )

@@ -1,15 +1,15 @@
-"""What each host of a slice does before the command, by line of a shell."""
+"""Shell lines that every host of a slice runs before the command."""
 
 
 def lines(*text: str) -> str:
-  """Lines as one text."""
+  """Join lines into one text."""
   return "\n".join(text) + "\n"
 
 
 def install(venv: str) -> tuple[str, ...]:
-  """Installs the checkout in the current folder, once.
+  """Install the checkout in the current folder, unless that has been done.
 
-  The images' own Python is 3.10, older than this project takes.
+  Python comes from uv: that of the machine images (3.10) is too old.
   """
   return (
     "export PATH=~/.local/bin:$PATH",
@@ -20,10 +20,10 @@ def install(venv: str) -> tuple[str, ...]:
 
 
 def prepare() -> tuple[str, ...]:
-  """Before every start.
+  """Commands to run before every start.
 
-  JAX asks for huge pages from v5e on. The lock of a process that a preemption
-  killed stops the next one.
+  They enable huge pages, which JAX asks for from v5e on, and remove libtpu's
+  lock file, which a preempted process leaves and which would stop the next one.
   """
   return (
     "echo always | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"

@@ -20,21 +20,24 @@ from embeddinggemma.launch.request import (
 )
 from embeddinggemma.types import BadInput
 
-SECRET = "embeddinggemma"  # of Kubernetes, which holds all values
+SECRET = "embeddinggemma"  # name of the Kubernetes secret with all values
 _NODEPOOL = "cloud.google.com/gke-nodepool"
-_KEEP = 24 * 3600  # seconds that an ended JobSet stays
+_KEEP = 24 * 3600  # seconds until an ended JobSet is deleted
 
 
 def manifest(
   launch: Launch, image: str, account: str = "", queue: str = ""
 ) -> str:
-  """The YAML of `kubectl create`.
+  """The YAML for `kubectl create`.
 
   Args:
     launch: what runs.
     image: a container with this project on its `python`, in its WORKDIR.
     account: the Kubernetes service account that may use the bucket.
-    queue: Kueue's, where the cluster has it.
+    queue: the name of a Kueue queue, if the cluster has one.
+
+  Raises:
+    BadInput: reserved capacity without the name of a reservation.
   """
   if launch.capacity == "reserved" and not launch.reservation:
     raise BadInput("--capacity=reserved needs --reservation=NAME on GKE")
@@ -79,7 +82,7 @@ def manifest(
 
 
 def node_pools(launch: Launch) -> str:
-  """How the nodes are made, as a comment: one pool a slice."""
+  """The commands that create the node pools, one a slice, as YAML comments."""
   shape = launch.slice
   how = {
     "spot": f"--num-nodes={shape.hosts} --spot",
@@ -111,7 +114,7 @@ def _names(launch: Launch) -> list[str]:
 
 
 def _rule(container: str) -> dict[str, Any]:
-  """Any other code ends the JobSet: it is the run's verdict."""
+  """A failure policy: an exit code outside RESTART is final for the JobSet."""
   return {
     "action": "FailJob",
     "onPodConditions": (),  # some versions of the controller ask for it
@@ -213,5 +216,5 @@ def _container(launch: Launch, name: str, image: str) -> dict[str, Any]:
 
 
 def _literal(text: str) -> str:
-  """As Kubernetes reads it back: it expands $(NAME), and $$ is a $."""
+  """The text, escaped for Kubernetes, which expands $(NAME) and $$."""
   return text.replace("$", "$$")

@@ -35,7 +35,7 @@ _PYTHON = (sys.executable, "-m")
 
 
 class _Job(NamedTuple):
-  """A text, and the command that submits it from a file."""
+  """A manifest or script, and the command that submits it, given its file."""
 
   text: str
   submit: Callable[[str], list[str]]
@@ -66,7 +66,8 @@ def _gcloud(launch: Launch, args: argparse.Namespace) -> _Job:
   )
 
 
-# Each with its flags: name -> default; None: required.
+# Route -> (function that makes the job, its flags: name -> default; None:
+# required).
 ROUTES = {
   "sky": (_sky, {"zone": ""}),
   "jobset": (_jobset, {"image": None, "service_account": "", "queue": ""}),
@@ -78,7 +79,7 @@ ROUTES = {
 
 
 class _Parser(argparse.ArgumentParser):
-  """Says what is wrong in one line."""
+  """A parser that reports an error as BadInput, in one line."""
 
   def error(self, message: str) -> NoReturn:
     raise BadInput(message)
@@ -138,7 +139,7 @@ def _points(launch: Launch) -> list[Launch]:
 
 
 def _check_commands(launches: Sequence[Launch]) -> None:
-  """Finds what is wrong with a command here, not after hours in a queue."""
+  """Raise BadInput for a wrong command now, not after hours in a queue."""
   commands = [words for launch in launches for words in _commands(launch)]
   if not commands:
     return
@@ -154,7 +155,7 @@ def _check_commands(launches: Sequence[Launch]) -> None:
 
 
 def _commands(launch: Launch) -> list[Sequence[str]]:
-  """The verbs with their flags that a launch comes to."""
+  """The verbs and flags that a launch runs; a script lists its own."""
   first, *rest = launch.command
   if first not in SCRIPTS:
     return [launch.command]
@@ -164,7 +165,7 @@ def _commands(launch: Launch) -> list[Sequence[str]]:
 
 
 def _ask(words: Sequence[str], given: str = "") -> str:
-  """What a program of ours prints; BadInput with its own error."""
+  """The output of a program of this project; BadInput with its error line."""
   env = os.environ | {"PYTHON": sys.executable}  # else scripts make their own
   done = subprocess.run(
     words, capture_output=True, text=True, cwd=ROOT, input=given, env=env
@@ -202,7 +203,7 @@ def _submit(jobs: Sequence[_Job]) -> int:
 
 
 def run(argv: Sequence[str]) -> int:
-  """ROUTE --flag=value ... -- COMMAND; returns the exit code."""
+  """Launch as ROUTE --flag=value ... -- COMMAND says; returns the exit code."""
   route, *rest = argv or [""]
   if route not in ROUTES:
     raise BadInput(f"{route!r} is no route; give {', '.join(ROUTES)}")
@@ -227,7 +228,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def main() -> None:
-  """The program."""
+  """Entry point of the program."""
   try:
     sys.exit(run(sys.argv[1:]))
   except BadInput as error:

@@ -19,17 +19,17 @@ from embeddinggemma.launch.request import (
 )
 from embeddinggemma.types import BadInput
 
-FOLDER = "/opt/embeddinggemma"  # of a host
+FOLDER = "/opt/embeddinggemma"  # of the project on a host
 _VENV = f"{FOLDER}/venv"
 _UNIT = "embeddinggemma"
 # gcloud is a snap on some images.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
-_WAIT = "12h"  # in the queue, then it fails and is asked for anew
-_FLEX = "24h"  # of a flex-start run
+_WAIT = "12h"  # in the queue; then the request fails and is made again
+_FLEX = "24h"  # the longest run on flex-start capacity
 
 
 def check(launch: Launch) -> None:
-  """Raises BadInput for what this route cannot do."""
+  """Raise BadInput for a launch that this route does not support."""
   if not launch.bucket:
     raise BadInput(
       "--bucket is missing; give gs://NAME: the code goes there, and so do"
@@ -47,14 +47,18 @@ def check(launch: Launch) -> None:
 
 
 def place(launch: Launch) -> str:
-  """Where the code lies in the bucket, and where ends are noted."""
+  """The bucket folder with the code and the notes of ended hosts."""
   return f"{launch.bucket}/launched/{launch.name}"
 
 
 def create(
   launch: Launch, script: str, zone: str, project: str, account: str = ""
 ) -> list[str]:
-  """The command that asks for the slices; `script` is a file."""
+  """The gcloud command that requests the slices.
+
+  `script` is the file of the startup script, `account` the hosts' service
+  account.
+  """
   nodes = (
     [f"--node-id={launch.name}"]
     if launch.slices == 1
@@ -92,7 +96,7 @@ def describe(launch: Launch, zone: str, project: str) -> list[str]:
 
 
 def delete(launch: Launch, zone: str, project: str) -> list[str]:
-  """The command that deletes it with its machines, and waits."""
+  """The gcloud command that deletes resource and machines, and waits."""
   return [*_of("delete", launch, zone, project), "--force", "--quiet"]
 
 
@@ -103,12 +107,12 @@ def _of(verb: str, launch: Launch, zone: str, project: str) -> list[str]:
 
 
 def ended(launch: Launch) -> list[str]:
-  """The command that prints `SLICE-HOST CODE` of each host that has ended."""
+  """The command that prints a line `SLICE-HOST CODE` for each ended host."""
   return ["gcloud", "storage", "cat", f"{place(launch)}/ended/*"]
 
 
 def start_script(launch: Launch) -> str:
-  """What each host runs as root, at every boot."""
+  """The startup script, which each host runs as root at every boot."""
   check(launch)
   source, note = (f"{place(launch)}/{x}" for x in ("code.tgz", "ended"))
   return host.lines(
@@ -150,12 +154,12 @@ def _install_gcsfuse() -> tuple[str, ...]:
 
 
 def _file(path: str, text: str) -> tuple[str, ...]:
-  """Lines that write a text; no word of a command holds a line's end."""
+  """Shell lines that write a file; commands contain no line ends."""
   return (f"cat >{path} <<'END_OF_FILE'", text.rstrip("\n"), "END_OF_FILE")
 
 
 def _command(launch: Launch) -> str:
-  """Run by systemd; it becomes the command."""
+  """The script that systemd runs; it replaces itself by the command."""
   fetch = "gcloud secrets versions access latest --secret"
   return host.lines(
     "set -euo pipefail",
@@ -173,7 +177,10 @@ def _command(launch: Launch) -> str:
 
 
 def _ended(launch: Launch) -> str:
-  """Run by systemd after each end, with EXIT_CODE and EXIT_STATUS."""
+  """The script that systemd runs after each end of the command.
+
+  It reads EXIT_CODE and EXIT_STATUS, and notes an end that is final.
+  """
   return host.lines(
     f"# Notes a verdict, or that {launch.restarts} starts were not enough.",
     "echo >>/run/embeddinggemma.starts",
@@ -191,7 +198,7 @@ def _ended(launch: Launch) -> str:
 
 
 def _who(launch: Launch) -> tuple[str, ...]:
-  """Which slice and host this is, as the metadata server has it."""
+  """Shell lines that find this slice and host by the metadata server."""
   attributes = (
     "http://metadata.google.internal/computeMetadata/v1/instance/attributes"
   )
@@ -206,7 +213,11 @@ def _who(launch: Launch) -> tuple[str, ...]:
 
 
 def unit(launch: Launch) -> str:
-  """The service; it stops before bucket and network do: the save is out."""
+  """The systemd service.
+
+  It is ordered to stop before the bucket and the network do, so that a
+  checkpoint is still saved.
+  """
   return host.lines(
     "[Unit]",
     f"Description={launch.name}",

@@ -1,7 +1,7 @@
 """What is launched: a command, on a slice, under a name; checked at once.
 
-Every route renders a request into text. No text holds a secret: a secret has a
-name here, and its value is where the route keeps such things.
+Every route renders a request into a text. No text contains a secret, only its
+name; its value is stored where the route keeps secrets.
 """
 
 import dataclasses
@@ -12,20 +12,20 @@ from embeddinggemma.config import at_least
 from embeddinggemma.generations import Slice
 from embeddinggemma.types import BadInput
 
-# Start again: a checkpoint was saved, or a peer or the process itself died.
-# What else is not 0 is the run's verdict. As in XPK.
+# Exit codes after which a run is started again: a checkpoint was saved, or a
+# peer or the process itself died. Any other code is final. As in XPK.
 RESTART = (42, *range(127, 256))
 CAPACITIES = ("spot", "on-demand", "flex", "reserved")
-SCRIPTS = ("smoke", "pipeline")  # of launch/, in the place of a verb
+SCRIPTS = ("smoke", "pipeline")  # scripts of launch/, usable in place of a verb
 BUCKET = "/bucket"  # where each host mounts it
 GRACE = 30  # seconds between SIGTERM and SIGKILL; spot machines give no more
 
-_NAME = "[a-z]([-a-z0-9]*[a-z0-9])?"  # of RFC 1035, as all three routes need
-_LONGEST = 40  # with what JobSet adds, a pod's name has at most 63
+_NAME = "[a-z]([-a-z0-9]*[a-z0-9])?"  # a label of RFC 1035, as all routes need
+_LONGEST = 40  # a pod's name, to which JobSet adds, may have 63 characters
 _SECRET = re.compile(
   "(token|secret|passwd|password|api_?key|credentials?)=.", re.IGNORECASE
 )
-# Parts of the names of variables that hold one.
+# Words in the name of an environment variable that suggest a secret.
 _SECRETS = frozenset(
   "token secret passwd password passphrase pass pat key apikey credential"
   " credentials".split()
@@ -34,23 +34,23 @@ _SECRETS = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-  """A command of ours on one slice, or on several at once.
+  """A command of this project on one slice, or on several at once.
 
   Raises:
-    BadInput: a name that the engines refuse; a count below 1; several slices
-      of one host; a secret or a control character in the command.
+    BadInput: a name that a route refuses; a count below 1; several slices of
+      one host; a secret or a control character in the command.
   """
 
   name: str
   slice: Slice
-  command: tuple[str, ...]  # a verb and its flags; or one of SCRIPTS, and its
-  bucket: str = ""  # gs://NAME
-  capacity: str = "spot"
-  reservation: str = ""  # of capacity "reserved"
+  command: tuple[str, ...]  # a verb or one of SCRIPTS, and its flags
+  bucket: str = ""  # gs://NAME, mounted at BUCKET
+  capacity: str = "spot"  # one of CAPACITIES
+  reservation: str = ""  # its name, for capacity "reserved"
   slices: int = 1
   restarts: int = 50
   env: tuple[str, ...] = ()  # NAME=VALUE
-  secrets: tuple[str, ...] = ()  # names
+  secrets: tuple[str, ...] = ()  # names of secrets, without values
 
   def __post_init__(self) -> None:
     _require_name("--name", self.name)
@@ -96,7 +96,10 @@ def _require_name(flag: str, name: str) -> None:
 
 
 def require_word(flag: str, word: str, needed: bool = False) -> None:
-  """BadInput unless it can be a word of a command or a manifest."""
+  """Raise BadInput unless a flag's value is one printable word.
+
+  An empty value is accepted unless the flag is `needed`.
+  """
   if needed and not word:
     raise BadInput(f"{flag} is empty; give a value")
   if re.search(r"\s", word) or not word.isprintable():
@@ -135,7 +138,10 @@ def _secret(name: str) -> BadInput:
 
 
 def last_line(launch: Launch) -> str:
-  """The line of a shell that becomes the command, and so gets its signals."""
+  """The shell line that replaces the shell by the command.
+
+  The command thus receives the signals that the shell would get.
+  """
   first, *rest = launch.command
   if first in SCRIPTS:
     words = ["bash", f"launch/{first}.sh", *rest]
@@ -145,13 +151,13 @@ def last_line(launch: Launch) -> str:
 
 
 def environment(launch: Launch) -> dict[str, str]:
-  """Variables of the command."""
+  """The environment variables of the command."""
   return dict(word.split("=", 1) for word in launch.env)
 
 
 def who(slice: str, host: str, count: int) -> str:
-  """The line that tells launch/pipeline.sh which process it is, of how many.
+  """The shell line by which launch/pipeline.sh knows its process of how many.
 
-  `slice` and `host` are words of a shell; 0-0 does what is done once.
+  `slice` and `host` are shell words; process 0-0 does what is done once.
   """
   return f"export LAUNCH_HOST={slice}-{host} LAUNCH_HOSTS={count}"

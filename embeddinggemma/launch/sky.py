@@ -1,8 +1,8 @@
 """A SkyPilot managed job: the default route.
 
 It needs no cluster, finds a zone that has room, and after a preemption deletes
-what is left and starts anew. It reaches TPUs by the Cloud TPU API: one slice a
-job. Fields are those of SkyPilot 0.14.
+what is left and starts again. It reaches TPUs through the Cloud TPU API, with
+one slice for each job. Fields are those of SkyPilot 0.14.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ _VENV = "~/venv"
 
 
 def check(launch: Launch) -> None:
-  """Raises BadInput for what this route cannot do."""
+  """Raise BadInput for a launch that this route does not support."""
   if launch.slices > 1:
     raise BadInput(
       f"--num_slices={launch.slices}: SkyPilot joins no slices; use"

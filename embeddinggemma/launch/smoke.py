@@ -29,7 +29,7 @@ PAIRS_PER_DEVICE = 8
 
 
 def versions() -> dict[str, str]:
-  """Of what decides the numbers; a package that is missing is left out."""
+  """Versions of the packages that decide numerical results, if installed."""
   found = {"python": platform.python_version()}
   for name in _PACKAGES:
     try:
@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> dict[str, object]:
-  """What JAX shows of this process and of the slice."""
+  """The devices of this process and of the slice, as JAX reports them."""
   first = jax.local_devices()[0]
   return {
     "kind": first.device_kind,
@@ -54,7 +54,7 @@ def devices() -> dict[str, object]:
 
 
 def check_sum() -> None:
-  """Stopped unless every device of every process takes part in a sum."""
+  """Raise Stopped unless every device of every process takes part in a sum."""
   count = jax.device_count()
   mesh = jax.make_mesh(
     (count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
@@ -71,7 +71,7 @@ def check_sum() -> None:
 
 
 def write_pairs(folder: pathlib.Path, count: int) -> None:
-  """FOLDER/smoke/pairs.jsonl with so many small pairs."""
+  """Write `count` small pairs to FOLDER/smoke/pairs.jsonl."""
   path = folder / "smoke" / "pairs.jsonl"
   path.parent.mkdir(parents=True, exist_ok=True)
   lines = (
@@ -84,7 +84,10 @@ def write_pairs(folder: pathlib.Path, count: int) -> None:
 
 
 def run(pairs: str) -> None:
-  """Says what is there, checks it; prints the number of devices last."""
+  """Print versions and devices, check a sum, and print the number of devices.
+
+  `pairs` is a folder to fill with small training pairs; "" for none.
+  """
   with distributed.together():
     print(json.dumps(versions() | devices()), file=sys.stderr)
     check_sum()
@@ -101,7 +104,7 @@ def run(pairs: str) -> None:
 
 
 def main() -> None:
-  """The program."""
+  """Entry point of the program."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--pairs", default="", help="a folder to fill")
   try:

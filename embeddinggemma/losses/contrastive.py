@@ -15,22 +15,22 @@ from embeddinggemma.types import (
   PairBatch,
 )
 
-_EXCLUDED = -1e30  # finite: a row with nothing left must not give NaN
+_EXCLUDED = -1e30  # finite, so that a row with all logits masked gives no NaN
 
 
 class Rows(NamedTuple):
-  """Pairs whose loss is asked for: a device's, or all."""
+  """The pairs whose loss is computed: those of one device, or all."""
 
   query: Float[Array, "B M"]
   positive: Float[Array, "B M"]
   keys: UInt32[Array, "B 2"]
-  place: Int[Array, "B"]  # which column is a row's own
+  place: Int[Array, "B"]  # the column that holds the row's own positive
   negative: Float[Array, "B N M"] | None
   negative_valid: Bool[Array, "B N"] | None
 
 
 class Columns(NamedTuple):
-  """What every row is compared with: the positives of the global batch."""
+  """What every query is compared with: the positives of the global batch."""
 
   positive: Float[Array, "C M"]
   keys: UInt32[Array, "C 2"]
@@ -38,17 +38,17 @@ class Columns(NamedTuple):
 
 
 OfRows = Callable[[Rows, Columns], Array]  # -> (B,)
-# Makes a function of a device's rows and all columns one of the whole batch.
+# Turns a function of one device's rows and all columns into one of all rows.
 OverRows = Callable[[OfRows], OfRows]
 
 
 def at_once(of_rows: OfRows) -> OfRows:
-  """All rows in one matrix: where there is one device."""
+  """All rows in one matrix of logits, for a single device."""
   return of_rows
 
 
 def sides(embeddings: Embeddings, batch: PairBatch) -> tuple[Rows, Columns]:
-  """The batch as rows and columns."""
+  """The batch as rows (pairs) and columns (candidates) of the logits."""
   negative = embeddings.negative
   rows = Rows(
     embeddings.query,
@@ -63,8 +63,11 @@ def sides(embeddings: Embeddings, batch: PairBatch) -> tuple[Rows, Columns]:
 
 
 def rivals(rows: Rows, columns: Columns) -> Bool[Array, "_B _C"]:
-  """Columns that are no pair's own and share neither query nor positive
-  (1 - 1_TN of equation 3)."""
+  """True for columns that are valid in-batch negatives of a row.
+
+  These are the other pairs' positives, without those that share the row's query
+  or positive: 1_TN of equation 3, with j = i left out as well.
+  """
   own = rows.place[:, None] == jnp.arange(columns.valid.shape[0])[None, :]
   same = lambda n: rows.keys[:, n, None] == columns.keys[None, :, n]
   return ~(own | same(0) | same(1)) & columns.valid[None, :]
@@ -128,7 +131,7 @@ def info_nce(
 
 
 def similarities(rows: Rows, columns: Columns) -> Float[Array, "_B _C"]:
-  """Cosines of queries and positives."""
+  """Cosine similarities of queries (rows) and positives (columns), float32."""
   return jnp.einsum(
     "id,jd->ij",
     rows.query,
@@ -138,14 +141,14 @@ def similarities(rows: Rows, columns: Columns) -> Float[Array, "_B _C"]:
 
 
 def is_best(rows: Rows, columns: Columns) -> Float[Array, "_B"]:
-  """1 where the own positive scores above all that may be a negative."""
+  """1 where a query's own positive scores above all its in-batch negatives."""
   scores = jnp.where(rivals(rows, columns), similarities(rows, columns), -2.0)
   own = jnp.sum(rows.query * rows.positive, axis=-1)
   return (own > jnp.max(scores, axis=1)).astype(jnp.float32)
 
 
 def negatives_valid(batch: PairBatch) -> Bool[Array, "B N"]:
-  """Which hard negatives of each query there are; a place i * N + n is i's."""
+  """True where a query has a hard negative; place i * N + n is query i's."""
   assert batch.negative is not None
   return batch.negative.valid.reshape(batch.keys.shape[0], -1)
 

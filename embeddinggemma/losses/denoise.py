@@ -13,40 +13,47 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_MASKED = -1e30  # finite: the first block must not give infinity - infinity
+_MASKED = -1e30  # finite, so that the first block gives no infinity - infinity
 
 
 class _Sums(NamedTuple):
-  """What the words so far say of each position."""
+  """Running statistics of each position's logits, over the blocks so far."""
 
   top: Float[Array, "N"]  # largest logit
   mass: Float[Array, "N"]  # sum of exp(logit - top)
   label: Float[Array, "N"]  # the label's logit, 0 before its block
-  rival: Float[Array, "N"]  # largest logit of a word that is not the label
+  rival: Float[Array, "N"]  # largest logit of a token that is not the label
 
 
 def next_token(
   hidden: Float[Array, "R L D"],
   table: Float[Array, "V D"],
   ids: Int[Array, "R L"],
-  slot: Int[Array, "R L"],
+  segment_ids: Int[Array, "R L"],
   valid: Bool[Array, "b"],
   softcap: float,
   block: int,
 ) -> tuple[Float[Array, "b"], Int[Array, "b"], Int[Array, "b"]]:
-  """Each text's summed loss, number of tokens, and number predicted right.
+  """For each text its summed loss, its number of tokens and of correct ones.
 
-  The label of a position is the next token of the same text; a text's last
-  position and positions of no text have none. Logits are `hidden @ table.T`,
-  accumulated in float32, through softcap * tanh(x / softcap) unless softcap is
-  0.
+  The label of a position is the next token of the same text; the last position
+  of a text and positions of no text have none. Logits are `hidden @ table.T`,
+  accumulated in float32, and if softcap is not 0 limited by softcap * tanh(x /
+  softcap).
 
   Args:
-    block: words whose logits are held at once, forward and backward. Blocks of
-      words, not of positions: the table's gradient is then an output of the
-      loop, block by block, and not carried whole through it.
+    hidden: final hidden states.
+    table: the embedding table.
+    ids: token ids.
+    segment_ids: segment ids; b where there is no text.
+    valid: False for places without a text.
+    softcap: limit of the logits; 0 for none.
+    block: tokens of the vocabulary whose logits are held at once, forward and
+      backward. The loop is over the vocabulary and not over positions because
+      the gradient of the table is then written block by block; otherwise it
+      would be carried whole through the loop.
   """
-  label, counts = _labels(ids, slot, valid.shape[0])
+  label, counts = _labels(ids, segment_ids, valid.shape[0])
   sums = _scan_words(
     hidden.reshape(-1, hidden.shape[-1]), table, label, softcap, block
   )
@@ -54,7 +61,7 @@ def next_token(
   hit = jax.lax.stop_gradient(sums.label >= sums.rival)
   # Not a matrix product: a TPU would round its terms to bfloat16.
   place = jnp.arange(valid.shape[0])[None, :]
-  member = slot.reshape(-1, 1) == place
+  member = segment_ids.reshape(-1, 1) == place
   member &= counts[:, None] & valid[None, :]
   per_text = lambda x: jnp.sum(jnp.where(member, x[:, None], 0), axis=0)
   return (
@@ -65,13 +72,15 @@ def next_token(
 
 
 def _labels(
-  ids: Int[Array, "R L"], slot: Int[Array, "R L"], num_texts: int
+  ids: Int[Array, "R L"], segment_ids: Int[Array, "R L"], num_texts: int
 ) -> tuple[Int[Array, "N"], Bool[Array, "N"]]:
   """The next token of every position, and whether there is one."""
   after = lambda x, last: jnp.pad(
     x[:, 1:], ((0, 0), (0, 1)), constant_values=last
   )
-  counts = (after(slot, num_texts) == slot) & (slot < num_texts)
+  counts = (after(segment_ids, num_texts) == segment_ids) & (
+    segment_ids < num_texts
+  )
   return after(ids, 0).reshape(-1), counts.reshape(-1)
 
 
@@ -103,9 +112,10 @@ def _scan_words(
 
 
 def _num_blocks(words: int, block: int) -> int:
-  """The least number of blocks that divides the words, up to twice the need.
+  """The least number of equal blocks that divide the vocabulary.
 
-  None does: just what is needed, and the last one is filled up.
+  Up to twice the number that is needed is tried. If none divides it, it is the
+  number needed, and the last block is padded.
   """
   need = -(-words // block)
   return next((n for n in range(need, 2 * need + 1) if words % n == 0), need)
@@ -120,7 +130,7 @@ def _add_block(
   words: int,
   dtype: jnp.dtype,
 ) -> _Sums:
-  """Adds the words `first`, `first` + 1, ... of a block of the table."""
+  """Update the statistics with the logits of a block of the vocabulary."""
   part, first = rows
   logits = jnp.einsum(
     "nd,vd->nv",

@@ -1,10 +1,11 @@
 """Embedding matching with a teacher (paper section 2.2; EmbedDistill 2023).
 
-L_D = L_Q + L_P + L_N: the distance of a student's vector to the teacher's, of
-query, positive and hard negatives alike. Kim et al. (arXiv 2301.12005) match
-the Euclidean distance; jina-embeddings-v5 (arXiv 2602.15547) one less the
-cosine. Both put a learned linear map, where widths differ, on the student's
-side: one on the teacher's could map everything to a point.
+L_D = L_Q + L_P + L_N: the distances between the embeddings of student and
+teacher, for queries, positives and hard negatives alike. Kim et al. (arXiv
+2301.12005) use the Euclidean distance, jina-embeddings-v5 (arXiv 2602.15547)
+one minus the cosine. Where the widths differ, both put a learned linear map on
+the student's side: on the teacher's side it could collapse everything to a
+point.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from embeddinggemma.types import (
   PairBatch,
 )
 
-PROJECTION = "projection"  # its name in aux
+PROJECTION = "projection"  # key of aux: the map to the teacher's width
 
 Distance = Callable[
   [Float[Array, "*B T"], Float[Array, "*B T"]], Float[Array, "*B"]
@@ -31,16 +32,17 @@ Distance = Callable[
 
 
 def init_projection(key: Key, width: int, target: int) -> Float[Array, "M T"]:
-  """A map from student to teacher that keeps lengths and angles on average."""
+  """A random linear map that on average keeps norms and angles."""
   return jax.random.normal(key, (width, target)) / jnp.sqrt(target)
 
 
 def euclidean(
   student: Float[Array, "*B T"], teacher: Float[Array, "*B T"]
 ) -> Float[Array, "*B"]:
-  """Not squared, and of vectors as they are: a projection's length counts.
+  """The Euclidean distance, not squared and without normalisation.
 
-  The gradient where both are equal is 0.
+  The norm of a projected vector therefore counts. The gradient at distance 0 is
+  0.
   """
   power = jnp.sum((student - teacher) ** 2, axis=-1)
   return jnp.where(power > 0, jnp.sqrt(jnp.where(power > 0, power, 1.0)), 0.0)
@@ -49,7 +51,7 @@ def euclidean(
 def one_less_cosine(
   student: Float[Array, "*B T"], teacher: Float[Array, "*B T"]
 ) -> Float[Array, "*B"]:
-  """1 - cosine, whatever the lengths; 1 for a vector of zeros."""
+  """1 - cosine, for vectors of any norm; 1 if one of them is zero."""
   scale = lambda x: jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1), 1e-24))
   dots = jnp.sum(student * teacher, axis=-1)
   return 1.0 - dots * scale(student) * scale(teacher)
@@ -62,16 +64,18 @@ DISTANCES: Mapping[str, Distance] = {
 
 
 def embedding_matching(distance: str) -> LossTerm:
-  """The sum of distances to the teacher, of the parts that it has.
+  """A loss term: the sum of distances to the teacher's embeddings.
+
+  Only the sides for which the teacher has vectors count.
 
   Args:
     distance: one of DISTANCES.
 
   Returns:
-    A term with values (B,), 0 at empty places. Hard negatives count by the
-    mean over those that a query has. Where aux holds a projection (M, T), the
-    student goes through it. Raises BadInput, when traced, if the batch has no
-    teacher or widths differ.
+    A term with values (B,), 0 at empty places. Hard negatives contribute the
+    mean over those that a query has. If aux holds a projection (M, T), it is
+    applied to the student's embeddings. When traced, the term raises BadInput
+    if the batch has no teacher or the widths differ.
   """
   if distance not in DISTANCES:
     known = " or ".join(DISTANCES)
@@ -110,7 +114,7 @@ def _match(
   teacher: Float[Array, "*B T"],
   valid: Bool[Array, "*B"],
 ) -> Float[Array, "*B"]:
-  """Distances to the teacher; 0, and no gradient, where there is no text."""
+  """Distances to the teacher; 0 without a gradient where there is no text."""
   real = lambda x: jnp.where(valid[..., None], x, 0.0)
   projection = aux.get(PROJECTION)
   _check_widths(student.shape[-1], teacher.shape[-1], projection)

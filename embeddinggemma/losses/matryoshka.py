@@ -16,7 +16,7 @@ DIMS = (768, 512, 256, 128)  # the paper's
 
 
 def dims_of(embed_dim: int) -> tuple[int, ...]:
-  """The paper's dimensions below a model's own width, and that width."""
+  """The model's own width, and the paper's dimensions below it."""
   return (embed_dim, *(d for d in DIMS if d < embed_dim))
 
 
@@ -28,7 +28,11 @@ def truncate(x: Float[Array, "*B M"], dim: int) -> Float[Array, "*B d"]:
 
 
 def matryoshka(term: LossTerm, dims: Sequence[int]) -> LossTerm:
-  """The sum of a term over prefixes; the full width is the term itself."""
+  """The sum of a loss term over embedding prefixes of these dimensions.
+
+  The term sees renormalised prefixes, and for the full width the embeddings as
+  they are.
+  """
 
   def summed(
     aux: Aux, embeddings: Embeddings, batch: PairBatch

@@ -1,7 +1,7 @@
-"""Objectives: (parameters, batch, key) -> loss and metrics, over the mesh.
+"""Objectives: functions (parameters, batch) -> (loss, metrics).
 
-They are written for the global batch; sums are divided once, by what is valid
-in all of it, so devices and groups change nothing.
+They are written for the global batch: sums are divided once, by the number of
+valid examples in all of it, so results do not depend on devices or groups.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,6 @@ from embeddinggemma.losses import contrastive
 from embeddinggemma.types import (
   Embeddings,
   Encode,
-  Key,
   LossTerm,
   Metrics,
   Objective,
@@ -27,19 +26,16 @@ from embeddinggemma.types import (
   Text,
 )
 
-# (params, texts of each side) -> their vectors.
+# (params, texts of each side) -> the embeddings of each side.
 EncodeSides = Callable[[Params, Sequence[Text]], list[jax.Array]]
-# (params, batch) -> of each text: summed loss, tokens that count, right ones.
+# (params, batch) -> for each text: summed loss, number of tokens, of hits.
 TokenLosses = Callable[[Params, Any], tuple[jax.Array, jax.Array, jax.Array]]
 
 
 def language_objective(losses: TokenLosses) -> Objective:
-  """The mean cross-entropy a token, over all tokens of the global batch."""
+  """The mean cross-entropy per token of the global batch, and accuracy."""
 
-  def objective(
-    params: Params, batch: Any, key: Key
-  ) -> tuple[jax.Array, Metrics]:
-    del key
+  def objective(params: Params, batch: Any) -> tuple[jax.Array, Metrics]:
     loss, tokens, hits = map(jnp.sum, losses(params, batch))
     return loss / tokens, {"accuracy": hits / tokens}
 
@@ -47,14 +43,14 @@ def language_objective(losses: TokenLosses) -> Objective:
 
 
 def separate(encode: Encode) -> EncodeSides:
-  """A call each: on TPU, at 300M, the faster form."""
+  """Encode each side in a call of its own: the faster form on TPUs, at 300M."""
   return lambda params, sides: [encode(params, side) for side in sides]
 
 
 def joint(encode: Encode) -> EncodeSides:
-  """One call, so that half as much program is compiled.
+  """Encode all sides in one call, which halves the program to compile.
 
-  Falls back to one each where the rows of the sides differ in length.
+  It falls back to separate calls where the sides' rows differ in length.
   """
 
   def encode_sides(params: Params, sides: Sequence[Text]) -> list[jax.Array]:
@@ -73,20 +69,28 @@ def joint(encode: Encode) -> EncodeSides:
 
 
 def _beside(sides: Sequence[Text], ends: Int[np.ndarray, "_"]) -> Text:
-  """The texts of several batches in the same groups, one's places after
-  another's, which end at `ends`."""
-  slots = []
+  """Join the texts of several sides in the same groups.
+
+  In each group the places of a side follow those of the side before it; `ends`
+  holds the number of places up to each side's last.
+  """
+  segments = []
   for side, end in zip(sides, ends.tolist()):
     places = side.valid.shape[1]
     nowhere, first = int(ends[-1]), end - places
-    slots.append(jnp.where(side.slot == places, nowhere, side.slot + first))
+    segments.append(
+      jnp.where(side.segment_ids == places, nowhere, side.segment_ids + first)
+    )
   ids, valid = ([getattr(side, x) for side in sides] for x in ("ids", "valid"))
-  return Text(*(jnp.concatenate(x, axis=1) for x in (ids, slots, valid)))
+  return Text(*(jnp.concatenate(x, axis=1) for x in (ids, segments, valid)))
 
 
 def row_by_row(mesh: Mesh, width: int) -> contrastive.OverRows:
-  """Logits by rows among devices: at most `width` rows at once, so that they
-  take no more than the vectors of that width that they are of."""
+  """Divide the matrix of logits by rows among the devices.
+
+  A device computes at most `width` rows at once, so that its logits take no
+  more memory than embeddings of that width.
+  """
   return lambda of_rows: sharding.over_rows(of_rows, mesh, width)
 
 
@@ -96,12 +100,19 @@ ENCODE_SIDES = {"separate": separate, "joint": joint}
 def pair_objective(
   encode: EncodeSides, terms: dict[str, tuple[float, LossTerm]], mesh: Mesh
 ) -> Objective:
-  """Embeds a batch of pairs and averages weighted terms over valid ones."""
+  """Embed a batch of pairs and sum weighted terms, averaged over valid pairs.
 
-  def objective(
-    params: Params, batch: PairBatch, key: Key
-  ) -> tuple[jax.Array, Metrics]:
-    del key
+  Args:
+    encode: encodes the sides of the batch.
+    terms: name -> (weight, term); terms of weight 0 are not computed.
+    mesh: the devices.
+
+  Returns:
+    An objective whose metrics are the mean of each term and the in-batch
+    accuracy.
+  """
+
+  def objective(params: Params, batch: PairBatch) -> tuple[jax.Array, Metrics]:
     sides = [batch.query, batch.positive]
     sides += [] if batch.negative is None else [batch.negative]
     # All texts are encoded before anything is gathered: the TPU compiler would

@@ -1,1 +1,1 @@
-"""What is made of pairs before training: a teacher's vectors, hard negatives."""
+"""What is made from pairs before training: teacher vectors, hard negatives."""

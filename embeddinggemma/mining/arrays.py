@@ -1,7 +1,7 @@
-"""Arrays of a folder that are filled from the first row on, across kills.
+"""Arrays in a folder that are filled row by row and survive a kill.
 
-They stand under other names until every row is written, and the JSON file that
-says what they are comes last: a folder that holds it is whole.
+The arrays have other names until every row is written, and the JSON file that
+describes them comes last: a folder that has it is complete.
 """
 
 import hashlib
@@ -20,12 +20,14 @@ Layout = Mapping[str, tuple[tuple[int, ...], Any]]  # name -> shape, dtype
 
 
 class Filling:
-  """NAME.npy files and the JSON file `about_name` of a folder.
+  """NAME.npy files in a folder, and the JSON file `about_name` about them.
 
-  `inputs` is all that the rows depend on; arrays of other inputs are replaced.
-  `about` is what the JSON file holds if there is nothing to do, else {}.
-  `done` counts the rows that are written, which a kill does not lose. `key` is
-  the hash of the inputs.
+  Args of the constructor: `inputs` is all that the rows depend on, and arrays
+  of other inputs are replaced; `layout` gives each array's shape and dtype.
+
+  Attributes: `about` is the content of the JSON file if the arrays are
+  complete, else {}; `done` is the number of rows written so far, which a kill
+  does not lose; `key` is the hash of the inputs.
   """
 
   def __init__(
@@ -56,7 +58,7 @@ class Filling:
     self._note()
 
   def add(self, rows: Mapping[str, np.ndarray]) -> None:
-    """Writes the next rows of each array that is given."""
+    """Write the next rows of each array that is given."""
     stop = self.done + len(next(iter(rows.values())))
     for name, values in rows.items():
       self.arrays[name][self.done : stop] = values
@@ -65,9 +67,10 @@ class Filling:
     self._note()
 
   def finish(self, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives the arrays their names; returns what the JSON file holds.
+    """Give the arrays their final names; returns what the JSON file holds.
 
-    That is the inputs, their hash `key`, the content's `hash`, and `about`.
+    That is the inputs, their hash `key`, the `hash` of the content, and
+    `about`.
     """
     names = sorted(self.arrays)
     self._flush()
@@ -97,7 +100,10 @@ class Filling:
     return all(self._place(name).is_file() for name in layout)
 
   def _clear(self, layout: Layout) -> None:
-    """What says that rows are there goes before the rows."""
+    """Delete the arrays, but first the files that say that they have rows.
+
+    A kill in between then never leaves a claim without its rows.
+    """
     self.done = 0
     (self._directory / self._about_name).unlink(missing_ok=True)
     (self._directory / _PROGRESS).unlink(missing_ok=True)
@@ -105,7 +111,10 @@ class Filling:
       (self._directory / f"{name}.npy").unlink(missing_ok=True)
 
   def _place(self, name: str) -> Path:
-    """A kill among the last renames leaves some arrays with their names."""
+    """Where an array is: under its final name, or else its partial one.
+
+    A kill during the last renames leaves some arrays with final names.
+    """
     final = self._directory / f"{name}.npy"
     partial = self._directory / f"{name}.npy.partial"
     return final if final.is_file() else partial
@@ -121,7 +130,10 @@ class Filling:
 
 
 def _reserve(path: Path) -> None:
-  """Takes the disk's space now: a write to a map that finds none kills."""
+  """Allocate a file's disk space now.
+
+  Writing to a memory map when the disk is full would kill the process.
+  """
   if hasattr(os, "posix_fallocate"):
     with path.open("r+b") as file:
       os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

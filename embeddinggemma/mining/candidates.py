@@ -1,7 +1,7 @@
-"""Which neighbours of a query may be its hard negatives, and why others not.
+"""Decide which neighbours of a query may be its hard negatives.
 
-What comes too near the positive's score is dropped, by a margin (Qwen3
-Embedding, arXiv 2506.05176) or a ratio (NV-Retriever, 2407.15831).
+Neighbours that score too near the positive are dropped, by a margin (Qwen3
+Embedding, arXiv 2506.05176) or a ratio (NV-Retriever, arXiv 2407.15831).
 """
 
 import dataclasses
@@ -60,11 +60,11 @@ class MiningConfig:
   search: str  # "dense", or BM25 over "plain" or "stemmed" words
   negatives: int  # of a query, at most
   top_k: int  # neighbours that are looked at
-  choose: str  # the "lowest" of what is left, or "random" ones
-  margin: float | None  # scores at most the positive's + margin
-  ratio: float | None  # scores at most this part of the positive's
-  near_cosine: float | None  # above it, texts are near-duplicates
-  near_words: float | None  # the same, for shared words over all words
+  choose: str  # of those left: the "lowest" scores, or "random" ones
+  margin: float | None  # most by which a score may exceed the positive's
+  ratio: float | None  # most that a score may be of the positive's
+  near_cosine: float | None  # above this cosine, texts are near-duplicates
+  near_words: float | None  # the same for the Jaccard similarity of words
   seed: int
 
   def __post_init__(self) -> None:
@@ -91,7 +91,11 @@ class Sides(NamedTuple):
 
 
 class Texts:
-  """Which texts are equal: duplicates are no candidates of their own."""
+  """The distinct texts of one task's pairs, numbered.
+
+  The distinct positives are the documents (columns) 0 to C - 1; a query that
+  equals a document has the document's number.
+  """
 
   def __init__(self, pairs: Sequence[Pair]):
     known: dict[str, int] = {}
@@ -116,9 +120,10 @@ class Texts:
   def is_joined(
     self, rows: Int[np.ndarray, "n"], columns: Int[np.ndarray, "n"]
   ) -> Bool[np.ndarray, "n"]:
-    """Whether pairs lead from the row's query to the document.
+    """Whether a chain of pairs connects the row's query with the document.
 
-    Only in a symmetric task, where what is alike to one is alike to all.
+    It is always False unless the task is symmetric, as similarity is: there,
+    texts that are alike to one text count as alike to each other.
     """
     if self._parts is None:
       return np.zeros(len(rows), bool)
@@ -133,7 +138,7 @@ class Texts:
 def _components(
   query: Int[np.ndarray, "n"], column: Int[np.ndarray, "n"]
 ) -> Int[np.ndarray, "texts"]:
-  """The connected component of each text, where a pair joins two."""
+  """The connected component of each text, with pairs as edges."""
   texts = 1 + int(max(query.max(), column.max()))
   joined = sparse.coo_array(
     (np.ones(len(query)), (query, column)), (texts,) * 2
@@ -142,7 +147,10 @@ def _components(
 
 
 class Judge:
-  """Found neighbours -> the reason of each, before any is chosen."""
+  """Gives each found neighbour a reason, before any is chosen.
+
+  The reason is a code of REASONS: why it is dropped, or LEFT_OVER.
+  """
 
   def __init__(
     self,
@@ -161,12 +169,18 @@ class Judge:
   def __call__(
     self, found: neighbours.Found, rows: Int[np.ndarray, "n"]
   ) -> UInt8[np.ndarray, "n"]:
+    """The reasons of neighbours, as codes.
+
+    Args:
+      found: n neighbours of a chunk of queries.
+      rows: each neighbour's pair, as a row of the pairs.
+    """
     texts, column, score = self.texts, found.document, found.score
     own, config = found.own[found.query], self.config
     reason = np.full(len(rows), LEFT_OVER, np.uint8)
 
     def drop(code: int, which: Callable[[Any], Any]) -> None:
-      """Asks only about what is left: to compare texts costs the most."""
+      """Give a code where `which` holds; it sees only neighbours still left."""
       left = np.flatnonzero(reason == LEFT_OVER)
       reason[left[which(left)]] = code
 
@@ -197,7 +211,7 @@ class Judge:
     rows: Int[np.ndarray, "n"],
     columns: Int[np.ndarray, "n"],
   ) -> Bool[np.ndarray, "n"]:
-    """Whether cosines of a side's rows to documents pass the threshold."""
+    """Whether cosines of a side's rows and documents exceed `near_cosine`."""
     if side is None or self.vectors is None or self.config.near_cosine is None:
       return np.zeros(len(rows), bool)
     others = self.texts.rows[columns]
@@ -207,7 +221,7 @@ class Judge:
   def _worded(
     self, bags: Int[np.ndarray, "n"], columns: Int[np.ndarray, "n"]
   ) -> Bool[np.ndarray, "n"]:
-    """The same for shared words."""
+    """Whether the Jaccard similarity of words exceeds `near_words`."""
     if self._bags is None or self.config.near_words is None:
       return np.zeros(len(bags), bool)
     return self._bags.jaccard(bags, columns) > self.config.near_words

@@ -1,16 +1,16 @@
-"""Hard negatives of pairs, with the model's own vectors or by words."""
+"""Mine hard negatives of pairs, with a model's own vectors or by BM25."""
 
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
-from embeddinggemma.cache import Step
+from embeddinggemma.cache import Task
 from embeddinggemma.data import corpus
-from embeddinggemma.load import Model, load
+from embeddinggemma.loading import Model, load
 from embeddinggemma.mining import negatives, teacher
 from embeddinggemma.mining.candidates import MiningConfig
 from embeddinggemma.mining.teach import teacher_of_model
@@ -19,14 +19,23 @@ from embeddinggemma.types import Pair
 LEDGER = "ledger"
 
 
+class Mined(NamedTuple):
+  """The result of the task `mine`."""
+
+  pairs: int  # of the mined tasks
+  negatives: int
+  without: int  # queries without a negative
+  hash_of_negatives: str  # of their content
+
+
 def mine(
   pairs: Sequence[Pair],
   model: Model | None,
   config: MiningConfig,
   directory: pathlib.Path,
   console: Console,
-) -> dict[str, Any]:
-  """Finds hard negatives of the pairs; `model` is needed by dense search."""
+) -> Mined:
+  """Mine hard negatives of the pairs; only dense search needs `model`."""
   vectors = None
   if model is not None and config.search == "dense":
     items = teacher.items_of(pairs)
@@ -47,12 +56,7 @@ def mine(
   for line in negatives.summary(about):
     console.print(line, highlight=False, markup=False)
   without = sum(about["without"].values())
-  return {
-    "pairs": about["pairs"],
-    "negatives": about["negatives"],
-    "without": without,
-    "hash_of_negatives": about["hash"],
-  }
+  return Mined(about["pairs"], about["negatives"], without, about["hash"])
 
 
 def mining(
@@ -62,18 +66,22 @@ def mining(
   weights: str,
   config: MiningConfig,
   console: Console,
-) -> Step:
-  """The stage `mine` of a recipe; the model counts in dense search alone.
+) -> Task:
+  """The task `mine` of a recipe.
+
+  With BM25 it does not depend on the model.
 
   Args:
-    corpus_of: where the corpus is, once the stage runs.
-    data: the key of what made it.
+    corpus_of: gives the corpus's folder, once the task runs.
+    data: the key of the task that made the corpus.
     place: the model's checkpoint or workdir.
     weights: the content hash of the model.
+    config: what is searched, dropped and taken.
+    console: for progress.
   """
   dense = config.search == "dense"
 
-  def work(directory: pathlib.Path) -> dict[str, Any]:
+  def work(directory: pathlib.Path) -> Mined:
     pairs = corpus.read_train(corpus_of())
     return mine(
       pairs, load(place) if dense else None, config, directory, console
@@ -84,4 +92,4 @@ def mining(
     "inputs": data,
     "model": weights if dense else "",
   }
-  return Step("mine", depends, work, resumable=True)
+  return Task("mine", depends, work, resumable=True)

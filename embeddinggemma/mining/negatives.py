@@ -1,7 +1,7 @@
-"""Hard negatives for a whole corpus: which tasks are mined, and pairs with them.
+"""Mine hard negatives for a corpus, and read pairs with the mined ones.
 
-Every task has a folder of its own (see mining). What comes out are ordinary
-pairs, whose negatives are texts with their titles.
+Every task has a folder of its own (per_task.py). What comes out are ordinary
+pairs, whose negatives are texts with titles.
 """
 
 import collections
@@ -35,15 +35,22 @@ def mine_all(
   directory: Path,
   progress: Progress | None = None,
 ) -> dict[str, Any]:
-  """Mines DIRECTORY/TASK for every task that has any to be mined.
+  """Mine DIRECTORY/TASK for every task whose pairs can be mined.
 
-  `vectors` hold what `teacher.items_of` gives of the pairs, by the model that
-  searches; BM25 needs none. What is done already is not done again. `progress`
-  is called with (pairs done, pairs), of the mined tasks.
+  Tasks that are done already are not done again.
 
-  Returns what negatives.json holds: `hash`, `pairs`, `negatives` and `without`
-  (pairs by reason) of the mined tasks; `tasks`, what each mining.json holds;
-  `skipped`, why a task is not mined.
+  Args:
+    pairs: the pairs of all tasks.
+    vectors: those of `teacher.items_of(pairs)`, by the model that searches;
+      BM25 needs none.
+    config: what is searched, dropped and taken.
+    directory: one folder per task, and negatives.json.
+    progress: called with (pairs done, pairs), of the mined tasks.
+
+  Returns:
+    The content of negatives.json: `hash`, `pairs`, `negatives` and `without`
+    (queries without any, by reason) of the mined tasks; `tasks`, the content of
+    each mining.json; `skipped`, why a task is not mined.
   """
   tasks = dict(sorted(sources.by_task(pairs).items()))
   skipped = {task: why_not(members) for task, members in tasks.items()}
@@ -78,7 +85,7 @@ def mine_all(
 
 
 def why_not(pairs: Sequence[Pair]) -> str:
-  """Why one task's pairs are not mined; empty if they are."""
+  """Why one task's pairs are not mined; "" if they are."""
   kind = prompts.task_named(pairs[0].task).type
   if kind in CLASSES:
     return f"near texts of {kind} are mostly of the same class"
@@ -93,11 +100,11 @@ def why_not(pairs: Sequence[Pair]) -> str:
 def with_negatives(
   pairs: Sequence[Pair], directory: Path, count: int
 ) -> list[Pair]:
-  """The pairs with at most `count` negatives: given ones, then mined ones.
+  """The pairs with at most `count` negatives: their own, then mined ones.
 
-  None is a known positive of the query, in any task, and none comes twice. A
-  mined one has the title that it has as a positive. BadInput if the folder
-  was not mined, or from other pairs.
+  A negative is never a known positive of the query, in any task, and none comes
+  twice. A mined one has the title that it has as a positive. Raises BadInput if
+  the folder was not mined, or was from other pairs.
   """
   if count < 1:
     raise BadInput(f"{count} negatives a pair; give 1 or more")
@@ -120,7 +127,7 @@ def with_negatives(
 
 
 def explain_row(pairs: Sequence[Pair], directory: Path, row: int) -> list[str]:
-  """Lines on the fate of each candidate of the query of pairs[row]."""
+  """Lines that say what became of each candidate of the query pairs[row]."""
   if not 0 <= row < len(pairs):
     raise BadInput(f"no row {row}; the pairs have rows 0 to {len(pairs) - 1}")
   about, task = opened(directory), pairs[row].task
@@ -136,7 +143,7 @@ def explain_row(pairs: Sequence[Pair], directory: Path, row: int) -> list[str]:
 
 
 def summary(about: Mapping[str, Any]) -> list[str]:
-  """What mine_all returns, as lines: a task's negatives, and why not more."""
+  """Lines for people on what `mine_all` returns: counts and reasons by task."""
   lines = []
   for task, of_task in about["tasks"].items():
     without = sum(of_task["without"].values())
@@ -154,12 +161,12 @@ def summary(about: Mapping[str, Any]) -> list[str]:
 
 
 def _shifted(progress: Progress, before: int, total: int) -> Progress:
-  """The progress of all, told by a part of it."""
+  """A part's progress as progress of the whole, after `before` of `total`."""
   return lambda done, _: progress(before + done, total)
 
 
 def _sides(vectors: teacher.Vectors, pairs: Sequence[Pair]) -> Sides:
-  """Of each pair, the first two of its items."""
+  """The vectors of the pairs' queries and positives."""
   bare = [pair._replace(negatives=(), negative_titles=()) for pair in pairs]
   keys = teacher.keys_of(teacher.items_of(bare))
   return Sides(vectors.rows(keys[0::2]), vectors.rows(keys[1::2]))
@@ -187,7 +194,7 @@ def _with(
 
 
 def opened(directory: Path) -> dict[str, Any]:
-  """What negatives.json holds; BadInput if the folder was not mined."""
+  """The content of negatives.json; BadInput if the folder was not mined."""
   about = cache.read_json(directory / _ABOUT)
   if not about:
     raise BadInput(f"{directory}: holds no {_ABOUT}; run `mine` first")
@@ -197,7 +204,7 @@ def opened(directory: Path) -> dict[str, Any]:
 def _mined(
   directory: Path, about: Mapping[str, Any], task: str, pairs: Sequence[Pair]
 ) -> per_task.Mined:
-  """A task's opened folder, if it was mined from these pairs."""
+  """A task's mined negatives; BadInput if they are from other pairs."""
   if task not in about["tasks"]:
     raise BadInput(f"{directory}: was mined without {task}; run `mine` again")
   mined = per_task.open_mined(directory / task)

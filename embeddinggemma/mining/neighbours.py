@@ -1,8 +1,8 @@
-"""The k nearest documents of many queries, exactly, in bounded memory.
+"""Exact search for the k nearest documents of many queries, in bounded memory.
 
-A chunk of queries is compared to all documents by one matrix product. Its
-rounding depends on the chunk's size, so near-ties are scored again pair by
-pair: the answer is the same for every chunk size.
+A matrix product compares a chunk of queries with all documents. Its rounding
+depends on the chunk's size, so near-ties are scored again pair by pair: the
+result is the same for every chunk size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,23 +16,26 @@ from embeddinggemma import lexical
 from embeddinggemma.types import BadInput
 
 CHUNK_BYTES = 64 * 2**20  # of scores held at a time
-MAX_QUERIES = 4096  # of a chunk
+MAX_QUERIES = 4096  # per chunk
 BLOCK = 2**20  # numbers of each side that pairs are compared by
 
 _UNIT = 1e-3  # how far from 1 a unit vector's length may be
 
 
 class Found(NamedTuple):
-  """Neighbours of q queries, best first and ties by document; flat."""
+  """The neighbours of a chunk of q queries, as flat arrays of n rows.
 
-  query: Int[np.ndarray, "n"]  # place in the chunk
+  A query's neighbours are sorted by score, best first, and ties by document.
+  """
+
+  query: Int[np.ndarray, "n"]  # index in the chunk
   rank: Int[np.ndarray, "n"]  # from 0
   document: Int[np.ndarray, "n"]
   score: Float32[np.ndarray, "n"]
-  own: Float32[np.ndarray, "q"]  # the scores of the queries' own documents
+  own: Float32[np.ndarray, "q"]  # scores of the queries' own positives
 
 
-# (a chunk of the queries, their own documents) -> what is near them
+# (a chunk of the queries, their own documents) -> their neighbours.
 Search = Callable[[slice, Int[np.ndarray, "q"]], Found]
 
 
@@ -87,7 +90,7 @@ def by_words(
 
 
 def check_unit(vectors: Float32[np.ndarray, "n M"], name: str) -> None:
-  """Raises BadInput unless every row is finite and of length 1."""
+  """Raise BadInput, with `name`, unless every row is finite and of length 1."""
   for rows in _blocks(len(vectors), vectors.shape[1]):
     lengths = np.linalg.norm(vectors[rows], axis=1)
     bad = ~(np.abs(lengths - 1.0) <= _UNIT)
@@ -105,7 +108,10 @@ def cosines(
   right: Float[np.ndarray, "C M"],
   columns: Int[np.ndarray, "n"],
 ) -> Float32[np.ndarray, "n"]:
-  """left[rows[i]] . right[columns[i]], the same bits in whatever company."""
+  """left[rows[i]] . right[columns[i]], for each i.
+
+  Each is the same to the bit, whatever the other rows of a call are.
+  """
   out = np.empty(len(rows), np.float32)
   for part in _blocks(len(rows), left.shape[1]):
     a = left[rows[part]].astype(np.float64)
@@ -132,7 +138,10 @@ class Bags:
   def jaccard(
     self, rows: Int[np.ndarray, "n"], others: Int[np.ndarray, "n"]
   ) -> Float[np.ndarray, "n"]:
-    """Shared words over all words of two texts; 0 where neither has any."""
+    """The Jaccard similarity of pairs of texts: shared words over all words.
+
+    It is 0 where neither text has a word.
+    """
     out = np.zeros(len(rows))
     longest = int(self._sizes.max(initial=1))
     for part in _blocks(len(rows), longest):
@@ -147,6 +156,7 @@ class Bags:
 def _kth_largest(
   scores: Float32[np.ndarray, "q C"], k: int
 ) -> Float32[np.ndarray, "q"]:
+  """Each row's k-th largest score."""
   place = max(scores.shape[1] - k, 0)
   return np.partition(scores, place, axis=1)[:, place]
 

@@ -30,12 +30,12 @@ _SNIPPET = 100  # characters of a text in an explanation
 
 
 class Mined(NamedTuple):
-  """An opened folder; numbers of candidates are rows of the mined pairs."""
+  """Mined negatives of one task; candidates are rows of the mined pairs."""
 
-  about: dict[str, Any]
+  about: dict[str, Any]  # the content of mining.json
   negatives: Int32[np.ndarray, "n N"]  # -1: none
-  own: Float32[np.ndarray, "n"]  # the positive's score
-  ledger: np.ndarray  # (n, k) of LEDGER
+  own: Float32[np.ndarray, "n"]  # the positives' scores
+  ledger: np.ndarray  # (n, k) of dtype LEDGER: all candidates, best first
 
 
 def mine(
@@ -46,16 +46,21 @@ def mine(
   *,
   progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-  """Mines negatives for the pairs of one task among their positives.
+  """Mine negatives for the pairs of one task among their positives.
 
-  The folder gets negatives.npy, own.npy, ledger.npy (see Mined) and
-  mining.json, which is returned: a `hash` of the content, and how many
-  candidates and queries without a negative there are by reason. A folder that
-  holds the same already is left as it is; a killed call continues, to the same
-  bytes. `progress` is called with (queries done, queries).
+  The folder gets negatives.npy, own.npy, ledger.npy (see `Mined`) and
+  mining.json, which is returned: the `hash` of the content, and counts, by
+  reason, of candidates and of queries without a negative. Such a query counts
+  under the commonest reason of its candidates. A folder that has the same
+  already is left as it is; a killed call continues, to the same bytes.
 
-  A query without a negative counts under the commonest reason of its
-  candidates. Cosines of near-duplicates need `vectors`, which BM25 does not.
+  Args:
+    pairs: pairs of one task.
+    vectors: their unit vectors; for dense search and for cosines of
+      near-duplicates.
+    config: what is searched, dropped and taken.
+    directory: the folder.
+    progress: called with (queries done, queries).
   """
   _check(pairs, vectors, config)
   inputs = {
@@ -86,7 +91,7 @@ def mine(
 
 
 def open_mined(directory: Path) -> Mined:
-  """Opens what `mine` wrote; BadInput if it is not there or not whole."""
+  """Open what `mine` wrote; BadInput if it is missing or incomplete."""
   try:
     about = cache.read_json(directory / _ABOUT)
     negatives, own, ledger = (
@@ -101,7 +106,7 @@ def open_mined(directory: Path) -> Mined:
 
 
 def explain(mined: Mined, row: int, pairs: Sequence[Pair]) -> list[str]:
-  """Every candidate of a query with its rank, score and fate, as lines."""
+  """A query's candidates with rank, score and reason, one per line."""
   if not 0 <= row < len(mined.own) or len(pairs) != len(mined.own):
     raise BadInput(
       f"no row {row} of {len(pairs)} pairs; rows 0 to {len(mined.own) - 1} were"
@@ -123,7 +128,7 @@ def explain(mined: Mined, row: int, pairs: Sequence[Pair]) -> list[str]:
 
 
 def texts_hash(pairs: Sequence[Pair]) -> str:
-  """The hash of what mining reads of pairs: mining.json has it as `texts`."""
+  """The hash of the pairs' texts; `texts` in mining.json."""
   digest = hashlib.sha256()
   for pair in pairs:
     for text in pair.query, pair.title, pair.positive:
@@ -171,7 +176,7 @@ def _search(
 def _rows(
   found: neighbours.Found, start: int, judge: candidates.Judge, k: int
 ) -> dict[str, np.ndarray]:
-  """A chunk's rows of the arrays, from its neighbours."""
+  """The rows of the arrays for a chunk of queries, from its neighbours."""
   ledger = np.zeros((len(found.own), k), LEDGER)
   ledger["candidate"] = -1
   place = found.query, found.rank
@@ -193,7 +198,10 @@ def _rows(
 def _turns(
   config: MiningConfig, start: int, shape: tuple[int, ...]
 ) -> Float[np.ndarray, "q k"]:
-  """Lower is chosen earlier; random ones depend on seed and row alone."""
+  """Sort keys of each query's k candidates; the lowest are taken first.
+
+  Random ones depend on the seed and the query's row alone.
+  """
   queries, k = shape
   if config.choose == "lowest":
     return np.broadcast_to(-np.arange(k, dtype=np.float64), shape)
@@ -202,7 +210,7 @@ def _turns(
 
 
 def _counts(filled: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """What mining.json says of candidates and of queries without negative."""
+  """Counts, by reason, of candidates and of queries without a negative."""
   names = candidates.REASONS
   total = np.zeros(len(names), np.int64)
   without: collections.Counter[str] = collections.Counter()

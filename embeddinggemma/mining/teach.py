@@ -1,14 +1,18 @@
-"""A teacher's vectors of the texts of pairs, for embedding matching (section 2.2)."""
+"""A teacher's vectors of the texts of pairs (paper section 2.2).
+
+The student's embedding matching needs them. TEACHERS is the table of the kinds
+of teachers.
+"""
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
-from embeddinggemma.load import Model, load
+from embeddinggemma.loading import Model, load
 from embeddinggemma.mining import teacher, tfidf
 from embeddinggemma.types import Pair
 
@@ -17,28 +21,63 @@ TFIDF = "tfidf"
 
 @dataclasses.dataclass(frozen=True)
 class TeachConfig:
-  """Whose vectors the student matches."""
+  """Which teacher's vectors the student matches."""
 
   teacher: str  # "tfidf", a checkpoint, or a sentence-transformers model
   width: int  # of tfidf's vectors
-  dtype: str  # that they are stored in
-  seed: int  # of tfidf's decomposition
+  dtype: str  # in which the vectors are stored
+  seed: int  # of tfidf's randomized SVD
 
 
-def teacher_of(config: TeachConfig) -> teacher.TeacherModel:
-  """The teacher that a config names; BadInput if there is none."""
-  if config.teacher == TFIDF:
-    return tfidf.tfidf(config.width, config.seed)
-  folder = pathlib.Path(config.teacher)
-  # One with modules.json is in sentence-transformers' layout.
-  if folder.is_dir() and not (folder / "modules.json").is_file():
-    return teacher_of_model(load(config.teacher))
-  return teacher.sentence_transformer(config.teacher)
+class Taught(NamedTuple):
+  """The result of the task `teach`; its defaults are for no teacher."""
+
+  texts: int = 0  # distinct texts
+  width: int = 0  # dimension of the vectors
+  of_vectors: str = ""  # content hash of the vectors
+
+
+class Teacher(NamedTuple):
+  """A kind of teacher: which configs mean it, and how it is opened."""
+
+  recognises: Callable[[TeachConfig], bool]  # whether the config means this one
+  # BadInput: it is not there
+  open: Callable[[TeachConfig], teacher.TeacherModel]
 
 
 def teacher_of_model(model: Model) -> teacher.TeacherModel:
   """A loaded model as a teacher."""
   return teacher.from_encoder(model, model.hash, model.config.embed_dim)
+
+
+def _is_checkpoint(config: TeachConfig) -> bool:
+  """Whether the teacher is a checkpoint or workdir of this project.
+
+  A folder with modules.json is in sentence-transformers' layout instead.
+  """
+  folder = pathlib.Path(config.teacher)
+  return folder.is_dir() and not (folder / "modules.json").is_file()
+
+
+# The first that recognises a config teaches; so the last takes all other names.
+TEACHERS: tuple[Teacher, ...] = (
+  Teacher(
+    lambda config: config.teacher == TFIDF,
+    lambda config: tfidf.tfidf(config.width, config.seed),
+  ),
+  Teacher(
+    _is_checkpoint, lambda config: teacher_of_model(load(config.teacher))
+  ),
+  Teacher(
+    lambda config: True,
+    lambda config: teacher.sentence_transformer(config.teacher),
+  ),
+)
+
+
+def teacher_of(config: TeachConfig) -> teacher.TeacherModel:
+  """The teacher that a config names; BadInput if there is none."""
+  return next(t for t in TEACHERS if t.recognises(config)).open(config)
 
 
 def teach(
@@ -47,15 +86,11 @@ def teach(
   dtype: str,
   directory: pathlib.Path,
   console: Console,
-) -> dict[str, Any]:
-  """Writes a teacher's vectors of all texts of the pairs."""
+) -> Taught:
+  """Write a teacher's vectors of all texts of the pairs to a folder."""
   items = teacher.items_of(pairs)
   with progress_lib.Progress(console, "teach", len(items)) as progress:
     about = teacher.teach(
       items, model, directory, dtype=dtype, progress=progress.show_of
     )
-  return {
-    "texts": about["count"],
-    "width": about["width"],
-    "of_vectors": about["hash"],
-  }
+  return Taught(about["count"], about["width"], about["hash"])

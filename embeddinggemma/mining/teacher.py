@@ -1,8 +1,9 @@
-"""A teacher's vectors of texts, written once (paper section 2.2).
+"""A teacher's vectors of texts, written once to a folder (paper section 2.2).
 
-A folder holds them sorted by the hash of prompt, title and text, so a student
-finds them from what it reads. A teacher is TF-IDF with truncated SVD, which
-needs nothing; one of our own checkpoints; or a sentence-transformers model.
+They are sorted by the hash of prompt, title and text, so that training finds a
+text's vector by its content. A teacher is TF-IDF with truncated SVD, which
+needs no download; a checkpoint of this project; or a sentence-transformers
+model.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ _ABOUT = "teacher.json"
 
 
 class Item(NamedTuple):
-  """A text as a student reads it; `prompt` is a prompt's or a task's name."""
+  """A text as the student reads it."""
 
   prompt: str
   text: str
@@ -40,16 +41,16 @@ Encode = Callable[[Sequence[Item]], Float[np.ndarray, "n _T"]]
 
 @dataclasses.dataclass(frozen=True)
 class TeacherModel:
-  """What `teach` asks; `start` is called only when there is work."""
+  """A teacher that `teach` can ask for vectors."""
 
-  about: Mapping[str, Any]  # all that its vectors depend on, as JSON
+  about: Mapping[str, Any]  # all on which its vectors depend, as JSON
   width: int
   # (all texts, a file that is its own until the end) -> what encodes a chunk
   start: Callable[[Sequence[Item], Path], Encode]
 
 
 def items_of(pairs: Sequence[Pair]) -> list[Item]:
-  """Each pair's query and positive, then its negatives."""
+  """The texts of pairs: each one's query, positive and negatives, in order."""
   items: list[Item] = []
   for pair in pairs:
     document = prompts.document_prompt(pair.task)
@@ -66,7 +67,7 @@ def items_of(pairs: Sequence[Pair]) -> list[Item]:
 
 
 def keys_of(items: Sequence[Item]) -> Shaped[np.ndarray, "n"]:
-  """128-bit hashes (dtype S16) of the prompted texts."""
+  """The 128-bit hashes (dtype S16) of texts with their prompts and titles."""
   texts = (prompts.prompted(*item) for item in items)
   hashes = [hashlib.blake2b(x.encode(), digest_size=16) for x in texts]
   return np.array([h.digest() for h in hashes], "S16")
@@ -80,16 +81,24 @@ def teach(
   dtype: str,
   progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-  """Writes the teacher's unit vectors of the texts, each text once.
+  """Write the teacher's unit vectors of the texts, each text once.
 
-  A folder that holds them already is left as it is; a killed call continues,
-  to the same bytes; vectors of other texts or another teacher are replaced.
-  `progress` is called with (texts done, texts). Returns what teacher.json
-  holds: `hash` is that of the content.
+  A folder that has them already is left as it is; a killed call continues, to
+  the same bytes; vectors of other texts or another teacher are replaced.
+
+  Args:
+    items: the texts; equal ones are encoded once.
+    model: the teacher.
+    directory: gets the vectors, their keys and teacher.json.
+    dtype: that the vectors are stored in.
+    progress: called with (texts done, texts).
+
+  Returns:
+    The content of teacher.json; its `hash` is that of the vectors and keys.
 
   Raises:
-    BadInput: a vector is of the wrong width, zero or not finite; there is no
-      text; or an unknown dtype.
+    BadInput: a vector has the wrong width, is zero or not finite; there is no
+      text; or the dtype is unknown.
   """
   if dtype not in DTYPES:
     raise BadInput(f"unknown dtype {dtype!r}; use {' or '.join(DTYPES)}")
@@ -127,7 +136,7 @@ def teach(
 def _checked(
   vectors: Float[np.ndarray, "n _T"], items: Sequence[Item], model: TeacherModel
 ) -> Float[np.ndarray, "n T"]:
-  """The vectors at unit length, if they are vectors."""
+  """The vectors at unit length; BadInput for a wrong width, 0 or not finite."""
   name = model.about["teacher"]
   if vectors.shape != (len(items), model.width):
     raise BadInput(
@@ -147,7 +156,10 @@ def _checked(
 
 
 def from_encoder(encode: TextEncoder, model: str, width: int) -> TeacherModel:
-  """A model of ours as a teacher; `model` is the content hash of its weights."""
+  """A model of this project as a teacher.
+
+  `model` is the content hash of its weights, `width` its dimension.
+  """
 
   def vectors(items: Sequence[Item]) -> Float[np.ndarray, "n _T"]:
     # A call has one prompt; what a chunk holds does not depend on kills.
@@ -166,9 +178,10 @@ def from_encoder(encode: TextEncoder, model: str, width: int) -> TeacherModel:
 
 
 def sentence_transformer(name: str) -> TeacherModel:
-  """A sentence-transformers model, from disk alone, under its own prompts.
+  """A sentence-transformers model as a teacher, with its own prompts.
 
-  BadInput if the package is not installed or the model is not there.
+  It is read from disk only. Raises BadInput if the package is not installed or
+  the model is not there.
   """
   try:
     import sentence_transformers  # pyrefly: ignore[missing-import]
@@ -217,7 +230,7 @@ def sentence_transformer(name: str) -> TeacherModel:
 
 
 def _prompted(own: Mapping[str, str], item: Item) -> tuple[str, str]:
-  """The model's prompt of that meaning, if it has one, and the text."""
+  """The model's own prompt for the item's task, if any, and the item's text."""
   ours = prompts.prompt_named(item.prompt)
   usual = ("document", "passage") if ours == prompts.DOCUMENT else ("query",)
   alike = [name for name, words in prompts.PROMPTS.items() if words == ours]
@@ -233,7 +246,7 @@ def _prompted(own: Mapping[str, str], item: Item) -> tuple[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
-  """An opened folder; the vectors stay on disk until they are read."""
+  """An opened folder of vectors, which stay on disk until they are read."""
 
   directory: Path
   about: Mapping[str, Any]
@@ -242,15 +255,15 @@ class Vectors:
 
   @property
   def width(self) -> int:
-    """T, the teacher's width."""
+    """T, the dimension of the teacher's vectors."""
     return self.vectors.shape[1]
 
   def rows(self, keys: Shaped[np.ndarray, "k"]) -> Float[np.ndarray, "k T"]:
-    """The vectors of `keys_of` texts, as float32; BadInput if one is absent."""
+    """Texts' vectors in float32, by key; BadInput if one is absent."""
     return np.asarray(self.vectors[self.places(keys)], np.float32)
 
   def places(self, keys: Shaped[np.ndarray, "k"]) -> Int[np.ndarray, "k"]:
-    """The rows of `vectors` of `keys_of` texts; BadInput if one is absent."""
+    """Texts' rows in `vectors`, by key; BadInput if one is absent."""
     places = np.searchsorted(self.keys, keys)
     places = np.minimum(places, len(self.keys) - 1)
     absent = int((self.keys[places] != keys).sum())
@@ -263,7 +276,7 @@ class Vectors:
 
 
 def open_vectors(directory: Path) -> Vectors:
-  """Opens what `teach` wrote; BadInput if it is not there or not whole."""
+  """Open what `teach` wrote; BadInput if it is missing or incomplete."""
   try:
     about = cache.read_json(directory / _ABOUT)
     keys = np.load(directory / "keys.npy", allow_pickle=False)

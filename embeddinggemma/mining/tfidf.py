@@ -1,7 +1,7 @@
-"""TF-IDF in few dimensions: the teacher that a machine has without a download.
+"""TF-IDF with truncated SVD: a teacher that needs no download.
 
-Latent semantic analysis (Deerwester et al. 1990) of stemmed words and
-character n-grams, fitted on the texts that it is asked about.
+It is latent semantic analysis (Deerwester et al. 1990) of stemmed words and
+character n-grams, fitted on the very texts that it encodes.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,10 @@ SPARE = 1e-3  # what every vector has in its last column
 
 
 def tfidf(width: int, seed: int) -> TeacherModel:
-  """A teacher of `width` dimensions, the same for equal texts and seed.
+  """A TF-IDF teacher with vectors of `width` dimensions.
 
-  BadInput for a width below 2: one column is for texts of unknown features.
+  Equal texts and seeds give equal vectors. Raises BadInput for a width below 2,
+  since the last dimension is kept for texts without any known feature.
   """
   if width < 2:
     raise BadInput(f"a tfidf teacher of width {width}; give it at least 2")
@@ -52,9 +53,10 @@ def tfidf(width: int, seed: int) -> TeacherModel:
 
 
 def _counts(items: Sequence[Item]) -> Any:
-  """Texts x hashed features: words in the first half, n-grams in the second.
+  """Counts of hashed features (texts x features), a sparse matrix.
 
-  Hashing needs no vocabulary, which would not fit for character n-grams.
+  Words are in the first half, character n-grams in the second. Hashing needs no
+  vocabulary, which would not fit in memory for n-grams.
   """
   from scipy import sparse
   from sklearn.feature_extraction import text as features
@@ -72,10 +74,10 @@ def _counts(items: Sequence[Item]) -> Any:
 
 
 def _fit(counts: Any, width: int, seed: int) -> Float[np.ndarray, "T F"]:
-  """A map from TF-IDF to its singular vectors; a last row: the weights.
+  """The fitted map (T, F): right singular vectors, and the IDF weights last.
 
-  Divided by roots of the singular values: else a few directions, which all
-  texts share, make most of every cosine.
+  Singular vectors are divided by the square roots of their values. Otherwise a
+  few directions that all texts share would dominate every cosine.
   """
   from sklearn.utils import extmath
 
@@ -104,20 +106,27 @@ def _transform(
   weights: Float[np.ndarray, "F"],
   components: Float[np.ndarray, "F k"],
 ) -> Float[np.ndarray, "n T"]:
-  """The last column, tiny, is all that a text of unknown features has."""
+  """Vectors of texts: their TF-IDF, projected on the components.
+
+  A last column of a tiny constant is all that a text of unknown features has,
+  so that no vector is zero.
+  """
   vectors = _tfidf(counts, weights) @ components
   return np.pad(vectors, ((0, 0), (0, 1)), constant_values=SPARE)
 
 
 def _weights(counts: Any) -> Float[np.ndarray, "F"]:
-  """Inverse document frequency; 0 for what one text has, or all of them."""
+  """Inverse document frequencies.
+
+  They are 0 for features that only one text has, or all of them.
+  """
   frequency = np.bincount(counts.indices, minlength=counts.shape[1])
   weights = np.log((1 + counts.shape[0]) / (1 + frequency))
   return np.where(frequency > 1, weights, 0.0).astype(np.float32)
 
 
 def _tfidf(counts: Any, weights: Float[np.ndarray, "F"]) -> Any:
-  """Rows of length 1 in each half of the features."""
+  """TF-IDF of counts, with rows of length 1 in each half of the features."""
   from scipy import sparse
   from sklearn import preprocessing
 

@@ -1,20 +1,21 @@
-"""Which mixture to try next: Vizier's GP bandit, or random search.
+"""Propose the next mixture to try: Vizier's GP bandit, or random search.
 
-An optimizer holds nothing but what it observed, and what it suggests depends
-on (config, seed, observations) alone: a search goes on by observing again.
+An optimizer holds nothing but its observations, and a proposal depends on
+(config, seed, observations) alone: to continue a search, observe again. Vizier
+runs in a process of its own from the first proposal to the end of the search
+(about 0.9 GB; starting it is most of the time of a proposal), because
 
-Vizier runs in a process of its own, from the first proposal to the end of the
-search (some 0.9 GB; most of a proposal's time would be its start), which
-- leaves this one as it is: Vizier is made for 64-bit JAX (its service turns
-  that on globally), and its GP belongs on a CPU, while training may hold TPUs;
-- costs training no import, and no line on the screen: what it prints is kept,
-  and shown if it fails;
-- ends with its standard input, so none is left behind when we are killed.
+- Vizier is made for 64-bit JAX, which its service turns on globally, and its
+  GP belongs on a CPU, while training may hold TPUs;
+- training then pays for no import and shows no line of its output, which is
+  kept and shown if it fails;
+- it ends with its standard input, so none is left behind if we are killed.
 
-It gets all observations with every request, and drives the designer behind
-Vizier's GAUSSIAN_PROCESS_BANDIT (a GP over the cube of `mixture.space`, upper
-confidence bound, a trust region around what was tried). Vizier's service would
-do the same with a random seed, and keep a second study in its own database.
+The process gets all observations with every request and uses the designer
+behind Vizier's GAUSSIAN_PROCESS_BANDIT (a GP over the cube of `mixture.space`,
+upper confidence bound, a trust region around the points tried). Vizier's
+service would do the same with a random seed, and would keep a second study in
+its own database.
 """
 
 import contextlib
@@ -39,8 +40,8 @@ from embeddinggemma.mixture import space
 from embeddinggemma.types import BadInput, Weights
 
 _PACKAGE = pathlib.Path(__file__).parents[2]
-# A GP of this size is compiled much longer than it runs, and compiled anew
-# with every request: the cache holds its programs, and they need not be fast.
+# A GP of this size takes much longer to compile than to run, and is compiled
+# anew with every request. So programs are cached, and optimised little.
 _ENVIRONMENT = {
   "JAX_PLATFORMS": "cpu",
   "JAX_ENABLE_X64": "1",
@@ -53,25 +54,25 @@ _ENVIRONMENT = {
 
 @runtime_checkable
 class MixtureOptimizer(Protocol):
-  """What a search asks; higher scores are better, NaN is infeasible."""
+  """Proposes mixtures; higher scores are better, NaN means infeasible."""
 
   def suggest(self) -> Weights:
-    """The mixture to try next; all tasks, summing to 1."""
+    """The mixture to try next: weights of all tasks, summing to 1."""
 
   def observe(self, weights: Weights, score: float) -> None:
-    """Adds a finished trial to the evidence."""
+    """Add the result of a finished trial."""
 
   def close(self) -> None:
-    """Frees what suggesting took."""
+    """Release the process that made proposals, if there is one."""
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class MixtureOptimizerConfig:
   """How mixtures are proposed."""
 
-  name: str  # vizier or random
-  alpha: float  # of the symmetric Dirichlet: 1 is uniform on the simplex
-  evaluations: int  # of Vizier's acquisition function, a suggestion
+  name: str  # "vizier" or "random"
+  alpha: float  # of the symmetric Dirichlet prior: 1 is uniform on the simplex
+  evaluations: int  # of Vizier's acquisition function, for each proposal
 
   def __post_init__(self) -> None:
     if self.name not in OPTIMIZERS:
@@ -84,7 +85,7 @@ class OptimizerConfig:
 
 
 def make(
-  config: OptimizerConfig,
+  config: MixtureOptimizerConfig,
   tasks: Sequence[str],
   seed: int,
   directory: pathlib.Path,
@@ -95,34 +96,34 @@ def make(
 
 @dataclasses.dataclass
 class Random:
-  """Independent samples of the Dirichlet."""
+  """Independent samples of the Dirichlet distribution."""
 
-  config: OptimizerConfig
+  config: MixtureOptimizerConfig
   tasks: tuple[str, ...]
   seed: int
   directory: pathlib.Path
   observed: int = 0
 
   def suggest(self) -> Weights:
-    """The sample of this number of observations."""
+    """The sample that belongs to the present number of observations."""
     rng = np.random.default_rng([self.seed, self.observed, 1])
     sample = rng.dirichlet(np.full(len(self.tasks), self.config.alpha))
     return space.named(sample, self.tasks)
 
   def observe(self, weights: Weights, score: float) -> None:
-    """Counts."""
+    """Count the observation; its score does not matter."""
     del weights, score
     self.observed += 1
 
   def close(self) -> None:
-    """Nothing is held."""
+    """Do nothing: there is nothing to release."""
 
 
 @dataclasses.dataclass
 class Vizier:
-  """The Gaussian process bandit of Vizier, in a process of its own."""
+  """Vizier's Gaussian process bandit, in a process of its own."""
 
-  config: OptimizerConfig
+  config: MixtureOptimizerConfig
   tasks: tuple[str, ...]
   seed: int
   directory: pathlib.Path
@@ -131,9 +132,9 @@ class Vizier:
   _server: "_Server | None" = None
 
   def suggest(self) -> Weights:
-    """The GP's proposal; the first one starts Vizier.
+    """The GP's proposal; the first one starts the process.
 
-    Raises RuntimeError with what Vizier printed, if it fails.
+    Raises RuntimeError with Vizier's output if it fails.
     """
     if self._server is None:
       self._server = _Server(self.directory)
@@ -150,14 +151,14 @@ class Vizier:
     return space.named(space.to_weights(np.array(point), alpha), self.tasks)
 
   def observe(self, weights: Weights, score: float) -> None:
-    """Adds a point of the cube and its score."""
+    """Add a trial as a point of the unit cube and its score."""
     alpha = np.full(len(self.tasks), self.config.alpha)
     point = space.to_point(space.vector(weights, self.tasks), alpha)
     self.points.append([float(u) for u in point])
     self.scores.append(float(score) if math.isfinite(score) else None)
 
   def close(self) -> None:
-    """Ends Vizier's process."""
+    """End Vizier's process."""
     if self._server is not None:
       self._server.close()
       self._server = None
@@ -170,7 +171,7 @@ OPTIMIZERS: Mapping[str, Callable[..., MixtureOptimizer]] = {
 
 
 class _Server:
-  """This module as a child process: a line of JSON in, a line out."""
+  """This module as a child process: a line of JSON in, a line of JSON out."""
 
   def __init__(self, directory: pathlib.Path):
     self._log = tempfile.TemporaryFile()
@@ -191,7 +192,7 @@ class _Server:
     )
 
   def ask(self, request: Mapping[str, Any]) -> list[float]:
-    """Waits for the answer."""
+    """Send a request and wait for the answer, the coordinates of a point."""
     process = self._process
     assert process.stdin and process.stdout
     answer = ""
@@ -211,7 +212,7 @@ class _Server:
     return json.loads(answer)
 
   def close(self) -> None:
-    """Ends the process, at once."""
+    """Kill the process."""
     self._process.kill()
     # A request that it did not read, if it ended before.
     with contextlib.suppress(BrokenPipeError), self._process:
@@ -221,7 +222,7 @@ class _Server:
 
 
 def _serve() -> None:
-  """Answers the requests of standard input, and ends when that ends."""
+  """Answer the requests on standard input until that ends."""
   # Answers go where they are awaited; all else that is printed, to the log.
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
@@ -238,7 +239,7 @@ def _serve() -> None:
 
 
 def _read(requests: "queue.SimpleQueue[str]") -> None:
-  """Passes requests on; ends the process with them, whatever it is at."""
+  """Pass requests on; when they end, end the process at once."""
   for line in sys.stdin:
     requests.put(line)
   os._exit(0)
@@ -251,7 +252,15 @@ def propose(
   evaluations: int,
   seed: int,
 ) -> Float[np.ndarray, "_"]:
-  """The point that the GP bandit proposes after these trials."""
+  """The point that the GP bandit proposes after these trials.
+
+  Args:
+    points: of the unit cube, tried so far.
+    scores: of these points; None if infeasible.
+    dimensions: of the cube.
+    evaluations: of the acquisition function.
+    seed: of the designer.
+  """
   import jax
   from vizier import algorithms, pyvizier
   from vizier._src.algorithms.designers import gp_bandit

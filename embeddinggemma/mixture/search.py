@@ -1,9 +1,10 @@
 """The mixture search (paper section 3.3): propose, train, score.
 
-First the given mixtures, then samples of a Dirichlet, then what the optimizer
-proposes from all of these. The paper's own search: one mixture of a grid
-search and 10 Dirichlet samples, then Bayesian optimisation; its kernel,
-acquisition, number of trials and objective are not published.
+First come the given mixtures, then samples of a Dirichlet distribution, then
+the optimizer's proposals based on all of these. The paper starts from one
+mixture of a grid search and 10 Dirichlet samples and continues with Bayesian
+optimisation; kernel, acquisition function, number of trials and objective are
+not published.
 """
 
 import contextlib
@@ -18,11 +19,14 @@ from rich.console import Console
 
 from embeddinggemma.config import at_least
 from embeddinggemma.mixture import optimizer, space
-from embeddinggemma.mixture.optimizer import MixtureOptimizer, OptimizerConfig
+from embeddinggemma.mixture.optimizer import (
+  MixtureOptimizer,
+  MixtureOptimizerConfig,
+)
 from embeddinggemma.mixture.study import Study, Trial
 from embeddinggemma.types import BadInput, Stopped, Weights
 
-# A trial: the weights and the folder to work in -> the score by task type.
+# (weights, folder to work in) -> score by task type, after training.
 Evaluate = Callable[[Weights, pathlib.Path], dict[str, float]]
 
 
@@ -39,21 +43,32 @@ def search(
   given: Sequence[Weights],
   dirichlet: int,
   proposed: int,
-  config: OptimizerConfig,
+  config: MixtureOptimizerConfig,
   seed: int,
   key: Mapping[str, Any],
   directory: pathlib.Path,
   console: Console,
 ) -> list[Trial]:
-  """Runs the trials that DIRECTORY/study.sqlite lacks; all of them, by number.
+  """Run the trials that DIRECTORY/study.sqlite lacks; return all, by number.
 
-  `key` is all that a score depends on besides the weights, as JSON. Trials of
-  the same key and tasks are never run again, whatever search began them; one
-  that did not end comes first, with its weights and folder, so `evaluate` must
-  continue or redo what it finds there. A trial whose `evaluate` raises Stopped,
-  or returns a score that is not finite, is infeasible.
+  Args:
+    evaluate: trains and scores a mixture. It must continue or redo what it
+      finds in its folder. If it raises Stopped or returns a score that is not
+      finite, the trial is infeasible.
+    tasks: names of the tasks to weigh.
+    given: mixtures to try first.
+    dirichlet: the number of Dirichlet samples to try next.
+    proposed: the number of proposals of the optimizer.
+    config: of the optimizer.
+    seed: of samples and proposals.
+    key: all that a score depends on besides the weights, as JSON. Trials with
+      the same key and tasks are never run again, whichever search began them;
+      an unfinished one is finished first, with its weights and folder.
+    directory: of the study, the trials and compiled programs.
+    console: for a line about each trial.
 
-  Raises BadInput for wrong weights or counts.
+  Raises:
+    BadInput: weights or counts are wrong.
   """
   tasks = sorted(tasks)
   plan = _plan(tasks, given, dirichlet, proposed, config, seed)
@@ -79,10 +94,10 @@ def _plan(
   given: Sequence[Weights],
   dirichlet: int,
   proposed: int,
-  config: OptimizerConfig,
+  config: MixtureOptimizerConfig,
   seed: int,
 ) -> list[tuple[Weights, str]]:
-  """The trials that do not depend on others: weights and source."""
+  """The trials that do not depend on others, as (weights, source)."""
   if len(tasks) < 2:
     raise BadInput(
       "a mixture search needs two tasks or more; the data has"
@@ -103,7 +118,10 @@ def _rounded(weights: Weights, tasks: Sequence[str]) -> Weights:
 
 
 class _Run:
-  """The trials so far, on disk, in the optimizer and here."""
+  """The trials so far, kept in the study, the optimizer and a list.
+
+  Trials of the study that did not end are finished at the start.
+  """
 
   def __init__(
     self,
@@ -141,10 +159,10 @@ class _Run:
     self,
     weights: Weights,
     tasks: Sequence[str],
-    config: OptimizerConfig,
+    config: MixtureOptimizerConfig,
     seed: int,
   ) -> Weights:
-    """The weights, or if they were tried the first sample that was not."""
+    """The weights, or else the first Dirichlet sample that was not tried."""
     count = 0
     while self.tried(weights):
       count += 1
@@ -153,7 +171,7 @@ class _Run:
     return weights
 
   def new(self, weights: Weights, source: str, took: float) -> None:
-    """Begins a trial and ends it."""
+    """Run a new trial to its end; `took` is the proposal's seconds."""
     self._perform(self._study.begin(weights, source, took))
 
   def _perform(self, trial: Trial) -> None:
@@ -181,13 +199,13 @@ class _Run:
 
 
 def median_suggestion(trials: Sequence[Trial]) -> float:
-  """Seconds that the optimizer took for a proposal; 0 if it made none."""
+  """Median seconds that a proposal of the optimizer took; 0 without any."""
   seconds = [t.suggest_seconds for t in trials if t.suggest_seconds]
   return statistics.median(seconds) if seconds else 0.0
 
 
 def _checked(scores: dict[str, float]) -> tuple[dict[str, float], str]:
-  """The scores, or none and the reason."""
+  """(scores, ""), or ({}, the reason) if a score is not finite."""
   if not scores:
     raise ValueError("a trial was evaluated on no task type")
   wrong = {k: v for k, v in scores.items() if not math.isfinite(v)}
@@ -197,14 +215,14 @@ def _checked(scores: dict[str, float]) -> tuple[dict[str, float], str]:
 
 
 def pick(trials: Sequence[Trial], count: int, diversity: float) -> list[Picked]:
-  """The best trial, then those that are good and unlike the ones picked.
+  """Choose the best trial, then trials that are good and unlike those chosen.
 
-  A trial's value is its score, in units of what separates the best trial from
-  the median one, less `diversity` times its likeness (1 - Hellinger distance)
-  to the nearest trial picked. 0 picks by score alone. Experts of different
-  domains make the soup (paper section 3.3).
-
-  Raises BadInput when fewer trials than `count` have a score.
+  The value of a trial is its score, in units of the distance between the best
+  trial and the median one, minus `diversity` times its similarity (1 -
+  Hellinger distance) to the nearest trial already chosen. With `diversity` 0
+  the score alone decides. The soup is made of experts for different domains
+  (paper section 3.3). Raises BadInput if fewer than `count` trials have a
+  score.
   """
   at_least("pick", count, 1)
   at_least("diversity", diversity, 0)
@@ -230,7 +248,7 @@ def pick(trials: Sequence[Trial], count: int, diversity: float) -> list[Picked]:
 
 
 def _reason(taken: Trial, passed: Trial, chosen: Sequence[Picked]) -> str:
-  """Why a trial was picked, and not the best that is left."""
+  """Why a trial was chosen, and why not the best of the remaining ones."""
   best = chosen[0].trial
   away = lambda t: min((_distance(t, c.trial), c.trial.number) for c in chosen)
   distance, near = away(taken)

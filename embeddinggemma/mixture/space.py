@@ -29,11 +29,11 @@ from scipy import special
 from embeddinggemma.config import suggest
 from embeddinggemma.types import BadInput, Weights
 
-# Of a coordinate that is not 0: SciPy's quantiles are NaN near 1e-300.
+# The least coordinate other than 0: SciPy's quantiles are NaN near 1e-300.
 _LEAST = 1e-15
-# Weights that are meant to sum to 1, as people write them: .33 .33 .34.
+# How far from 1 the sum of given weights may be, since people round them.
 _TOLERANCE = 1e-3
-# Places of a proposed weight: what is printed is what was trained.
+# Decimal places of a proposed weight, so that printed weights are exact.
 _PLACES = 4
 
 
@@ -55,7 +55,7 @@ def to_weights(
 def to_point(
   weights: Float[np.ndarray, "*batch n"], alpha: Float[np.ndarray, "n"]
 ) -> Float[np.ndarray, "*batch n-1"]:
-  """The point of the cube that `to_weights` takes to the weights."""
+  """The inverse of `to_weights`: the point of the cube for given weights."""
   point = np.full((*weights.shape[:-1], len(alpha) - 1), 0.5)
   for k, (first, middle, last) in enumerate(_nodes(0, len(alpha))):
     a, b = alpha[first:middle].sum(), alpha[middle:last].sum()
@@ -67,7 +67,7 @@ def to_point(
 
 
 def _nodes(first: int, last: int) -> Iterator[tuple[int, int, int]]:
-  """Inner nodes of the tree: where their halves begin, meet and end."""
+  """Inner nodes of the tree, as (first leaf, first of the right half, end)."""
   if last - first > 1:
     middle = (first + last) // 2
     yield first, middle, last
@@ -78,7 +78,7 @@ def _nodes(first: int, last: int) -> Iterator[tuple[int, int, int]]:
 def dirichlet(
   n: int, count: int, alpha: float, seed: int
 ) -> Float[np.ndarray, "{count} {n}"]:
-  """Samples of the symmetric Dirichlet; a longer list begins as a shorter."""
+  """Samples of the symmetric Dirichlet; a larger count appends to them."""
   samples = [
     np.random.default_rng([seed, i]).dirichlet(np.full(n, alpha))
     for i in range(count)
@@ -87,12 +87,12 @@ def dirichlet(
 
 
 def hellinger(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
-  """The distance of two mixtures: 0 for equal, 1 for no task in common."""
+  """Hellinger distance of two mixtures: 0 if equal, 1 if no task in common."""
   return math.sqrt(max(0.0, 1.0 - float(np.sqrt(a * b).sum())))
 
 
 def named(values: Float[np.ndarray, "n"], tasks: Sequence[str]) -> Weights:
-  """Weights by task, in whole ten-thousandths that still sum to 1."""
+  """Weights by task, in ten-thousandths that sum to exactly 1."""
   units = values / values.sum() * 10**_PLACES
   whole = np.floor(units)
   missing = round(10**_PLACES - whole.sum())
@@ -102,20 +102,20 @@ def named(values: Float[np.ndarray, "n"], tasks: Sequence[str]) -> Weights:
 
 
 def vector(weights: Weights, tasks: Sequence[str]) -> Float[np.ndarray, "_"]:
-  """Weights in the order of the tasks; a task without one has none."""
+  """Weights as an array in the order of `tasks`; 0 for a task without one."""
   return np.array([weights.get(task, 0.0) for task in tasks])
 
 
 def printed(weights: Weights) -> str:
-  """'code 0.40, qa 0.60': the tasks that have a weight."""
+  """The tasks that have a weight, as in "code 0.40, qa 0.60"."""
   return ", ".join(f"{t} {w:.4g}" for t, w in weights.items() if w) or "none"
 
 
 def check_weights(weights: Weights, tasks: Sequence[str]) -> Weights:
-  """The weights of all tasks, summing to 1 exactly, in the tasks' order.
+  """Weights of all tasks in the order of `tasks`, summing to exactly 1.
 
-  Raises BadInput for a task that is not among them, for a weight that is
-  negative or not finite, and for weights that do not sum to 1.
+  Raises BadInput for an unknown task, for a weight that is negative or not
+  finite, and if the given weights do not sum to 1.
   """
   for task, weight in weights.items():
     if task not in tasks:

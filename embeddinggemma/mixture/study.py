@@ -1,13 +1,12 @@
-"""The evidence of a mixture search: its trials, in one SQLite file.
+"""The results of a mixture search: its trials, in one SQLite file.
 
 A trial is written when it begins and when it ends, each time in a transaction
-that is on the disk before the search goes on. So after a kill at any moment
-the file holds all trials that ended, and the weights of the one that did not.
+that is on disk before the search continues. So after a kill at any moment the
+file holds all trials that ended, and the weights of the one that did not.
 
 Trials belong to a key, the hash of all that a score depends on: data, base
-checkpoint, settings, tasks. Those of another key lie beside them, and are
-neither used, nor changed, nor deleted: who returns to earlier data finds the
-trials that were paid for.
+checkpoint, settings, tasks. Trials of other keys stay in the file unused and
+unchanged, and serve again when the user returns to that data.
 """
 
 import dataclasses
@@ -33,20 +32,20 @@ _TABLES = """
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-  """One mixture, and what it scored."""
+  """One mixture and its scores."""
 
   number: int  # from 1, in the order they began
   source: str  # given, dirichlet, or the optimizer's name
   weights: Weights  # of all tasks, summing to 1
   folder: pathlib.Path
-  suggest_seconds: float  # that the optimizer took to propose it
+  suggest_seconds: float  # seconds that the optimizer took to propose it
   scores: Mapping[str, float] | None  # by task type; None: it has not ended
-  infeasible: str  # why it has no score; else empty
-  seconds: float
+  infeasible: str  # the reason if it ended without a score; else ""
+  seconds: float  # of training and scoring
 
   @property
   def score(self) -> float:
-    """The mean over task types; NaN where there is none."""
+    """The mean over task types; NaN if there is no score."""
     if not self.scores:
       return math.nan
     return math.fsum(self.scores.values()) / len(self.scores)
@@ -58,10 +57,13 @@ class Trial:
 
 
 class Study:
-  """The trials of one key."""
+  """The trials of one key in a study file."""
 
   def __init__(self, directory: pathlib.Path, inputs: Mapping[str, Any]):
-    """Opens or makes DIRECTORY/study.sqlite; BadInput if it is another file."""
+    """Open or create DIRECTORY/study.sqlite; BadInput if it is another file.
+
+    `inputs` is all that a score depends on; its hash is the key.
+    """
     self._key, self._directory = key_of(inputs), directory
     self._inputs = json.dumps(inputs, sort_keys=True)
     directory.mkdir(parents=True, exist_ok=True)
@@ -119,7 +121,7 @@ class Study:
   def begin(
     self, weights: Weights, source: str, suggest_seconds: float
   ) -> Trial:
-    """Adds a trial that has not ended."""
+    """Add a trial that has not ended yet."""
     with self._connection as connection:
       (number,) = connection.execute(
         "SELECT 1 + COALESCE(MAX(number), 0) FROM trials WHERE key = ?",
@@ -139,7 +141,7 @@ class Study:
     infeasible: str,
     seconds: float,
   ) -> Trial:
-    """Writes what a trial scored, or with {} why it did not."""
+    """Record the scores of a trial, or with {} the reason for having none."""
     with self._connection as connection:
       connection.execute(
         "UPDATE trials SET scores = ?, infeasible = ?, seconds = ?"
@@ -157,7 +159,7 @@ class Study:
     )
 
   def others(self) -> dict[str, int]:
-    """What else lies in the file: the inputs that differ -> trials."""
+    """Number of trials of other keys, by the names of inputs that differ."""
     rows = self._connection.execute(
       "SELECT inputs, COUNT(*) FROM studies JOIN trials USING (key)"
       " WHERE key != ? GROUP BY key",
@@ -176,5 +178,5 @@ class Study:
     return found
 
   def close(self) -> None:
-    """Closes the file."""
+    """Close the file."""
     self._connection.close()

@@ -1,15 +1,18 @@
-"""Tree surgery: weights of one checkpoint into the parameters of another model.
+"""Convert the parameters of one kind of model into those of another.
 
-The paper's way to an encoder (section 2.1): a causal decoder becomes an
-encoder-decoder as in T5Gemma (arXiv 2504.06225), whose encoder is then kept.
-Checkpoints are {"model": ..., "aux": ...}; a model is one of
+The paper obtains its encoder this way (section 2.1): a causal decoder becomes
+an encoder-decoder as in T5Gemma (arXiv 2504.06225), and the encoder of that
+model is then kept. A checkpoint is {"model": ..., "aux": ...}, and its model is
+one of
 
 - causal: {"decoder"};
 - an encoder-decoder: {"encoder", "decoder"};
-- an embedder: {"encoder", and its head}, or no more than an encoder's table.
+- an embedder: {"encoder"} and the tensors of its head; a checkpoint with
+  nothing but an encoder's embedding table also counts.
 
-Each step renames what it is given and copies nothing. It leaves names and
-shapes to `graft`, and out what the new model has no place for: `dropped` tells.
+Each conversion moves tensors to new names and copies none of them. It does not
+check names and shapes, which is the task of `graft`, and it leaves out the
+tensors that the new model has no place for, which `dropped` lists.
 """
 
 from collections.abc import Mapping
@@ -21,14 +24,14 @@ from embeddinggemma import sharding
 from embeddinggemma.model.config import SEPARATE, EncoderDecoderConfig
 from embeddinggemma.types import BadInput, Params
 
-# Of a layer: what cross-attention is made of, named as in self-attention.
+# The modules of a layer that cross-attention copies from self-attention.
 _ATTENTION = ("pre_attention_norm", "attention", "post_attention_norm")
 
 
 def to_causal(given: Params) -> Params:
-  """A causal model from itself, or from an encoder; a head is dropped.
+  """A causal model from a causal model, or from an encoder without its head.
 
-  An encoder-decoder is BadInput: its decoder needs its encoder.
+  Raises BadInput for an encoder-decoder, whose decoder needs its encoder.
   """
   model = _model(given)
   if "decoder" not in model:
@@ -46,17 +49,19 @@ def to_encoder_decoder(
   config: EncoderDecoderConfig,
   decoder_given: Params | None = None,
 ) -> Params:
-  """An encoder-decoder from itself, or both sides from one set of weights.
+  """An encoder-decoder from itself, or with both sides from one model.
 
   Args:
-    decoder_given: another causal model or embedder, for the decoder of sides
-      of different sizes.
+    given: the checkpoint of an encoder-decoder, a causal model or an embedder.
+    config: the encoder-decoder to be initialised.
+    decoder_given: another causal model or embedder, from which the decoder
+      starts where the two sides differ in size.
 
   Returns:
-    Cross-attention, where it is separate, starts as the same layer's
-    self-attention if it reads an encoder as wide as the decoder; else it is
-    left out, and so stays fresh (T5Gemma, section 2). A tied decoder has no
-    table.
+    The new parameters. Separate cross-attention starts as a copy of the same
+    layer's self-attention if encoder and decoder are equally wide; otherwise it
+    is left out, so that `graft` leaves it random (T5Gemma, arXiv 2504.06225,
+    section 2). A decoder with a tied embedding gets no table of its own.
   """
   model = _model(given)
   if "encoder" in model and "decoder" in model:
@@ -92,12 +97,12 @@ def to_embedder(given: Params) -> Params:
 
 
 def is_cross(path: str) -> bool:
-  """Whether a parameter belongs to separate cross-attention, norms included."""
+  """Whether a parameter is one of separate cross-attention or of its norms."""
   return "cross_attention" in path
 
 
 def dropped(given: Params, kept: Params) -> list[str]:
-  """Paths of the leaves of `given` that a step above left out of `kept`."""
+  """Paths of the leaves of `given` that a conversion left out of `kept`."""
   found = {id(leaf) for leaf in jax.tree.leaves(kept)}
   leaves = jax.tree_util.tree_leaves_with_path(given)
   return [sharding.path_name(p) for p, leaf in leaves if id(leaf) not in found]
@@ -114,7 +119,7 @@ def _model(given: Params) -> Mapping[str, Any]:
 
 
 def _with_cross(layer: Any) -> Any:
-  """A decoder's layer with its self-attention a second time, as cross-."""
+  """A decoder layer whose cross-attention is a copy of its self-attention."""
   if not (isinstance(layer, Mapping) and "attention" in layer):
     return layer
   cross = {
@@ -126,10 +131,11 @@ def _with_cross(layer: Any) -> Any:
 
 
 def graft(fresh: Params, given: Mapping[str, Any]) -> tuple[Params, list[str]]:
-  """Replaces leaves of `fresh` by those of `given`, matched by path.
+  """Replace the leaves of `fresh` by those of `given` that have the same path.
 
-  Returns the new tree and the paths that stay fresh. A path that `fresh` does
-  not have, or another shape, is BadInput with its name.
+  Returns the new tree and the paths that keep their fresh values. Raises
+  BadInput, naming the path, if `given` has a leaf that `fresh` lacks or whose
+  shape differs.
   """
   new: list[str] = []
   tree = _graft(fresh, given, "", new)

@@ -1,12 +1,13 @@
-"""The model in another runtime's arithmetic: what that rounds on the way.
+"""Run the model with the rounding of another runtime's arithmetic.
 
-llama.cpp multiplies packed integers by integers: a product's input is rounded
-to Q8_0 first, and to bfloat16 where weights are. Its gelu is a table from
-float16 to float16. With the same rounding here, what is left between its
-vectors and ours is the order of sums and its approximations of exp, sin and
-cos; without, it is a hundred times as much, and hides what is wrong.
+llama.cpp multiplies packed integers by integers: it rounds the input of a
+matrix product to Q8_0, or to bfloat16 where the weights are bfloat16, and it
+reads GeLU from a table of float16 values. With the same rounding here, the
+remaining difference between its embeddings and ours is the order of summation
+and its approximations of exp, sin and cos. Without it the difference is a
+hundred times as large and would hide real errors.
 
-Sources: ggml's quantize_row_q8_0, ggml_vec_geglu_f32, and the vec_dot_type of
+Sources: ggml's quantize_row_q8_0, ggml_vec_geglu_f32 and the vec_dot_type of
 its CPU types.
 """
 
@@ -22,15 +23,15 @@ from embeddinggemma import grids
 from embeddinggemma.model import embedder
 from embeddinggemma.model.config import ModelConfig
 
-_GELU_ENDS = 10.0  # beyond it to either side, gelu is x and 0
+_GELU_ENDS = 10.0  # for |x| above it, GeLU is taken to be x or 0
 
 
 class Arithmetic(NamedTuple):
-  """How a runtime computes, where it is not as we do."""
+  """The points at which a runtime rounds and this project does not."""
 
-  # A weight's path, and to what the inputs of its products are rounded.
+  # (weight path, key of ROUND): how the input of that weight's product rounds.
   inputs: tuple[tuple[str, str], ...] = ()
-  half_gelu: bool = False
+  half_gelu: bool = False  # GeLU is computed from and to float16
 
 
 EXACT = Arithmetic()
@@ -39,7 +40,10 @@ EXACT = Arithmetic()
 def encode_group(
   config: ModelConfig, arithmetic: Arithmetic
 ) -> embedder.EncodeGroup:
-  """embedder.encode_group in that arithmetic; of activations in float32."""
+  """`embedder.encode_group` with another runtime's rounding of activations.
+
+  The activations that are rounded must be float32.
+  """
   encode, intercept = embedder.encode_group(config), _interceptor(arithmetic)
 
   def encode_as(*args: Any) -> Float[Array, "b M"]:
@@ -50,7 +54,7 @@ def encode_group(
 
 
 def _interceptor(arithmetic: Arithmetic) -> Callable[..., Any]:
-  """Rounds what `reads` and `activation` of the model's modules see."""
+  """A linen interceptor that rounds the input of products and activations."""
   kinds = dict(arithmetic.inputs)
 
   def intercept(
@@ -74,10 +78,10 @@ def _interceptor(arithmetic: Arithmetic) -> Callable[..., Any]:
 
 
 def _q8_0(x: Float[Array, "..."]) -> Float[Array, "..."]:
-  """x in blocks of 32 along its last axes, as ggml rounds what it multiplies.
+  """Round x in blocks of 32 along its last axes, as ggml rounds product inputs.
 
-  Not grids.integers: here integers are by the scale in float32, which is
-  rounded to float16 only afterwards.
+  This differs from grids.integers: the integers follow from the float32 scale,
+  which is rounded to float16 only afterwards.
   """
   blocks = x.reshape(-1, grids.BLOCK)
   scale = jnp.max(jnp.abs(blocks), axis=1, keepdims=True) / 127

@@ -1,19 +1,19 @@
-"""Shapes of Gemma encoders, decoders and embedding heads (paper section 2.1).
+"""Sizes of Gemma encoders, decoders and embedding heads (paper section 2.1).
 
-The letters of annotations and einsums, everywhere in `model`:
-R rows, L positions, S positions of a source (what is attended to), D width,
-H heads, K key-value heads, E head dimension, G = H / K, F mlp width,
-V vocabulary, b texts, U up-projection, M embedding.
+The letters of annotations and einsums, everywhere in `model`: R rows, L
+positions, S positions of a source (what is attended to), D width, H heads, K
+key-value heads, E head dimension, G = H / K, F mlp width, V vocabulary, b
+texts, U up-projection, M embedding.
 """
 
 import dataclasses
 from collections.abc import Callable
 
-from embeddinggemma.config import above_zero, at_least
+from embeddinggemma.config import above_zero, at_least, divides, one_of
+from embeddinggemma.model.pooling import POOLINGS
 from embeddinggemma.types import BadInput
 
 LOCAL, GLOBAL = "local", "global"
-POOLINGS = ("mean", "attention", "first", "last")
 PROJECTIONS = ("random", "identity")
 DTYPES = ("float32", "bfloat16")
 SEPARATE, MERGED = "separate", "merged"
@@ -24,14 +24,15 @@ XLA, SPLASH, FUSED, AUTO = (
   "auto",
 )  # model/kernels/choose.py
 REMATS = ("none", "dots", "full")
-# How far to the (left, right) a local layer of window w of an encoder sees,
-# both included. A decoder's sees w positions: its own and w - 1 before.
+# Window w -> how many positions to its (left, right) a position sees in an
+# encoder's local layer. In a decoder's it sees w positions: itself and the
+# w - 1 before.
 WINDOW_RULES: dict[str, Callable[[int], tuple[int, int]]] = {
   "symmetric": lambda w: (w // 2, w // 2),  # EmbeddingGemma in transformers
   "t5gemma2": lambda w: ((w + 1) // 2 - 1, w // 2),  # w positions in all
-  "t5gemma": lambda w: (w - 1, w - 1),  # a window to each side
+  "t5gemma": lambda w: (w - 1, w - 1),  # a whole window to each side
 }
-_STACK = (  # what the shapes of a side's tensors follow from
+_STACK = (  # sizes that determine the shapes of a side's tensors
   "vocab_size",
   "num_layers",
   "width",
@@ -51,7 +52,10 @@ _ABOVE_ZERO = (
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """One side of a model; every field is set by a preset."""
+  """One side of a model: an encoder with its head, or a decoder.
+
+  Defaults are those of Gemma 3 and EmbeddingGemma; presets set the sizes.
+  """
 
   vocab_size: int  # V
   num_layers: int
@@ -62,26 +66,26 @@ class ModelConfig:
   head_dim: int  # E
   up_width: int  # U
   embed_dim: int  # M
-  window: int  # of a local layer; window_rule says how far that is
+  window: int  # of local layers, in positions; see window_rule
   max_length: int  # tokens, BOS and EOS included
-  pattern: tuple[str, ...] = (LOCAL,) * 5 + (GLOBAL,)  # repeats over layers
+  pattern: tuple[str, ...] = (LOCAL,) * 5 + (GLOBAL,)  # repeated over layers
   local_rope_base: float = 1e4
   global_rope_base: float = 1e6
-  # Positions of global layers count so much less; Gemma 3 from 4B on: 8.
+  # Positions in global layers are divided by this; 8 in Gemma 3 from 4B on.
   global_rope_factor: float = 1.0
   norm_eps: float = 1e-6
-  pooling: str = "mean"
-  pooling_heads: int = 4  # of attention pooling only
+  pooling: str = "mean"  # a key of POOLINGS
+  pooling_heads: int = 4  # for attention pooling only
   dtype: str = "float32"  # of activations; parameters stay float32
   post_norm_gain: float = 1.0  # 1 + w of the post-norms at initialisation
-  projection_init: str = "random"
+  projection_init: str = "random"  # of the head; one of PROJECTIONS
   qk_norm: bool = True  # Gemma 2 has none
   attention_softcap: float = 0.0  # Gemma 2: 50; 0: none
-  logit_softcap: float = 0.0  # of the output over words; Gemma 2: 30
-  window_rule: str = "symmetric"
-  # How it runs, which changes no number but by rounding: who computes attention
-  # and the MLP with its norms, and what of a layer is computed again for its
-  # gradient instead of kept.
+  logit_softcap: float = 0.0  # of the logits over the vocabulary; Gemma 2: 30
+  window_rule: str = "symmetric"  # a key of WINDOW_RULES
+  # How it runs, which changes results by rounding only: the implementation of
+  # attention, that of the MLP with its norms, and which values of a layer are
+  # recomputed in the backward pass instead of kept (rematerialisation).
   attention: str = XLA
   mlp: str = XLA
   remat: str = "none"
@@ -98,28 +102,32 @@ class ModelConfig:
       raise BadInput(f"model.head_dim={self.head_dim} must be even (RoPE)")
     if not self.pattern:
       raise BadInput(f"model.pattern is empty; use {LOCAL} and {GLOBAL}")
-    _one_of("pooling", self.pooling, POOLINGS)
-    _one_of("projection_init", self.projection_init, PROJECTIONS)
-    _one_of("dtype", self.dtype, DTYPES)
-    _one_of("window_rule", self.window_rule, tuple(WINDOW_RULES))
-    _one_of("attention", self.attention, (AUTO, XLA, SPLASH, FUSED))
-    _one_of("mlp", self.mlp, (AUTO, XLA, FUSED))
-    _one_of("remat", self.remat, REMATS)
+    one_of("model.pooling", self.pooling, tuple(POOLINGS))
+    one_of("model.projection_init", self.projection_init, PROJECTIONS)
+    one_of("model.dtype", self.dtype, DTYPES)
+    one_of("model.window_rule", self.window_rule, tuple(WINDOW_RULES))
+    one_of("model.attention", self.attention, (AUTO, XLA, SPLASH, FUSED))
+    one_of("model.mlp", self.mlp, (AUTO, XLA, FUSED))
+    one_of("model.remat", self.remat, REMATS)
     if self.attention == FUSED and (what := self.unfused):
       raise BadInput(
         f"{what}, which model.attention={FUSED!r} does not do; use {SPLASH!r}"
       )
     for kind in self.pattern:
-      _one_of("pattern", kind, (LOCAL, GLOBAL))
-    _divides("num_kv_heads", self.num_kv_heads, "num_heads", self.num_heads)
-    if self.pooling == "attention":
-      _divides("pooling_heads", self.pooling_heads, "width", self.width)
+      one_of("model.pattern", kind, (LOCAL, GLOBAL))
+    divides(
+      "model.num_kv_heads",
+      self.num_kv_heads,
+      "model.num_heads",
+      self.num_heads,
+    )
+    POOLINGS[self.pooling].check(self)
 
   @property
   def portable(self) -> "ModelConfig":
-    """The same function of the same weights, to run anywhere.
+    """The same function of the same weights, in a form that runs anywhere.
 
-    This is what a checkpoint holds, and how its readers run it.
+    Checkpoints hold this config, and their readers run it.
     """
     return dataclasses.replace(
       self, dtype="float32", attention=XLA, mlp=XLA, remat="none"
@@ -127,7 +135,7 @@ class ModelConfig:
 
   @property
   def unfused(self) -> str:
-    """What of this model's attention the fused kernel leaves out, or ""."""
+    """What of this attention the fused kernel cannot compute; "" if nothing."""
     if not self.qk_norm:
       return "model.qk_norm=false"
     if self.attention_softcap:
@@ -135,23 +143,23 @@ class ModelConfig:
     return ""
 
   def rope(self, kind: str) -> tuple[float, float]:
-    """Base of rotary positions in a layer of a kind; what they are divided by."""
+    """A kind of layers' rotary base, and the divisor of its positions."""
     if kind == LOCAL:
       return self.local_rope_base, 1.0
     return self.global_rope_base, self.global_rope_factor
 
   def attention_kind(self, layer: int) -> str:
-    """LOCAL or GLOBAL: the pattern repeats from the first layer."""
+    """LOCAL or GLOBAL for a layer, counted from 0; the pattern repeats."""
     return self.pattern[layer % len(self.pattern)]
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoderConfig:
-  """Two sides, and how the decoder reads the encoder.
+  """The two sides of an encoder-decoder, and how they are joined.
 
-  Separate cross-attention is T5Gemma's (arXiv 2504.06225), which allows sides
-  of different widths; attention merged with the decoder's own, and one tied
-  table, are T5Gemma 2's (arXiv 2512.14856), which do not.
+  Separate cross-attention is T5Gemma's (arXiv 2504.06225) and allows sides of
+  different widths. Cross-attention merged with the decoder's self-attention,
+  and one tied embedding table, are T5Gemma 2's (arXiv 2512.14856) and do not.
   """
 
   encoder: ModelConfig
@@ -160,9 +168,7 @@ class EncoderDecoderConfig:
   cross_attention: str  # "separate" or "merged"
 
   def __post_init__(self) -> None:
-    _one_of(
-      "cross_attention", self.cross_attention, (SEPARATE, MERGED), prefix=""
-    )
+    one_of("cross_attention", self.cross_attention, (SEPARATE, MERGED))
     self._agree("vocab_size", "both sides share a tokenizer: set them alike")
     if self.tied:
       self._agree("width", "tied=true needs one; set tied=false")
@@ -172,7 +178,7 @@ class EncoderDecoderConfig:
 
   @property
   def differs(self) -> str:
-    """The sizes in which the sides' tensors differ, with both values, or ""."""
+    """The sizes that differ between the sides, with both values; "" if none."""
     found = [
       f"{name} ({ours} and {theirs})"
       for name in _STACK
@@ -189,92 +195,6 @@ class EncoderDecoderConfig:
       )
 
 
-def _one_of(
-  name: str, value: str, known: tuple[str, ...], prefix: str = "model."
-) -> None:
-  if value not in known:
-    raise BadInput(
-      f"{prefix}{name}={value!r} is unknown; use one of {', '.join(known)}"
-    )
-
-
-def _divides(small: str, a: int, large: str, b: int) -> None:
-  if a < 1 or b % a:
-    raise BadInput(f"model.{small}={a} does not divide model.{large}={b}")
-
-
-# How a large model is trained: activations of half the bytes, and on a TPU its
+# How a large model is trained: with bfloat16 activations and, on TPUs, Pallas
 # kernels.
 LARGE = {"dtype": "bfloat16", "attention": AUTO, "mlp": AUTO}
-
-PRESETS = {
-  # The paper's model: 307,581,696 parameters.
-  "embeddinggemma_300m": ModelConfig(
-    vocab_size=262_144,
-    num_layers=24,
-    width=768,
-    mlp_width=1152,
-    num_heads=3,
-    num_kv_heads=1,
-    head_dim=256,
-    up_width=3072,
-    embed_dim=768,
-    window=512,
-    max_length=2048,
-  ),
-  # The nearest public decoder, with a head in the paper's proportions.
-  "gemma3_270m": ModelConfig(
-    vocab_size=262_144,
-    num_layers=18,
-    width=640,
-    mlp_width=2048,
-    num_heads=4,
-    num_kv_heads=1,
-    head_dim=256,
-    up_width=2560,
-    embed_dim=640,
-    window=512,
-    max_length=2048,
-  ),
-  # Trains in about two minutes on two cores, from a table of latent semantic
-  # vectors; all input dimensions are multiples of 32, the block of every
-  # export format.
-  "laptop": ModelConfig(
-    vocab_size=16_384,
-    num_layers=1,
-    width=512,
-    mlp_width=128,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=64,
-    up_width=1024,
-    embed_dim=512,
-    window=512,
-    max_length=256,
-    pattern=(GLOBAL,),
-    post_norm_gain=0.02,
-    projection_init="identity",
-  ),
-  # For tests: both kinds of layers, seconds on one core.
-  "tiny": ModelConfig(
-    vocab_size=1024,
-    num_layers=2,
-    width=32,
-    mlp_width=64,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=16,
-    up_width=64,
-    embed_dim=32,
-    window=16,
-    max_length=64,
-    pattern=(LOCAL, GLOBAL),
-  ),
-}
-
-
-def preset(name: str) -> ModelConfig:
-  """Looks a preset up; BadInput lists the known ones."""
-  if name not in PRESETS:
-    raise BadInput(f"unknown preset {name!r}; use one of {', '.join(PRESETS)}")
-  return PRESETS[name]

@@ -1,9 +1,10 @@
 """Causal Gemma decoders, alone or reading an encoder (paper section 2.1).
 
-An encoder-decoder is T5Gemma's (arXiv 2504.06225), with cross-attention as a
-part of each block, or T5Gemma 2's (arXiv 2512.14856), whose decoder's own
-attention also reads the encoder. A text keeps its row and its slot in both, so
-packed texts stay apart. Logits over words are `hidden @ table.T`.
+An encoder-decoder is that of T5Gemma (arXiv 2504.06225), in which each block
+has a cross-attention of its own, or that of T5Gemma 2 (arXiv 2512.14856), in
+which the decoder's self-attention also reads the encoder. A text has the same
+row and the same segment id on both sides, so packed texts stay apart. Logits
+over the vocabulary are `hidden @ table.T`.
 """
 
 import functools
@@ -25,53 +26,59 @@ from embeddinggemma.model.config import (
   ModelConfig,
 )
 from embeddinggemma.model.encoder import Encoder
-from embeddinggemma.model.layers import Reach, Source
+from embeddinggemma.model.layers import Source, Window
 
-# (params, ids, slot) or (params, input ids, input slot, target ids, target
-# slot) of one group -> the final vectors (R, L, D) and the table (V, D).
+# For one group of rows: (params, ids, segment ids), or with an encoder (params,
+# input ids, input segment ids, target ids, target segment ids) -> the final
+# hidden states (R, L, D) and the embedding table (V, D).
 DecodeGroup = Callable[..., tuple[Array, Array]]
 
 
 class Decoder(nn.Module):
-  """Vectors that see what precedes them; without a table, it has its own.
+  """Hidden states of packed texts, each position attending to those before it.
 
-  Of `encoded`, a position sees its row's positions of the same slot. A slot of
-  which `encoded` has none sees the whole row: give each text an input.
+  Without a `table` argument the decoder has an embedding table of its own. A
+  position attends to the positions of `encoded` in its row that have its
+  segment id. Where `encoded` has none of that segment id the position attends
+  to the whole row, so each text needs an input.
   """
 
   config: ModelConfig
-  cross_attention: str = SEPARATE  # how `encoded`, if given, is read
+  cross_attention: str = SEPARATE  # or MERGED: how the decoder reads `encoded`
 
   @nn.compact
   def __call__(
     self,
     ids: Int[Array, "R L"],
-    slot: Int[Array, "R L"],
+    segment_ids: Int[Array, "R L"],
     table: Float[Array, "V D"] | None = None,
     encoded: Float[Array, "R S W"] | None = None,
-    encoded_slot: Int[Array, "R S"] | None = None,
+    encoded_segments: Int[Array, "R S"] | None = None,
   ) -> Float[Array, "R L D"]:
     c = self.config
     if table is None:
       init = nn.initializers.normal(c.width**-0.5)
       table = self.param("embedding", init, (c.vocab_size, c.width))
     x, read = layers.embed(table, ids, c.dtype), ()
-    if encoded is not None and encoded_slot is not None:
-      mask = layers.same_text(slot, encoded_slot)
+    if encoded is not None and encoded_segments is not None:
+      mask = layers.same_text(segment_ids, encoded_segments)
       read = (Source(encoded.astype(x.dtype), mask, None),)
     merged = self.cross_attention == MERGED
     beside, across = (read, ()) if merged else ((), read)
-    return layers.stack(c, x, slot, reach, beside, across)
+    return layers.stack(c, x, segment_ids, window, beside, across)
 
 
-def reach(config: ModelConfig, kind: str) -> Reach:
-  """Nothing after; in a local layer `window` positions, its own included."""
-  return Reach(config.window - 1 if kind == LOCAL else None, 0)
+def window(config: ModelConfig, kind: str) -> Window:
+  """The attention window of a layer: causal, and `window` positions if local.
+
+  The window of a local layer includes the position itself.
+  """
+  return Window(config.window - 1 if kind == LOCAL else None, 0)
 
 
 @functools.cache
 def init_causal(config: ModelConfig) -> Callable[[types.Key], types.Params]:
-  """key -> {"model": {"decoder": ...}, "aux": {}}; compiled once a config."""
+  """A jitted function key -> {"model": {"decoder": ...}, "aux": {}}."""
 
   def initialise(key: types.Key) -> types.Params:
     ids = jnp.zeros((1, 8), jnp.int32)
@@ -82,14 +89,14 @@ def init_causal(config: ModelConfig) -> Callable[[types.Key], types.Params]:
 
 
 def causal_group(config: ModelConfig) -> DecodeGroup:
-  """(params, ids, slot) -> vectors and the table that they are compared to."""
+  """A function (params, ids, segment ids) -> (hidden states, table)."""
   module = Decoder(config)
 
   def decode(
-    params: types.Params, ids: Int[Array, "R L"], slot: Int[Array, "R L"]
+    params: types.Params, ids: Int[Array, "R L"], segment_ids: Int[Array, "R L"]
   ) -> tuple[Float[Array, "R L D"], Float[Array, "V D"]]:
     model = params["model"]["decoder"]
-    hidden = module.apply({"params": model}, ids, slot)
+    hidden = module.apply({"params": model}, ids, segment_ids)
     return cast(Array, hidden), model["embedding"]
 
   return decode
@@ -99,9 +106,9 @@ def causal_group(config: ModelConfig) -> DecodeGroup:
 def init_encoder_decoder(
   config: EncoderDecoderConfig,
 ) -> Callable[[types.Key], types.Params]:
-  """key -> {"model": {"encoder": ..., "decoder": ...}, "aux": {}}.
+  """A function key -> {"model": {"encoder": ..., "decoder": ...}, "aux": {}}.
 
-  Tied, the decoder has no table.
+  With tied embeddings the decoder has no table.
   """
 
   def initialise(key: types.Key) -> types.Params:
@@ -120,26 +127,32 @@ def init_encoder_decoder(
 
 
 def encoder_decoder_group(config: EncoderDecoderConfig) -> DecodeGroup:
-  """(params, ids and slot of inputs, then of targets) -> vectors and table."""
+  """A function from inputs and targets to the decoder's states and the table.
+
+  It takes (params, input ids, input segment ids, target ids, target segment
+  ids) of one group of rows.
+  """
   encoder, decoder = Encoder(config.encoder), _decoder(config)
 
   def decode(
     params: types.Params,
     input_ids: Int[Array, "R S"],
-    input_slot: Int[Array, "R S"],
+    input_segments: Int[Array, "R S"],
     target_ids: Int[Array, "R L"],
-    target_slot: Int[Array, "R L"],
+    target_segments: Int[Array, "R L"],
   ) -> tuple[Float[Array, "R L D"], Float[Array, "V D"]]:
     model = params["model"]
-    encoded = encoder.apply({"params": model["encoder"]}, input_ids, input_slot)
+    encoded = encoder.apply(
+      {"params": model["encoder"]}, input_ids, input_segments
+    )
     table = model["encoder" if config.tied else "decoder"]["embedding"]
     hidden = decoder.apply(
       {"params": model["decoder"]},
       target_ids,
-      target_slot,
+      target_segments,
       table if config.tied else None,
       encoded,
-      input_slot,
+      input_segments,
     )
     return cast(Array, hidden), table
 

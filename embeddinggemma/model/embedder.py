@@ -1,6 +1,7 @@
-"""The embedding model E(T) = normalise(f(g(P(M_n(T))))), paper section 2.1.
+"""The embedding model E(T) = f(g(P(M_n(T)))), paper section 2.1.
 
-g: D -> U and f: U -> M are linear, without bias or activation.
+M_n is the encoder, P the pooling; g: D -> U and f: U -> M are linear maps
+without bias or activation. The result is L2-normalised.
 """
 
 import functools
@@ -18,11 +19,17 @@ from embeddinggemma.model import layers, pooling
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.model.encoder import Encoder
 
-EncodeGroup = Callable[..., Array]  # (params, ids, slot, valid) -> (b, M)
+EncodeGroup = Callable[
+  ..., Array
+]  # (params, ids, segment_ids, valid) -> (b, M)
 
 
 class Embedder(layers.Products):
-  """Packed texts of one group to unit vectors in float32."""
+  """Encodes the packed texts of one group as unit vectors (b, M) in float32.
+
+  `ids` and `segment_ids` (R, L) hold b texts in R rows; `valid` (b,) is False
+  where a place has no text. `embedded` replaces the lookup of `ids`.
+  """
 
   config: ModelConfig
 
@@ -30,17 +37,14 @@ class Embedder(layers.Products):
   def __call__(
     self,
     ids: Int[Array, "R L"],
-    slot: Int[Array, "R L"],
+    segment_ids: Int[Array, "R L"],
     valid: Bool[Array, "b"],
     embedded: Float[Array, "R L D"] | None = None,
   ) -> Float[Array, "b M"]:
     c = self.config
-    tokens = Encoder(c, name="encoder")(ids, slot, embedded)
-    if c.pooling == "attention":
-      pool = pooling.AttentionPooling(c.pooling_heads, name="pooling")
-    else:
-      pool = pooling.POOLERS[c.pooling]
-    pooled = pool(tokens, slot, valid.shape[0])
+    tokens = Encoder(c, name="encoder")(ids, segment_ids, embedded)
+    pool = pooling.POOLINGS[c.pooling].make(c)
+    pooled = pool(tokens, segment_ids, valid.shape[0])
     up = self.param("up", up_init(c), (c.width, c.up_width))
     down = self.param("down", down_init(c), (c.up_width, c.embed_dim))
     dtype = tokens.dtype
@@ -52,11 +56,11 @@ class Embedder(layers.Products):
 def unit_or_constant(
   vector: Float[Array, "b M"], valid: Bool[Array, "b"]
 ) -> Float[Array, "b M"]:
-  """Unit norm; an empty place gets (1, 0, ...), chosen before the norm.
+  """Vectors of unit norm; a place without text gets (1, 0, ...).
 
-  The derivative of a norm at zero is NaN and would reach every gradient even
-  through a later mask. A *valid* zero vector does give NaN: it is a fault that
-  must be seen, not a direction.
+  The constant is put in before the norm: the derivative of a norm at zero is
+  NaN and would reach every gradient even through a later mask. A *valid* zero
+  vector does give NaN, since it is a fault that must be seen.
   """
   constant = jnp.zeros_like(vector).at[:, 0].set(1.0)
   vector = jnp.where(valid[:, None], vector, constant)
@@ -64,7 +68,7 @@ def unit_or_constant(
 
 
 def up_init(config: ModelConfig) -> Callable[..., Array]:
-  """Random, or the identity with random columns beyond it."""
+  """The initialiser of g: random, or the identity beside random columns."""
   random = nn.initializers.lecun_normal()
   if config.projection_init == "random":
     return random
@@ -81,10 +85,11 @@ def up_init(config: ModelConfig) -> Callable[..., Array]:
 
 
 def down_init(config: ModelConfig) -> Callable[..., Array]:
-  """Random, or the identity without the table's spare dimension (the last).
+  """The initialiser of f: random, or the identity without the last input.
 
-  `data/lsa.py` keeps a piece's rarity as the angle towards that dimension;
-  dropping it here turns the angle into the piece's weight in the mean.
+  That is the spare dimension of a latent semantic table: `data/lsa.py` keeps a
+  piece's rarity as the angle towards it, and dropping it here turns the angle
+  into the piece's weight in the mean.
   """
   if config.projection_init == "random":
     return nn.initializers.lecun_normal()
@@ -101,7 +106,7 @@ def down_init(config: ModelConfig) -> Callable[..., Array]:
 
 @functools.cache
 def init(config: ModelConfig) -> Callable[[types.Key], types.Params]:
-  """key -> {"model": ..., "aux": {}}, float32; compiled once a config."""
+  """A compiled function key -> {"model": parameters in float32, "aux": {}}."""
 
   def initialise(key: types.Key) -> types.Params:
     ids, valid = jnp.zeros((1, 8), jnp.int32), jnp.ones((1,), bool)
@@ -114,27 +119,31 @@ def init(config: ModelConfig) -> Callable[[types.Key], types.Params]:
 
 
 def encode_group(config: ModelConfig) -> EncodeGroup:
-  """(params, ids, slot, valid) of one group -> (b, M) unit vectors."""
+  """A function that encodes one group of packed texts.
+
+  (params, ids, segment_ids, valid) -> unit vectors (b, M).
+  """
   module = Embedder(config)
 
   def encode(
     params: types.Params,
     ids: Int[Array, "R L"],
-    slot: Int[Array, "R L"],
+    segment_ids: Int[Array, "R L"],
     valid: Bool[Array, "b"],
   ) -> Float[Array, "b M"]:
     variables = {"params": params["model"]}
-    return cast(Array, module.apply(variables, ids, slot, valid))
+    return cast(Array, module.apply(variables, ids, segment_ids, valid))
 
   return encode
 
 
 def encode_sides(config: ModelConfig) -> Callable[..., tuple[Array, ...]]:
-  """(params, groups of several sides) -> the (b, M) unit vectors of each.
+  """A function that encodes several sides of one group, such as queries.
 
-  As encode_group of each, but the table is read once: its gradient is then
-  one array that is scattered into, and not one a side and their sum, which at
-  262,144 words would be a twentieth of a step.
+  (params, sides) -> the unit vectors (b, M) of each. It equals `encode_group`
+  on each side, but looks all token ids up at once: the table's gradient is then
+  one array into which all are scattered, not one per side and their sum, which
+  at 262,144 entries would be a twentieth of a step.
   """
   module = Embedder(config)
 
@@ -155,6 +164,6 @@ def encode_sides(config: ModelConfig) -> Callable[..., tuple[Array, ...]]:
 
 
 def num_parameters(config: ModelConfig) -> int:
-  """Counts without allocating anything."""
+  """The number of parameters, found without allocating any."""
   shapes = jax.eval_shape(init(config), jax.random.key(0))
   return sum(leaf.size for leaf in jax.tree.leaves(shapes["model"]))

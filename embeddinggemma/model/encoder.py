@@ -5,13 +5,14 @@ from jaxtyping import Array, Float, Int
 
 from embeddinggemma.model import layers
 from embeddinggemma.model.config import LOCAL, WINDOW_RULES, ModelConfig
-from embeddinggemma.model.layers import Reach
+from embeddinggemma.model.layers import Window
 
 
 class Encoder(nn.Module):
-  """Token vectors of packed texts: scaled embedding, blocks, final norm.
+  """Hidden states of packed texts: scaled embedding, blocks, final norm.
 
-  `embedded` is what the table has for the ids, if that is known already.
+  `embedded`, if given, holds the embedding table's rows for the ids, so that
+  they are not looked up again.
   """
 
   config: ModelConfig
@@ -20,7 +21,7 @@ class Encoder(nn.Module):
   def __call__(
     self,
     ids: Int[Array, "R L"],
-    slot: Int[Array, "R L"],
+    segment_ids: Int[Array, "R L"],
     embedded: Float[Array, "R L D"] | None = None,
   ) -> Float[Array, "R L D"]:
     c = self.config
@@ -28,11 +29,14 @@ class Encoder(nn.Module):
     table = self.param("embedding", init, (c.vocab_size, c.width))
     if embedded is None:
       embedded = layers.embed(table, ids, c.dtype)
-    return layers.stack(c, embedded, slot, reach)
+    return layers.stack(c, embedded, segment_ids, window)
 
 
-def reach(config: ModelConfig, kind: str) -> Reach:
-  """Both ways: in a local layer by the window's rule, else everything."""
+def window(config: ModelConfig, kind: str) -> Window:
+  """The attention window of a layer: bidirectional, and limited if local.
+
+  `window_rule` of the config says how far a local layer sees to each side.
+  """
   if kind == LOCAL:
-    return Reach(*WINDOW_RULES[config.window_rule](config.window))
-  return Reach(None, None)
+    return Window(*WINDOW_RULES[config.window_rule](config.window))
+  return Window(None, None)

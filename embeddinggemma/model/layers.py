@@ -1,9 +1,9 @@
 """The Gemma block: four RMSNorms, grouped queries, GeGLU, rotary positions.
 
 Reference: Gemma 3 technical report, section 2; the letters are those of
-`model/config.py`. Attention joins positions of the same slot only, so several
-texts share a row. What a query attends to is a sequence of sources: its own
-row, or what an encoder made of the row, or both in one softmax.
+`model/config.py`. Attention joins only positions with the same segment id, so
+several texts can share a row. Queries attend to a sequence of sources: the row
+itself, the encoder's output for the row, or both in one softmax.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,78 +22,84 @@ from embeddinggemma.model.config import (
   ModelConfig,
 )
 from embeddinggemma.model.kernels import choose
-from embeddinggemma.model.rope import Turns
+from embeddinggemma.model.rope import Rotary
 
 # Finite, so that a row of nothing but masked keys stays finite as well.
 _MASKED = -1e9
 
 
-class Reach(NamedTuple):
-  """Distances that a query sees to each side, both included; None: all."""
+class Window(NamedTuple):
+  """An attention window: the largest distance to each side; None: no limit."""
 
   left: int | None
   right: int | None
 
 
 class Own(NamedTuple):
-  """What a kernel needs to know of a row that attends to itself."""
+  """What an attention kernel needs for self-attention in place of a mask."""
 
-  slot: Int[Array, "R L"]
-  reach: Reach
+  segment_ids: Int[Array, "R L"]
+  window: Window
 
 
 class Source(NamedTuple):
-  """What queries attend to. Its turns are None where nothing is rotated.
+  """Vectors that queries attend to; `rotary` is None where nothing is rotated.
 
-  The underscores: the sources of one call may differ in length and width.
+  The underscores in the shapes: the sources of one call may differ in length
+  and width.
   """
 
   x: Float[Array, "R _S _D"]
-  mask: Bool[Array, "R L _S"]  # True: that query sees that vector
-  turns: Turns | None
+  mask: Bool[Array, "R L _S"]  # True: the query attends to the vector
+  rotary: Rotary | None
 
 
-def positions(slot: Int[Array, "R L"]) -> Int[Array, "R L"]:
-  """Positions that restart at 0 wherever the slot changes along a row."""
-  index = jnp.broadcast_to(jnp.arange(slot.shape[1]), slot.shape)
-  starts = jnp.pad(slot[:, 1:] != slot[:, :-1], ((0, 0), (1, 0)))
+def positions(segment_ids: Int[Array, "R L"]) -> Int[Array, "R L"]:
+  """Positions in each text: they restart at 0 where the segment id changes."""
+  index = jnp.broadcast_to(jnp.arange(segment_ids.shape[1]), segment_ids.shape)
+  starts = jnp.pad(segment_ids[:, 1:] != segment_ids[:, :-1], ((0, 0), (1, 0)))
   return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
 
 
 def same_text(
-  slot: Int[Array, "R L"], other: Int[Array, "R S"]
+  segment_ids: Int[Array, "R L"], other: Int[Array, "R S"]
 ) -> Bool[Array, "R L S"]:
-  """True where a position and one of another sequence are of one slot."""
-  return slot[:, :, None] == other[:, None, :]
+  """True where a position and one of another sequence share a segment id."""
+  return segment_ids[:, :, None] == other[:, None, :]
 
 
 def attention_mask(
-  slot: Int[Array, "R L"], reach: Reach
+  segment_ids: Int[Array, "R L"], window: Window
 ) -> Bool[Array, "R L L"]:
-  """True for keys of the same slot within reach; a text has no gaps."""
-  mask = same_text(slot, slot)
-  index = jnp.arange(slot.shape[1])
+  """True for keys of the same segment id inside the attention window.
+
+  Distances are counted along the row, since a text has no gaps in it.
+  """
+  mask = same_text(segment_ids, segment_ids)
+  index = jnp.arange(segment_ids.shape[1])
   back = (index[:, None] - index[None, :])[None]
-  if reach.left is not None:
-    mask &= back <= reach.left
-  if reach.right is not None:
-    mask &= -back <= reach.right
+  if window.left is not None:
+    mask &= back <= window.left
+  if window.right is not None:
+    mask &= -back <= window.right
   return mask
 
 
-def turns_of(
+def rotary_of(
   config: ModelConfig, kind: str, position: Int[Array, "R L"]
-) -> Turns:
-  """By which angles a layer of that kind rotates the pairs of a head."""
+) -> Rotary:
+  """The rotary angles of a kind of layer (local or global) at `position`."""
   (base, factor), half = config.rope(kind), config.head_dim // 2
   frequency = base ** -(jnp.arange(half, dtype=jnp.float32) / half) / factor
   angle = position[..., None] * frequency[None, None]
-  return Turns(jnp.sin(angle), jnp.cos(angle))
+  return Rotary(jnp.sin(angle), jnp.cos(angle))
 
 
-def rotate(x: Float[Array, "R L N E"], turns: Turns) -> Float[Array, "R L N E"]:
-  """Rotary position embedding; the halves of E are the pairs' two parts."""
-  sin, cos = (angle[:, :, None, :] for angle in turns)
+def rotate(
+  x: Float[Array, "R L N E"], rotary: Rotary
+) -> Float[Array, "R L N E"]:
+  """Apply rotary position embedding; a pair is coordinates i and i + E / 2."""
+  sin, cos = (angle[:, :, None, :] for angle in rotary)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = (first * cos - second * sin, second * cos + first * sin)
   return jnp.concatenate(turned, axis=-1).astype(x.dtype)
@@ -102,9 +108,10 @@ def rotate(x: Float[Array, "R L N E"], turns: Turns) -> Float[Array, "R L N E"]:
 def embed(
   table: Float[Array, "V D"], ids: Int[Array, "R L"], dtype: str
 ) -> Float[Array, "R L D"]:
-  """Rows of the table times sqrt(D).
+  """Rows of the embedding table for the ids, times sqrt(D).
 
-  Ids are checked where texts become ids; XLA clips what it gathers.
+  Ids must lie in the table, which is checked where texts become ids; XLA would
+  clip others.
   """
   x = jnp.take(table, ids, axis=0, mode="clip").astype(dtype)
   return x * jnp.asarray(table.shape[1] ** 0.5, x.dtype)
@@ -127,7 +134,10 @@ class RMSNorm(nn.Module):
 
 
 class Gain(nn.Module):
-  """1 + w of an RMSNorm, by its name, for a kernel that norms."""
+  """The gain 1 + w of an RMSNorm, for a kernel that applies the norm itself.
+
+  It has the parameter name of the RMSNorm whose place it takes.
+  """
 
   size: int
   start: float = 1.0
@@ -139,13 +149,13 @@ class Gain(nn.Module):
 
 
 class Products(nn.Module):
-  """A module that multiplies by weights of its own."""
+  """Base of modules that multiply by weights of their own."""
 
   def reads(self, weight: str, x: Array) -> Array:
-    """What the product with a weight of this name reads: x, as it is.
+    """The input of the product with a weight of this name: x, unchanged.
 
-    Nothing is computed here: it is a place where `flax.linen.intercept_methods`
-    rounds as another runtime does.
+    It computes nothing. It is the hook at which `flax.linen.intercept_methods`
+    rounds inputs as another runtime does (`model.arithmetic`).
     """
     del weight
     return x
@@ -154,10 +164,10 @@ class Products(nn.Module):
 class Attention(Products):
   """Grouped-query attention, by default with QK-norm; scale 1 / sqrt(E).
 
-  All sources share the projections, the norm of keys and one softmax. A row's
-  attention to itself alone may be a kernel's, which is told the slots of the
-  row and its reach instead of a mask. Or a kernel may `run` it all, given the
-  weights.
+  All sources share the projections, the norm of the keys and one softmax.
+  Self-attention of a row can be computed by a kernel, which takes `own`
+  (segment ids and window) in place of the mask. If `run` is given, it computes
+  the whole of attention from the weights.
   """
 
   config: ModelConfig
@@ -166,7 +176,7 @@ class Attention(Products):
   def __call__(
     self,
     x: Float[Array, "R L D"],
-    turns: Turns | None,
+    rotary: Rotary | None,
     sources: Sequence[Source],
     own: Own | None = None,
     run: Callable[..., Array] | None = None,
@@ -189,8 +199,8 @@ class Attention(Products):
     turn = lambda y, by: y if by is None else rotate(y, by)
     q_norm, k_norm = norm("q_norm"), norm("k_norm")
     times = lambda y, name, w: _project(self.reads(name, y), w)
-    q = turn(q_norm(times(x, "q", w_q)), turns) * head_dim**-0.5
-    turned = [turn(k_norm(times(s.x, "k", w_k)), s.turns) for s in sources]
+    q = turn(q_norm(times(x, "q", w_q)), rotary) * head_dim**-0.5
+    turned = [turn(k_norm(times(s.x, "k", w_k)), s.rotary) for s in sources]
     k = _join(turned, 1)
     v = _join([times(s.x, "v", w_v) for s in sources], 1)
     if own and choose.attention_of(c, x.shape[1]) == SPLASH:
@@ -247,7 +257,7 @@ def _attend(
 class MLP(Products):
   """GeGLU with the tanh approximation; gate and up stay separate products.
 
-  A kernel may `run` it instead, given the weights.
+  If `run` is given, it computes the MLP from the weights (a fused kernel).
   """
 
   config: ModelConfig
@@ -270,26 +280,27 @@ class MLP(Products):
     return self.reads("down", hidden) @ down.astype(x.dtype)
 
   def activation(self, x: Float[Array, "R L F"]) -> Float[Array, "R L F"]:
-    """A method, so that it can be intercepted, as `reads`."""
+    """GeLU, as a method so that it can be intercepted like `reads`."""
     return jax.nn.gelu(x, approximate=True)
 
 
 class Block(nn.Module):
-  """One layer: parts that are normed, run, normed again and added.
+  """One layer: attention and MLP, each between two norms, added to x.
 
-  Attention reads the row and what is `beside` it; sources `across` make a
-  part of their own, between attention and MLP.
+  The attention reads the row and the sources `beside` it in one softmax.
+  Sources `across` are read by a separate cross-attention between attention and
+  MLP.
   """
 
   config: ModelConfig
-  reach: Reach
+  window: Window
 
   @nn.compact
   def __call__(
     self,
     x: Float[Array, "R L D"],
-    slot: Int[Array, "R L"],
-    turns: Turns,
+    segment_ids: Int[Array, "R L"],
+    rotary: Rotary,
     mask: Bool[Array, "R L L"],
     beside: Sequence[Source] = (),
     across: Sequence[Source] = (),
@@ -307,22 +318,23 @@ class Block(nn.Module):
       return Gain(c.width, name=f"pre_{name}_norm")(), after()
 
     attention, mlp = Attention(c, name="attention"), MLP(c, name="mlp")
-    own = None if beside else Own(slot, self.reach)
-    sources = lambda y: (Source(y, mask, turns), *beside)
+    own = None if beside else Own(segment_ids, self.window)
+    sources = lambda y: (Source(y, mask, rotary), *beside)
     if own and choose.attention_of(c, x.shape[1]) == FUSED:
-      some = choose.first_half(c, x, *own, turns, *gains("attention"))
-      x = attention(x, turns, sources(x), own, some)
+      some = choose.fused_attention(c, x, *own, rotary, *gains("attention"))
+      x = attention(x, rotary, sources(x), own, some)
     else:
-      x = add(x, "attention", lambda y: attention(y, turns, sources(y), own))
+      x = add(x, "attention", lambda y: attention(y, rotary, sources(y), own))
     if across:
       cross = Attention(c, name="cross_attention")
       x = add(x, "cross_attention", lambda y: cross(y, None, across))
     if choose.mlp_of(c, x.shape[0] * x.shape[1]) == FUSED:
-      return mlp(x, choose.second_half(c, x, *gains("mlp")))
+      return mlp(x, choose.fused_mlp(c, x, *gains("mlp")))
     return add(x, "mlp", mlp)
 
 
-# What a layer keeps for its gradient besides its input.
+# Checkpoint policies by `remat`: what a layer keeps for the backward pass
+# besides its input.
 _KEPT = {
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   "full": jax.checkpoint_policies.nothing_saveable,
@@ -332,21 +344,30 @@ _KEPT = {
 def stack(
   config: ModelConfig,
   x: Float[Array, "R L D"],
-  slot: Int[Array, "R L"],
-  reach: Callable[[ModelConfig, str], Reach],
+  segment_ids: Int[Array, "R L"],
+  window: Callable[[ModelConfig, str], Window],
   beside: Sequence[Source] = (),
   across: Sequence[Source] = (),
 ) -> Float[Array, "R L D"]:
-  """All layers and the final norm, as parts of the module that calls it."""
-  position = positions(slot)
-  far = {kind: reach(config, kind) for kind in (LOCAL, GLOBAL)}
-  turns = {kind: turns_of(config, kind, position) for kind in far}
-  masks = {kind: attention_mask(slot, far[kind]) for kind in far}
+  """Apply all layers and the final norm, as submodules of the calling module.
+
+  Args:
+    config: of this encoder or decoder.
+    x: scaled embeddings.
+    segment_ids: segment ids.
+    window: function (config, kind of layer) -> attention window.
+    beside: further sources of the self-attention's softmax.
+    across: sources of a separate cross-attention.
+  """
+  position = positions(segment_ids)
+  far = {kind: window(config, kind) for kind in (LOCAL, GLOBAL)}
+  rotary = {kind: rotary_of(config, kind, position) for kind in far}
+  masks = {kind: attention_mask(segment_ids, far[kind]) for kind in far}
   block: Any = Block
   if config.remat in _KEPT:
     block = nn.remat(Block, policy=_KEPT[config.remat])
   for i in range(config.num_layers):
     kind = config.attention_kind(i)
     layer = block(config, far[kind], name=f"layer_{i}")
-    x = layer(x, slot, turns[kind], masks[kind], beside, across)
+    x = layer(x, segment_ids, rotary[kind], masks[kind], beside, across)
   return RMSNorm(config.norm_eps, name="final_norm")(x)

@@ -1,9 +1,9 @@
-"""Low-rank adaptation (LoRA, arXiv 2106.09685): a few weights that learn.
+"""Low-rank adaptation (LoRA, arXiv 2106.09685): train few weights.
 
 Beside the model's frozen tensors, `aux` holds two factors for each matrix of
-attention, MLP and head. The model is seen with their products added, which is
-a view of the parameters; at the end the sums become the weights. Norms and the
-embedding table have no factors.
+attention, MLP and head. Training sees the model through a view of the
+parameters that adds the product of the factors to each matrix; when it ends,
+the sums become the weights. Norms and the embedding table have no factors.
 """
 
 import math
@@ -18,10 +18,10 @@ from embeddinggemma import sharding
 from embeddinggemma.config import LoraConfig
 from embeddinggemma.types import Key, Params
 
-LORA = "lora"  # in aux: a tree like the model's, whose leaves are {"a", "b"}
-# What a checkpoint says of weights whose factors are not merged yet.
+LORA = "lora"  # key of aux: a tree like the model's with leaves {"a", "b"}
+# `view` in recipe.json of a checkpoint whose factors are not merged yet.
 VIEW = "lora, which is merged when its training ends"
-# Tensors with factors, and how many of their axes are input.
+# (pattern of the path, number of input axes) of the tensors with factors.
 FACTORED = (
   (r"attention/(q|k|v)$", 1),
   (r"attention/o$", 2),
@@ -31,10 +31,10 @@ FACTORED = (
 
 
 def init(model: Any, rank: int, key: Key) -> dict[str, Any]:
-  """Factors for a model's tree of arrays or shapes: a random, b zero.
+  """Initial factors for a tree of arrays or shapes: a random, b zero.
 
-  a is (*input, rank) with variance 1 / input, b is (rank, *output); so the
-  model starts as what it was.
+  a is (*input, rank) with variance 1 / input and b is (rank, *output), both
+  float32. Since b is zero, the adapted model equals the original at first.
   """
   factors: dict[str, Any] = {}
   leaves = jax.tree_util.tree_leaves_with_path(model)
@@ -54,12 +54,12 @@ def init(model: Any, rank: int, key: Key) -> dict[str, Any]:
 
 
 def _input_axes(path: str) -> int:
-  """0: a tensor without factors."""
+  """Number of input axes of the tensor at `path`; 0 if it has no factors."""
   return next((n for rule, n in FACTORED if re.search(rule, path)), 0)
 
 
 def view(config: LoraConfig) -> Callable[[Params], Params]:
-  """Parameters -> the same with alpha / rank * a @ b added to the tensors."""
+  """A function that adds alpha / rank * a @ b to each tensor with factors."""
   scale = config.alpha / config.rank
 
   def see(params: Params) -> Params:
@@ -70,7 +70,7 @@ def view(config: LoraConfig) -> Callable[[Params], Params]:
 
 
 def merge(config: LoraConfig, params: Params) -> Params:
-  """An ordinary model's parameters: what the view sees, without factors."""
+  """Parameters with the factors added to the weights and removed from aux."""
   merged = jax.jit(view(config))(params)
   aux = {name: leaf for name, leaf in merged["aux"].items() if name != LORA}
   return {**merged, "aux": aux}

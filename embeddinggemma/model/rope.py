@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Float
 
 
-class Turns(NamedTuple):
+class Rotary(NamedTuple):
   """The rotary angles of every position."""
 
   sin: Float[Array, "R L half"]

@@ -1,4 +1,4 @@
-"""What happens inside an embedder, for those who check it."""
+"""Intermediate values of an embedder, for those who check it."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -10,18 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from embeddinggemma.model import layers
+from embeddinggemma.model import layers, pooling
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.model.embedder import Embedder
 from embeddinggemma.types import Array, Params
 
 
 class Trace(NamedTuple):
-  """Of one text a row; what is beyond a text's end is not meant to be read."""
+  """Intermediate values for one text in each row.
 
-  tokens: Float[Array, "R L D"]  # what is pooled
-  pooled: Float[Array, "R D"] | None  # of a pooler with weights, else None
-  largest: dict[str, Float[Array, ""]]  # absolute activation, by its place
+  Positions beyond a text's end hold values without meaning.
+  """
+
+  tokens: Float[Array, "R L D"]  # the encoder's output, before pooling
+  pooled: Float[Array, "R D"] | None  # if the pooler has weights, else None
+  # Largest |activation|, by "embedding" and "layer_0", "layer_1", ...
+  largest: dict[str, Float[Array, ""]]
 
 
 Tracer = Callable[..., Trace]  # (params, ids, lengths) -> Trace
@@ -29,7 +33,7 @@ Tracer = Callable[..., Trace]  # (params, ids, lengths) -> Trace
 
 @functools.cache
 def tracer(config: ModelConfig) -> Tracer:
-  """The module that encodes, with what it makes on the way; jitted."""
+  """A jitted function (params, ids, lengths) -> Trace, cached per config."""
   module = Embedder(config.portable)
 
   def trace(
@@ -37,11 +41,11 @@ def tracer(config: ModelConfig) -> Tracer:
   ) -> Trace:
     rows, length = ids.shape
     inside = jnp.arange(length)[None] < lengths[:, None]
-    slot = jnp.where(inside, jnp.arange(rows)[:, None], rows)
+    segment_ids = jnp.where(inside, jnp.arange(rows)[:, None], rows)
     _, state = module.apply(
       {"params": params["model"]},
       ids,
-      slot,
+      segment_ids,
       jnp.ones(rows, bool),
       capture_intermediates=True,
       mutable=["intermediates"],
@@ -56,7 +60,8 @@ def tracer(config: ModelConfig) -> Tracer:
       hidden = _hidden(own[name]["mlp"], normed)
       outputs = [*jax.tree.leaves(encoder[name]), hidden]
       largest[name] = jnp.max(jnp.stack([top(x) for x in outputs]))
-    pooled = made["pooling"]["__call__"][0] if "pooling" in made else None
+    named = made.get(pooling.NAME)
+    pooled = named["__call__"][0] if named else None
     return Trace(encoder["__call__"][0], pooled, largest)
 
   return jax.jit(trace)
@@ -65,9 +70,10 @@ def tracer(config: ModelConfig) -> Tracer:
 def with_largest(
   run: Callable[..., Any], inside: Bool[np.ndarray, "R L"]
 ) -> Callable[..., tuple[Any, Array]]:
-  """`run`, with the largest absolute activation of its modules beside it.
+  """Wrap `run` so that it also returns the largest |activation| of its modules.
 
-  Of what modules give and what their products read, at the places `inside`.
+  The maximum is over the outputs of modules and the inputs of their products,
+  at the positions where `inside` is True.
   """
 
   def traced(*args: Any) -> tuple[Any, Array]:
@@ -98,6 +104,6 @@ def _per_token(x: Float[Array, "R L *_"]) -> Float[Array, "R L"]:
 def _hidden(
   mlp: Mapping[str, Array], x: Float[Array, "R L D"]
 ) -> Float[Array, "R L F"]:
-  """What `layers.MLP` multiplies by `down`: no module's output."""
+  """The input of `layers.MLP`'s down projection, which no module outputs."""
   gate, up = (x @ mlp[name].astype(x.dtype) for name in ("gate", "up"))
   return jax.nn.gelu(gate, approximate=True) * up

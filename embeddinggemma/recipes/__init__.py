@@ -1,1 +1,1 @@
-"""Recipes: stages in their order, each cached; and what they leave."""
+"""Recipes: cached tasks in sequence, from data to a finished model."""

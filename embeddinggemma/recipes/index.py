@@ -1,4 +1,4 @@
-"""The index that a recipe leaves, of what its pairs hold or of a given path."""
+"""The search index that a recipe makes with its final model."""
 
 import dataclasses
 import pathlib
@@ -12,19 +12,22 @@ from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
 from embeddinggemma.data import corpus, jsonl
-from embeddinggemma.load import Model, load
+from embeddinggemma.loading import Model, load
 from embeddinggemma.retrieval import chunks, codes, index, update
 from embeddinggemma.types import BadInput
 
-# What makes a recipe's old index anew.
+# Part of the key of the task `index`: a change makes the index anew.
 FORMAT = f"{index.FORMAT}, {chunks.VERSION}"
-DOCUMENTS = "documents.jsonl"  # of the user's pairs, that the recipe indexes
+DOCUMENTS = "documents.jsonl"  # distinct positives of the user's pairs
 
 
 @dataclasses.dataclass(frozen=True)
 class IndexConfig:
-  """What the recipe indexes. Empty input: the standard library's modules, or
-  the positives of the user's pairs."""
+  """What the recipe indexes, and at how many dimensions.
+
+  An empty input stands for the positives of the user's pairs or, in the recipe
+  from raw text without such pairs, for the modules of the standard library.
+  """
 
   input: str
   dim: int
@@ -32,16 +35,16 @@ class IndexConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A folder or JSONL to index, without some of its paths."""
+  """A folder or JSONL file to index, without the excluded paths."""
 
   path: pathlib.Path
   excluded: tuple[pathlib.Path, ...] = ()
 
 
 def documents(pairs: pathlib.Path, workdir: pathlib.Path) -> Source:
-  """The positives of a corpus's training pairs, once each, as a JSONL.
+  """Write the distinct positives of a corpus's training pairs as JSONL.
 
-  In the workdir: answers name this file and a line of it.
+  The file stays in the workdir, since search results name it and a line of it.
   """
   rows = {(pair.title, pair.positive) for pair in corpus.read_train(pairs)}
   path = workdir / DOCUMENTS
@@ -58,7 +61,10 @@ def build(
   directory: pathlib.Path,
   console: Console,
 ) -> dict[str, Any]:
-  """Indexes a source with the model of a workdir, in a stage's folder."""
+  """Index a source with the checkpoint `model`, in a task's folder.
+
+  Returns {"chunks": their number, "source": its path}.
+  """
   about = build_index(
     load(model),
     source.path,
@@ -71,7 +77,7 @@ def build(
 
 
 def command(verb: str, *arguments: str) -> str:
-  """A command line of ours, by a name that works in this shell."""
+  """A command line of this program, by a name that works in this shell."""
   program = pathlib.Path(sys.argv[0])
   if shutil.which("embeddinggemma") or program.name != "embeddinggemma":
     program = pathlib.Path("embeddinggemma")
@@ -81,7 +87,7 @@ def command(verb: str, *arguments: str) -> str:
 
 
 def query_command(workdir: pathlib.Path, text: str) -> str:
-  """What to type next, of a run that has its index."""
+  """The command that asks the index of a finished run a question."""
   places = f"--model={workdir}", f"--index={workdir / 'index'}"
   return command("query", *places, text)
 
@@ -97,10 +103,24 @@ def build_index(
   rebuild: bool = False,
   excluded: Sequence[pathlib.Path] = (),
 ) -> dict[str, Any]:
-  """update.build_index with a bar.
+  """Make or update an index, with a progress bar.
 
-  Without `dim` and `vectors`, as the index that is there, else 256 dimensions
-  or the model's, if that is less, in int8.
+  Args:
+    model: what embeds the chunks.
+    source: a folder or a JSONL file.
+    output: the index's folder.
+    console: where the bar is shown.
+    dim: of the vectors; None: as in the index that is there, else 256 or the
+      model's dimension, whichever is less.
+    vectors: their codes; None: as in the index that is there, else int8.
+    rebuild: embed everything anew.
+    excluded: paths of the source that are left out.
+
+  Returns:
+    What `update.build_index` says of the index.
+
+  Raises:
+    BadInput: `dim` is not from 1 to the model's dimension.
   """
   most = model.config.embed_dim
   there: dict[str, Any] = {} if rebuild else index.choices(output)

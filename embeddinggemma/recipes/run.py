@@ -1,7 +1,8 @@
-"""A recipe run: stages in their order, each cached; a plan before, a page after.
+"""Run a recipe: its tasks in order, each cached.
 
-`run` does what changed and continues what was killed. What is particular to a
-recipe is its `Plan`; `whole` is that of raw text to a model that answers.
+A run starts with a plan of what is still to do and ends with a summary and a
+page. It repeats only tasks whose inputs changed and continues one that was
+killed. What differs between recipes is in their `Plan`.
 """
 
 import dataclasses
@@ -14,36 +15,37 @@ import numpy as np
 from rich.console import Console
 
 from embeddinggemma import cache
-from embeddinggemma.cache import Done, Step
+from embeddinggemma.cache import Done, Task
 from embeddinggemma.training import workdir as record
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A recipe in a workdir: its stages, and what becomes of their results."""
+  """A recipe in a workdir: its tasks, and what becomes of their results."""
 
-  steps: Mapping[str, Callable[[Mapping[str, Done]], Step]]
-  # The stages' results, and whether each is new -> what summary.json holds
-  # besides stages, seconds and versions; "final" and "command" among it.
+  tasks: Mapping[str, Callable[[Mapping[str, Done]], Task]]
+  # The tasks' results, by name -> what summary.json holds besides stages,
+  # seconds and versions: "final" and "command", the next one to type, too.
   summary: Callable[[Mapping[str, Done]], dict[str, Any]]
-  # What is printed, and added to the page, of a summary.
+  # Writes the page of a summary and prints its tables.
   show: Callable[[Mapping[str, Any]], None]
-  about: Sequence[str] = ()  # lines that stand before the plan
+  about: Sequence[str] = ()  # lines printed before the plan
+  # Measured seconds by task, and GFLOP/s of the machine that took them.
   seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  gflops: float = 0.0  # of the machine that these were measured on
+  gflops: float = 0.0
 
 
 def run(plan: Plan, workdir: pathlib.Path, console: Console) -> dict[str, Any]:
-  """Runs or continues a recipe; returns what summary.json holds."""
+  """Run or continue a recipe; returns what it writes to summary.json."""
   began = time.perf_counter()
   with cache.locked(workdir):
     done: dict[str, Done] = {}
     _print_plan(plan, workdir, console)
-    for name, make in plan.steps.items():
-      step = make(done)
-      cached = cache.is_done(step, workdir)
+    for name, make in plan.tasks.items():
+      task = make(done)
+      cached = cache.is_done(task, workdir)
       console.rule(name, align="left")
-      done[name] = cache.perform(step, workdir)
+      done[name] = cache.perform(task, workdir)
       note = (
         "done before, nothing changed"
         if cached
@@ -70,7 +72,7 @@ def run(plan: Plan, workdir: pathlib.Path, console: Console) -> dict[str, Any]:
 
 
 def gflops() -> float:
-  """This machine's speed at a float32 matrix product, in 0.2 s."""
+  """This machine's GFLOP/s in a float32 matrix product, measured in 0.2 s."""
   a = np.ones((1024, 1024), np.float32)
   a @ a
   began = time.perf_counter()
@@ -80,9 +82,9 @@ def gflops() -> float:
 
 
 def _print_plan(plan: Plan, workdir: pathlib.Path, console: Console) -> None:
-  """A line a stage: done before, or an estimate scaled to this machine.
+  """Print a line per task: done before, or its time scaled to this machine.
 
-  A stage without a measured figure (a larger preset) has no estimate.
+  A task without a measured time (as with a larger preset) has no estimate.
   """
   slower = plan.gflops / gflops() if plan.gflops else 1.0
   done: dict[str, Done] = {}
@@ -90,8 +92,8 @@ def _print_plan(plan: Plan, workdir: pathlib.Path, console: Console) -> None:
   console.print(f"workdir {workdir}", highlight=False, soft_wrap=True)
   for line in plan.about:
     console.print(line, highlight=False, soft_wrap=True, markup=False)
-  for number, (name, make) in enumerate(plan.steps.items()):
-    # What a stage depends on is known once those before it are done.
+  for number, (name, make) in enumerate(plan.tasks.items()):
+    # What a task depends on is known once those before it are done.
     if len(done) == number and cache.is_done(make(done), workdir):
       done[name] = cache.perform(make(done), workdir)
       console.print(f"  {name:<12} done before", highlight=False)
@@ -119,7 +121,7 @@ def _print_estimate(
 def _rows(
   workdir: pathlib.Path, done: Mapping[str, Done]
 ) -> list[dict[str, Any]]:
-  """The stages as summary.json has them, with absolute paths."""
+  """The tasks as rows of summary.json, with absolute paths of checkpoints."""
   rows = []
   for item in done.values():
     row = dataclasses.asdict(item)

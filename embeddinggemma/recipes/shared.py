@@ -1,4 +1,4 @@
-"""What recipes have in common."""
+"""Functions that both recipes' configs need."""
 
 import dataclasses
 import pathlib
@@ -11,14 +11,22 @@ from embeddinggemma.types import BadInput
 
 
 def without_knobs(cls: type, tree: Mapping[str, Any]) -> dict[str, Any]:
-  """The tree of a recipe of this class without a stage's keys at its top."""
+  """A recipe's tree without the keys of TrainConfig at its top level.
+
+  configs/recipe.py repeats them there, as references into the stages; `cls` is
+  the recipe's config class, whose own fields stay.
+  """
   knobs = {f.name for f in dataclasses.fields(TrainConfig)}
   own = {f.name for f in dataclasses.fields(cls)}
   return {k: v for k, v in tree.items() if k in own or k not in knobs}
 
 
 def fingerprint(key: str, source: str) -> str:
-  """Changes when a file of a config's path does; "" where it names none."""
+  """A hash of the sizes and times of all files under a config's path.
+
+  It changes when one of them does; "" for an empty path. Raises BadInput,
+  naming the config's `key`, for a path that does not exist.
+  """
   if not source:
     return ""
   root = pathlib.Path(source)

@@ -1,1 +1,1 @@
-"""The page of a run, section by section, and the tables of the terminal."""
+"""The HTML report of a run, section by section, and tables for the terminal."""

@@ -1,4 +1,4 @@
-"""The report's comparison with and without: what each part is worth."""
+"""Report section on ablations: scores with and without a part of the recipe."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from embeddinggemma.report import mixtures, page
 
-# What is compared -> the models that it takes, minus those that lack it.
+# Name of a comparison -> (models with the part, models without it).
 COMPARED = {
   "soup, against the mean of its ingredients": ("soup", "finetune"),
   "soup, against pre-finetuning": ("soup", "prefinetune"),
@@ -19,12 +19,16 @@ COMPARED = {
 }
 MEAN = "mean"
 
-BySeed = Sequence[Mapping[str, float]]  # of a model: {task type: score}
+BySeed = Sequence[Mapping[str, float]]  # for each seed {task type: score}
 
 
 def section(found: Mapping[str, Any]) -> Iterable[str]:
-  """HTML of {"seeds": [..], "scores": {side: {model: [{task type or "mean":
-  score} of each seed]}}}."""
+  """The section as parts of HTML.
+
+  Args:
+    found: {"seeds": [...], "scores": {side: {model: [{task type or "mean":
+      score} for each seed]}}}.
+  """
   scores = found.get("scores") or {}
   if not scores:
     return
@@ -57,7 +61,10 @@ def section(found: Mapping[str, Any]) -> Iterable[str]:
 def compared(
   scores: Mapping[str, Mapping[str, BySeed]],
 ) -> Iterable[tuple[str, list[dict[str, Any]]]]:
-  """(what, [{"median", "least", "most", "noise"} of each side])."""
+  """Yield (comparison, result of `difference` for each side of the data).
+
+  Comparisons whose models are missing are left out.
+  """
   for what, (one, other) in COMPARED.items():
     sides = [
       (_means(models, one), _means(models, other)) for models in scores.values()
@@ -69,7 +76,11 @@ def compared(
 def difference(
   ours: Sequence[float], theirs: Sequence[float]
 ) -> dict[str, Any]:
-  """Of a score by seed less another's; noise is whether it tells nothing."""
+  """Statistics of the differences between two scores, pair by pair of seeds.
+
+  Returns {"median", "least", "most", "noise"}, where "noise" is whether the
+  differences are too small or too few to mean anything.
+  """
   each = [a - b for a, b in zip(ours, theirs, strict=True)]
   median = statistics.median(each)
   spread = max(max(x) - min(x) for x in (ours, theirs))
@@ -83,7 +94,10 @@ def difference(
 
 
 def _means(models: Mapping[str, BySeed], name: str) -> list[float]:
-  """A model's mean over task types by seed; of finetunings, their mean."""
+  """A model's mean over task types for each seed.
+
+  For "finetune" it is the mean over all finetunings.
+  """
   if name == "finetune":
     parts = [
       by for n, by in models.items() if n.removeprefix("finetune ").isdigit()

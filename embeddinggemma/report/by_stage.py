@@ -1,4 +1,4 @@
-"""The report's overview: quality after each stage of the recipe."""
+"""Report section with the overview: quality after each stage of the recipe."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,8 +15,13 @@ def section(
   scores: Mapping[str, Mapping[str, Mapping[str, float]]],
   quantised: Mapping[str, Sequence[precision.Row]],
 ) -> Iterable[str]:
-  """HTML of {side: {model: {"mean": score}}}, models in the order of stages,
-  and of the rows of `precision`, of which the trained ones are stages too."""
+  """The section as parts of HTML.
+
+  Args:
+    scores: {side: {model: {"mean": score}}}, models in the order of stages.
+    quantised: {side: rows of `precision`}, of which the trained ones count as
+      stages too.
+  """
   series = {
     side: {model: [by["mean"]] for model, by in models.items()}
     | {

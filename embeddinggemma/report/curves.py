@@ -1,4 +1,4 @@
-"""The report's curves: what training logged, stage by stage."""
+"""Report section with training curves, stage by stage."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,12 +6,12 @@ from typing import Any
 
 from embeddinggemma.report import page, plots
 
-SMOOTHED = 30  # points of a line that get a running mean beside it
-MOST_POINTS = 400  # of a line
-MOST_TASKS = 12  # lines of a plot; with more tasks it is one line for all
+SMOOTHED = 30  # points from which a line gets a running mean beside it
+MOST_POINTS = 400  # that are drawn of a line
+MOST_TASKS = 12  # with a line each; more tasks share one line
 LAST = (("grad_norm", "Gradient norm"), ("tokens_per_s", "Tokens per second"))
 
-# What a language model predicts in these stages.
+# Stage -> what its language model predicts.
 PREDICTED = {"pretrain": "next tokens", "adapt": "target tokens"}
 
 PAPER = {
@@ -41,7 +41,11 @@ Point = tuple[int, float]  # step, value
 
 
 def section(curves: Mapping[str, Rows]) -> Iterable[str]:
-  """HTML of {stage: rows of its metrics}: each loss, the last stage's speed."""
+  """The section as parts of HTML: each stage's loss, the last stage's speed.
+
+  Args:
+    curves: {stage: rows of its metrics.jsonl}.
+  """
   parts = [
     part for stage, rows in curves.items() for part in _loss(stage, rows)
   ]
@@ -80,7 +84,7 @@ def _loss(stage: str, rows: Rows) -> Iterable[str]:
 
 
 def _by_task(rows: Rows) -> dict[str, list[Point]]:
-  """The losses of each task, of the one with the most batches first."""
+  """The loss curve of each task, the task with the most batches first."""
   tasks = dict.fromkeys(row.get("task") for row in rows)
   found = {
     str(task): _points([r for r in rows if r.get("task") == task], "loss")
@@ -133,7 +137,7 @@ def _running_mean(
 def _thinned(
   series: Mapping[str, Sequence[Point]],
 ) -> plots.Series:
-  """(xs, ys) of MOST_POINTS points of each line; the last one is kept."""
+  """(xs, ys) of each line with at most MOST_POINTS points, also the last."""
   thinned: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
   for name, points in series.items():
     step = max(1, -(-(len(points) - 1) // (MOST_POINTS - 1)))

@@ -1,4 +1,4 @@
-"""The report on what can be taken elsewhere: files, sizes, certificates."""
+"""Report section on exports: files, sizes, certificates."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ PAPER = (
 
 
 def section(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-  """HTML of shipping.export_all's rows."""
+  """The section as parts of HTML, from the rows that the export returns."""
   if not rows:
     return
   yield "<h2>What was exported</h2>"

@@ -1,4 +1,4 @@
-"""The report of a model tuned on own pairs: what it gained, what it forgot."""
+"""Report on a model tuned on the user's own pairs: its gains and losses."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,18 @@ RULE = (
   " part, the one of these that is trained most. The own test part has no say in"
   " it."
 )
-_ABOUT = ("name", "share", "step")  # of a point; the rest are its scores
-FEW = 100  # queries, below which noise is more than that
+_ABOUT = ("name", "share", "step")  # keys of a point that are not scores
+FEW = 100  # queries; with fewer, noise exceeds NOISE
 
 
 def section(found: Mapping[str, Any]) -> Iterable[str]:
-  """HTML of {"before": scores, "after": scores, "points": [{"name", suite:
-  mean}], "chosen": name, "reason"}; scores: {suite: {"mean", "tasks": {task:
-  {"metric", "score", "queries"}}}}."""
+  """The section as parts of HTML.
+
+  Args:
+    found: {"before": scores, "after": scores, "points": [{"name", suite:
+      mean}], "chosen": name, "reason"}, where scores are {suite: {"mean",
+      "tasks": {task: {"metric", "score", "queries"}}}}.
+  """
   if not found:
     return
   yield "<h2>Before and after</h2>"
@@ -45,7 +49,7 @@ def section(found: Mapping[str, Any]) -> Iterable[str]:
 
 
 def rows(found: Mapping[str, Any]) -> list[list[str]]:
-  """A row a suite, its mean over task types, then a row each of its tasks."""
+  """A row for each suite, its mean over task types, and each of its tasks."""
   lines = []
   for suite, after in found["after"].items():
     before = found["before"][suite]
@@ -74,13 +78,13 @@ def compared(before: float, after: float) -> tuple[str, str, str]:
 
 
 def change(before: float, after: float) -> str:
-  """The difference of the figures that are shown, and whether it is noise."""
+  """The difference of the displayed figures, and whether it is noise."""
   lead = round(round(after, 3) - round(before, 3), 3)
   return f"{lead:+.3f}{', within noise' if abs(lead) < NOISE else ''}"
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-  """Gain and loss, and what they are of, in a sentence."""
+  """A sentence on gains and losses, and on the candidate that was chosen."""
   said = [
     f"{suite} {change(found['before'][suite]['mean'], after['mean'])}"
     for suite, after in found["after"].items()
@@ -92,7 +96,7 @@ def verdict(found: Mapping[str, Any]) -> str:
 def path_rows(
   points: Sequence[Mapping[str, Any]],
 ) -> tuple[list[str], list[list[str]]]:
-  """Header and rows of the points' scores."""
+  """Header and rows of a table with the scores of the points."""
   names = [name for name in points[0] if name not in _ABOUT]
   shown = [
     [str(point["name"]), *map(page.figure, point_scores(point))]
@@ -102,12 +106,12 @@ def path_rows(
 
 
 def point_scores(point: Mapping[str, Any]) -> list[float]:
-  """A point's scores, without what says which point it is."""
+  """A point's scores, without the keys that identify it."""
   return [value for name, value in point.items() if name not in _ABOUT]
 
 
 def forecast(found: Mapping[str, Any]) -> str:
-  """What was said of time, beside what it was."""
+  """The forecast time beside the time it took."""
   off = found["took"] / found["seconds"] - 1
   return (
     f"forecast {page.duration(found['seconds'])}, took"
@@ -116,7 +120,7 @@ def forecast(found: Mapping[str, Any]) -> str:
 
 
 def tables(found: Mapping[str, Any]) -> "Iterator[Table]":
-  """The same for rich."""
+  """The same tables for the terminal (rich)."""
   yield _table("Before and after", HEADER, rows(found))
   header, shown = path_rows(found["points"])
   yield _table("Candidates", header, shown)

@@ -1,14 +1,14 @@
-"""The report's mixtures: what was tried, and the soup against its ingredients."""
+"""Report sections on mixtures: the trials, and the soup and its ingredients."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from embeddinggemma.evaluation.suite import SIDES
 from embeddinggemma.report import page, plots
 
-SIDES = ("validation", "test")
 SOUP = "soup"
-NOISE = 0.02  # scores of single seeds that differ by less are alike
+NOISE = 0.02  # differences below it mean nothing for single seeds
 
 PAPER_SEARCH = (
   "The paper seeds its search with a grid search's mixture and 10 Dirichlet "
@@ -23,8 +23,12 @@ PAPER_SOUP = (
 
 
 def section(found: Mapping[str, Any]) -> Iterable[str]:
-  """HTML of {"trials": [{"number", "source", "weights", "scores", "score",
-  "infeasible"}], "picked": [{"reason"}], "suggestion_s"}."""
+  """The section on the trials of the mixture search, as parts of HTML.
+
+  Args:
+    found: {"trials": [{"number", "source", "weights", "scores", "score",
+      "infeasible"}], "picked": [{"reason"}], "suggestion_s"}.
+  """
   trials = found.get("trials") or []
   if not trials:
     return
@@ -72,8 +76,12 @@ def _best_so_far(trials: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 
 
 def soup_section(found: Mapping[str, Any]) -> Iterable[str]:
-  """HTML of {side: {model: {task type or "mean": score}}}: the soup's row is
-  called SOUP, its ingredients' begin with "finetune"."""
+  """The section on the soup, as parts of HTML.
+
+  Args:
+    found: {side: {model: {task type or "mean": score}}}. The row of the soup is
+      called SOUP, the names of its ingredients begin with "finetune".
+  """
   if not any(found.get(side) for side in SIDES):
     return
   yield "<h2>The soup and its ingredients</h2>"
@@ -91,7 +99,7 @@ def soup_section(found: Mapping[str, Any]) -> Iterable[str]:
 
 
 def verdict(scores: Mapping[str, Mapping[str, float]]) -> str:
-  """The soup against the mean of its ingredients and what it started from."""
+  """A sentence comparing the soup with its ingredients and pre-finetuning."""
   means = {model: by["mean"] for model, by in scores.items()}
   parts = [x for name, x in means.items() if name.startswith("finetune")]
   others = {"pre-finetuning": means.get("prefinetune", means[SOUP])}

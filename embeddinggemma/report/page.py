@@ -1,4 +1,4 @@
-"""Parts of report.html: the frame, tables, notes, and how figures are written."""
+"""Parts of report.html: the frame, tables, notes, and the format of figures."""
 
 import html
 import math
@@ -37,18 +37,18 @@ svg text { font-family: system-ui, sans-serif; }
 """
 
 
-LONG = 40  # characters: a longer cell of a table has several lines
+LONG = 40  # characters from which a cell of a table may break into lines
 
 
 class Noted(NamedTuple):
-  """A cell of a table with small text under it."""
+  """A table cell with a small note under its text."""
 
   text: str
   note: str
 
 
 def document(title: str, body: Iterable[str]) -> str:
-  """The whole page; title is plain text, the body's parts are HTML."""
+  """A complete HTML page; the title is plain text, the body is HTML."""
   return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -62,9 +62,9 @@ def table(
   rows: Sequence[Sequence[Any]],
   marked: Iterable[tuple[int, int]] = (),
 ) -> str:
-  """A table that scrolls sideways where it is too wide; cells are escaped.
+  """An HTML table that scrolls sideways if it is too wide; cells are escaped.
 
-  marked: (row, column) of the cells to stand out. Long cells have lines.
+  `marked` holds (row, column) of the cells to highlight.
   """
   marked = set(marked)
   head = "".join(f"<th>{escape(name)}</th>" for name in header)
@@ -99,9 +99,9 @@ def note(text: str) -> str:
 
 
 def best(rows: Sequence[Sequence[Any]]) -> set[tuple[int, int]]:
-  """(row, column) of each column's highest number, when there are several.
+  """(row, column) of the highest number in each column with several numbers.
 
-  The first column names the rows.
+  The first column, which names the rows, is skipped.
   """
   found: set[tuple[int, int]] = set()
   for column in range(1, len(rows[0]) if rows else 0):
@@ -113,7 +113,7 @@ def best(rows: Sequence[Sequence[Any]]) -> set[tuple[int, int]]:
 
 
 def numbers(values: Mapping[str, Any]) -> str:
-  """`name value, name value` of what is text, a flag or a finite number."""
+  """Values as `name value, name value`: texts, flags and finite numbers."""
   return ", ".join(
     f"{key} {figure(value)}"
     for key, value in values.items()
@@ -122,7 +122,7 @@ def numbers(values: Mapping[str, Any]) -> str:
 
 
 def figure(value: Any) -> str:
-  """A value as the tables write it; what is missing is a dash."""
+  """A value as tables show it; None is a dash."""
   if value is None:
     return "-"
   if isinstance(value, float):
@@ -131,18 +131,18 @@ def figure(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-  """`4.2 s`, or from a minute on `2 min 12 s`."""
+  """Seconds as `4.2 s`, or from a minute on as `2 min 12 s`."""
   if seconds < 60:
     return f"{seconds:.1f} s"
   return f"{int(seconds) // 60} min {int(seconds) % 60} s"
 
 
 def is_number(value: Any) -> bool:
-  """Whether it is a finite number; a flag is none."""
+  """Whether a value is a finite number; a bool is none."""
   numeric = isinstance(value, int | float) and not isinstance(value, bool)
   return numeric and math.isfinite(value)
 
 
 def escape(value: Any) -> str:
-  """Text for HTML."""
+  """A value as text that is escaped for HTML."""
   return html.escape(str(value))

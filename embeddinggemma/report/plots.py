@@ -1,7 +1,7 @@
-"""Small SVG plots that take their ink from the page around them.
+"""Small SVG plots that take the text colour of the page around them.
 
-The text colour becomes `currentColor`, so that one drawing reads well on a
-light and on a dark page; nothing in it points to another address.
+The colour of text becomes `currentColor`, so that a plot is readable on a light
+and on a dark page. Plots refer to no other address.
 """
 
 import io
@@ -17,7 +17,7 @@ COLORS = (
   "#d9534f",
   "#8a8f98",
 )
-_STROKES = ("-", (0, (3, 1)), ":")  # once the colours are used up
+_STROKES = ("-", (0, (3, 1)), ":")  # the next one each time colours run out
 _MARKERS = ("o", "D")
 _INK = "#010203"  # replaced by currentColor; no series may use it
 _WIDTH, _HEIGHT = 5.0, 2.8  # inches: text stays readable on a phone
@@ -33,10 +33,15 @@ def lines(
   levels: Mapping[str, float] | None = None,
   x_ticks: Sequence[float] = (),
 ) -> str:
-  """An SVG element with one line a series and one dashed line a level.
+  """An SVG element with a line for each series, and one dashed for each level.
 
-  `name` keeps the ids of several drawings on a page apart; x_ticks puts the
-  axis on a logarithmic scale with just these marks.
+  Args:
+    name: makes the ids of several plots on a page distinct.
+    series: name -> (xs, ys).
+    x_label: of the horizontal axis.
+    y_label: of the vertical axis.
+    levels: name -> height of a dashed line.
+    x_ticks: makes the horizontal axis logarithmic, with only these marks.
   """
 
   def draw(axes) -> None:
@@ -56,10 +61,10 @@ def dots(
   series: Mapping[str, Mapping[str, Sequence[float]]],
   x_label: str,
 ) -> str:
-  """An SVG element with a dot a value: {series: {category: values}}.
+  """An SVG element with a dot for each value of {series: {category: values}}.
 
-  One row a category, from the top in the order of the first series; a bar at
-  the median of several values.
+  Each category is a row, in the order of the first series from the top; several
+  values have a bar at their median.
   """
   categories = list(dict.fromkeys(c for by in series.values() for c in by))
 
@@ -86,7 +91,7 @@ def _svg(
   labels: Sequence[str],
   draw: Callable[..., None],
 ) -> str:
-  """What `draw` puts on the axes, with a legend where labels are several."""
+  """The plot that `draw` makes, as SVG, with a legend if there are labels."""
   import matplotlib
   from matplotlib import figure
 
@@ -113,7 +118,7 @@ def _svg(
 
 
 def _columns(labels: Iterable[str]) -> int:
-  """Columns of a legend that hold the longest label, at most four."""
+  """The number of legend columns that fits the longest label, at most four."""
   points = 5.2 * max(map(len, labels), default=0) + 40  # 9 pt text and its line
   return max(1, min(4, int(72 * _WIDTH / points)))
 
@@ -156,7 +161,10 @@ def _draw_dots(
 
 
 def _inline(svg: str, title: str) -> str:
-  """The bare element: no prolog, metadata or namespaces, in the page's ink."""
+  """A bare SVG element without prolog, metadata and namespaces.
+
+  The placeholder colour of text becomes `currentColor`.
+  """
   svg = svg[svg.index("<svg") :]
   svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
   svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)

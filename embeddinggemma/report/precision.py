@@ -1,4 +1,4 @@
-"""What weights of fewer bits cost, and what training for them recovers."""
+"""Report on quantised weights: what fewer bits cost, what QAT recovers."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,8 +9,8 @@ from embeddinggemma.report.mixtures import NOISE
 if TYPE_CHECKING:
   from rich.table import Table
 
-# {"weights": one of these, "precision", "bytes", "scores": {task type or
-# "mean": score}}
+# {"weights": PLAIN, ROUNDED or TRAINED, "precision", "bytes", "scores": {task
+# type or "mean": score}}
 Row = Mapping[str, Any]
 PLAIN, ROUNDED, TRAINED = "as trained", "rounded", "trained for it"
 
@@ -22,18 +22,18 @@ PAPER = (
 
 
 class Cost(NamedTuple):
-  """Of one precision, in the mean over task types."""
+  """The cost of one precision, in the mean over task types."""
 
   precision: str
   bytes: int
-  rounded: float  # score
-  trained: float
-  lost: float  # by rounding, against float
-  recovered: float | None  # part of that; None: nothing was lost
+  rounded: float  # score after rounding the weights
+  trained: float  # score after quantisation-aware training
+  lost: float  # score lost by rounding, against float
+  recovered: float | None  # share of it that training recovers; None: no loss
 
 
 def costs(rows: Sequence[Row]) -> Iterator[Cost]:
-  """A row for each precision that the model was rounded to and trained for."""
+  """The cost of each precision that has rows for rounding and for training."""
   by_kind = {(row["weights"], row["precision"]): row for row in rows}
   mean = lambda row: row["scores"]["mean"]
   plain = next(mean(row) for row in rows if row["weights"] == PLAIN)
@@ -53,7 +53,7 @@ def costs(rows: Sequence[Row]) -> Iterator[Cost]:
 
 
 def table(rows: Sequence[Row]) -> "Table":
-  """For the terminal: a row each, and the means."""
+  """A table for the terminal with the means, one row for each precision."""
   from rich import box
   from rich.table import Table
 
@@ -74,7 +74,7 @@ def table(rows: Sequence[Row]) -> "Table":
 
 
 def section(found: Mapping[str, Sequence[Row]]) -> Iterable[str]:
-  """HTML of {side: rows}."""
+  """The section as parts of HTML, from {side: rows}."""
   for side, rows in found.items():
     yield "<h2>Quality against the precision of the weights</h2>"
     types = list(rows[0]["scores"])
@@ -112,7 +112,7 @@ def _said(cost: Cost) -> str:
 def _by_weights(
   rows: Sequence[Row],
 ) -> Mapping[str, Mapping[str, Sequence[float]]]:
-  """{how they came about: {precision: mean scores}}."""
+  """{how the weights came about: {precision: mean scores}}."""
   series: dict[str, dict[str, list[float]]] = {}
   for row in rows:
     by_precision = series.setdefault(row["weights"], {})

@@ -1,14 +1,14 @@
-"""What a person sees after a run: report.html and a table in the terminal.
+"""The report that a person reads after a run: report.html, and a table.
 
-The page holds everything it shows: no script, no address outside it. Beside
-each figure stands one sentence on what the paper found there.
+The page is self-contained: no script, no address outside of it. Beside each
+figure stands a sentence on the paper's result.
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embeddinggemma.evaluate import metrics
+from embeddinggemma.evaluation import kinds
 from embeddinggemma.report import (
   ablations,
   by_stage,
@@ -26,7 +26,7 @@ from embeddinggemma.report import vectors as vectors_lib
 if TYPE_CHECKING:
   from rich.table import Table
 
-MOST_COLUMNS = 12  # tasks; more of them are the rows of the page's table
+MOST_COLUMNS = 12  # tasks; with more, tasks are the rows of the page's table
 PAPER = {
   "quality": (
     "EmbeddingGemma (308M) reaches 61.15 on MTEB multilingual, 69.67 on "
@@ -42,15 +42,17 @@ PAPER = {
 
 
 def write_report(path: Path, summary: Mapping[str, Any]) -> None:
-  """Writes the page.
+  """Write report.html.
 
-  summary: {"stages": [{"name", "seconds", "cached", "checkpoint", "hash",
-  "metrics"}], "final", "seconds", "curves": {stage: [metrics rows]},
-  "initialisation": see starts.section, "mixtures", "souped": see mixtures,
-  "ablation", "forgetting", "precision", "vectors", "exports": see their files' sections,
-  "quality": {system: {task: {dim or "":
-  {metric: value}}}}, "command", "data_hash", "versions": {package: version}};
-  every part may be missing or empty.
+  Args:
+    path: of the file.
+    summary: {"stages": [{"name", "seconds", "cached", "checkpoint", "hash",
+      "metrics"}], "final", "seconds", "curves": {stage: [metrics rows]},
+      "quality": {system: {task: {dim or "": {metric: value}}}}, "command",
+      "data_hash", "versions": {package: version}}, and what the sections take:
+      "initialisation" (starts), "mixtures" and "souped" (mixtures), "ablation",
+      "forgetting", "precision", "vectors", "exports". Every part may be missing
+      or empty.
   """
   body = [
     "<h1>embeddinggemma: the run</h1>",
@@ -76,9 +78,9 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
 
 
 def terminal_table(summary: Mapping[str, Any]) -> "Table":
-  """The quality table for rich: a row a task, a column a system.
+  """The quality table for the terminal: a row for each task, a column a system.
 
-  Short columns, so that it fits the 80 characters of a plain terminal.
+  Columns are narrow, so that it fits a plain terminal of 80 characters.
   """
   from rich import box, table, text
 
@@ -128,7 +130,7 @@ def _run(summary: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _only_numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
-  """Without hashes and paths, which stand elsewhere and make rows too wide."""
+  """The numeric metrics; hashes and paths stand elsewhere and are too wide."""
   return {
     name: value for name, value in metrics.items() if page.is_number(value)
   }
@@ -187,7 +189,7 @@ def _quality_rows(
       row: list[Any] = [f"{system} @ {dim}" if dim else system]
       for task in tasks:
         scores = {str(d): s for d, s in by_task.get(task, {}).items()}.get(dim)
-        metric = metrics.main_metric(scores) if scores else ""
+        metric = kinds.main_metric(scores) if scores else ""
         names[task] = metric or names.get(task, "")
         row.append(scores[metric] if scores else None)
       rows.append(row)
@@ -197,7 +199,10 @@ def _quality_rows(
 def _by_dimension(
   quality: Mapping[str, Any],
 ) -> tuple[plots.Series, dict[str, float]]:
-  """Means over the tasks that every system has: lines, and levels."""
+  """Means over the tasks that every system has.
+
+  Systems with several dimensions are lines, the others horizontal levels.
+  """
   common = [set(by_task) for by_task in quality.values() if by_task]
   tasks = sorted(set.intersection(*common)) if common else []
   series: dict[str, tuple[list[float], list[float]]] = {}
@@ -205,7 +210,7 @@ def _by_dimension(
   for system, by_task in quality.items():
     for dim in by_task.get(tasks[0], {}) if tasks else ():
       cells = [by_task[task].get(dim) for task in tasks]
-      values = [cell[metrics.main_metric(cell)] for cell in cells if cell]
+      values = [cell[kinds.main_metric(cell)] for cell in cells if cell]
       mean = sum(values) / len(values)
       if str(dim):
         xs, ys = series.setdefault(system, ([], []))

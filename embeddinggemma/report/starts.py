@@ -1,14 +1,15 @@
-"""The report's comparison of what training can start from."""
+"""Report section comparing initialisations of the encoder."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from embeddinggemma.evaluation.suite import SIDES
 from embeddinggemma.report import page, plots
 from embeddinggemma.report.mixtures import NOISE
 
-INITS = ("random", "lsa", "decoder-only", "encoder-decoder")
-SIDES = ("validation", "test")
+# From the least that is known to the most; the last is the paper's choice.
+STARTS = ("random", "lsa", "decoder-only", "encoder-decoder")
 
 PAPER = (
   "In the paper, where training starts from decides most: the mean over MTEB "
@@ -23,8 +24,12 @@ MEANING = (
 
 
 def section(found: Mapping[str, Any]) -> Iterable[str]:
-  """HTML of {"metric", "task", "steps", "of", "chosen", "rows": [{"init",
-  "seed", "validation", "test"}]}, a row a run; a missing score is None."""
+  """The section as parts of HTML.
+
+  Args:
+    found: {"metric", "task", "steps", "of", "chosen", "rows": [{"init", "seed",
+      "validation", "test"}]}, a row for each run; a missing score is None.
+  """
   rows = found.get("rows") or []
   if not rows:
     return
@@ -58,8 +63,8 @@ def _counted(seeds: int) -> str:
 def _by_init(
   rows: Sequence[Mapping[str, Any]], side: str
 ) -> dict[str, list[float]]:
-  """Known scores of each init, in the order of INITS."""
-  names = dict.fromkeys([*INITS, *(row["init"] for row in rows)])
+  """Known scores of each init, in the order of STARTS."""
+  names = dict.fromkeys([*STARTS, *(row["init"] for row in rows)])
   present = {row["init"] for row in rows}
   return {
     name: [
@@ -93,7 +98,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _verdict(scores: Mapping[str, Sequence[float]]) -> str:
-  """Whether the best differs from the second by more than seeds do."""
+  """Whether the best initialisation leads the second by more than noise."""
   known = {name: values for name, values in scores.items() if values}
   medians = {name: statistics.median(values) for name, values in known.items()}
   if len(medians) < 2:

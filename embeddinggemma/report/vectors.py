@@ -1,9 +1,9 @@
-"""The page's section on vectors of fewer numbers and fewer bits."""
+"""Report section on embeddings of fewer dimensions and fewer bits."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from embeddinggemma.evaluate.vectors import FORMS, TIMED, Row
+from embeddinggemma.evaluation.vectors import FORMS, TIMED, Row
 from embeddinggemma.report import page, plots
 
 PAPER = (
@@ -20,7 +20,7 @@ MEANING = (
 
 
 def section(found: Mapping[str, Sequence[Row]]) -> Iterable[str]:
-  """HTML of {side: rows}."""
+  """The section as parts of HTML, from {side: rows}."""
   for side, rows in found.items():
     if not rows:
       continue

@@ -1,9 +1,8 @@
-"""Text cut into the pieces that an index answers with: path, line, title.
+"""Cut files into the pieces that an index returns: path, line, title, text.
 
-A Python file is cut by function and class, other text by paragraph, into
-pieces that an encoder of a few hundred tokens reads whole. A piece is lines of
-its file as they are, but for the indent that all of them share and white space
-at the end.
+A Python file is cut by function and class, other text by paragraph, into pieces
+that fit an encoder of a few hundred tokens. A piece consists of lines of its
+file, without their common indentation and white space at the end.
 """
 
 import ast
@@ -16,16 +15,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import NamedTuple
 
-VERSION = 3  # raise it when the same content would be cut otherwise
+VERSION = 3  # increase it when a change here cuts the same content differently
 MAX_CHARS = 1200
 
-Lines = tuple[int, int]  # from the first, from 0, to before the last
+Lines = tuple[int, int]  # a range of line numbers from 0, the end excluded
 _HEADING = re.compile(r"#{1,6} +(.+)")
 _DEFS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 class Chunk(NamedTuple):
-  """A piece of text and where it stands; title is for the document prompt."""
+  """A piece of text and where it stands; the document prompt has its title."""
 
   path: str
   line: int
@@ -44,9 +43,9 @@ def chunk(path: str, content: str) -> list[Chunk]:
 
 
 def row_chunks(path: str, line: int, title: str, text: str) -> list[Chunk]:
-  """The chunks of a row of a JSONL; each stands on the row's line.
+  """The chunks of one row of a JSONL file, all with the line of that row.
 
-  A row that fits is one chunk, as it is, white space around it too.
+  A row of at most MAX_CHARS is one chunk, with its outer white space.
   """
   if len(text) <= MAX_CHARS:
     return [Chunk(path, line, title, text)] if text.strip() else []
@@ -86,7 +85,7 @@ def _python_chunks(path: str, content: str) -> list[Chunk]:
 
 
 def _claim(node: ast.AST, name: str, owners: list[str]) -> None:
-  """Writes the innermost function or class over each line it spans."""
+  """Write the name of the innermost function or class over each line."""
   for child in ast.iter_child_nodes(node):
     if isinstance(child, _DEFS):
       inner = f"{name}.{child.name}"
@@ -125,9 +124,9 @@ def _paragraphs(page: _Page) -> Iterator[Lines]:
 
 
 def _pack(page: _Page, title: str, units: Iterable[Lines]) -> list[Chunk]:
-  """Joins units while they fit in MAX_CHARS, with the lines between them."""
+  """Join neighbouring units into chunks of at most MAX_CHARS."""
   chunks: list[Chunk] = []
-  start, end = 0, 0  # of what is held
+  start, end = 0, 0  # the lines of the current chunk
   for first, last in _fitting(page, units):
     if start == end:
       start, end = first, last
@@ -140,7 +139,7 @@ def _pack(page: _Page, title: str, units: Iterable[Lines]) -> list[Chunk]:
 
 
 def _fitting(page: _Page, units: Iterable[Lines]) -> Iterator[Lines]:
-  """The units that hold something; lines in place of one that is too long."""
+  """The units that hold text; one that is too long is replaced by its lines."""
   for first, last in units:
     parts = [(first, last)]
     if page.size(first, last) > MAX_CHARS:
@@ -149,7 +148,7 @@ def _fitting(page: _Page, units: Iterable[Lines]) -> Iterator[Lines]:
 
 
 def _pieces(page: _Page, title: str, start: int, end: int) -> list[Chunk]:
-  """One chunk; several of a single line that is too long."""
+  """The lines as one chunk; a single line that is too long gives several."""
   text = page.text(start, end)
   if len(text) <= MAX_CHARS:
     text = textwrap.dedent(text).rstrip()

@@ -1,11 +1,10 @@
-"""Vectors in one byte or one bit a number, and the nearest of them.
+"""Quantised vectors (one byte or one bit a number) and the search in them.
 
-Codes choose candidates; what they are worth is decided by the vectors, which
-are kept in float16. Vectors are cut to a Matryoshka dimension and brought back
-to unit length before they get here.
-
-int8 has one scale for all. A bit says on which side of the mean a number is:
-embeddings share a direction, and the bare signs would mostly tell of that.
+Codes only select candidates, which are then scored by the vectors themselves,
+kept in float16. Vectors arrive here cut to a Matryoshka dimension and
+renormalised. int8 codes share one scale. A binary code says on which side of
+the mean a number lies: embeddings share a direction, which plain signs would
+mostly encode.
 """
 
 from collections.abc import Iterator
@@ -15,28 +14,31 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 Kind = Literal["int8", "binary"]
-# Found by codes for the vectors to judge. By measurement, of 20,000 chunks of
-# code at 256 dimensions they hold .999 of the ten nearest in int8 (.994 through
-# a graph) and .992 in binary (.990): tests/benchmarks/search.py, on a model
-# whose vectors share more than most (their mean is .9 long).
+# Candidates that are selected by codes and scored by vectors. Among 20,000
+# chunks of code at 256 dimensions they contain .999 of the ten nearest in int8
+# (.994 through a graph) and .992 in binary (.990): tests/benchmarks/search.py,
+# on a model whose vectors are unusually alike (their mean has norm .9).
 CANDIDATES = {"int8": 1000, "binary": 5000}
-# Below, every code is compared, in about 20 ms at 256 dimensions; above, a graph
-# (HNSW) leads to the near ones.
+# Up to this number of vectors every code is compared, in about 20 ms at 256
+# dimensions; above it, an HNSW graph is searched.
 EXACT_UP_TO = 250_000
 _METRICS = {"int8": "IP", "binary": "Hamming"}
-_ROWS = 2**16  # converted at a time
+_ROWS = 2**16  # vectors that are converted at a time
 
 
 class Spread(NamedTuple):
-  """What codes are made with, and what cosines are judged by."""
+  """Statistics of an index's vectors, by which codes are made."""
 
   mean: Float[np.ndarray, "D"]
   covariance: Float[np.ndarray, "D D"]
-  scale: Float[np.ndarray, ""]  # what 127 stands for; rare peaks are clipped
+  scale: Float[np.ndarray, ""]  # the value of int8 code 127; larger are clipped
 
 
 def spread(vectors: Float[np.ndarray, "n D"]) -> Spread:
-  """The spread of unit vectors; 127 is the 99th percentile of their peaks."""
+  """Statistics of unit vectors; int8's scale is a 99th percentile.
+
+  It is that of the vectors' largest absolute coordinates.
+  """
   size, dim = vectors.shape
   total, products = np.zeros(dim), np.zeros((dim, dim))
   peaks = [np.zeros(0, np.float32)]
@@ -55,7 +57,7 @@ def spread(vectors: Float[np.ndarray, "n D"]) -> Spread:
 def encode(
   vectors: Float[np.ndarray, "n D"], kind: Kind, spread: Spread
 ) -> Shaped[np.ndarray, "n _"]:
-  """int8 (n, D), or bits (n, D / 8 rounded up) as uint8."""
+  """Codes of vectors: int8 (n, D), or bits (n, ceil(D / 8)) as uint8."""
   one = _int8 if kind == "int8" else _bits
   return np.concatenate([one(block, spread) for block in _blocks(vectors)])
 
@@ -72,7 +74,7 @@ def _bits(block: Float[np.ndarray, "n D"], spread: Spread) -> np.ndarray:
 def of_query(
   query: Float[np.ndarray, "D"], kind: Kind, spread: Spread
 ) -> Shaped[np.ndarray, "_"]:
-  """A query as its nearest codes are asked for: in int8 at its own scale."""
+  """The code of a query; an int8 query is scaled by its own largest number."""
   if kind == "binary":
     return _bits(query[None], spread)[0]
   return np.round(query / np.abs(query).max() * 127).astype(np.int8)
@@ -85,9 +87,9 @@ def nearest(
   count: int,
   graph: Any | None = None,
 ) -> Int[np.ndarray, "k"]:
-  """Places of the codes nearest to a query's: of all, or through the graph.
+  """Places of the codes nearest to a query's, by comparing all or by the graph.
 
-  More than the `count` that the vectors are to pick from them.
+  There are more than `count` of them, from which the caller selects by vectors.
   """
   from usearch import index as usearch
 
@@ -103,14 +105,14 @@ def nearest(
 
 
 def make_graph(codes: Shaped[np.ndarray, "n _"], kind: Kind, dim: int) -> Any:
-  """The graph of codes, known by their places."""
+  """An HNSW graph of codes, whose keys are their places."""
   graph = empty_graph(kind, dim)
   graph.add(np.arange(len(codes)), codes)
   return graph
 
 
 def empty_graph(kind: Kind, dim: int) -> Any:
-  """A usearch index, to fill or to read one into."""
+  """An empty usearch index, to be filled or loaded."""
   from usearch import index as usearch
 
   dtype = "i8" if kind == "int8" else "b1"

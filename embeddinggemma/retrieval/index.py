@@ -1,17 +1,19 @@
-"""A semantic index on disk: one folder, at every moment whole.
+"""A semantic index on disk: one folder that is complete at every moment.
 
 index.json names a folder of files beside it. A new index is written under a
-name of its own, and index.json is replaced last; so a reader, or a kill, meets
-the old index or the new one. No file is a pickle.
+name of its own, and index.json is replaced last; so a reader, or a process
+killed halfway, leaves and finds either the old index or the new one. No file is
+a pickle.
 
-  index.json          what the index is; `data` names the folder of the rest
-  data-*/chunks.jsonl   a row a chunk: path, line, title, text
-  data-*/files.jsonl    a row a file: its hash and chunks, or why left out
-  data-*/vectors.npy    float16, unit length
-  data-*/codes.npy      int8 or bits, which choose what vectors are compared
+  index.json            what the index is; `data` names the folder of the rest
+  data-*/chunks.jsonl   a row for each chunk: path, line, title, text
+  data-*/files.jsonl    a row for each file: its hash and number of chunks, or
+                        why it was left out
+  data-*/vectors.npy    float16, unit norm
+  data-*/codes.npy      int8 or bits, which select the vectors to compare
   data-*/spread.npz     mean, covariance and scale of the vectors
-  data-*/graph.usearch  of the codes, where they are too many to compare all
-  data-*/bm25/          the words
+  data-*/graph.usearch  HNSW graph of the codes, if they are many
+  data-*/bm25/          the BM25 index
 """
 
 import contextlib
@@ -35,16 +37,17 @@ from embeddinggemma.types import BadInput
 FORMAT = 2
 INDEX_FILE = "index.json"
 GRAPH = "graph.usearch"
-PENDING = "pending"  # vectors of an index that is not yet there
-# What index.json says at the least.
+PENDING = "pending"  # folder of vectors whose index is not complete yet
+# Keys that index.json must have, and their types.
 _ABOUT = {
   **dict.fromkeys(("data", "model", "document_prompt", "vectors"), str),
   **dict.fromkeys(("dim", "chunks"), int),
 }
 _DATA = "data-"
-_MADE = re.compile(rf"{_DATA}[a-z0-9_]{{8}}")  # by tempfile
-# What else an index's folder may hold: whole names, and files that are written
-# under a longer name first. A recipe keeps its own notes there.
+_MADE = re.compile(rf"{_DATA}[a-z0-9_]{{8}}")  # names as tempfile makes them
+# What else the folder of an index may hold: whole names, and beginnings of the
+# names of files, which are written under a longer name first. A recipe keeps
+# its own notes there.
 _NAMES = (PENDING, cache.LOCK_FILE, cache.PROGRAMS)
 _FILES = (INDEX_FILE, cache.KEY_FILE, cache.STAGE_FILE)
 _BROKEN = (
@@ -59,15 +62,15 @@ _BROKEN = (
 
 
 class Damaged(BadInput):
-  """An index of which a part is missing or broken; `index` makes it anew."""
+  """An index with a missing or broken part; the verb `index` rebuilds it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-  """An opened index; vectors and codes stay on disk until they are read."""
+  """An opened index; vectors and codes are memory-mapped."""
 
-  about: Mapping[str, Any]
-  lines: Sequence[bytes]
+  about: Mapping[str, Any]  # content of index.json
+  lines: Sequence[bytes]  # of chunks.jsonl
   vectors: Float16[np.ndarray, "n D"]
   codes: Shaped[np.ndarray, "n _"]
   spread: codes.Spread
@@ -86,7 +89,7 @@ class Index:
       raise Damaged(_damaged(self.folder.parent, error)) from None
 
   def read(self) -> reading.Reading:
-    """All chunks, by their files."""
+    """All chunks by file, and the files that were left out, as first read."""
     files, skipped, start = [], {}, 0
     try:
       for line in (self.folder / "files.jsonl").read_bytes().splitlines():
@@ -109,7 +112,11 @@ def _damaged(directory: Path, error: Exception) -> str:
 
 
 def open_index(directory: Path) -> Index:
-  """Opens an index; BadInput if it is none, damaged, or of another format."""
+  """Open an index.
+
+  Raises BadInput if the folder is no index or one of another format, and
+  Damaged if a part is missing or broken.
+  """
   while True:
     about = about_of(directory)
     require_format(directory, about)
@@ -122,7 +129,7 @@ def open_index(directory: Path) -> Index:
 
 
 def about_of(directory: Path) -> dict[str, Any]:
-  """What index.json holds; BadInput if there is none, Damaged if it is broken."""
+  """The content of index.json; BadInput if there is none, Damaged if broken."""
   path = directory / INDEX_FILE
   if not path.is_file() and (directory / PENDING).is_dir():
     raise BadInput(f"{directory}: not an index yet; `index` again finishes it")
@@ -142,7 +149,10 @@ def about_of(directory: Path) -> dict[str, Any]:
 
 
 def choices(directory: Path) -> dict[str, Any]:
-  """What index.json holds, or nothing: what a user need not say again."""
+  """The content of index.json, or {} if there is none.
+
+  It provides the options that a user need not repeat.
+  """
   try:
     return about_of(directory)
   except BadInput:
@@ -150,12 +160,15 @@ def choices(directory: Path) -> dict[str, Any]:
 
 
 def as_written(about: Mapping[str, Any]) -> bool:
-  """Whether its vectors are of texts as they are, white space included."""
+  """Whether the index's vectors are of texts with their outer white space.
+
+  Earlier versions stripped it.
+  """
   return checkpoint.AS_WRITTEN.items() <= about.items()
 
 
 def note(about: Mapping[str, Any], then: str) -> str:
-  """What to say of an index of stripped texts, and `then`; "" of others."""
+  """A note on an index of stripped texts, ending in `then`; "" for others."""
   if as_written(about):
     return ""
   said = (
@@ -165,7 +178,7 @@ def note(about: Mapping[str, Any], then: str) -> str:
 
 
 def require_format(directory: Path, about: Mapping[str, Any]) -> None:
-  """Fails on an index that another version wrote."""
+  """Raise BadInput for an index that was written in another format."""
   if about["format"] != FORMAT:
     raise BadInput(
       f"{directory}: index format {about['format']}, where this version has"
@@ -195,10 +208,10 @@ def _open(folder: Path, about: Mapping[str, Any]) -> Index:
 
 @contextlib.contextmanager
 def writing(output: Path) -> Iterator[None]:
-  """Keeps other writers out of an index, and clears what kills left in it.
+  """Lock an index against other writers, and delete leftovers of killed ones.
 
-  What is pending goes once the block has ended well. BadInput if the folder
-  holds anything else than an index.
+  Pending vectors are deleted once the block has ended without an error. Raises
+  BadInput if the folder holds anything else than an index.
   """
   require_ours(output)
   with cache.locked(output, "--output"):
@@ -213,11 +226,11 @@ def commit(
   read: reading.Reading,
   vectors: Float16[np.ndarray, "n D"],
 ) -> dict[str, Any]:
-  """Writes an index and puts it in place of the old one; returns its about.
+  """Write an index, put it in place of the old one and return its index.json.
 
-  Codes are made of the vectors each time, so their scale always fits, and an
-  index that was brought up to date is byte for byte one made anew, but for the
-  graph of a large one, which several threads make.
+  Codes are made anew from the vectors each time, so their scale always fits. An
+  updated index is therefore equal to a rebuilt one, byte for byte, except for
+  the graph of a large one, which several threads build.
   """
   folder = Path(tempfile.mkdtemp(prefix=_DATA, dir=output))
   try:
@@ -242,7 +255,10 @@ def commit(
 
 
 def _write_rows(folder: Path, read: reading.Reading) -> None:
-  """As ASCII: a text may hold line separators."""
+  """Write chunks.jsonl and files.jsonl.
+
+  They are ASCII because a text may contain characters that separate lines.
+  """
   with (folder / "chunks.jsonl").open("w", encoding="ascii") as file:
     for chunk in read.chunks:
       file.write(json.dumps(chunk._asdict()) + "\n")
@@ -255,7 +271,7 @@ def _write_rows(folder: Path, read: reading.Reading) -> None:
 
 
 def require_ours(output: Path) -> None:
-  """Fails on a folder that is there and is neither an index nor one begun."""
+  """Raise BadInput for an existing folder that is no index, not even begun."""
   if not output.exists() or {"format", "data"} <= choices(output).keys():
     return
   names = {p.name for p in output.iterdir()} if output.is_dir() else {"a file"}

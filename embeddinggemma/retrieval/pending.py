@@ -1,6 +1,6 @@
-"""Vectors of texts, on disk block by block until an index holds them.
+"""Embedded texts on disk, block by block, until an index holds them.
 
-So an interrupted indexing goes on where it was.
+An interrupted indexing continues from them.
 """
 
 import shutil
@@ -16,7 +16,11 @@ ID_BYTES = 16
 
 
 class Pending:
-  """The blocks of a folder that were made as `key` says; others go."""
+  """Vectors embedded so far, stored in a folder for one `key`.
+
+  The key is a hash of all that the vectors depend on besides the texts. Blocks
+  of other keys are deleted.
+  """
 
   def __init__(self, folder: Path, key: str):
     self._folder = folder / key
@@ -24,7 +28,7 @@ class Pending:
     for path in folder.glob("*"):
       if path != self._folder:
         shutil.rmtree(path, ignore_errors=True)
-    self._blocks = 0  # the next one's number
+    self._blocks = 0  # number of the next block
     for path in self._folder.glob("*.npy"):
       self._blocks = max(self._blocks, int(path.stem) + 1)
       try:
@@ -35,7 +39,7 @@ class Pending:
   def add(
     self, ids: Sequence[bytes], vectors: Float16[np.ndarray, "n D"]
   ) -> None:
-    """Keeps a block; a kill does not lose it any more."""
+    """Write a block of vectors to disk, where a kill does not lose it."""
     dim = vectors.shape[1]
     row = np.dtype([("id", "u1", ID_BYTES), ("vector", "f2", dim)])
     block = np.zeros(len(ids), row)

@@ -1,7 +1,7 @@
-"""What there is to index: a folder, a JSONL or a text file, as chunks.
+"""Read what is to be indexed (a folder, a JSONL or a text file) as chunks.
 
-Nothing in a folder stops it: what holds no text that can be read as it is
-written is left out, and named with the reason.
+Nothing in a folder raises an error: a file without readable text is left out
+and listed with the reason.
 """
 
 import collections
@@ -16,15 +16,15 @@ from embeddinggemma.data import jsonl
 from embeddinggemma.retrieval import chunks
 from embeddinggemma.types import BadInput
 
-MAX_BYTES = 4 * 2**20  # a larger file is data, not something to read
+MAX_BYTES = 4 * 2**20  # larger files are left out as data
 GENERATED = frozenset(["__pycache__", "node_modules"])
-ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # one of them stands in each
+ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # marks of a Python environment
 
-Known = Mapping[tuple[str, str], list[chunks.Chunk]]  # by path and digest
+Known = Mapping[tuple[str, str], list[chunks.Chunk]]  # (path, digest) -> chunks
 
 
 class File(NamedTuple):
-  """A file that was read; the digest is of its bytes."""
+  """A file that was read, with the SHA-256 of its bytes."""
 
   path: str
   digest: str
@@ -39,12 +39,12 @@ class Reading(NamedTuple):
 
   @property
   def chunks(self) -> list[chunks.Chunk]:
-    """Those of all files, in their order."""
+    """The chunks of all files, in order."""
     return [chunk for file in self.files for chunk in file.chunks]
 
   @property
   def reasons(self) -> dict[str, list[str]]:
-    """What was left out for each reason, the commonest first."""
+    """Reason -> paths of the files left out for it, commonest reason first."""
     found: dict[str, list[str]] = collections.defaultdict(list)
     for path, reason in self.skipped.items():
       found[reason].append(path)
@@ -52,7 +52,7 @@ class Reading(NamedTuple):
 
 
 def require(source: Path) -> None:
-  """Fails on an input that is not there."""
+  """Raise BadInput for an input that does not exist."""
   if not source.exists():
     raise BadInput(f"{source}: no such folder or file to index")
 
@@ -62,8 +62,13 @@ def read(
 ) -> Reading:
   """The chunks of a folder (recursively), a JSONL or a text file.
 
-  `known` has the chunks of files that were cut before. A broken line of a
-  JSONL is BadInput, and so is a single file that holds no text.
+  Args:
+    source: what to read.
+    excluded: paths that are left out without being listed.
+    known: chunks of files that were cut before, which are not cut again.
+
+  Raises:
+    BadInput: a line of a JSONL is broken, or a single file holds no text.
   """
   require(source)
   known = known or {}
@@ -96,10 +101,10 @@ def _read_folder(root: Path, excluded: Sequence[Path], known: Known) -> Reading:
 
 
 def _walk(root: str, excluded: Collection[str]) -> Iterator[tuple[str, str]]:
-  """(path in the folder, "" or why not to read it) of all that is there.
+  """Yield (path in the folder, "" or the reason to leave it out) recursively.
 
-  A folder that is left out is named once. Links to folders are not followed,
-  so none leads in a circle or out of the folder.
+  A folder that is left out is listed once. Links to folders are not followed,
+  so no path leads in a circle or out of the folder.
   """
   waiting = [""]
   while waiting:
@@ -126,7 +131,7 @@ def _name(entry: os.DirEntry) -> str:
 
 
 def _kind(entry: os.DirEntry) -> str:
-  """`file`, `folder`, or why it is neither to us."""
+  """ "file", "folder", or the reason why the entry is left out."""
   if _printable(entry.name) != entry.name:
     return "name not UTF-8"
   if entry.name.startswith("."):
@@ -174,7 +179,7 @@ def _data(place: str) -> bytes:
 
 
 def _text(data: bytes) -> str:
-  """The content, with one kind of line end."""
+  """The content of a file with "\n" line ends; _LeftOut if it is no text."""
   if b"\0" in data[:8192]:
     raise _LeftOut("binary")
   try:
@@ -187,7 +192,7 @@ def _text(data: bytes) -> str:
 
 
 def _read_jsonl(path: Path) -> File:
-  """The rows' texts, long ones in pieces; each stands on its row's line."""
+  """The texts of the rows; the chunks of a long one all have its line."""
   with path.open("rb") as file:
     digest = hashlib.file_digest(file, "sha256").hexdigest()
   rows = jsonl.read_rows(path, ("text",), ("title",))

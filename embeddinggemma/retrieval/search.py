@@ -1,4 +1,4 @@
-"""Search in an index: by meaning, by words, or by the sum of both."""
+"""Search in an index: by embedding, by words (BM25), or by both (hybrid)."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,7 +12,7 @@ from embeddinggemma.retrieval import chunks, codes
 from embeddinggemma.retrieval.index import Index, open_index
 from embeddinggemma.types import BadInput, TextEncoder
 
-CANDIDATES = 100  # of each side, that hybrid search fuses
+CANDIDATES = 100  # that hybrid search takes from each of its two sides
 SNIPPET_CHARS = 240
 
 Mode = Literal["hybrid", "dense", "lexical"]
@@ -38,10 +38,20 @@ def search(
   mode: Mode = "hybrid",
   k: int = 10,
 ) -> list[Hit]:
-  """The k best chunks; hybrid sums standardised cosines and BM25 scores.
+  """The k best chunks for a query, best first.
 
-  `lexical` needs no encoder. BadInput: an empty query, k below 1, or an index
-  that was made with another model.
+  Args:
+    index: an opened index, or its folder.
+    encode: the model that embeds the query; "lexical" needs none.
+    text: the query.
+    model: content hash of the model's weights.
+    mode: "dense" (cosine), "lexical" (BM25), or "hybrid", which sums both
+      standardised over the corpus.
+    k: the number of results at most.
+
+  Raises:
+    BadInput: the query is empty, k is below 1, or the index was made with
+      another model.
   """
   if isinstance(index, Path):
     index = open_index(index)
@@ -62,9 +72,9 @@ def search(
 
 
 def nearest(index: Index, query: Float[np.ndarray, "D"], count: int) -> _Ranked:
-  """Places and cosines of about the `count` nearest chunks, best first.
+  """Places and cosines of the `count` nearest chunks, best first.
 
-  Codes choose more than that many; the float16 vectors judge them.
+  Codes select more than that many, and the float16 vectors score these.
   """
   places = codes.nearest(
     index.codes,
@@ -80,7 +90,7 @@ def nearest(index: Index, query: Float[np.ndarray, "D"], count: int) -> _Ranked:
 def cosines(
   index: Index, query: Float[np.ndarray, "D"], places: Int[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n"]:
-  """Of a query with chunks."""
+  """Cosine similarities of a query with the chunks at some places."""
   # On one thread: a product as small as this waits for threads that are busy.
   rows = index.vectors[places].astype(np.float32)
   return np.einsum("nd,d->n", rows, query)

@@ -1,9 +1,10 @@
-"""Makes an index, or brings one up to date: only what is new is embedded.
+"""Build an index, or bring one up to date by embedding only what is new.
 
-A vector is known by its chunk's title and text, so what was moved, renamed or
-put into another file costs nothing. It stays with the model, the prompt and
-the dimension that made it: an index of others is refused, not mixed. Of an
-index of stripped texts, the vectors stay that stripping did not change.
+A vector is identified by the title and text of its chunk, so moving, renaming
+or copying a file costs nothing. It is tied to the model, prompt and dimension
+that made it: an existing index of others is refused. If an index was made by a
+version that stripped white space, only the vectors of texts without any are
+reused.
 """
 
 import hashlib
@@ -23,17 +24,17 @@ from embeddinggemma.retrieval import chunks, codes, index, reading
 from embeddinggemma.retrieval.pending import ID_BYTES, Pending
 from embeddinggemma.types import BadInput, TextEncoder
 
-BLOCK = 512  # texts embedded at a time: what a kill loses
-_NAMED = 3  # files, for each reason to leave some out
+BLOCK = 512  # texts embedded at a time: what a killed process loses
+_NAMED = 3  # files that index.json lists for each reason to leave some out
 
 Progress = Callable[[int, int], None]
 
 
 class Making(NamedTuple):
-  """What the vectors of an index depend on, beside the texts."""
+  """What the vectors of an index depend on besides the texts."""
 
-  model: str  # the content hash of its weights
-  document_prompt: str  # its words
+  model: str  # content hash of the weights
+  document_prompt: str  # the prompt itself, not its name
   dim: int
   vectors: codes.Kind
 
@@ -48,25 +49,27 @@ def build_index(
   excluded: Sequence[Path] = (),
   progress: Progress | None = None,
 ) -> dict[str, Any]:
-  """Indexes a folder, a text file or a JSONL {"text", "title"?}.
+  """Index a folder, a text file or a JSONL of {"text", "title"?}.
 
-  Of an index that is there, chunks of the same title and text keep their
-  vectors. The new one takes its place whole or not at all.
+  Of an existing index, chunks with the same title and text keep their vectors.
+  The new index replaces it completely or not at all.
 
   Args:
     encode: the model, called with the prompt named "document".
     source: what to index.
     output: the index's folder.
-    making: what is kept beside the vectors, and must be that of those there.
-    rebuild: takes no vector of the index that is there.
-    excluded: paths in the folder that are left out unsaid.
+    making: model, prompt, dimension and kind of codes; an existing index must
+      have been made with the same.
+    rebuild: ignore an existing index.
+    excluded: paths in the folder that are left out without being listed.
     progress: called with (chunks embedded, chunks to embed).
 
-  Returns: what index.json holds.
+  Returns:
+    The content of index.json, with counts, a note and the seconds it took.
 
   Raises:
-    BadInput: there is nothing to index, the output is no index or is one that
-      was made otherwise, or another process writes it.
+    BadInput: there is nothing to index, the output is no index or one that was
+      made otherwise, or another process writes it.
     Stopped: an embedding is zero or not finite.
   """
   began = time.perf_counter()
@@ -106,7 +109,7 @@ def build_index(
 
 
 class _Before(NamedTuple):
-  """The index that is there, to go on from."""
+  """The existing index, whose vectors are reused."""
 
   about: Mapping[str, Any]
   read: reading.Reading
@@ -114,7 +117,7 @@ class _Before(NamedTuple):
 
 
 def _before(output: Path, making: Making, rebuild: bool) -> tuple[_Before, str]:
-  """What there is to go on from; a word on why it is nothing."""
+  """The existing index, or an empty one with a note on why it is not used."""
   nothing = _Before({}, reading.Reading([], {}), np.empty((0, 0), np.float16))
   if rebuild or not (output / index.INDEX_FILE).exists():
     return nothing, ""
@@ -137,7 +140,7 @@ def _known(before: _Before) -> reading.Known:
 def _require_same(
   output: Path, about: Mapping[str, Any], making: Making
 ) -> None:
-  """Fails on an index whose vectors cannot stand beside new ones."""
+  """Raise BadInput for an index whose vectors cannot be mixed with new ones."""
   index.require_format(output, about)
   changed = [
     f"{name}={_short(about[name])!r} there, {_short(value)!r} now"
@@ -152,7 +155,7 @@ def _require_same(
 
 
 def _short(value: Any) -> Any:
-  """A value for a message, of a hash its head."""
+  """A value for a message; of a hash, its first 12 digits."""
   is_hash = isinstance(value, str) and len(value) == 64
   return value[:12] if is_hash else value
 
@@ -170,7 +173,7 @@ def _embed(
   pending: Pending,
   progress: Progress | None,
 ) -> _Done:
-  """The vectors of chunks: of the old index, of a killed run, or made now."""
+  """The vectors of chunks: from the old index, from a killed run, or new."""
   ids = [_id(row) for row in rows]
   old = [_id(row) for row in before.read.chunks]
   places = {
@@ -207,12 +210,12 @@ def _embed(
 
 
 def _stripped(row: chunks.Chunk, making: Making) -> bool:
-  """Whether an index of stripped texts has the vector of another text."""
+  """Whether stripping white space, as older versions did, changes the text."""
   text = prompts.with_prompt(making.document_prompt, row.text, row.title)
   return text != text.strip()
 
 
 def _id(row: chunks.Chunk) -> bytes:
-  """What a chunk's vector is known by."""
+  """The identifier of a chunk's vector: a hash of its title and text."""
   text = f"{row.title}\0{row.text}"
   return hashlib.sha256(text.encode()).digest()[:ID_BYTES]

@@ -48,7 +48,7 @@ class _Token(NamedTuple):
 
 
 def parse(expression: str) -> Sweep:
-  """A sweep from its text; BadInput shows the place that does not parse."""
+  """Parse a sweep; BadInput shows the place where the text does not parse."""
   return _Parser(re.sub(r"[\r\n\t]", " ", expression)).whole()
 
 
@@ -145,7 +145,7 @@ class _Parser:
     raise self._error("expected a value", token)
 
   def _items(self, closing: str) -> Iterator[_Token]:
-    """The first token of each item up to the closing mark, which is taken."""
+    """Yield the first token of each item, and consume the closing mark."""
     while self._token.text != closing or self._token.kind != "mark":
       yield self._token
       if self._token.text != closing:
@@ -154,7 +154,7 @@ class _Parser:
 
 
 def keys(part: Sweep | Axis) -> Iterator[str]:
-  """Every config key that takes values."""
+  """Every config key that takes values, possibly more than once."""
   if isinstance(part, Axis):
     yield part.key
   else:
@@ -163,7 +163,7 @@ def keys(part: Sweep | Axis) -> Iterator[str]:
 
 
 def size(part: Sweep | Axis) -> int:
-  """How many points it has."""
+  """The number of points of a sweep or axis."""
   if isinstance(part, Axis):
     return len(part.values)
   sizes = [size(inner) for inner in part.parts]
@@ -171,7 +171,7 @@ def size(part: Sweep | Axis) -> int:
 
 
 def twice(names: Iterable[str]) -> str:
-  """The first name that comes again, or ""."""
+  """The first name that occurs a second time, or ""."""
   seen: set[str] = set()
   for name in names:
     if name in seen:

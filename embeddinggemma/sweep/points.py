@@ -1,4 +1,4 @@
-"""The points of a sweep: overrides of a config, a name, a command for each."""
+"""The points of a sweep: for each the overrides of a config and a command."""
 
 import hashlib
 import itertools
@@ -14,11 +14,11 @@ from embeddinggemma.sweep import expression
 from embeddinggemma.sweep.expression import Axis, Sweep
 from embeddinggemma.types import BadInput
 
-_MOST = 10_000  # points
-_LONGEST = 100  # characters of a name; file systems take 255 bytes
+_MOST = 10_000  # points of a sweep
+_LONGEST = 100  # characters of a name; file systems allow 255 bytes
 
 Point = dict[str, Any]  # config key -> value
-Command = Callable[[Point, pathlib.Path], list[str]]  # of a point, in a folder
+Command = Callable[[Point, pathlib.Path], list[str]]  # (point, folder) -> argv
 
 
 def _points(part: Sweep | Axis) -> list[Point]:
@@ -35,7 +35,9 @@ def _points(part: Sweep | Axis) -> list[Point]:
 def points(sweep: Sweep | str | Iterable[Mapping[str, Any]]) -> list[Point]:
   """The overrides of each run; the last axis of a product varies fastest.
 
-  `sweep` may also be an expression, or the points themselves.
+  `sweep` may also be an expression, or the points themselves. Raises BadInput
+  for a sweep without points or with too many, a key that is no config key, or a
+  value of another type than a flag can express.
   """
   sweep = expression.parse(sweep) if isinstance(sweep, str) else sweep
   if isinstance(sweep, Sweep):
@@ -67,7 +69,7 @@ def _is_value(value: Any) -> bool:
 
 
 def read_config(path: pathlib.Path) -> list[Point]:
-  """The points that `sweep()` of a config file gives; see `points`."""
+  """The points that `sweep()` of a config file returns, checked by `points`."""
   module = config.sibling(str(path), path.stem)
   if not hasattr(module, "sweep"):
     raise BadInput(
@@ -83,9 +85,10 @@ def read_config(path: pathlib.Path) -> list[Point]:
 
 
 def name_of(point: Mapping[str, Any]) -> str:
-  """`seed=0,optimizer.lr=0.001`: a folder's name, of this point alone.
+  """The folder name of a point, such as `seed=0,optimizer.lr=0.001`.
 
-  A long one, or one with a value that cannot be written so, ends in a hash.
+  It is unique to the point: one that is long, or has a value that cannot be
+  spelled in a file name, ends in a hash.
   """
   parts = {key: spelled(value) for key, value in point.items()}
   words = [
@@ -109,7 +112,7 @@ def spelled(value: Any) -> str:
 
 
 def _reads_as(text: str, value: Any) -> bool:
-  """Whether the text, in a name, can be no other value."""
+  """Whether the spelled text identifies the value unambiguously."""
   if isinstance(value, str):
     plain = re.fullmatch(r"[A-Za-z][\w.+-]*", text, re.ASCII)
     return bool(plain) and text not in (*expression.CONSTANTS, "inf", "nan")
@@ -119,9 +122,10 @@ def _reads_as(text: str, value: Any) -> bool:
 def with_overrides(
   words: Sequence[str], fixed: Mapping[str, Any] | None = None
 ) -> Command:
-  """The command that `words` begin, with a point's folder and overrides.
+  """A Command: `words`, the point's folder and its overrides as flags.
 
-  `fixed` holds overrides of every point; a point's own come before them.
+  `fixed` holds overrides of every point, over which a point's own take
+  precedence.
   """
 
   def command(point: Point, folder: pathlib.Path) -> list[str]:
@@ -137,5 +141,5 @@ def with_overrides(
 def commands(
   points: Sequence[Point], command: Command, workdir: pathlib.Path
 ) -> list[str]:
-  """One line for a shell for each run, to be run anywhere."""
+  """A shell command line for each run, to be run anywhere."""
   return [shlex.join(command(p, workdir / name_of(p))) for p in points]

@@ -1,8 +1,8 @@
-"""Runs one process for every point of a sweep.
+"""Run one process for every point of a sweep.
 
-Each has a folder of its own, so that one that fails is a row of the table and
-not the end. A sweep that was stopped continues with the same command: what is
-done is not done again.
+Each run has a folder of its own, so a run that fails is a row of the table and
+does not end the sweep. The same command continues a sweep that was stopped;
+finished runs are not repeated.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 
 from embeddinggemma import cache
 from embeddinggemma.config import at_least, suggest
-from embeddinggemma.sweep import page
-from embeddinggemma.sweep.page import Result
+from embeddinggemma.sweep import table
 from embeddinggemma.sweep.points import Command, Point, name_of
+from embeddinggemma.sweep.table import Result
 from embeddinggemma.types import BadInput
 
 if TYPE_CHECKING:
   from rich.console import Console
 
-POINT_FILE = "point.json"  # in a run's folder, once it has ended
+POINT_FILE = "point.json"  # in a run's folder: its result, once it has ended
 LOG_FILE = "log.txt"
 SWEEP_FILE, PAGE_FILE = "sweep.json", "sweep.html"
 
@@ -41,10 +41,17 @@ def run(
   metric: str = "",
   key: str = "",
 ) -> list[Result]:
-  """Runs every point in WORKDIR/NAME, `jobs` at a time; a table, a plot.
+  """Run every point in WORKDIR/NAME, `jobs` at a time; show and return results.
 
-  A point that is done, with the same command and key, is not run again. `metric` is
-  what the plot shows; empty: the first that there is.
+  Args:
+    points: the overrides of each run.
+    command: makes the command of a point in its folder.
+    workdir: for the runs, SWEEP_FILE and PAGE_FILE.
+    jobs: the number of processes that run at the same time.
+    console: for a line about each run and the table.
+    metric: what the plot shows; "" for the first one that exists.
+    key: a hash of other inputs. A finished run is not repeated if its command
+      and key are the same.
   """
   at_least("--jobs", jobs, 1)
   places = [(point, workdir / name_of(point)) for point in points]
@@ -56,9 +63,9 @@ def run(
     rows = [dataclasses.asdict(result) for result in results]
     cache.write_json(workdir / SWEEP_FILE, {"metric": shown, "runs": rows})
     (workdir / PAGE_FILE).write_text(
-      page.document(results, shown), encoding="utf-8"
+      table.document(results, shown), encoding="utf-8"
     )
-  console.print(page.table(results, shown))
+  console.print(table.table(results, shown))
   console.print(f"{workdir / PAGE_FILE}", highlight=False, soft_wrap=True)
   if metric and names and metric != shown:
     raise BadInput(f"--metric={metric}: no run has it{suggest(metric, names)}")
@@ -68,14 +75,14 @@ def run(
 def _run_all(
   children: Sequence["_Child"], jobs: int, console: "Console"
 ) -> list[Result]:
-  """Results in the order of the points, each said when it is there."""
+  """Results in the order of the points; each is printed when it is there."""
   done: dict[str, Result] = {}
 
   def end(result: Result, note: str) -> None:
     done[result.name] = result
     console.print(
       f"{len(done)}/{len(children)}  {result.name}  {note}"
-      f"  {result.error or page.figures(result)}",
+      f"  {result.error or table.figures(result)}",
       style="red" if result.exit else None,
       highlight=False,
       markup=False,
@@ -110,8 +117,8 @@ def _results(
     _stop([child.process for child in running])
 
 
-# Ends the run with its sweep, however that ends (Linux), and lets it hear
-# Ctrl-C, which a shell turns off in what it starts in the background.
+# A program that starts a run so that it ends with its sweep, however that ends
+# (Linux), and reacts to Ctrl-C, which shells disable for background processes.
 _BOUND = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -125,7 +132,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 @dataclasses.dataclass
 class _Child:
-  """A run of one point."""
+  """The process of one point."""
 
   point: Point
   folder: pathlib.Path
@@ -137,13 +144,13 @@ class _Child:
     return self.folder.name
 
   def saved(self) -> Result | None:
-    """Its result, if the same is done."""
+    """The saved result if the same run has succeeded before, else None."""
     saved = cache.read_json(self.folder / POINT_FILE)
     same = {"command": self.command, "key": self.key, "exit": 0}
     return Result(**saved) if same.items() <= saved.items() else None
 
   def start(self) -> None:
-    """Its output goes to a log in its folder."""
+    """Start the process; its output goes to a log in its folder."""
     self.folder.mkdir(parents=True, exist_ok=True)
     self._began = time.perf_counter()
     bound = [sys.executable, "-ISc", _BOUND, str(os.getpid())]
@@ -161,7 +168,7 @@ class _Child:
       )
 
   def result(self) -> Result:
-    """After its end; noted in its folder."""
+    """The result after the process has ended, also written to its folder."""
     code = self.process.returncode
     result = Result(
       self.name,
@@ -171,7 +178,7 @@ class _Child:
       code,
       round(time.perf_counter() - self._began, 2),
       _error(self.folder / LOG_FILE, code) if code else "",
-      {} if code else page.read_metrics(self.folder),
+      {} if code else table.read_metrics(self.folder),
     )
     cache.write_json(self.folder / POINT_FILE, dataclasses.asdict(result))
     return result
@@ -186,7 +193,10 @@ def _error(log: pathlib.Path, code: int) -> str:
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
-  """Asks, then insists; a run continues from its last checkpoint."""
+  """Interrupt the processes, and kill those that do not end within 10 seconds.
+
+  A run that was interrupted continues from its last checkpoint.
+  """
   for number, patience in ((signal.SIGINT, 10), (signal.SIGKILL, 10)):
     for process in processes:
       if process.poll() is None:

@@ -1,64 +1,38 @@
-"""One stage in a workdir of its own: its inputs, its training, its check."""
+"""One stage in a workdir of its own: prepare inputs, train, check."""
 
 import contextlib
 import dataclasses
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from rich.console import Console
 
 from embeddinggemma import cache, checkpoint, distributed, doctor
-from embeddinggemma.cache import Step
+from embeddinggemma.cache import Task
 from embeddinggemma.data import loader
-from embeddinggemma.load import load
-from embeddinggemma.mining import teach as teach_lib
-from embeddinggemma.training import inputs, run, start, streams
+from embeddinggemma.training import prepare as prepare_lib
+from embeddinggemma.training import run, stages, start
 from embeddinggemma.training import workdir as record
-from embeddinggemma.training.config import (
-  LanguageConfig,
-  PairConfig,
-  QatConfig,
-  TrainConfig,
-)
+from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.types import BadInput
-
-TEACH = "teach"  # the folder of the start's vectors, in a workdir
-
-
-def with_teacher(
-  config: QatConfig, made: Inputs, directory: pathlib.Path, console: Console
-) -> QatConfig:
-  """The config with a teacher: where none is given, the start's own vectors.
-
-  They are of the texts that its batches read, and no others.
-  """
-  if not config.teaches_itself:
-    return config
-
-  def teach() -> None:
-    pairs = streams.pairs_read(config, made)
-    start = teach_lib.teacher_of_model(load(config.init_from))
-    teach_lib.teach(pairs, start, "float16", directory, console)
-
-  distributed.first_does(TEACH, teach)
-  return dataclasses.replace(config, teacher=str(directory))
 
 
 def train(
   config: TrainConfig, workdir: pathlib.Path, console: Console
 ) -> dict[str, Any]:
-  """Makes the inputs once, then the stage in the workdir itself.
+  """Make the inputs once, then train the stage in the workdir itself.
 
-  An embedder is Stopped at its end if the doctor's cheap checks find a fault;
-  its weights stay.
+  Returns what `run.train` returns. Raises Stopped if the doctor's cheap checks
+  find a fault in a trained embedder, whose weights are kept, and BadInput for a
+  config or workdir that cannot be used.
   """
   distributed.agree("the config", record.flat(config))
   distributed.agree("versions", record.versions())
   check(config)
-  dependencies = inputs.dependencies(config)
+  dependencies = prepare_lib.dependencies(config)
   distributed.agree("the data", dependencies)
   cache.require_writable(workdir)
   cache.keep_programs(workdir)
@@ -72,18 +46,16 @@ def train(
         " that all hosts share"
       )
     made = make_inputs(config, dependencies, workdir, console)
-    if isinstance(config, QatConfig):
-      place = workdir / TEACH
-      config = with_teacher(config, made, place, console)
+    config = stages.kind_of(config).taught(config, made, workdir, console)
     trained = run.train(config, made, workdir, console)
     done = lambda: _close(config, trained, workdir, console)
     distributed.first_does("check", done)
   return trained
 
 
-def _step(dependencies: Mapping[str, Any]) -> Step:
-  """The making of inputs, to ask whether it is done."""
-  return Step("inputs", dependencies, lambda _: {})
+def _step(dependencies: Mapping[str, Any]) -> Task:
+  """The cached task that makes inputs, only to ask whether it is done."""
+  return Task("inputs", dependencies, lambda _: {})
 
 
 def _ready(
@@ -92,7 +64,7 @@ def _ready(
   workdir: pathlib.Path,
   console: Console,
 ) -> None:
-  """What training reads; fails on a workdir of another run."""
+  """Make the inputs of training; BadInput if the workdir is another run's."""
   record.check_workdir(config, workdir)
   if checkpoint.steps(workdir) and not cache.is_done(
     _step(dependencies), workdir
@@ -115,23 +87,25 @@ def _close(
     highlight=False,
     soft_wrap=True,
   )
-  if isinstance(config, PairConfig):
+  if stages.kind_of(config).embeds:
     doctor.check_or_stop(workdir / trained["checkpoint"], console)
 
 
 def check(config: TrainConfig) -> None:
-  """Fails on what no data can mend, before any work."""
+  """Raise BadInput for faults of a config that do not depend on its data."""
   start.check(config)
-  streams.check_teacher(config)
+  stages.kind_of(config).check_alone(config)
 
 
 def prepare(
   config: TrainConfig, workdir: pathlib.Path, console: Console
 ) -> None:
-  """What `train` would read, made in its workdir."""
+  """Make the inputs that `train` would read, in its workdir."""
   start.check(config)
   with cache.locked(workdir):
-    made = make_inputs(config, inputs.dependencies(config), workdir, console)
+    made = make_inputs(
+      config, prepare_lib.dependencies(config), workdir, console
+    )
   console.print(f"{made.directory}", highlight=False, soft_wrap=True)
 
 
@@ -141,13 +115,16 @@ def make_inputs(
   workdir: pathlib.Path,
   console: Console,
 ) -> Inputs:
-  """Made once in the workdir; those of a `run` serve as well."""
-  inputs.check_place(config, workdir)
-  make = lambda directory: inputs.make(config, directory, console)
-  steps = [Step(name, dependencies, make) for name in ("tokenizer", "inputs")]
+  """The inputs in the workdir, made once.
+
+  Inputs that a whole recipe (`run`) made in its workdir are used as well.
+  """
+  prepare_lib.check_place(config, workdir)
+  make = lambda directory: prepare_lib.make(config, directory, console)
+  steps = [Task(name, dependencies, make) for name in ("tokenizer", "inputs")]
   step = next((s for s in steps if cache.is_done(s, workdir)), steps[-1])
   cache.perform(step, workdir)
-  return inputs.of(config, workdir / step.name)
+  return prepare_lib.inputs_in(config, workdir / step.name)
 
 
 def batches(
@@ -157,10 +134,11 @@ def batches(
   last: int,
   console: Console,
 ) -> Iterator[dict[str, Any]]:
-  """Task, rows and texts of each batch.
+  """The task, rows and texts of the batches `first` to `last` - 1.
 
-  A text is (origin, query, positive), or for a language model (row id, what
-  it reads, what it answers, if the two differ).
+  A text is (origin, query, positive), or for a language model (row id, input,
+  target if it has one). Without a workdir, inputs are made in a temporary
+  folder.
   """
   start.check(config)
   with contextlib.ExitStack() as stack:
@@ -171,9 +149,9 @@ def batches(
     else:
       stack.enter_context(cache.locked(workdir))
       place = workdir
-    made = make_inputs(config, inputs.dependencies(config), place, console)
-    show = _shown(config, made)
-    data, _ = streams.dataset(config, made, 1)
+    made = make_inputs(config, prepare_lib.dependencies(config), place, console)
+    show = stages.kind_of(config).show(config, made)
+    data, _ = prepare_lib.dataset(config, made, 1)
     for step in range(first, last):
       loaded = cast(loader.Loaded, data[step])
       yield {
@@ -182,28 +160,3 @@ def batches(
         "rows": loaded.rows.tolist(),
         "texts": [show(loaded.task, int(i)) for i in loaded.rows[:3]],
       }
-
-
-def _shown(
-  config: TrainConfig, made: Inputs
-) -> Callable[[str, int], tuple[str, ...]]:
-  """(task, row) -> where it is from, and its sides as text."""
-  decode = made.tokenizer().decode
-  if isinstance(config, LanguageConfig):
-    windows = streams.read_windows(config, made)
-    example = streams.example_of(config, made)
-    tokens = lambda row: windows.tokens(row % len(windows))
-    return lambda _, row: (
-      f"row {row}",
-      *map(decode, example(tokens(row), row)),
-    )
-  assert isinstance(config, PairConfig)
-  tasks, _ = streams.read_tasks(config, made)
-  origin = lambda rows, i: str(
-    pathlib.Path(rows.origin[i]).relative_to(made.corpus)
-  )
-  return lambda task, i: (
-    origin(tasks[task], i),
-    decode(tasks[task].query[i]),
-    decode(tasks[task].positive[i]),
-  )

@@ -1,4 +1,4 @@
-"""The checkpoints of a running training: saved, kept and restored."""
+"""The checkpoints of a running training: saving, keeping and restoring."""
 
 import contextlib
 import dataclasses
@@ -18,21 +18,21 @@ from orbax.checkpoint._src.multihost import multihost
 from embeddinggemma import checkpoint, distributed
 from embeddinggemma.types import BadInput, TrainState
 
-_PART = 2**20  # bytes that are worth a replica's help with a save
+_PART = 2**20  # smallest part of an array, in bytes, that a replica writes
 
 
 def always(step: int) -> bool:
-  """Every step is one of those that are kept by their number."""
+  """The default of `regular`: every step counts."""
   del step
   return True
 
 
 @dataclasses.dataclass(frozen=True)
 class _Keep:
-  """The newest `count` of the regular steps, and the newest of all.
+  """A policy of Orbax: keep the newest `count` regular steps, and the newest.
 
-  A save that time or a preemption asked for goes when the next one is there: so
-  the regular ones are those of a run that nothing disturbed.
+  A checkpoint that was saved because of the time or a preemption is deleted
+  once the next one exists, so the regular ones are those of an undisturbed run.
   """
 
   count: int
@@ -41,7 +41,7 @@ class _Keep:
   def should_preserve(
     self, checkpoints: Sequence[Any], *, context: Any
   ) -> list[bool]:
-    """Orbax's question, of the steps oldest first."""
+    """Whether to keep each of the checkpoints, which are given oldest first."""
     del context
     numbers = [found.step for found in checkpoints]
     kept = {*[n for n in numbers if self.regular(n)][-self.count :]}
@@ -49,10 +49,10 @@ class _Keep:
 
 
 def _without_devices() -> None:
-  """Orbax's processes wait for each other at JAX's service.
+  """Let Orbax's processes wait for each other at JAX's coordination service.
 
-  By default they do it by a sum over all devices, which queues behind the
-  steps, and has no limit.
+  Its default is a sum over all devices, which queues behind training steps and
+  has no time limit.
   """
   flags.FLAGS.mark_as_parsed()  # ours are elsewhere
   name = multihost.EXPERIMENTAL_ORBAX_USE_DISTRIBUTED_BARRIER.name
@@ -60,10 +60,10 @@ def _without_devices() -> None:
 
 
 def _arrays() -> ocp.PyTreeCheckpointHandler:
-  """Replicas write parts of what is large.
+  """A handler that lets replicas write parts of large arrays only.
 
-  Orbax has them cut everything up, an operation a part and device, which held
-  steps up for longer than the copies of small arrays did.
+  Orbax would cut up every array, with an operation for each part and device,
+  which delays steps for longer than copying small arrays does.
   """
   handler = ocp.type_handlers.ArrayHandler(
     min_slice_bytes_for_replica_parallel=_PART,
@@ -78,8 +78,8 @@ def _arrays() -> ocp.PyTreeCheckpointHandler:
 class Checkpoints:
   """Saves and restores the state and the data position of one run.
 
-  All processes of the run call it alike; saves go on in threads of their own.
-  `keep`: so many of the steps that are `regular`, and the newest.
+  All processes of the run call it alike; saves continue in threads of their
+  own. It keeps the newest `keep` of the `regular` steps, and the newest step.
   """
 
   def __init__(
@@ -119,9 +119,9 @@ class Checkpoints:
     data: Mapping[str, Any],
     files: checkpoint.Files,
   ) -> None:
-    """Starts to write a step; an existing one is kept.
+    """Start to save a step; one that exists is kept.
 
-    Raises OSError (ENOSPC) before it starts where the disk has no room.
+    Raises OSError (ENOSPC), before it starts, if the disk has too little room.
     """
     if step in self._manager.all_steps():
       return
@@ -138,19 +138,21 @@ class Checkpoints:
     self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
   def wait(self) -> None:
-    """Until everything is on disk; raises what a save raised."""
+    """Wait until everything is on disk; raises the error of a failed save."""
     self._manager.wait_until_finished()
 
   def saving(self) -> bool:
-    """Whether a save still goes on."""
+    """Whether a save is in progress."""
     return self._manager.is_saving_in_progress()
 
   def restore(
     self, like: TrainState
   ) -> tuple[TrainState, dict[str, Any], list[str]] | None:
-    """The newest step that every process can read, onto `like`'s shardings.
+    """The newest step that every process can read, with `like`'s shardings.
 
-    Also returns what was stepped over: one line for each damaged step.
+    Returns (state, position of the data, a line for each damaged step that was
+    skipped), or None if there is no step. Raises BadInput if every step is
+    damaged.
     """
     damaged: list[str] = []
     for step in sorted(self._manager.all_steps(), reverse=True):
@@ -173,7 +175,7 @@ class Checkpoints:
     return None
 
   def _move_aside(self, damaged: Sequence[int]) -> None:
-    """Out of the way, so that these steps can be saved anew; not deleted."""
+    """Move damaged steps out of the way, so that they can be saved again."""
     for step in damaged if distributed.is_first() else ():
       target = self._root.parent / f"damaged-{step}"
       shutil.rmtree(target, ignore_errors=True)
@@ -185,8 +187,11 @@ class Checkpoints:
   def _restore(
     self, step: int, like: TrainState
   ) -> tuple[TrainState, dict[str, Any]]:
-    """By the handlers alone: a manager waits for the other processes, which
-    would wait for ever if only one of them found damage."""
+    """Restore a step by the handlers alone.
+
+    A manager would wait for the other processes, forever if only one of them
+    finds damage.
+    """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     path = epath.Path(self._root / str(step))
     arrays, position = (
@@ -207,7 +212,7 @@ class Checkpoints:
     return TrainState(number, params, moments["opt_state"]), dict(data)
 
   def close(self) -> None:
-    """Waits until everything is on disk; raises what a save raised."""
+    """Wait until everything is on disk; raises the error of a failed save."""
     with self._silence:
       self._manager.wait_until_finished()
       self._manager.close()

@@ -1,4 +1,4 @@
-"""The one training loop. Stages differ in what they give it, never in it."""
+"""The one training loop; stages differ in what they pass to it."""
 
 import math
 import time
@@ -13,12 +13,12 @@ from embeddinggemma.types import BadBatch, Interrupted, Metrics, TrainState
 
 
 class StepInfo(NamedTuple):
-  """What one step did, seen when the next one is already under way."""
+  """The result of one step, read while the next one is already running."""
 
-  step: int  # updates done, this one included
+  step: int  # number of updates, this one included
   metrics: dict[str, float]
   loaded: Loaded
-  seconds: float  # since the previous step was seen
+  seconds: float  # since the metrics of the previous step were read
   waited: float  # seconds that the loop waited for data
 
 
@@ -28,23 +28,26 @@ class Stream(Protocol):
 
   def __next__(self) -> Loaded: ...
   def state(self) -> dict[str, Any]:
-    """The position of the batch that `next` gives."""
+    """The position of the batch that the next call of `next` returns."""
     ...
 
 
 def never(step: int) -> bool:
-  """At no step."""
+  """Never due: false at every step."""
   del step
   return False
 
 
 class Hook(NamedTuple):
-  """Runs before a step whenever `every` divides the updates done, or `also`
-  is true of them; when training is told to stop; and at the end."""
+  """A function that runs before certain steps, such as one that saves.
+
+  It runs when `every` divides the number of updates, when `also` is true of it,
+  when training is told to stop, and at the end.
+  """
 
   every: int
   run: Callable[[int, TrainState, Stream], None]
-  also: Callable[[int], bool] = never  # asked once with every step, in order
+  also: Callable[[int], bool] = never  # called with every step, in order
 
   def is_due(self, step: int) -> bool:
     """Whether it runs after so many updates."""
@@ -53,12 +56,12 @@ class Hook(NamedTuple):
 
 
 Observer = Callable[[StepInfo], None]
-# What is wrong with a step, or "".
+# A check of each step: what is wrong with it, or "".
 Guard = Callable[[StepInfo], str]
 
 
 def finite(info: StepInfo) -> str:
-  """Names a loss or norm that is not finite."""
+  """The first of loss and norms that is not finite, as a message, or ""."""
   for name in ("loss", "grad_norm", "update_norm"):
     if not math.isfinite(info.metrics[name]):
       return f"{name} is {info.metrics[name]}"
@@ -82,11 +85,24 @@ def fit(
   guard: Guard = finite,
   preempted: Callable[[int], bool] = never,
 ) -> TrainState:
-  """Trains from state.step to `steps` and returns the last state.
+  """Train from state.step to `steps` and return the last state.
 
-  Hooks see a state of whose steps the guard said nothing, and the stream before
-  it moves on: a save holds both together. Raises BadBatch when the guard does,
-  and Interrupted, after the hooks, when `preempted`, asked with every step.
+  A hook sees a state whose steps have all passed the guard, and the stream
+  before it advances, so a save holds both together.
+
+  Args:
+    program: the compiled step.
+    state: where to start.
+    stream: the batches.
+    steps: total number of updates, those before state.step included.
+    hooks: run before steps when they are due.
+    observers: called with the result of every step.
+    guard: checks every step.
+    preempted: called with every step; whether to stop there.
+
+  Raises:
+    BadBatch: the guard objects to a step.
+    Interrupted: `preempted` is true; the hooks have run before.
   """
   watch = _Watch(observers, guard)
   for step in range(int(state.step), steps):

@@ -1,4 +1,4 @@
-"""What is wrong with a step: a value that is not finite, a norm that jumps."""
+"""A check of each step: values that are not finite, norms that jump."""
 
 import collections
 import statistics
@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from embeddinggemma.config import GuardConfig
 from embeddinggemma.training.fit import StepInfo, finite
 
-_FEWEST = 10  # norms whose median says anything
+_FEWEST = 10  # norms that a meaningful median needs
 
 
 class Guard:
-  """Names the fault of a step, or says "".
+  """Returns what is wrong with a step, or "".
 
-  A gradient norm that is `jump` times the median of the last ones is one: tied
-  tables' gradients were silently corrupted on TPUs (openxla/xla 38597), and a
-  broken chip looks alike. `norms` are those of the steps before, so that a run
-  that was stopped judges like one that was not.
+  A gradient norm above `jump` times the median of the last ones is a fault: the
+  gradients of tied tables were silently corrupted on TPUs (openxla/xla 38597),
+  and a broken chip has the same effect. `norms` are those of earlier steps, so
+  that a resumed run decides like one that was not stopped.
   """
 
   def __init__(self, config: GuardConfig, norms: Iterable[float] = ()):
@@ -24,7 +24,7 @@ class Guard:
     self._norms = collections.deque(norms, config.window)
 
   def __call__(self, info: StepInfo) -> str:
-    """Of the step's metrics."""
+    """What is wrong with the metrics of a step, or ""."""
     if fault := finite(info):
       return fault
     norm = info.metrics["grad_norm"]

@@ -1,4 +1,4 @@
-"""Observers of training: metrics on disk, and what a person sees."""
+"""Observers of training: metrics on disk, and what the terminal shows."""
 
 import json
 import pathlib
@@ -11,7 +11,7 @@ METRICS = "metrics.jsonl"
 
 
 def row_of(info: StepInfo) -> dict[str, Any]:
-  """One line of metrics.jsonl: tokens are real ones, padding is not counted."""
+  """A line of metrics.jsonl; `tokens` does not count padding."""
   loaded = info.loaded
   return {
     "step": info.step,
@@ -27,9 +27,9 @@ def row_of(info: StepInfo) -> dict[str, Any]:
 
 
 class MetricsLog:
-  """metrics.jsonl and TensorBoard events in the workdir.
+  """Writes metrics.jsonl and TensorBoard events in the workdir.
 
-  On a resume, lines of steps that will be done again are dropped first.
+  When training resumes at `start`, lines of later steps are dropped first.
   """
 
   def __init__(self, workdir: pathlib.Path, start: int):
@@ -56,7 +56,7 @@ class MetricsLog:
         self._events.add_scalar(name, value, info.step)
 
   def close(self) -> None:
-    """Ends both files."""
+    """Close both files."""
     self._file.close()
     self._events.close()
 
@@ -74,7 +74,7 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
 
 
 def progress_observer(progress: Progress) -> Observer:
-  """Shows loss (smoothed) and tokens/s (of the last steps) on a bar."""
+  """An observer that shows the smoothed loss and tokens per second on a bar."""
   smooth: dict[str, float] = {}
 
   def observe(info: StepInfo) -> None:

@@ -23,7 +23,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def adamw(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-  """AdamW after clipping by the global norm; no decay on norms."""
+  """AdamW after clipping by the global norm; norms have no weight decay."""
   return optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
     optax.adamw(
@@ -42,9 +42,10 @@ def hold(
   steps: int,
   moving: Callable[[str], bool],
 ) -> optax.GradientTransformation:
-  """For the first `steps` updates, only parameters whose path is `moving` move.
+  """Freeze all but the `moving` parameters for the first `steps` updates.
 
-  The rest collects its moments meanwhile.
+  `moving` decides by the path of a parameter. The moments of the frozen ones
+  are collected from the start.
   """
 
   def held(params: optax.Params) -> optax.Params:

@@ -1,4 +1,4 @@
-"""One stage of training in a workdir: its start, its loop, what it leaves."""
+"""One stage of training in a workdir: where it starts, its loop, its result."""
 
 import contextlib
 import dataclasses
@@ -18,16 +18,16 @@ from embeddinggemma.training import (
   checkpoints,
   guard,
   hooks,
-  result,
+  prepare,
   stages,
   start,
   step,
-  streams,
 )
 from embeddinggemma.training import fit as fit_lib
 from embeddinggemma.training import workdir as record
 from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.training.stages import common
 from embeddinggemma.types import (
   BadBatch,
   Metrics,
@@ -36,26 +36,16 @@ from embeddinggemma.types import (
   TrainState,
 )
 
-# What the compiled step does not depend on.
-_NOT_COMPILED = (
-  "init",
-  "init_from",
-  "decoder_from",
-  "data",
-  "teacher",
-  "average",
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-  """What one call of `train` works with."""
+  """The objects with which one call of `train` works."""
 
   config: TrainConfig
   made: Inputs
   workdir: pathlib.Path
   console: Console
-  steps: int  # to do, in this call
+  steps: int  # at which this call ends
   mesh: jax.sharding.Mesh
   stage: Stage
   stream: loader.Stream
@@ -63,7 +53,7 @@ class _Run:
   content: checkpoint.Files
 
   def say(self, line: str) -> None:
-    """A line for the person."""
+    """Print a line for the user."""
     self.console.print(
       f"{self.config.stage}: {line}",
       highlight=False,
@@ -79,19 +69,26 @@ def train(
   console: Console,
   until: int | None = None,
 ) -> dict[str, Any]:
-  """Trains from the workdir's last checkpoint, or from the start, to the end.
+  """Train to the end, from the workdir's last checkpoint or from the start.
 
-  `until`: only so many of the config's steps; a later call goes on.
-  Returns the final checkpoint (relative), its content hash and metrics; in
-  processes of a run that are not its first, nothing.
+  Args:
+    config: of the stage.
+    made: its inputs.
+    workdir: for checkpoints, metrics and config.json.
+    console: for progress and notes.
+    until: stop after this many of the config's steps; a later call continues.
+
+  Returns:
+    The final checkpoint (relative to the workdir), its content hash and
+    metrics; in processes other than the first, {}.
   """
   record.check_workdir(config, workdir)
   steps = config.steps if until is None else min(until, config.steps)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   say = lambda line: console.print(line, highlight=False)
-  data, truncated = streams.dataset(config, made, mesh.size, say)
+  data, truncated = prepare.dataset(config, made, mesh.size, say)
   distributed.barrier("data")
-  regular = functools.partial(result.is_regular, config, steps)
+  regular = functools.partial(common.is_regular, config, steps)
   run = _Run(
     config,
     made,
@@ -110,8 +107,13 @@ def train(
     run.store.close()
 
   def finish() -> dict[str, Any]:
-    final, params = result.final(
-      config, state.params, steps, run.content, workdir, run.say
+    params = state.params
+    if distributed.count() > 1:  # this process may hold only a part of them
+      params = checkpoint.read_params(
+        workdir / checkpoint.CHECKPOINTS / str(steps)
+      )
+    final, params = stages.kind_of(config).result(
+      config, params, steps, run.content, workdir, run.say
     )
     rows = hooks.read_metrics(workdir / hooks.METRICS)
     return {
@@ -127,8 +129,8 @@ def train(
 def _trained(run: _Run) -> TrainState:
   """The state after the last step.
 
-  A batch that the guard refuses is left out, as often as the config allows,
-  after going back to the last checkpoint.
+  When the guard rejects a batch, training returns to the last checkpoint and
+  leaves the batch out, as often as the config allows.
   """
   beginning, skipped = run.stream.state(), ()
   while True:
@@ -176,7 +178,10 @@ def summary_of(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _start(run: _Run) -> tuple[TrainState, str]:
-  """Start order: the workdir's latest, init_from, the LSA table, random."""
+  """The initial state, and a sentence that says where it comes from.
+
+  The order is: the workdir's last checkpoint, init_from, the LSA table, random.
+  """
   params, fresh, dropped = start.params(run.config, run.made)
   state = step.init_state(run.stage, run.config.seed, run.mesh, params)
   restored = run.store.restore(state)
@@ -184,7 +189,9 @@ def _start(run: _Run) -> tuple[TrainState, str]:
     source = record.source(run.config, run.made)
     if source is None:
       return state, "starts from random weights"
-    precision = quantize.precision_of(stages.view_of(run.config))
+    precision = quantize.precision_of(
+      stages.kind_of(run.config).view(run.config)
+    )
     plain = precision in (None, quantize.FLOAT)
     seen = "" if plain else f", seen in {precision}"
     left = f"; left out: {_some(dropped)}" if dropped else ""
@@ -203,9 +210,10 @@ def _some(names: list[str]) -> str:
 def program(
   config: TrainConfig, stage: Stage, mesh: jax.sharding.Mesh
 ) -> step.ByShape:
-  """The compiled step; runs that differ in data and start share it."""
+  """The compiled step, shared by runs that differ only in data and start."""
   tree = record.resolved(config)
-  key = {k: v for k, v in tree.items() if k not in _NOT_COMPILED}
+  other = {"init", "data", *stages.kind_of(config).folders}
+  key = {k: v for k, v in tree.items() if k not in other}
   options = start.compiler_options(config, mesh)
   return cache.share(
     "program",
@@ -215,9 +223,10 @@ def program(
 
 
 def _together(compiling: step.ByShape) -> step.Program:
-  """The step, begun by all processes only when all have compiled it.
+  """The step, which all processes begin only when all have compiled it.
 
-  A collective that waits for one that compiles looks like one that hangs.
+  Otherwise a collective that waits for a process that still compiles would look
+  like one that hangs.
   """
   compiled: set[int] = set()
 

@@ -1,4 +1,4 @@
-"""Where a stage of training starts, and whether it can: before any work."""
+"""Where a stage of training starts, and checks of it before any work."""
 
 import pathlib
 import re
@@ -15,22 +15,16 @@ from embeddinggemma import (
   saved,
   sharding,
 )
-from embeddinggemma.data import denoisers, mixture
 from embeddinggemma.model import adapt
 from embeddinggemma.model.config import ModelConfig
-from embeddinggemma.training import inputs, stages, step, workdir
-from embeddinggemma.training.config import (
-  AdaptConfig,
-  LanguageConfig,
-  PairConfig,
-  QatConfig,
-  TrainConfig,
-)
+from embeddinggemma.training import prepare, stages, step, workdir
+from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.types import BadInput, Params
 
-# What decides, beside shapes, what tensors compute: where there are any; in an
-# encoder, which a decoder may become with another mask; in an embedder.
+# Fields of ModelConfig that, besides shapes, decide the function of tensors: of
+# all models; of an encoder, which a decoder may become by another mask; and of
+# an embedder with a head.
 _FUNCTION = {
   "": (
     "num_layers",
@@ -49,9 +43,9 @@ _FUNCTION = {
 
 
 def check(config: TrainConfig) -> None:
-  """Fails on what no data can mend: the mesh, the groups, the start.
+  """Raise BadInput for faults of the mesh, the groups or the start.
 
-  Before any work, since the rest of a run may take minutes to get there.
+  It comes before any work, since the rest of a run may take minutes.
   """
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   stages.groups(config, mesh.size)
@@ -61,16 +55,8 @@ def check(config: TrainConfig) -> None:
   _check_frozen(config, shapes)
   jax.eval_shape(stage.view, shapes)  # fails on sizes that it cannot show
   _check_start(config, shapes)
-  if isinstance(config, PairConfig):
-    weights = config.data.weights
-    mixture.shares(
-      dict.fromkeys(weights, 1), weights, config.data.size_exponent
-    )
-  if isinstance(config, LanguageConfig):
-    inputs.check_text(config)
-  tokenizer = inputs.given_tokenizer(config)
-  if isinstance(config, AdaptConfig) and tokenizer:
-    denoisers.sentinels_of(tokenizer)
+  kind = stages.kind_of(config)
+  kind.check(config, prepare.given_tokenizer(config))
 
 
 def _check_start(config: TrainConfig, shapes: Params) -> None:
@@ -86,9 +72,9 @@ def _check_start(config: TrainConfig, shapes: Params) -> None:
 
 
 def check_folders(config: TrainConfig) -> None:
-  """BadInput where a key names the address of a bucket, not a folder."""
-  for key in ("init_from", "decoder_from", "teacher"):
-    cache.as_folder(getattr(config, key, ""), key)
+  """Raise BadInput if a key holds the address of a bucket and not a folder."""
+  for key in stages.kind_of(config).folders:
+    cache.as_folder(getattr(config, key), key)
   cache.as_folder(config.data.path, "data.path")
 
 
@@ -108,10 +94,10 @@ def _check_frozen(config: TrainConfig, shapes: Params) -> None:
 def params(
   config: TrainConfig, made: Inputs
 ) -> tuple[Params, list[str], list[str]]:
-  """Parameters with those of `init_from` or the LSA table grafted.
+  """Initial parameters, with those of `init_from` or the LSA table in place.
 
-  Also the paths of tensors that are fresh, and of the parent's that have no
-  place in this stage's model.
+  Also returns the paths of tensors that are fresh, and of the parent's tensors
+  that have no place in this stage's model.
   """
   fresh = stages.init(config)(jax.random.key(config.seed))
   return _adopt(
@@ -125,18 +111,24 @@ def _adopt(
   source: pathlib.Path | None,
   read: Callable[[pathlib.Path], Params],
 ) -> tuple[Params, list[str], list[str]]:
-  """The same with what `read` makes of a checkpoint: tensors, or shapes."""
+  """Replace fresh parameters by those of a checkpoint, as `params` does.
+
+  `read` returns the parameters of a checkpoint, or only their shapes, for a
+  check that reads no weights.
+  """
   if source is None:
     return fresh, [], []
   files = checkpoint.read_files(source)
   _require_view(config, source, files)
-  given, decoder = read(source), None
+  kind, given, second = stages.kind_of(config), read(source), None
   _require_function("model", config.model, source, files, given)
-  if isinstance(config, AdaptConfig) and config.decoder_from:
-    other = checkpoint.find(config.decoder_from)
-    files, decoder = checkpoint.read_files(other), read(other)
-    _require_function("decoder", config.decoder, other, files, decoder)
-  moved = stages.adopt(config, given, decoder)
+  for key, path in kind.parents(config).items():
+    if path:
+      other = checkpoint.find(path)
+      files, second = checkpoint.read_files(other), read(other)
+      model = getattr(config, key)
+      _require_function(key, model, other, files, second)
+  moved = kind.adopt(config, given, second)
   grafted, new = adapt.graft(fresh, moved)
   return grafted, new, adapt.dropped(given, moved)
 
@@ -144,9 +136,9 @@ def _adopt(
 def _require_view(
   config: TrainConfig, source: pathlib.Path, files: checkpoint.Files
 ) -> None:
-  """Refuses weights that are to be seen through a view, but for the same one.
+  """Raise BadInput for weights that need another view than this stage's.
 
-  Raw weights of quantisation-aware training are good on their grid alone.
+  The raw weights of quantisation-aware training are good only on their grid.
   """
   view = checkpoint.view_of(files)
   precision = quantize.precision_of(view)
@@ -157,18 +149,14 @@ def _require_view(
       f"checkpoint {source} needs the view {view!r} of its weights; start from"
       " the final one of its training"
     )
-  if view != stages.view_of(config):
+  kind = stages.kind_of(config)
+  if view != kind.view(config):
     raise BadInput(
       f"checkpoint {source} was trained to be seen in {precision}; start from"
       " its own parent, or go on with stage qat and"
       f" --config.quantize.spec={precision}"
     )
-  if isinstance(config, QatConfig) and config.teaches_itself:
-    raise BadInput(
-      f"checkpoint {source} is quantised, so no teacher of itself; give"
-      " --config.teacher=DIR, vectors of its float parent that `teach` wrote,"
-      " or --config.loss.distill=0"
-    )
+  kind.check_parent(config, source)
 
 
 def _require_function(
@@ -178,10 +166,10 @@ def _require_function(
   files: checkpoint.Files,
   given: Params,
 ) -> None:
-  """Refuses weights that would compute something else here.
+  """Raise BadInput for weights that would compute something else here.
 
-  More layers would be random ones in the middle of what was trained; another
-  base of rotary positions, another model of the same shapes.
+  Additional layers would be random ones among trained ones, and another base of
+  the rotary positions would be a different model of the same shapes.
   """
   if "model.json" not in files:
     return
@@ -203,7 +191,7 @@ def _read_shapes(path: pathlib.Path) -> Params:
 def compiler_options(
   config: TrainConfig, mesh: jax.sharding.Mesh
 ) -> dict[str, Any]:
-  """Those of the config for the devices of a mesh; BadInput for unknown ones."""
+  """The compiler options for the mesh's devices; BadInput if unknown."""
   device = mesh.devices.flat[0]
   return generations.compiler_options(
     config.compiler_options, device.platform, device.device_kind

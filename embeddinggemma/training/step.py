@@ -1,4 +1,4 @@
-"""The step, whole: differentiate the stage's objective, update, apply."""
+"""The training step: differentiate the stage's objective, update, apply."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ Program = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
 def optimizer_of(stage: Stage, params: Any) -> optax.GradientTransformation:
-  """The stage's optimizer on what is trainable; the rest has no moments."""
+  """The stage's optimizer on trainable parameters; others have no moments."""
   labels = _trainable(stage, params)
   if all(jax.tree.leaves(labels)):
     return stage.optimizer
@@ -34,7 +34,7 @@ def _trainable(stage: Stage, params: Any) -> Any:
 def init_state(
   stage: Stage, seed: int, mesh: Mesh, params: Any | None = None
 ) -> TrainState:
-  """A fresh state, sharded as it is made; `params` replaces stage.init."""
+  """A fresh train state, made sharded; `params` replaces stage.init."""
   make, source = functools.partial(_fresh, stage), params
   if params is None:
     make, source = _from_key(stage), jax.random.key(seed)
@@ -44,10 +44,9 @@ def init_state(
 
 
 def train_step(
-  stage: Stage, seed: int, state: TrainState, batch: Any
+  stage: Stage, state: TrainState, batch: Any
 ) -> tuple[TrainState, Metrics]:
-  """One update; the random key is folded from the step, so it resumes."""
-  key = jax.random.fold_in(jax.random.key(seed), state.step)
+  """One update of the parameters; returns the new state and its metrics."""
 
   def loss_of(params: Any) -> tuple[jax.Array, Metrics]:
     # What is frozen has no gradient, so none is computed.
@@ -56,7 +55,7 @@ def train_step(
       params,
       _trainable(stage, params),
     )
-    return stage.objective(stage.view(params), batch, key)
+    return stage.objective(stage.view(params), batch)
 
   (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(
     state.params
@@ -78,18 +77,18 @@ def compile_step(
   mesh: Mesh,
   compiler_options: Mapping[str, Any] | None = None,
 ) -> Program:
-  """train_step under jit, the state's shardings kept.
+  """A jitted `train_step` that keeps the state's shardings.
 
-  The state is donated where each device updates what it holds. Whole
-  parameters that are gathered from all devices are not written in place: XLA
-  would copy them before, and again after (a v5e: 3.6 million cycles a step at
-  300M), and that takes the memory which donating them saves.
+  The state is donated if each device updates the parameters that it holds.
+  Parameters that are gathered whole from all devices cannot be updated in
+  place: XLA would copy them before and after (on a v5e 3.6 million cycles a
+  step at 300M), which takes the memory that donation saves.
   """
   in_place = mesh.size == 1 or stage.rules != "zero1"
   shapes = abstract_state(stage, seed, mesh)
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
   return jax.jit(
-    lambda state, batch: train_step(stage, seed, state, batch),
+    lambda state, batch: train_step(stage, state, batch),
     donate_argnums=0 if in_place else (),
     in_shardings=(shardings, None),
     out_shardings=(shardings, None),
@@ -98,7 +97,7 @@ def compile_step(
 
 
 def abstract_state(stage: Stage, seed: int, mesh: Mesh) -> Any:
-  """A fresh state's shapes with their shardings: nothing is allocated."""
+  """Shapes of a fresh train state with their shardings; allocates nothing."""
   shapes = jax.eval_shape(lambda: _from_key(stage)(jax.random.key(seed)))
   return sharding.placed_shapes(shapes, mesh, stage.rules)
 
@@ -106,9 +105,9 @@ def abstract_state(stage: Stage, seed: int, mesh: Mesh) -> Any:
 class ByShape:
   """The step, compiled for each shape of batch when it is first needed.
 
-  Unlike a jitted function, it also compiles for shapes alone, of which no
-  array exists: so the memory of a step is known before it runs, and the run
-  has no second compilation.
+  Unlike a jitted function it can also be compiled from shapes alone, without
+  arrays. So the memory of a step is known before it runs, and the run does not
+  compile a second time.
   """
 
   def __init__(self, jitted: Any):
@@ -116,7 +115,10 @@ class ByShape:
     self._made: dict[Any, jax.stages.Compiled] = {}
 
   def compiled(self, state: Any, batch: Any) -> jax.stages.Compiled:
-    """The program for arrays, or for shapes with their shardings."""
+    """The program for these arrays, or shapes with their shardings.
+
+    Raises BadInput for compiler options that are not accepted.
+    """
     leaves, tree = jax.tree.flatten(batch)
     key = tree, tuple((x.shape, np.dtype(x.dtype)) for x in leaves)
     if key not in self._made:

@@ -1,9 +1,9 @@
-"""Gradients of a table that is read and compared to, each computed alone.
+"""Separate gradients for a table that is both looked up and compared to.
 
-Tokens are looked up in a tied table, and logits are formed with it. Added into
-one buffer, the scattered and the dense gradient were silently corrupted on TPUs
-(openxla/xla 38597, jax 35409). Here neither is seen by the other's computation
-before both are whole. To be removed with that fault.
+With a tied table, tokens are looked up and logits are computed from the same
+parameter. When the scattered and the dense gradient were added into one buffer,
+they were silently corrupted on TPUs (openxla/xla 38597, jax 35409). Here each
+is complete before they are added. Remove this module once that fault is fixed.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax
 
 from embeddinggemma.types import Params
 
-# (params, ids and slots of a group ...) -> its vectors, and the table.
+# (params, token ids and segment ids of a group, ...) -> (states, table).
 Decode = Callable[..., tuple[jax.Array, jax.Array]]
 
 
@@ -34,8 +34,11 @@ _alone.defvjp(_forward, _backward)
 
 
 def apart(decode: Decode, owner: str) -> Decode:
-  """`decode` with the same values, and the gradients of model/OWNER/embedding
-  computed separately for its lookups and for its logits, then added."""
+  """`decode`, with the two gradients of its embedding table kept apart.
+
+  The gradients of model/OWNER/embedding from lookups and from logits are
+  computed separately and then added; the values do not change.
+  """
 
   def decoded(params: Params, *texts: Any) -> tuple[jax.Array, jax.Array]:
     model = params["model"]

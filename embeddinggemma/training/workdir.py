@@ -1,4 +1,4 @@
-"""What a workdir and its checkpoints say of themselves."""
+"""What a workdir and its checkpoints record about themselves."""
 
 import contextlib
 import dataclasses
@@ -15,13 +15,15 @@ from embeddinggemma.checkpoint import TOKENIZER_FILE
 from embeddinggemma.data import prompts
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.training import inputs, stages
-from embeddinggemma.training.config import AdaptConfig, TrainConfig
+from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.types import BadInput
 
 CONFIG_FILE = "config.json"
-# What may differ when a workdir's training goes on: the same weights come out.
-# Parents count by their weights, which `inputs.dependencies` holds.
+SCORES_FILE = "scores.json"  # of what was trained here
+# Config keys that may change when training continues in a workdir, since the
+# weights do not depend on them. Parents are compared by their weights, in
+# `prepare.dependencies`.
 _FREE = (
   "mesh",
   "groups_per_device",
@@ -29,11 +31,7 @@ _FREE = (
   "every_minutes",
   "keep_checkpoints",
   "guard",
-  "separate_gradients",
   "compiler_options",
-  "init_from",
-  "decoder_from",
-  "teacher",
 )
 _LICENSE = (
   "These weights derive from the data and parents that recipe.json names;\n"
@@ -42,26 +40,25 @@ _LICENSE = (
 
 
 def source(config: TrainConfig, made: Inputs) -> pathlib.Path | None:
-  """The checkpoint that training starts from, if there is one."""
+  """The checkpoint that training starts from; None if it starts from random."""
   if config.init_from:
     return checkpoint.find(config.init_from)
   return checkpoint.find(made.table) if config.init == "lsa" else None
 
 
 def relevant(config: TrainConfig) -> dict[str, Any]:
-  """The part of a config that decides the weights, as JSON."""
+  """The part of a config on which the weights depend, as JSON."""
   tree = resolved(config)
   return {key: tree[key] for key in tree if key not in _free(config)}
 
 
 def _free(config: TrainConfig) -> set[str]:
-  # Where checkpoints are averaged, it matters which there are.
-  averaged = isinstance(config, AdaptConfig) and config.average > 1
-  return set(_FREE) - ({"every_checkpoint"} if averaged else set())
+  kind = stages.kind_of(config)
+  return {*_FREE, *kind.folders, *kind.same} - kind.decides(config)
 
 
 def check_workdir(config: TrainConfig, workdir: pathlib.Path) -> None:
-  """Refuses a workdir that holds a run of another config, key by key."""
+  """Raise BadInput, naming the keys, if a workdir's run has another config."""
   path = workdir / CONFIG_FILE
   if not path.is_file():
     return
@@ -72,10 +69,10 @@ def check_workdir(config: TrainConfig, workdir: pathlib.Path) -> None:
   with contextlib.suppress(BadInput):  # what cannot be built, differs
     saved = resolved(stages.build(saved))
   changed = [
-    f"{key}={_get(saved, key)!r} there, {_get(now, key)!r} now"
-    for key in sorted(_flat(saved) | _flat(now))
+    f"{key}={_at(saved, key)!r} there, {_at(now, key)!r} now"
+    for key in sorted({*config_lib.flat(saved), *config_lib.flat(now)})
     if key.split(".")[0] not in _free(config)
-    and _get(saved, key) != _get(now, key)
+    and _at(saved, key) != _at(now, key)
   ]
   if changed:
     raise BadInput(
@@ -84,48 +81,44 @@ def check_workdir(config: TrainConfig, workdir: pathlib.Path) -> None:
     )
 
 
-def flat(config: TrainConfig) -> dict[str, Any]:
-  """The whole config, 'optimizer.lr' and such to its value."""
-  tree = resolved(config)
-  return {key: _get(tree, key) for key in _flat(tree)}
-
-
-def resolved(config: TrainConfig) -> dict[str, Any]:
-  """The whole config, as JSON."""
-  return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _flat(tree: Any, prefix: str = "") -> set[str]:
-  if not isinstance(tree, dict) or not tree:
-    return {prefix[:-1]}
-  return {k for key, v in tree.items() for k in _flat(v, f"{prefix}{key}.")}
-
-
-def _get(tree: Any, path: str) -> Any:
+def _at(tree: Any, path: str) -> Any:
+  """The value, or the mapping, under a dotted key of a tree; else None."""
   for key in path.split("."):
     tree = tree.get(key) if isinstance(tree, dict) else None
   return tree
 
 
-def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
-  """The small files of a checkpoint: all that any verb needs.
+def flat(config: TrainConfig) -> dict[str, Any]:
+  """The whole config as {"optimizer.lr": value, ...}."""
+  return config_lib.flat(resolved(config))
 
-  A parent's are kept where they say the same as ours, so that it can be
-  averaged with what it became; and so are its terms.
+
+def resolved(config: TrainConfig) -> dict[str, Any]:
+  """The whole config as nested JSON."""
+  return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
+  """The small files of a checkpoint, with all that any verb needs.
+
+  Where a parent's file has the same content as ours its bytes are kept, so that
+  the two checkpoints can be averaged; files with terms of use are kept too.
   """
   start = source(config, made)
   given = checkpoint.read_files(start) if start else {}
   parents = {}
   if start is not None:
     parents["init"] = inputs.hash_of(start)
-  if isinstance(config, AdaptConfig) and config.decoder_from:
-    parents["decoder"] = inputs.parent(config.decoder_from)
+  kind = stages.kind_of(config)
+  for name, path in kind.parents(config).items():
+    if path:
+      parents[name] = inputs.parent(path)
   recipe = {
     "stage": config.stage,
     "parents": parents,
-    "data": inputs.about(config, made),
+    "data": kind.about(config, made),
     "config": dataclasses.asdict(config),
-    "view": stages.view_of(config),
+    "view": kind.view(config),
     **checkpoint.AS_WRITTEN,
     "versions": versions(),
     "command": sys.argv,
@@ -143,7 +136,7 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
 def _inherited(
   config: TrainConfig, given: checkpoint.Files
 ) -> dict[str, bytes]:
-  """What of a parent's files is as good as ours, byte for byte."""
+  """Files of a parent that are kept byte for byte."""
   kept = {name: given[name] for name in given if checkpoint.is_terms(name)}
   known = inputs.prompts_of(given)
   if known and not inputs.other_prompts(known):
@@ -157,7 +150,7 @@ def _inherited(
 
 
 def versions() -> dict[str, str]:
-  """Versions of what decides the numbers."""
+  """Versions of the packages that decide numerical results."""
   names = (
     "embeddinggemma",
     "jax",
@@ -170,13 +163,11 @@ def versions() -> dict[str, str]:
   return {"python": sys.version.split()[0], **found}
 
 
-SCORES_FILE = "scores.json"
-
-
 def go_on(candidate: pathlib.Path, workdir: pathlib.Path) -> None:
-  """Puts a candidate's training into a workdir that has none.
+  """Copy a candidate's training into a workdir that has none, to continue it.
 
-  The checkpoints come last and at once: what a kill leaves is begun anew.
+  The checkpoints get their name last and at once, so a copy that is killed is
+  begun again.
   """
   if checkpoint.steps(workdir) or not checkpoint.steps(candidate):
     return

@@ -28,7 +28,7 @@ import numpy as np
 import optax
 
 from embeddinggemma.model import embedder
-from embeddinggemma.model.config import preset
+from embeddinggemma.presets import preset
 from embeddinggemma.training import checkpoints
 from embeddinggemma.types import TrainState
 
@@ -45,7 +45,7 @@ def main() -> None:
   parser.add_argument("--workdir", type=pathlib.Path)
   given = parser.parse_args()
   place = given.workdir or pathlib.Path(tempfile.mkdtemp())
-  init = embedder.init(preset(given.preset))
+  init = embedder.init(preset(given.preset).model)
   shapes = jax.eval_shape(init, jax.random.key(0))
   # Numbers that do not compress, as weights.
   fill = jax.jit(jax.random.normal, static_argnames=("shape", "dtype"))

@@ -1,4 +1,4 @@
-"""The table of BUILD.md: what the TPU compiler says of the recipe's steps.
+"""The table of docs/measured.md: what the TPU compiler says of the recipe's steps.
 
   python tests/benchmarks/compile_table.py --output=FOLDER [--only=REGEX]
   python tests/benchmarks/compile_table.py --output=FOLDER --shipped=tiny,laptop

@@ -33,7 +33,7 @@ from embeddinggemma.convert.write import exporting, gguf
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.data.tokenizer import train_tokenizer
 from embeddinggemma.model import embedder
-from embeddinggemma.model.config import preset
+from embeddinggemma.presets import preset
 
 PRESET = "embeddinggemma_300m"
 FORMAT = "sentence-transformers"
@@ -73,7 +73,7 @@ def measure(job: str, folder: pathlib.Path) -> None:
 
 def make(folder: pathlib.Path) -> None:
   """A checkpoint of random weights, and a small tokenizer."""
-  config = preset(PRESET)
+  config = preset(PRESET).model
   shapes = jax.eval_shape(embedder.init(config), jax.random.key(0))
   rng = np.random.default_rng(0)
   # Scaled as trained ones are, or rounding errors would be magnified.

@@ -29,7 +29,7 @@ from embeddinggemma.cli import main
 from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import train_tokenizer
 from embeddinggemma.model import embedder
-from embeddinggemma.model.config import preset
+from embeddinggemma.presets import preset
 
 MEDIAN, SIGMA = 30, 1.0  # words of a text: the lognormal's
 
@@ -79,7 +79,7 @@ def run(name: str, count: int, rounds: int, dtype: str) -> None:
 
 def made(name: str, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
   """A checkpoint of random weights, and what `export` makes of it."""
-  config, tokenizer = preset(name), folder / "tokenizer.model"
+  config, tokenizer = preset(name).model, folder / "tokenizer.model"
   train_tokenizer(manual(), tokenizer, min(config.vocab_size, 16_384))
   tree = {
     "model.json": dataclasses.asdict(config),

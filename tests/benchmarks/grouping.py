@@ -21,7 +21,7 @@ import numpy as np
 from embeddinggemma import sharding
 from embeddinggemma.data import loader, mixture
 from embeddinggemma.training import stages, step
-from embeddinggemma.training.config import PairConfig
+from embeddinggemma.training.stages.pairs import PairConfig
 
 
 def batch_of(config: PairConfig, groups: int, seed: int):

@@ -29,9 +29,10 @@ from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import BOS, EOS
 from embeddinggemma.losses import matryoshka
 from embeddinggemma.recipes.pairs import scores
-from embeddinggemma.training import hooks, optimizer, streams
-from embeddinggemma.training.config import PairConfig
+from embeddinggemma.training import hooks, optimizer
 from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.training.stages import pairs
+from embeddinggemma.training.stages.pairs import PairConfig
 
 EMPTY = np.array([BOS, EOS], np.int32)  # the negative of a pair without one
 
@@ -72,7 +73,7 @@ def train(
   model: st.SentenceTransformer, config: PairConfig, made: Inputs, rows: list
 ) -> tuple[int, float, list[float]]:
   """Trains on the rows of our log; tokens and seconds after the first step."""
-  tasks, _ = streams.read_tasks(config, made)
+  tasks, _ = pairs.read_tasks(config, made)
   for name, tensor in model.named_parameters():
     if config.frozen and "embed_tokens" in name:
       tensor.requires_grad_(False)

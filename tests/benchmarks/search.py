@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from embeddinggemma import encode
-from embeddinggemma.load import Model, load
+from embeddinggemma.loading import Model, load
 from embeddinggemma.retrieval import chunks, index, search, update
 
 PACKAGES = ("numpy", "jax", "flax", "optax", "rich", "sklearn")

@@ -166,7 +166,7 @@ def fingerprint(workdir: pathlib.Path) -> dict[str, str]:
   import numpy as np
 
   from embeddinggemma import checkpoint
-  from embeddinggemma.training import inputs, stages, streams
+  from embeddinggemma.training import prepare, stages
 
   place = checkpoint.find(workdir)
 
@@ -185,8 +185,8 @@ def fingerprint(workdir: pathlib.Path) -> dict[str, str]:
     moments = reader.restore(directory, restore_args=args)
   position = json.loads((place / "data" / "metadata").read_text())
   config = stages.build(json.loads((workdir / "config.json").read_text()))
-  made = inputs.of(config, workdir / "inputs")
-  data, _ = streams.dataset(config, made, 1)
+  made = prepare.inputs_in(config, workdir / "inputs")
+  data, _ = prepare.dataset(config, made, 1)
   first = position["next_index"]
   drawn = [data[n].rows.tolist() for n in range(first, first + 100)]
   return {

@@ -20,9 +20,9 @@ import time
 import jax
 import numpy as np
 
-from embeddinggemma import checkpoint, soup
+from embeddinggemma import checkpoint, soups
 from embeddinggemma.model import embedder
-from embeddinggemma.model.config import preset
+from embeddinggemma.presets import preset
 
 PRESET = "embeddinggemma_300m"
 FILES = {
@@ -71,7 +71,9 @@ def measure(
 def make(folder: pathlib.Path, places: list[pathlib.Path]) -> None:
   """Checkpoints as training on one device writes them: a chunk a tensor."""
   del folder
-  shapes = jax.eval_shape(embedder.init(preset(PRESET)), jax.random.key(0))
+  shapes = jax.eval_shape(
+    embedder.init(preset(PRESET).model), jax.random.key(0)
+  )
   for seed, place in enumerate(places):
     rng = np.random.default_rng(seed)
     weights = lambda s, rng=rng: rng.standard_normal(s.shape, np.float32)
@@ -87,7 +89,7 @@ def read_once(folder: pathlib.Path, places: list[pathlib.Path]) -> None:
 
 def make_soup(folder: pathlib.Path, places: list[pathlib.Path]) -> None:
   """The soup, as the command makes it."""
-  soup.soup(places, None, folder / "soup")
+  soups.soup(places, None, folder / "soup")
 
 
 def nothing(folder: pathlib.Path, places: list[pathlib.Path]) -> None:

@@ -36,9 +36,9 @@ from embeddinggemma.config import (
   MeshConfig,
   OptimizerConfig,
 )
-from embeddinggemma.model.config import preset
+from embeddinggemma.presets import preset
 from embeddinggemma.training import stages, step
-from embeddinggemma.training.config import PairConfig
+from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.types import PairBatch, Teacher, Text
 
 MB = 1e6
@@ -47,7 +47,7 @@ MB = 1e6
 def config(args: argparse.Namespace, batch_size: int) -> PairConfig:
   """Pre-finetuning with all losses on."""
   model = dataclasses.replace(
-    preset(args.preset), num_layers=args.layers, dtype="bfloat16"
+    preset(args.preset).model, num_layers=args.layers, dtype="bfloat16"
   )
   return PairConfig(
     stage="prefinetune",
@@ -122,7 +122,7 @@ def main() -> None:
     platform="tpu", topology_name=args.topology
   ).devices
   mesh = sharding.make_mesh(-1, args.fsdp, devices)
-  width = preset(args.preset).embed_dim
+  width = preset(args.preset).model.embed_dim
   first = None
   for size in map(int, args.batches.split(",")):
     began = time.perf_counter()

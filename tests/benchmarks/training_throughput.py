@@ -26,9 +26,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from embeddinggemma import sharding
 from embeddinggemma.checkpoint import find, read_files
-from embeddinggemma.training import stages, step, streams
-from embeddinggemma.training.config import PairConfig
+from embeddinggemma.training import prepare, stages, step
 from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.training.stages import pairs
+from embeddinggemma.training.stages.pairs import PairConfig
 
 ROUNDS = 5
 
@@ -85,8 +86,8 @@ def read(
 
 def batches(config: PairConfig, made: Inputs) -> list:
   """A packed batch, and its two sides padded to their longest text, a task."""
-  tasks, _ = streams.read_tasks(config, made)
-  packed, _ = streams.dataset(config, made, 1)
+  tasks, _ = pairs.read_tasks(config, made)
+  packed, _ = prepare.dataset(config, made, 1)
   found = {}
   for i in range(40):
     loaded = packed[i]

@@ -14,7 +14,8 @@ from embeddinggemma.convert.write.sentence_transformers import FORMAT
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.data.tokenizer import train_tokenizer
 from embeddinggemma.model import embedder
-from embeddinggemma.model.config import GLOBAL, LOCAL, ModelConfig, preset
+from embeddinggemma.model.config import GLOBAL, LOCAL, ModelConfig
+from embeddinggemma.presets import preset
 
 TEXTS = [
   f"the {a} {b} of the {c} was seen at {n} o'clock"
@@ -27,7 +28,7 @@ TEXTS = [
   )
 ]
 CONFIG = dataclasses.replace(
-  preset("tiny"),
+  preset("tiny").model,
   vocab_size=512,
   num_layers=3,
   window=8,

@@ -480,11 +480,11 @@ def test_causal_attention_is_told_in_four_bits(
   jobs, items, references, monkeypatch
 ):
   """No key of a file makes llama.cpp causal; one that were so is told."""
-  reach = encoder.reach
-  causal = lambda config, kind: reach(config, kind)._replace(right=0)
+  window = encoder.window
+  causal = lambda config, kind: window(config, kind)._replace(right=0)
   rows = [item.ids for item in items]
   with monkeypatch.context() as patched:
-    patched.setattr(encoder, "reach", causal)
+    patched.setattr(encoder, "window", causal)
     golden._program.cache_clear()
     wrong = golden.references(
       jobs["q4_0"], rows, FORMAT.arithmetic(jobs["q4_0"])

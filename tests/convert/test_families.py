@@ -18,7 +18,7 @@ from embeddinggemma import checkpoint
 from embeddinggemma.cli import main
 from embeddinggemma.config import sibling
 from embeddinggemma.convert import names, tensors
-from embeddinggemma.convert.read import families, hugging_face
+from embeddinggemma.convert.read import families, hugging_face, transformers
 from embeddinggemma.convert.safetensors_io import INDEX, WEIGHTS
 from embeddinggemma.model import adapt
 from embeddinggemma.model import decoder as decoder_lib
@@ -131,7 +131,7 @@ def two_sides(kind, config):
       logit_softcap=30.0,
       global_rope_base=1e4,
     )
-  sides = families.ENCODER_DECODERS[kind]
+  sides = transformers.ENCODER_DECODERS[kind]
   both = EncoderDecoderConfig(side, side, sides.tied, sides.cross_attention)
   text = text_json(
     side,
@@ -232,6 +232,7 @@ def started(config):
   """The model that training would begin with, and what is fresh in it."""
   start.check(config)
   given = checkpoint.read_params(checkpoint.find(config.init_from))
-  shapes = jax.eval_shape(stages.init(config), jax.random.key(0))
-  params, fresh = adapt.graft(shapes, stages.adopt(config, given))
+  kind = stages.kind_of(config)
+  shapes = jax.eval_shape(kind.init(config), jax.random.key(0))
+  params, fresh = adapt.graft(shapes, kind.adopt(config, given, None))
   return params["model"], fresh

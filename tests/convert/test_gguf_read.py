@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import embeddinggemma as eg
-from embeddinggemma import checkpoint, quantize, saved, soup
+from embeddinggemma import checkpoint, quantize, saved, soups
 from embeddinggemma.cli import main
 from embeddinggemma.config import sibling
 from embeddinggemma.convert import names, sentencepiece_model, tensors
@@ -789,11 +789,12 @@ def test_training_on_from_a_grid_is_training_of_floats(
   )
   tree = tree.to_dict() | {"model": dataclasses.asdict(config_of_files)}
   own = lambda place: stages.build(tree | {"init_from": str(place)})
-  starting.check(own(tmp_path / "w"))
-  assert stages.view_of(own(tmp_path / "w")) == "identity"
+  start = own(tmp_path / "w")
+  starting.check(start)
+  assert stages.kind_of(start).view(start) == "identity"
   with pytest.raises(BadInput, match="was trained to be seen in q4_0"):
     starting.check(own(trained))
-  soup.soup([tmp_path / "w"] * 2, None, tmp_path / "mean")
+  soups.soup([tmp_path / "w"] * 2, None, tmp_path / "mean")
   assert saved.read(tmp_path / "w").precision == "q4_0"
   assert saved.read(tmp_path / "mean").precision == quantize.FLOAT
 

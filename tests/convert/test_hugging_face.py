@@ -7,7 +7,8 @@ import pytest
 
 from embeddinggemma.convert.read import hugging_face
 from embeddinggemma.convert.read.hugging_face import GEMMA3, T5GEMMA, T5GEMMA2
-from embeddinggemma.model.config import GLOBAL, LOCAL, preset
+from embeddinggemma.model.config import GLOBAL, LOCAL
+from embeddinggemma.presets import preset
 from embeddinggemma.types import BadInput
 
 # As published: https://arxiv.org/abs/2509.20354 section 2.1 and its config.
@@ -41,7 +42,7 @@ def read(family=GEMMA3, **changes):
 
 
 def test_the_public_config_is_the_papers_model():
-  assert read() == preset("embeddinggemma_300m")
+  assert read() == preset("embeddinggemma_300m").model
 
 
 ROPE = {
@@ -144,7 +145,10 @@ def test_what_ours_is_not_is_named(changes, message):
 def test_what_is_written_is_read_as_the_same_model(factor):
   """Through the old spelling alone, too; the window is the full one."""
   config = dataclasses.replace(
-    preset("tiny"), local_rope_base=3e4, window=15, global_rope_factor=factor
+    preset("tiny").model,
+    local_rope_base=3e4,
+    window=15,
+    global_rope_factor=factor,
   )
   tree = hugging_face.encoder_json(config, "float32")
   assert tree["sliding_window"] == 14

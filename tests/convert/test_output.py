@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+from embeddinggemma.convert import formats
+from embeddinggemma.convert.certify import runtimes
 from embeddinggemma.convert.write.output import MARK, whole
 from embeddinggemma.types import BadInput
 
@@ -74,3 +76,10 @@ def test_this_folder_is_a_name_too(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path / "here")
   fill(pathlib.Path("."), "content")
   assert (tmp_path / "here" / "model").read_text() == "content"
+
+
+def test_the_table_of_formats_says_what_their_modules_do():
+  for name, offer in formats.FORMATS.items():
+    form = formats.opened(name)
+    assert (form.name, tuple(form.dtypes)) == (name, offer.dtypes)
+    assert name in runtimes.RUNTIMES, "nothing would check what is written"

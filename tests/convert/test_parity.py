@@ -24,15 +24,15 @@ from embeddinggemma.model.config import (
   LOCAL,
   EncoderDecoderConfig,
   ModelConfig,
-  preset,
 )
+from embeddinggemma.presets import preset
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5")
 
 WINDOW = 8
 SMALL = dataclasses.replace(
-  preset("tiny"),
+  preset("tiny").model,
   vocab_size=512,
   num_layers=3,
   num_heads=4,
@@ -126,17 +126,17 @@ WINDOWS = [(WINDOW, layout) for layout in LAYOUTS] + [(WINDOW - 1, "two rows")]
 
 
 def packed(some, rows, length):
-  """Ids, slots and the places of texts; elsewhere, noise in a slot of none."""
+  """Ids, segments and the places of texts; elsewhere, noise in a segment of none."""
   shape = (len(rows), length)
   ids = np.random.default_rng(9).integers(4, 512, shape).astype(np.int32)
-  slot, places = np.full(shape, len(some), np.int32), {}
+  segment_ids, places = np.full(shape, len(some), np.int32), {}
   for r, members in enumerate(rows):
     start = 0
     for s in members:
       places[s] = (r, slice(start, start + len(some[s])))
-      ids[places[s]], slot[places[s]] = some[s], s
+      ids[places[s]], segment_ids[places[s]] = some[s], s
       start += len(some[s])
-  return jnp.asarray(ids), jnp.asarray(slot), places
+  return jnp.asarray(ids), jnp.asarray(segment_ids), places
 
 
 def torch_ids(text):
@@ -168,9 +168,9 @@ def test_the_decoder_is_gemma_3(imported, window, layout):
   theirs = gemma3(window)
   found, params = imported(theirs)
   some = texts(LENGTHS, 1)
-  ids, slot, places = packed(some, LAYOUTS[layout], 80)
+  ids, segment_ids, places = packed(some, LAYOUTS[layout], 80)
   run = jax.jit(decoder.causal_group(found.config))
-  hidden, table = run(params, ids, slot)
+  hidden, table = run(params, ids, segment_ids)
   with torch.no_grad():
     want = [theirs(torch_ids(t)).logits[0].numpy() for t in some]
   assert_same(logits(found.config, hidden, table), want, places)
@@ -180,11 +180,11 @@ def test_the_loss_is_gemma_3s(imported):
   theirs = gemma3(WINDOW)
   found, params = imported(theirs)
   some = texts(LENGTHS[1:], 1)
-  ids, slot, _ = packed(some, [[5, 2, 0], [1, 4, 6, 3]], 80)
+  ids, segment_ids, _ = packed(some, [[5, 2, 0], [1, 4, 6, 3]], 80)
   run = jax.jit(decoder.causal_group(found.config))
-  hidden, table = run(params, ids, slot)
+  hidden, table = run(params, ids, segment_ids)
   loss, tokens, _ = denoise.next_token(
-    hidden, table, ids, slot, jnp.ones(len(some), bool), 0.0, 32
+    hidden, table, ids, segment_ids, jnp.ones(len(some), bool), 0.0, 32
   )
   with torch.no_grad():
     want = [theirs(torch_ids(t), labels=torch_ids(t)).loss.item() for t in some]
@@ -227,8 +227,10 @@ def test_the_text_half_of_a_multimodal_gemma_3(imported):
   assert found.left_out == len(images) > 10
   assert found.config.global_rope_factor == 8
   some = texts(LENGTHS, 1)
-  ids, slot, places = packed(some, LAYOUTS["one row"], 80)
-  hidden, table = jax.jit(decoder.causal_group(found.config))(params, ids, slot)
+  ids, segment_ids, places = packed(some, LAYOUTS["one row"], 80)
+  hidden, table = jax.jit(decoder.causal_group(found.config))(
+    params, ids, segment_ids
+  )
   with torch.no_grad():
     want = [theirs(torch_ids(t)).logits[0].numpy() for t in some]
   assert_same(logits(found.config, hidden, table), want, places)
@@ -291,10 +293,12 @@ def check(config, params, theirs, layout):
   """Logits of a decoder that reads texts of other lengths than its own."""
   inputs, targets = texts(LENGTHS, 2), texts(TARGETS, 3)
   rows = LAYOUTS[layout]
-  ids, slot, _ = packed(inputs, rows, 80)
-  target_ids, target_slot, places = packed(targets, [r[::-1] for r in rows], 72)
+  ids, segment_ids, _ = packed(inputs, rows, 80)
+  target_ids, target_segments, places = packed(
+    targets, [r[::-1] for r in rows], 72
+  )
   run = jax.jit(decoder.encoder_decoder_group(config))
-  hidden, table = run(params, ids, slot, target_ids, target_slot)
+  hidden, table = run(params, ids, segment_ids, target_ids, target_segments)
   with torch.no_grad():
     want = [
       theirs(input_ids=torch_ids(a), decoder_input_ids=torch_ids(b))

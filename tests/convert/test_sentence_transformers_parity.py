@@ -102,16 +102,18 @@ def theirs_of(model, some):
 def ours_of(config, params, some, rows):
   """Vectors of ids, packed as `rows` says."""
   ids = np.zeros((len(rows), 64), np.int32)
-  slot = np.full(ids.shape, len(some), np.int32)
+  segment_ids = np.full(ids.shape, len(some), np.int32)
   for r, members in enumerate(rows):
     start = 0
     for s in members:
       place = slice(start, start + len(some[s]))
-      ids[r, place], slot[r, place] = some[s], s
+      ids[r, place], segment_ids[r, place] = some[s], s
       start = place.stop
   run = jax.jit(embedder.encode_group(config))
   present = np.isin(np.arange(len(some)), [s for row in rows for s in row])
-  return run(params, jnp.asarray(ids), jnp.asarray(slot), jnp.asarray(present))
+  return run(
+    params, jnp.asarray(ids), jnp.asarray(segment_ids), jnp.asarray(present)
+  )
 
 
 @pytest.mark.parametrize("window", [WINDOW, WINDOW - 1])

@@ -202,7 +202,7 @@ def test_loader_moves_pairs_and_keys_together(rows):
         (batch.positive, data.positive),
       ):
         np.testing.assert_array_equal(
-          text.ids[g][text.slot[g] == s], source[row]
+          text.ids[g][text.segment_ids[g] == s], source[row]
         )
   assert sorted(seen) == list(range(13))
   assert loaded.tokens == data.lengths[:13].sum()
@@ -233,10 +233,10 @@ def test_negatives_and_teacher_move_with_their_pair(rows):
       assert taught_by.positive[g * 4 + s][0] == 4 * row + 2
       for n in range(2):
         there = len(negative[row][n]) > 0
-        slot = batch.negative.slot[g] == 2 * s + n
+        segment_ids = batch.negative.segment_ids[g] == 2 * s + n
         assert batch.negative.valid[g, 2 * s + n] == there
         np.testing.assert_array_equal(
-          batch.negative.ids[g][slot], negative[row][n]
+          batch.negative.ids[g][segment_ids], negative[row][n]
         )
         expected = 4 * row + 3 + n if there else 0
         assert taught_by.negative[g * 4 + s, n][0] == expected

@@ -24,12 +24,12 @@ def test_every_token_once_in_its_group(lengths, groups):
     for s in range(b):
       member = dealt[g, s]
       np.testing.assert_array_equal(
-        text.ids[g][text.slot[g] == s], texts[member]
+        text.ids[g][text.segment_ids[g] == s], texts[member]
       )
       assert text.valid[g, s] == (lengths[member] > 0)
-      rows_used = np.flatnonzero((text.slot[g] == s).any(axis=1))
+      rows_used = np.flatnonzero((text.segment_ids[g] == s).any(axis=1))
       assert len(rows_used) <= 1
-  assert (text.ids[text.slot == b] == 0).all()
+  assert (text.ids[text.segment_ids == b] == 0).all()
 
 
 def test_tokens_of_groups_balance():
@@ -70,15 +70,15 @@ def test_an_example_keeps_its_row_on_both_sides(lengths, groups):
   for g in range(groups):
     for s in range(b):
       member = dealt[g, s]
-      places = [np.argwhere(text.slot[g] == s) for text in packed]
+      places = [np.argwhere(text.segment_ids[g] == s) for text in packed]
       assert len({int(row) for place in places for row in place[:, 0]}) == 1
       for text, given_side in zip(packed, texts):
         np.testing.assert_array_equal(
-          text.ids[g][text.slot[g] == s], given_side[member]
+          text.ids[g][text.segment_ids[g] == s], given_side[member]
         )
   for text in packed:
     assert text.valid.all()
-    assert (text.ids[text.slot == b] == 0).all()
+    assert (text.ids[text.segment_ids == b] == 0).all()
 
 
 @settings(max_examples=50, deadline=None)

@@ -74,7 +74,7 @@ def unpacked(batch) -> list[tuple[tuple[int, ...], ...]]:
   sides = sides_of(batch)
   out = []
   for g, s in np.ndindex(sides[0].valid.shape):
-    places = [side.slot[g] == s for side in sides]
+    places = [side.segment_ids[g] == s for side in sides]
     assert len({int(r) for p in places for r in np.argwhere(p)[:, 0]}) == 1
     texts = zip(sides, places)
     out.append(tuple(tuple(x.ids[g][p].tolist()) for x, p in texts))
@@ -97,7 +97,7 @@ def test_a_batch_holds_the_examples_of_its_rows(windows, example, load):
     assert all(side.valid.all() for side in sides)
     assert loaded.task == "text"
     assert loaded.tokens == sum(len(x) for pair in found for x in pair)
-    assert loaded.tokens == sum(int((x.slot < 2).sum()) for x in sides)
+    assert loaded.tokens == sum(int((x.segment_ids < 2).sum()) for x in sides)
     assert loaded.capacity == sum(x.ids.size for x in sides)
     for pair in found:
       assert all((x[0], x[-1]) == (BOS, EOS) for x in pair)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from embeddinggemma import lexical
-from embeddinggemma.evaluate import metrics
+from embeddinggemma.evaluation import kinds, metrics
 from embeddinggemma.types import Stopped
 
 
@@ -100,5 +100,5 @@ def test_non_finite_scores_raise():
 
 
 def test_main_metric():
-  assert metrics.main_metric({"mrr@10": 1, "ndcg@10": 0}) == "ndcg@10"
-  assert metrics.main_metric({"accuracy": 1, "f1": 0}) == "f1"
+  assert kinds.main_metric({"mrr@10": 1, "ndcg@10": 0}) == "ndcg@10"
+  assert kinds.main_metric({"accuracy": 1, "f1": 0}) == "f1"

@@ -8,7 +8,8 @@ import pytest
 
 from embeddinggemma import lexical
 from embeddinggemma.data import sources
-from embeddinggemma.evaluate import suite, tasks
+from embeddinggemma.evaluation import kinds, suite
+from embeddinggemma.evaluation.kinds import retrieval
 from embeddinggemma.types import BadInput, Pair
 
 WORDS = ["apple", "river", "stone", "cloud", "tiger", "piano", "sugar", "train"]
@@ -83,7 +84,9 @@ def folder(tmp_path):
 
 
 def test_every_kind_is_recognised(folder):
-  found = {t.name: (t.kind, t.task, t.type) for t in suite.read_suite(folder)}
+  found = {
+    t.name: (t.kind, t.task, kinds.type_of(t)) for t in suite.read_suite(folder)
+  }
   assert found == {
     "intents": ("classification", "classification", "classification"),
     "intents/clustering": ("clustering", "clustering", "clustering"),
@@ -212,7 +215,7 @@ def test_unscorable_kinds_and_dimensions_raise(folder):
   found = suite.read_suite(folder)
   with pytest.raises(BadInput, match="dim=65: the model has"):
     suite.evaluate(bag_of_words, found, [65])
-  odd = tasks.EvalTask("odd", "poetry", "sts", ("a",))
+  odd = suite.EvalTask("odd", "poetry", "sts", ("a",))
   with pytest.raises(ValueError, match="no metric for kind 'poetry'"):
     suite.evaluate(bag_of_words, [odd], [64])
 
@@ -222,7 +225,7 @@ def test_a_text_does_not_answer_itself():
     Pair(q, p, (), "", "sts", "", "")
     for q, p in [("a b", "a c"), ("a c", "a d"), ("x", "X")]
   ]
-  task = suite.tasks.from_pairs("own", "sts", pairs)
+  task = retrieval.from_pairs("own", "sts", pairs)
   places = dict(zip(task.queries, task.same, strict=True))
   assert task.documents[places["a c"]] == "a c"
   assert places["a b"] == -1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from embeddinggemma.evaluate import suite, vectors
+from embeddinggemma.evaluation import suite, vectors
 from embeddinggemma.report import vectors as vectors_lib
 
 COUNT, WIDTH = 60, 128

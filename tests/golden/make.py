@@ -14,11 +14,11 @@ import json
 import pathlib
 from typing import Any
 
+from embeddinggemma import presets
 from embeddinggemma.cli import main
 
 HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
-PRESETS = ("laptop", "tiny", "embeddinggemma_300m", "gemma3_270m")
 
 
 def configs() -> dict[str, Any]:
@@ -30,7 +30,7 @@ def configs() -> dict[str, Any]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sized = path.stem not in ("mine", "pairs", "teach")
-    for preset in PRESETS if sized else ("",):
+    for preset in presets.PRESETS if sized else ("",):
       config = module.get_config(preset or None)
       name = f"{path.name}:{preset}".rstrip(":")
       resolved[name] = flat(json.loads(config.to_json_best_effort()))

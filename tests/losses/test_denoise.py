@@ -24,7 +24,7 @@ TOKENS = [3, 2, 0, 0, 7]
 
 
 def example(words, width=8, seed=0, size=1.0):
-  """Random vectors, a table, ids and slots; logits of about `size`."""
+  """Random vectors, a table, ids and segments; logits of about `size`."""
   rng = np.random.default_rng(seed)
   hidden = rng.normal(size=(*SLOT.shape, width)).astype(np.float32)
   table = rng.normal(size=(words, width)) * size / np.sqrt(width)
@@ -169,14 +169,16 @@ def test_groups_and_devices_change_nothing(mesh_shape):
   groups = [example(29, seed=s) for s in range(16)]
   table = groups[0][1]
   hidden, ids = (jnp.stack([g[i] for g in groups]) for i in (0, 2))
-  slot, valid = (jnp.stack([x] * 16) for x in (SLOT, VALID))
+  segment_ids, valid = (jnp.stack([x] * 16) for x in (SLOT, VALID))
 
   def group(params, hidden, *rest):
     return denoise.next_token(hidden, params["embedding"], *rest, 0.0, 8)
 
   def loss(table, hidden):
     run = sharding.data_parallel(group, mesh)
-    loss, tokens, _ = run({"embedding": table}, (hidden, ids, slot, valid))
+    loss, tokens, _ = run(
+      {"embedding": table}, (hidden, ids, segment_ids, valid)
+    )
     return loss.sum() / tokens.sum()
 
   value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(table, hidden)

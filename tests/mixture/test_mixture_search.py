@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 
 from embeddinggemma.mixture import optimizer, search, space
-from embeddinggemma.mixture.optimizer import OptimizerConfig
+from embeddinggemma.mixture.optimizer import MixtureOptimizerConfig
 from embeddinggemma.mixture.study import Trial
 from embeddinggemma.types import BadInput, Stopped
 
 TASKS = ("code", "qa", "sts")
 GIVEN = ({"code": 0.5, "qa": 0.3, "sts": 0.2}, {"qa": 1.0})
-RANDOM = OptimizerConfig("random", 1.0, 100)
+RANDOM = MixtureOptimizerConfig("random", 1.0, 100)
 
 
 class Killed(BaseException):
@@ -121,7 +121,7 @@ SCRIPT = """
 import json, os, pathlib, signal, sys
 from rich.console import Console
 from embeddinggemma.mixture import search
-from embeddinggemma.mixture.optimizer import OptimizerConfig
+from embeddinggemma.mixture.optimizer import MixtureOptimizerConfig
 
 def evaluate(weights, folder):
   with open(sys.argv[2], "a") as log:
@@ -131,7 +131,7 @@ def evaluate(weights, folder):
   return {"a": weights["code"]}
 
 trials = search.search(
-  evaluate, ["code", "qa", "sts"], [], 2, 2, OptimizerConfig("random", 1.0, 100),
+  evaluate, ["code", "qa", "sts"], [], 2, 2, MixtureOptimizerConfig("random", 1.0, 100),
   0, {}, pathlib.Path(sys.argv[1]), Console())
 print(json.dumps([[t.weights, t.score] for t in trials]))
 """

@@ -16,13 +16,13 @@ import pytest
 from rich.console import Console
 
 from embeddinggemma.mixture import optimizer, search, space
-from embeddinggemma.mixture.optimizer import OptimizerConfig
+from embeddinggemma.mixture.optimizer import MixtureOptimizerConfig
 from embeddinggemma.mixture.study import Trial
 from embeddinggemma.types import BadInput
 
 TASKS = ("code", "qa", "sts")
 BEST = np.array([0.6, 0.3, 0.1])
-VIZIER = OptimizerConfig("vizier", 1.0, 2000)
+VIZIER = MixtureOptimizerConfig("vizier", 1.0, 2000)
 
 
 def score(weights, folder: pathlib.Path) -> dict[str, float]:
@@ -123,7 +123,10 @@ def test_a_failure_shows_what_vizier_printed(tmp_path, monkeypatch):
 
 def test_random_search_depends_on_seed_and_evidence():
   made = lambda seed: optimizer.make(
-    OptimizerConfig("random", 0.5, 100), TASKS, seed, pathlib.Path("unused")
+    MixtureOptimizerConfig("random", 0.5, 100),
+    TASKS,
+    seed,
+    pathlib.Path("unused"),
   )
   one, same, other = made(0), made(0), made(1)
   first = one.suggest()
@@ -144,4 +147,4 @@ def test_random_search_depends_on_seed_and_evidence():
 )
 def test_bad_config(name, alpha, evaluations, message):
   with pytest.raises(BadInput, match=message):
-    OptimizerConfig(name, alpha, evaluations)
+    MixtureOptimizerConfig(name, alpha, evaluations)

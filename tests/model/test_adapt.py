@@ -9,10 +9,11 @@ import pytest
 
 from embeddinggemma import sharding
 from embeddinggemma.model import adapt, decoder, embedder
-from embeddinggemma.model.config import EncoderDecoderConfig, preset
+from embeddinggemma.model.config import EncoderDecoderConfig
+from embeddinggemma.presets import preset
 from embeddinggemma.types import BadInput
 
-TINY = dataclasses.replace(preset("tiny"), num_layers=1)
+TINY = dataclasses.replace(preset("tiny").model, num_layers=1)
 WIDE = dataclasses.replace(TINY, width=48, mlp_width=32)
 MERGED = EncoderDecoderConfig(TINY, TINY, True, "merged")
 SEPARATE = EncoderDecoderConfig(TINY, TINY, False, "separate")

@@ -14,12 +14,12 @@ from jax.experimental import pallas
 from embeddinggemma import sharding
 from embeddinggemma.config import sibling
 from embeddinggemma.model import embedder
-from embeddinggemma.model.config import preset
 from embeddinggemma.model.kernels import choose
+from embeddinggemma.presets import preset
 from embeddinggemma.training import stages
 from embeddinggemma.types import BadInput
 
-TINY = preset("tiny")
+TINY = preset("tiny").model
 ROWS, LENGTH, TEXTS = 2, 128, 6
 MODELS = {
   "one key for two heads": {},
@@ -36,13 +36,13 @@ KERNELS = ("splash", "fused")
 def group():
   """Packed texts that cross the window; a place and some ends are empty."""
   rng = np.random.default_rng(0)
-  slot = np.full((ROWS, LENGTH), TEXTS)
+  segment_ids = np.full((ROWS, LENGTH), TEXTS)
   for text, (row, start, end) in enumerate(
     [(0, 0, 1), (0, 1, 61), (0, 61, 128), (1, 0, 100), (1, 100, 117)]
   ):
-    slot[row, start:end] = text
-  ids = rng.integers(4, 500, slot.shape)
-  return jnp.asarray(ids), jnp.asarray(slot), jnp.arange(TEXTS) < 5
+    segment_ids[row, start:end] = text
+  ids = rng.integers(4, 500, segment_ids.shape)
+  return jnp.asarray(ids), jnp.asarray(segment_ids), jnp.arange(TEXTS) < 5
 
 
 @functools.cache
@@ -131,12 +131,12 @@ def test_a_kernel_needs_a_tpu():
 
 def test_auto_runs_anywhere_and_takes_what_a_row_allows():
   auto = dataclasses.replace(TINY, attention="auto", mlp="auto")
-  assert choose.on(auto, "cpu", "cpu") == TINY
-  assert choose.on(auto, "tpu", "TPU v5 lite") == auto
-  small = choose.on(auto, "tpu", "TPU v4")
+  assert choose.for_device(auto, "cpu", "cpu") == TINY
+  assert choose.for_device(auto, "tpu", "TPU v5 lite") == auto
+  small = choose.for_device(auto, "tpu", "TPU v4")
   assert (small.attention, small.mlp) == ("splash", "xla")
   told = dataclasses.replace(auto, attention="fused")
-  assert choose.on(told, "tpu", "TPU v4").attention == "fused"
+  assert choose.for_device(told, "tpu", "TPU v4").attention == "fused"
   chosen = {n: choose.attention_of(auto, n) for n in (96, 128, 512, 2048)}
   assert chosen == {96: "xla", 128: "fused", 512: "fused", 2048: "splash"}
   unfused = dataclasses.replace(auto, qk_norm=False)
@@ -161,7 +161,7 @@ def test_a_large_model_trains_with_what_is_fast_on_a_tpu(name, shape):
       "auto",
       "auto",
     )
-  assert config.model.portable == preset(shape)
+  assert config.model.portable == preset(shape).model
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])

@@ -11,15 +11,11 @@ from jax.sharding import PartitionSpec as P
 
 from embeddinggemma import sharding
 from embeddinggemma.model import decoder, embedder, layers
-from embeddinggemma.model.config import (
-  GLOBAL,
-  LOCAL,
-  EncoderDecoderConfig,
-  preset,
-)
+from embeddinggemma.model.config import GLOBAL, LOCAL, EncoderDecoderConfig
+from embeddinggemma.presets import preset
 from embeddinggemma.types import BadInput
 
-TINY = dataclasses.replace(preset("tiny"), window=8)
+TINY = dataclasses.replace(preset("tiny").model, window=8)
 GEMMA_2 = dataclasses.replace(
   TINY,
   qk_norm=False,
@@ -64,13 +60,13 @@ def text(length, seed=0):
 
 
 def pack(texts, places, rows, length):
-  """Ids and slots of texts at (row, start); elsewhere, noise in slot B."""
+  """Ids and segments of texts at (row, start); elsewhere, noise in segment B."""
   ids = np.random.default_rng(9).integers(4, 500, (rows, length))
-  ids, slot = ids.astype(np.int32), np.full((rows, length), B, np.int32)
+  ids, segment_ids = ids.astype(np.int32), np.full((rows, length), B, np.int32)
   for s, ((row, start), t) in enumerate(zip(places, texts)):
     ids[row, start : start + len(t)] = t
-    slot[row, start : start + len(t)] = s
-  return jnp.asarray(ids), jnp.asarray(slot)
+    segment_ids[row, start : start + len(t)] = s
+  return jnp.asarray(ids), jnp.asarray(segment_ids)
 
 
 def differing(a, b):
@@ -85,12 +81,12 @@ def changed(t, position):
 
 
 def test_a_causal_local_layer_sees_its_window_back():
-  slot = jnp.zeros((1, 40), jnp.int32)
-  seen = layers.attention_mask(slot, decoder.reach(TINY, LOCAL))[0]
+  segment_ids = jnp.zeros((1, 40), jnp.int32)
+  seen = layers.attention_mask(segment_ids, decoder.window(TINY, LOCAL))[0]
   np.testing.assert_array_equal(
     np.flatnonzero(np.asarray(seen[20])), np.arange(13, 21)
   )
-  seen = layers.attention_mask(slot, decoder.reach(TINY, GLOBAL))[0]
+  seen = layers.attention_mask(segment_ids, decoder.window(TINY, GLOBAL))[0]
   np.testing.assert_array_equal(seen, np.tri(40, dtype=bool))
 
 
@@ -243,7 +239,7 @@ def test_t5gemma2_270m_has_the_published_size():
   """About 370M, with a tied table and merged attention (T5Gemma 2)."""
 
   def size(depth):
-    config = dataclasses.replace(preset("gemma3_270m"), num_layers=depth)
+    config = dataclasses.replace(preset("gemma3_270m").model, num_layers=depth)
     both = EncoderDecoderConfig(config, config, True, "merged")
     return count(shapes(decoder.init_encoder_decoder(both)))
 

@@ -14,10 +14,10 @@ from embeddinggemma import checkpoint, sharding
 from embeddinggemma.cli import main
 from embeddinggemma.config import LoraConfig
 from embeddinggemma.model import embedder, lora
-from embeddinggemma.model.config import preset
+from embeddinggemma.presets import preset
 from embeddinggemma.types import BadInput
 
-TINY = preset("tiny")
+TINY = preset("tiny").model
 CONFIG = LoraConfig(rank=3, alpha=6.0)
 
 
@@ -74,13 +74,13 @@ def test_what_is_merged_is_what_was_seen(params):
   assert set(merged["aux"]) == {"projection"}
   encode = jax.jit(embedder.encode_group(TINY))
   ids = jnp.arange(4, 20).reshape(2, 8)
-  slot = jnp.zeros((2, 8), int).at[1].set(1)
+  segment_ids = jnp.zeros((2, 8), int).at[1].set(1)
   valid = jnp.ones((2,), bool)
-  viewed = encode(lora.view(CONFIG)(learned), ids, slot, valid)
+  viewed = encode(lora.view(CONFIG)(learned), ids, segment_ids, valid)
   np.testing.assert_allclose(
-    encode(merged, ids, slot, valid), viewed, atol=1e-6
+    encode(merged, ids, segment_ids, valid), viewed, atol=1e-6
   )
-  assert abs(viewed - encode(params, ids, slot, valid)).max() > 1e-3
+  assert abs(viewed - encode(params, ids, segment_ids, valid)).max() > 1e-3
 
 
 def command(data: pathlib.Path, base, workdir, *more: str) -> list[str]:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from embeddinggemma.model import embedder, layers, pooling
-from embeddinggemma.model.config import GLOBAL, LOCAL, PRESETS, preset
-from embeddinggemma.model.encoder import reach
+from embeddinggemma.model.config import GLOBAL, LOCAL
+from embeddinggemma.model.encoder import window
+from embeddinggemma.presets import PRESETS, preset
 from embeddinggemma.types import BadInput
 
-TINY = preset("tiny")
+TINY = preset("tiny").model
 
 
 @functools.cache
@@ -26,14 +27,14 @@ def encode(config, texts, rows, length, params=None, num_texts=None):
   """Packs texts at given (row, start) places and encodes the group."""
   b = num_texts or len(texts)
   ids = np.zeros((rows, length), np.int32)
-  slot = np.full((rows, length), b, np.int32)
+  segment_ids = np.full((rows, length), b, np.int32)
   for s, (row, start, text) in enumerate(texts):
     ids[row, start : start + len(text)] = text
-    slot[row, start : start + len(text)] = s
-  ids, slot = jnp.asarray(ids), jnp.asarray(slot)
+    segment_ids[row, start : start + len(text)] = s
+  ids, segment_ids = jnp.asarray(ids), jnp.asarray(segment_ids)
   valid = jnp.arange(b) < len(texts)
   params = params or random_params(config)
-  return program(config)(params, ids, slot, valid)
+  return program(config)(params, ids, segment_ids, valid)
 
 
 @functools.cache
@@ -54,18 +55,20 @@ def text(length, seed=0):
 
 
 def test_embeddinggemma_has_the_published_number_of_parameters():
-  assert embedder.num_parameters(preset("embeddinggemma_300m")) == 307_581_696
+  assert (
+    embedder.num_parameters(preset("embeddinggemma_300m").model) == 307_581_696
+  )
 
 
 def test_gemma3_270m_backbone_has_the_public_number_of_parameters():
-  config = preset("gemma3_270m")
+  config = preset("gemma3_270m").model
   head = config.up_width * (config.width + config.embed_dim)
   assert embedder.num_parameters(config) - head == 268_098_176
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_presets_can_be_exported(name):
-  config = preset(name)
+  config = preset(name).model
   inner = config.num_heads * config.head_dim
   for dim in (config.width, config.mlp_width, config.up_width, inner):
     assert dim % 32 == 0
@@ -74,7 +77,7 @@ def test_presets_can_be_exported(name):
 
 
 def test_the_published_pattern_is_five_local_one_global():
-  config = preset("embeddinggemma_300m")
+  config = preset("embeddinggemma_300m").model
   full = [i + 1 for i in range(24) if config.attention_kind(i) == GLOBAL]
   assert full == [6, 12, 18, 24]
 
@@ -110,23 +113,24 @@ def test_a_config_that_cannot_be_is_refused(change, message):
 
 
 def test_positions_restart_where_the_slot_changes():
-  slot = jnp.array([[0, 0, 0, 1, 1, 2, 2, 2], [3, 3, 4, 4, 4, 4, 5, 5]])
+  segment_ids = jnp.array([[0, 0, 0, 1, 1, 2, 2, 2], [3, 3, 4, 4, 4, 4, 5, 5]])
   np.testing.assert_array_equal(
-    layers.positions(slot), [[0, 1, 2, 0, 1, 0, 1, 2], [0, 1, 0, 1, 2, 3, 0, 1]]
+    layers.positions(segment_ids),
+    [[0, 1, 2, 0, 1, 0, 1, 2], [0, 1, 0, 1, 2, 3, 0, 1]],
   )
 
 
 def test_a_local_layer_sees_half_a_window_to_each_side():
-  slot = jnp.zeros((1, 40), jnp.int32)
-  seen = layers.attention_mask(slot, reach(TINY, LOCAL))[0]
+  segment_ids = jnp.zeros((1, 40), jnp.int32)
+  seen = layers.attention_mask(segment_ids, window(TINY, LOCAL))[0]
   np.testing.assert_array_equal(
     np.flatnonzero(np.asarray(seen[20])), np.arange(12, 29)
   )
-  assert layers.attention_mask(slot, reach(TINY, GLOBAL)).all()
+  assert layers.attention_mask(segment_ids, window(TINY, GLOBAL)).all()
 
 
 @pytest.mark.parametrize(
-  "rule, window, left, right",
+  "rule, size, left, right",
   [
     ("symmetric", 512, 256, 256),
     ("symmetric", 7, 3, 3),
@@ -136,15 +140,15 @@ def test_a_local_layer_sees_half_a_window_to_each_side():
     ("t5gemma", 4096, 4095, 4095),
   ],
 )
-def test_a_window_rule_says_how_far_each_side_is(rule, window, left, right):
-  config = dataclasses.replace(TINY, window_rule=rule, window=window)
-  assert reach(config, LOCAL) == (left, right)
+def test_a_window_rule_says_how_far_each_side_is(rule, size, left, right):
+  config = dataclasses.replace(TINY, window_rule=rule, window=size)
+  assert window(config, LOCAL) == (left, right)
 
 
 def test_a_window_may_be_lopsided():
-  slot = jnp.zeros((1, 40), jnp.int32)
+  segment_ids = jnp.zeros((1, 40), jnp.int32)
   config = dataclasses.replace(TINY, window_rule="t5gemma2")
-  seen = layers.attention_mask(slot, reach(config, LOCAL))[0]
+  seen = layers.attention_mask(segment_ids, window(config, LOCAL))[0]
   np.testing.assert_array_equal(
     np.flatnonzero(np.asarray(seen[20])), np.arange(13, 29)
   )
@@ -207,10 +211,16 @@ def test_an_empty_place_is_constant_and_its_gradient_finite():
 
 def test_the_mean_is_over_all_tokens():
   tokens = jnp.arange(12.0).reshape(1, 6, 2)
-  slot = jnp.array([[0, 0, 1, 1, 1, 2]])
-  np.testing.assert_allclose(pooling.mean(tokens, slot, 2), [[1, 2], [6, 7]])
-  np.testing.assert_allclose(pooling.first(tokens, slot, 2), [[0, 1], [4, 5]])
-  np.testing.assert_allclose(pooling.last(tokens, slot, 2), [[2, 3], [8, 9]])
+  segment_ids = jnp.array([[0, 0, 1, 1, 1, 2]])
+  np.testing.assert_allclose(
+    pooling.mean(tokens, segment_ids, 2), [[1, 2], [6, 7]]
+  )
+  np.testing.assert_allclose(
+    pooling.first(tokens, segment_ids, 2), [[0, 1], [4, 5]]
+  )
+  np.testing.assert_allclose(
+    pooling.last(tokens, segment_ids, 2), [[2, 3], [8, 9]]
+  )
 
 
 def test_attention_pooling_packs_extreme_scores():
@@ -219,12 +229,12 @@ def test_attention_pooling_packs_extreme_scores():
   tokens = rng.normal(size=(1, 12, 8)).astype(np.float32)
   tokens[0, 6:] *= 1e4
   tokens = jnp.asarray(tokens)
-  slot = jnp.asarray([[0] * 6 + [1] * 5 + [2]])
+  segment_ids = jnp.asarray([[0] * 6 + [1] * 5 + [2]])
   pool = pooling.AttentionPooling(heads=2)
-  params = pool.init(jax.random.key(0), tokens, slot, 2)
-  both = pool.apply(params, tokens, slot, 2)
-  first = pool.apply(params, tokens[:, :6], slot[:, :6], 1)
-  second = pool.apply(params, tokens[:, 6:11], slot[:, 6:11] - 1, 1)
+  params = pool.init(jax.random.key(0), tokens, segment_ids, 2)
+  both = pool.apply(params, tokens, segment_ids, 2)
+  first = pool.apply(params, tokens[:, :6], segment_ids[:, :6], 1)
+  second = pool.apply(params, tokens[:, 6:11], segment_ids[:, 6:11] - 1, 1)
   assert np.abs(first).max() > 0.01
   np.testing.assert_allclose(both[0], first[0], atol=1e-6)
   np.testing.assert_allclose(both[1], second[0], rtol=1e-5)

@@ -6,10 +6,11 @@ import importlib.util
 import pytest
 
 from embeddinggemma import generations
-from embeddinggemma.aot import compiling, environment, examine, fit
-from embeddinggemma.aot.fit import Try
+from embeddinggemma.aot import compiling, environment, examine
 from embeddinggemma.cli import flags
 from embeddinggemma.cli.verbs import VERBS
+from embeddinggemma.training import fitting
+from embeddinggemma.training.fitting import Try
 
 CAPACITY = 1_000
 
@@ -19,7 +20,7 @@ def search(fixed: int, moving: int) -> list[tuple[int, bool]]:
     needed = fixed + moving // groups
     return Try(groups, needed <= CAPACITY, needed)
 
-  made = fit.tries(attempt(1), fit.choices(256, 1), CAPACITY, attempt)
+  made = fitting.tries(attempt(1), fitting.choices(256, 1), CAPACITY, attempt)
   return [(one.groups, one.fits) for one in made]
 
 
@@ -42,14 +43,14 @@ def test_what_no_grouping_mends_is_seen_after_two_tries() -> None:
 
 
 def test_only_numbers_that_divide_are_tried() -> None:
-  assert fit.choices(6, 1) == [2]
-  assert fit.choices(6, 2) == []
+  assert fitting.choices(6, 1) == [2]
+  assert fitting.choices(6, 2) == []
 
 
 @pytest.mark.parametrize("left", [[], [2]])
 def test_an_end_of_the_choices_is_an_end(left: list[int]) -> None:
   tries = [Try(1, False, 5), Try(2, False, 4), Try(4, False, 3)]
-  assert fit.following(tries, left, 1) is None
+  assert fitting.following(tries, left, 1) is None
 
 
 @pytest.mark.skipif(

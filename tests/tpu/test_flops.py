@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import pytest
 from jax.extend import core
 
-from embeddinggemma.aot import examine, flops
+from embeddinggemma.aot import examine
+from embeddinggemma.aot import flops as step_flops
 from embeddinggemma.cli import flags
 from embeddinggemma.cli.verbs import VERBS
-from embeddinggemma.model import decoder, embedder, encoder, layers
-from embeddinggemma.model.config import GLOBAL, LOCAL, preset
-from embeddinggemma.model.layers import Reach
+from embeddinggemma.model import decoder, embedder, encoder, flops, layers
+from embeddinggemma.model.config import GLOBAL, LOCAL
+from embeddinggemma.model.layers import Window
+from embeddinggemma.presets import preset
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -30,11 +32,11 @@ def config_of(config: str, *overrides: str):
 
 @pytest.mark.parametrize("n", [1, 7, 20])
 @pytest.mark.parametrize(
-  "reach", [Reach(None, None), Reach(3, 3), Reach(2, 5), Reach(None, 0)]
+  "window", [Window(None, None), Window(3, 3), Window(2, 5), Window(None, 0)]
 )
-def test_pairs_seen_are_those_of_the_mask(n: int, reach: Reach) -> None:
-  mask = layers.attention_mask(jnp.zeros((1, n), jnp.int32), reach)
-  assert flops.pairs_seen(n, reach) == int(mask.sum())
+def test_pairs_seen_are_those_of_the_mask(n: int, window: Window) -> None:
+  mask = layers.attention_mask(jnp.zeros((1, n), jnp.int32), window)
+  assert flops.pairs_seen(n, window) == int(mask.sum())
 
 
 def products(function, *arguments) -> int:
@@ -59,15 +61,17 @@ def products(function, *arguments) -> int:
 
 def test_an_embedders_forward_pass() -> None:
   # Windows wider than the text: traced products do not skip what a mask hides.
-  model = dataclasses.replace(preset("tiny"), window=200)
+  model = dataclasses.replace(preset("tiny").model, window=200)
   texts, n = 3, 48
   ids = jnp.zeros((texts, n), jnp.int32)
-  slot = jnp.broadcast_to(jnp.arange(texts)[:, None], (texts, n))
+  segment_ids = jnp.broadcast_to(jnp.arange(texts)[:, None], (texts, n))
   valid = jnp.ones((texts,), bool)
   params = jax.eval_shape(embedder.init(model), jax.random.key(0))
-  traced = products(embedder.encode_group(model), params, ids, slot, valid)
+  traced = products(
+    embedder.encode_group(model), params, ids, segment_ids, valid
+  )
   pooled = 2 * texts * (texts * n) * model.width  # a one-hot product
-  assert traced - pooled == texts * flops._embed(model, n)
+  assert traced - pooled == texts * flops.embedder(model, n)
 
 
 @pytest.mark.parametrize("cross", ["merged", "separate"])
@@ -84,19 +88,19 @@ def test_an_encoder_decoders_forward_pass(cross: str) -> None:
   traced = products(group, params, ids, ids, ids, ids)
   # Traced, causal attention computes what its mask hides.
   heads = 4 * model.num_heads * model.head_dim * model.num_layers
-  hidden = heads * (n * n - flops.pairs_seen(n, Reach(None, 0)))
+  hidden = heads * (n * n - flops.pairs_seen(n, Window(None, 0)))
   words = flops._words(model, n)
-  assert traced - hidden + words == flops._denoise(config, n)
+  assert traced - hidden + words == flops.encoder_decoder(config.both, n)
 
 
 def test_local_layers_cost_less_and_causal_ones_half() -> None:
-  model = preset("embeddinggemma_300m")
+  model = preset("embeddinggemma_300m").model
   assert {model.attention_kind(i) for i in range(6)} == {LOCAL, GLOBAL}
   far = dataclasses.replace(model, window=10**6)
-  both = flops._stack(far, 2048, encoder.reach)
-  assert flops._stack(model, 2048, encoder.reach) < both
-  weights = flops._stack(far, 2048, lambda *_: Reach(0, 0))
-  causal = flops._stack(far, 2048, decoder.reach)
+  both = flops._stack(far, 2048, encoder.window)
+  assert flops._stack(model, 2048, encoder.window) < both
+  weights = flops._stack(far, 2048, lambda *_: Window(0, 0))
+  causal = flops._stack(far, 2048, decoder.window)
   assert causal - weights == pytest.approx((both - weights) / 2, rel=1e-3)
 
 
@@ -106,5 +110,5 @@ def test_the_large_step_needs_what_was_worked_out_by_hand() -> None:
     "prefinetune.py:embeddinggemma_300m", "--config.max_length=128"
   )
   assert config.batch_size == 16_384
-  seconds = flops.of_step(config) / 256 / 197e12
+  seconds = step_flops.of_step(config) / 256 / 197e12
   assert seconds * 1.5e9 == pytest.approx(79.5e6, rel=2e-3)

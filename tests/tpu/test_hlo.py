@@ -15,7 +15,7 @@ from embeddinggemma.aot import (
   buffers,
   collectives,
   hlo,
-  kernels,
+  kernel_costs,
   matmuls,
   traffic,
 )
@@ -217,7 +217,7 @@ SCORES = 8 * 3 * 256 * 256
 def test_attention_kernels_by_their_shapes(name: str, products: int) -> None:
   v5e = generations.GENERATIONS["v5e"]
   text = KERNEL.replace("NAME", name).replace("COST", "")
-  (kernel,) = kernels.find(program_of(text), v5e)
+  (kernel,) = kernel_costs.find(program_of(text), v5e)
   assert kernel.name == name
   assert kernel.flops == products * 2 * 64 * SCORES
   alone = kernel.flops / v5e.bf16_flops
@@ -231,7 +231,7 @@ def test_a_kernel_that_states_its_cost_is_believed() -> None:
     '"bytes_accessed":"77"}'
   )
   text = KERNEL.replace("NAME", "mine").replace("COST", cost)
-  (kernel,) = kernels.find(program_of(text), v5e)
+  (kernel,) = kernel_costs.find(program_of(text), v5e)
   assert (kernel.flops, kernel.bytes) == (197e9, 77)
   # Products, and the vector unit's work on what goes in and out.
   assert 1e-3 < kernel.seconds < 1.1e-3
@@ -240,7 +240,7 @@ def test_a_kernel_that_states_its_cost_is_believed() -> None:
 def test_an_unknown_kernel_costs_at_least_its_bytes() -> None:
   v5e = generations.GENERATIONS["v5e"]
   text = KERNEL.replace("NAME", "other").replace("COST", "")
-  (kernel,) = kernels.find(program_of(text), v5e)
+  (kernel,) = kernel_costs.find(program_of(text), v5e)
   assert kernel.flops is None
   moved = 2 * (2 * 8 * 3 * 256 * 64 + 2 * 8 * 256 * 64)
   assert kernel.bytes == moved

@@ -25,8 +25,7 @@ def stage(poison: int | None = None) -> Stage:
   `poison`: rows of this key make the loss NaN.
   """
 
-  def objective(params, batch, key):
-    del key
+  def objective(params, batch):
     w = params["model"]["up"]
     target = batch.keys[:, 0].astype(jnp.float32) / 100
     loss = jnp.mean((w[0, 0] * target - target) ** 2 + w[1, 1] ** 2)

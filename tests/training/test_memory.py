@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from embeddinggemma.config import MeshConfig
 from embeddinggemma.model import embedder
-from embeddinggemma.model.config import LARGE, preset
+from embeddinggemma.model.config import LARGE
+from embeddinggemma.presets import preset
 from embeddinggemma.training import memory, stages
-from embeddinggemma.training.config import PairConfig
+from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.types import BadInput
 
 V5E = 16_909_336_576  # bytes, as one says of itself
@@ -21,7 +22,7 @@ V5E = 16_909_336_576  # bytes, as one says of itself
 
 def large(batch_size: int = 16_384, length: int = 128) -> PairConfig:
   """Pre-finetuning of the paper's model."""
-  model = dataclasses.replace(preset("embeddinggemma_300m"), **LARGE)
+  model = dataclasses.replace(preset("embeddinggemma_300m").model, **LARGE)
   return dataclasses.replace(
     test_mesh.config("separate"),
     model=model,
@@ -76,7 +77,7 @@ def test_more_work_or_less_memory_takes_more_groups() -> None:
 @given(st.integers(1, 96), st.integers(1, 512), st.integers(0, 10**8))
 def test_the_fewest_that_fit_and_divide(texts, length, capacity) -> None:
   work = memory.Work(
-    texts, ((memory.Side(preset("tiny"), length),),), 10**6, 10**5, 0
+    texts, ((memory.Side(preset("tiny").model, length),),), 10**6, 10**5, 0
   )
   groups = memory.fewest_groups(work, capacity)
   assert texts % groups == 0
@@ -88,7 +89,7 @@ def test_the_fewest_that_fit_and_divide(texts, length, capacity) -> None:
 
 def test_a_decoder_that_reads_an_encoder_needs_more() -> None:
   """Its logits, which no kernel computes: what two of five chips lacked."""
-  model = dataclasses.replace(preset("embeddinggemma_300m"), **LARGE)
+  model = dataclasses.replace(preset("embeddinggemma_300m").model, **LARGE)
   alone = memory.activation_bytes(memory.Side(model, 2_048))
   reading = memory.activation_bytes(memory.Side(model, 2_048, read=2_048))
   logits = 2 * 2 * model.num_layers * model.num_heads * 4_096
@@ -98,7 +99,7 @@ def test_a_decoder_that_reads_an_encoder_needs_more() -> None:
 def test_the_estimate_is_near_what_the_compiler_says() -> None:
   """Of what grows with positions; on a CPU, which fuses less than a TPU."""
   model = dataclasses.replace(
-    preset("tiny"), width=128, mlp_width=256, head_dim=64
+    preset("tiny").model, width=128, mlp_width=256, head_dim=64
   )
   shapes = jax.eval_shape(embedder.init(model), jax.random.key(0))
   encode = embedder.encode_group(model)

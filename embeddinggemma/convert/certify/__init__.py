@@ -1,1 +1,1 @@
-"""Whether another runtime gives an export's vectors."""
+"""Checks that another runtime computes an export's vectors."""

@@ -1,11 +1,11 @@
-"""Whether an export gives the model's vectors in its own runtime, on paper.
+"""Certify that an export gives the model's vectors in its own runtime.
 
-certificate.json stands beside what was exported. It compares vectors of golden
-texts and of rows of ids, from the runtime, with those of the model in JAX that
-has the written weights and rounds on the way as the runtime does: that decides.
-Beside it stands what writing and rounding cost: the same vectors, compared with
-those of the model that was exported, as `load` gives it. A runtime that is not
-installed has checked nothing, which is what it says then.
+certificate.json lies beside the exported files. It compares the runtime's
+vectors, of golden texts and of rows of token ids, with those of the JAX model
+that has the written weights and rounds as the runtime does: these decide the
+verdict. It also says what writing and rounding cost, from a comparison with the
+model that was exported, as `load` gives it. Without an installed runtime, the
+certificate says that nothing was checked.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ _VERSIONS = ("embeddinggemma", "jax", "numpy")
 def certify(
   form: Format, job: Job, folder: pathlib.Path, written: Written
 ) -> dict[str, Any]:
-  """Runs the export, writes the certificate into its folder, returns it."""
+  """Run the export in its runtime, write the certificate, and return it."""
   found = exporting.about(form, job, written) | {
     "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
   }
@@ -68,7 +68,7 @@ def certify(
 
 
 def _checked(form: Format, job: Job, written: Written) -> dict[str, Any]:
-  """The verdict, and what it rests on."""
+  """The verdict, and the comparison on which it rests."""
   runtime = runtimes.find(form.name)
   if runtime is None:
     reason = f"{form.name} is run by {runtimes.how_to_install(form.name)}"
@@ -96,14 +96,14 @@ def judge(
   trained: str,
   bound: float,
 ) -> dict[str, Any]:
-  """The comparison of vectors, of any length, with unit ones.
+  """Compare the runtime's vectors, of any length, with ours, of unit length.
 
   Args:
-    items: what was asked.
+    items: the texts and rows of ids.
     vectors: the runtime's.
-    references: ours; those of what was written decide.
+    references: ours; those of the written weights decide.
     trained: the precision of the model that was exported.
-    bound: the least cosine that is right, where nothing is rounded on the way.
+    bound: the least cosine that passes if the runtime rounds nothing.
   """
   ours = references.written
   if vectors.shape != ours.shape or not np.isfinite(vectors).all():
@@ -151,10 +151,10 @@ def judge(
 
 
 def _bounds(references: References, bound: float) -> dict[str, float]:
-  """The least cosine that is right: of any text, and of the nearest on average.
+  """The least cosines that pass: of any text, and the typical one.
 
-  Of what is rounded on the way, this is lower by a multiple of what rounding
-  costs this very model.
+  Where the runtime rounds activations, they are lower by a multiple of what
+  that rounding costs this model.
   """
   if references.exact is None:
     return {"min": bound, "typical": bound}
@@ -178,7 +178,7 @@ def _spread(cosines: Float[np.ndarray, "n"]) -> dict[str, float]:
 
 
 def _overlap(a: Float[np.ndarray, "n M"], b: Float[np.ndarray, "n M"]) -> float:
-  """The share of nearest neighbours, among the texts, that are the same."""
+  """The share of nearest neighbours, among the texts, that both have."""
   first, second = _nearest(a), _nearest(b)
   shared = [len(set(x) & set(y)) for x, y in zip(first, second)]
   return float(np.mean(shared)) / first.shape[1]
@@ -192,7 +192,7 @@ def _nearest(vectors: Float[np.ndarray, "n M"]) -> Int[np.ndarray, "n k"]:
 
 
 def require(found: Mapping[str, Any]) -> None:
-  """Stopped for a verdict against the export."""
+  """Raise Stopped if the verdict is against the export."""
   if found["verdict"] == FAILED:
     raise Stopped(
       f"certificate: {found['reason']}; nothing was written (--uncertified keeps"
@@ -201,7 +201,7 @@ def require(found: Mapping[str, Any]) -> None:
 
 
 def grid(found: Mapping[str, Any]) -> str:
-  """The grid that the weights are on, and since when, or ""."""
+  """The grid on which the weights lie, and since when; "" for none."""
   if found["precision"] == quantize.FLOAT:
     return ""
   since = ", rounded after training" if found["rounded_after_training"] else ""
@@ -210,10 +210,10 @@ def grid(found: Mapping[str, Any]) -> str:
 
 
 def _loss(found: Mapping[str, Any]) -> str:
-  """What the export costs, against the model that it was made of.
+  """What the export costs against the model that it was made from, as text.
 
-  One that was trained for a grid is that model on its grid: its raw weights,
-  seen in float, are no model that anyone uses.
+  A model trained for a grid is compared as seen on its grid: nobody uses its
+  raw float weights.
   """
   name = found["precision"]
   model = "the float model"
@@ -227,7 +227,7 @@ def _loss(found: Mapping[str, Any]) -> str:
 
 
 def summary(found: Mapping[str, Any]) -> str:
-  """The certificate in a line."""
+  """The certificate as one line for people."""
   if "cosine" not in found:
     return f"certificate: {found['verdict'].upper()}: {found['reason']}"
   line = (

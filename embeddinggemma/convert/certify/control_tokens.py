@@ -1,10 +1,10 @@
-"""What a runtime makes of a control token that stands in a text as characters.
+"""How a runtime reads a control token's name that stands in a text.
 
-Ours reads "<eos>" as five characters: whoever types it, or quotes it from a
-page, does not end the text. llama.cpp's server finds the token in it, and so
-does sentence-transformers, save in folders that say split_special_tokens, as
-those do that we export. A vocabulary's user-defined pieces ("<start_of_turn>",
-"<unused0>") are taken for pieces by everyone, ours included.
+Our tokenizer reads "<eos>" as five characters, so that a text that contains it
+does not end there. llama.cpp's server reads the token, and so does
+sentence-transformers, except in folders with split_special_tokens, such as our
+exports. All read a vocabulary's user-defined pieces ("<start_of_turn>",
+"<unused0>") as pieces.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,14 +25,14 @@ _USER_DEFINED = ("<start_of_turn>", "<unused0>")
 
 
 class Word(NamedTuple):
-  """A text with such a word in it."""
+  """A text that contains the name of a control token, or of another piece."""
 
   item: Item  # as our tokenizer reads it
-  as_token: Int[np.ndarray, "_"]  # the ids if the word is its token
+  as_token: Int[np.ndarray, "_"]  # the ids if the name is read as the token
 
 
 def words(job: Job) -> list[Word]:
-  """A text with each control token, and with pieces that are none."""
+  """One text per control token, and per some pieces that are none."""
   tokenizer = Tokenizer(job.files[checkpoint.TOKENIZER_FILE])
   pieces = {piece: n for n, piece in enumerate(tokenizer.pieces)}
   names = [tokenizer.pieces[n] for n in (PAD, EOS, BOS, UNK)]
@@ -48,10 +48,11 @@ def words(job: Job) -> list[Word]:
 def report(
   job: Job, asked: Sequence[Word], vectors: Float[np.ndarray, "n M"]
 ) -> dict[str, Any]:
-  """The runtime's vectors of the texts beside both of ours: {KEY: a row each}.
+  """Compare the runtime's vectors of the texts with both of ours.
 
-  `cosine` is to the vector of our ids, `cosine_as_token` to that of the token.
-  Nothing for vectors of another width or such that are not finite.
+  Returns {KEY: a row per text}, where `cosine` is to the vector of our ids and
+  `cosine_as_token` to that with the token; {} for vectors of another width or
+  that are not finite.
   """
   rows = [row for x in asked for row in (x.item.ids, x.as_token)]
   ours = golden.of_written(job, rows)
@@ -74,7 +75,7 @@ def report(
 
 
 def summary(found: Mapping[str, Any]) -> str:
-  """How the runtime reads them, for the certificate's line, or ""."""
+  """How the runtime reads them, for the certificate's line; or ""."""
   rows = found.get(KEY, ())
   if not rows:
     return ""

@@ -1,7 +1,8 @@
-"""Texts whose vectors say whether a runtime computes the model; ours of them.
+"""Golden texts, whose vectors show whether a runtime computes the model.
 
-Many languages, code with tabs, every prompt of the model, and rows of ids as
-long as what usually goes wrong: the window's edges, and the longest text.
+They have many languages, code with tabs and every prompt of the model; beside
+them are rows of token ids at the lengths where errors show: the edges of the
+attention window, and the longest text.
 """
 
 import functools
@@ -36,19 +37,22 @@ _POOLED = (8, 128)  # rows that are traced together, and their length
 
 
 class Item(NamedTuple):
-  """What a runtime is asked for."""
+  """What a runtime is asked to embed: a text, or token ids."""
 
-  text: str | None  # None: ids alone
+  text: str | None  # None: only ids
   ids: Int[np.ndarray, "_"]
 
   @property
   def name(self) -> str:
-    """For messages."""
+    """A short name for messages."""
     return "a row of ids" if self.text is None else repr(self.text[:60])
 
 
 def items(job: Job) -> list[Item]:
-  """Every text that fits, and rows of ids; of texts, outer white space too."""
+  """Every golden text that fits, and rows of ids.
+
+  White space around texts is part of them.
+  """
   tokenizer = Tokenizer(job.files[checkpoint.TOKENIZER_FILE])
   longest = job.config.max_length
   first, _ = samples.sides()
@@ -64,7 +68,7 @@ def items(job: Job) -> list[Item]:
 
 
 def _filling(tokenizer: Tokenizer, longest: int) -> str:
-  """The words that come to at most so many tokens."""
+  """A text of as many words as fit in `longest` tokens."""
   low, high = 0, longest  # a word has a token at the least
   while low < high:
     middle = (low + high + 1) // 2
@@ -76,7 +80,10 @@ def _filling(tokenizer: Tokenizer, longest: int) -> str:
 
 
 def _rows(tokenizer: Tokenizer, job: Job) -> Iterable[Int[np.ndarray, "_"]]:
-  """BOS, ids of a text, EOS: the shortest, both edges of the window, longest."""
+  """Rows of ids from BOS to EOS, at lengths that matter.
+
+  These are the shortest, those at both edges of the window, and the longest.
+  """
   longest, window = job.config.max_length, job.config.window
   edges = (m + n for m in (window // 2, window) for n in (-1, 0, 1))
   lengths = {2, 3, *edges, longest - 1, longest}
@@ -86,13 +93,13 @@ def _rows(tokenizer: Tokenizer, job: Job) -> Iterable[Int[np.ndarray, "_"]]:
 
 
 class References(NamedTuple):
-  """Our unit vectors of rows of ids."""
+  """Our unit vectors of rows of ids, with which a runtime's are compared."""
 
-  # Of the written weights, in the arithmetic of what runs them.
+  # With the written weights, in the arithmetic of the runtime.
   written: Float[np.ndarray, "n M"]
-  # Of the written weights, exactly; None where nothing is rounded on the way.
+  # With the written weights, exact; None if the runtime rounds nothing.
   exact: Float[np.ndarray, "n M"] | None = None
-  # Of the model as `load` gives it; None where it is the written one.
+  # With the exported model, as `load` gives it; None if that is the same.
   model: Float[np.ndarray, "n M"] | None = None
 
 
@@ -101,7 +108,7 @@ def references(
   rows: Sequence[Int[np.ndarray, "_"]],
   arithmetic: Arithmetic = EXACT,
 ) -> References:
-  """What the export's vectors are compared with."""
+  """The vectors with which an export's are compared."""
   exact = of_written(job, rows)
   with jax.default_matmul_precision("highest"):  # else TPUs round to bfloat16
     moved = job.rounded or job.dtype == BFLOAT16
@@ -115,7 +122,7 @@ def references(
 def of_written(
   job: Job, rows: Sequence[Int[np.ndarray, "_"]]
 ) -> Float[np.ndarray, "n M"]:
-  """Our vectors of the written weights, exactly computed."""
+  """Our exact vectors with the written weights."""
   with jax.default_matmul_precision("highest"):
     return _vectors(job, rows, job.precision, EXACT, job.dtype)
 
@@ -127,7 +134,10 @@ def _vectors(
   arithmetic: Arithmetic = EXACT,
   dtype: str = FLOAT32,
 ) -> Float[np.ndarray, "n M"]:
-  """The parameters of one precision are gone before the next one's come."""
+  """Our vectors of rows of ids in a precision, arithmetic and dtype.
+
+  One precision's parameters are freed before the next one's are read.
+  """
   program = _program(job.config.portable, arithmetic)
   stream = checkpoint.stream(job.directory)
   if dtype == BFLOAT16:
@@ -142,7 +152,7 @@ def _vectors(
 
 
 def _halved(named: tuple[Name, np.ndarray]) -> tuple[Name, np.ndarray]:
-  """A matrix as bfloat16 holds it."""
+  """A matrix with its values rounded to bfloat16; other tensors as they are."""
   name, tensor = named
   if tensor.ndim < 2:
     return named
@@ -151,12 +161,12 @@ def _halved(named: tuple[Name, np.ndarray]) -> tuple[Name, np.ndarray]:
 
 @functools.cache
 def _program(config: ModelConfig, arithmetic: Arithmetic) -> Any:
-  """Compiled once for each length, however many exports a recipe makes."""
+  """The compiled encoder, shared by all exports of a process."""
   return jax.jit(arithmetics.encode_group(config, arithmetic))
 
 
 def pooled(job: Job) -> Float[np.ndarray, "n D"]:
-  """What goes into the head, of the shorter golden texts."""
+  """The pooled vectors, inputs of the head, of the shorter golden texts."""
   count, length = _POOLED
   rows = [item.ids for item in items(job) if len(item.ids) <= length]
   run = trace.tracer(job.config.portable)
@@ -175,7 +185,7 @@ def pooled(job: Job) -> Float[np.ndarray, "n D"]:
 def _groups(
   rows: Sequence[Int[np.ndarray, "_"]], longest: int
 ) -> Iterable[tuple[list[int], tuple[int, int]]]:
-  """(places of texts that go together, what they are padded to)."""
+  """(indices of rows that go together, the shape they are padded to)."""
   places = sorted(range(len(rows)), key=lambda place: len(rows[place]))
   for count, length in (*_TOGETHER, (1, longest)):
     some = [place for place in places if len(rows[place]) <= length]
@@ -188,9 +198,12 @@ def _groups(
 def _padded(
   rows: Sequence[Int[np.ndarray, "_"]], shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """ids and slot (R, L), valid (R,): a text a row, and positions of none."""
+  """Ids and segment ids (R, L), and valid (R,): one text per row.
+
+  Positions of padding have segment R, which is no text.
+  """
   count, _ = shape
-  ids, slot = np.zeros(shape, np.int32), np.full(shape, count, np.int32)
+  ids, segment_ids = np.zeros(shape, np.int32), np.full(shape, count, np.int32)
   for n, row in enumerate(rows):
-    ids[n, : len(row)], slot[n, : len(row)] = row, n
-  return ids, slot, np.arange(count) < len(rows)
+    ids[n, : len(row)], segment_ids[n, : len(row)] = row, n
+  return ids, segment_ids, np.arange(count) < len(rows)

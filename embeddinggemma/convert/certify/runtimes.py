@@ -1,9 +1,9 @@
-"""Runtimes that open an export: RUNTIMES is the table, by format.
+"""The runtimes that can run an export; RUNTIMES is their table, by format.
 
-Each runs in a process of its own, since llama.cpp ends the process that it
-runs in when a file is not to its liking. A program is told the file of a
-request, {"artefact", "items", "longest"}, where an item is a text or a list of
-ids, and that of its reply, {"vectors", "versions"}.
+Each runs in a process of its own, since llama.cpp aborts its process when it
+cannot use a file. A program gets the path of a request, a JSON file
+{"artefact", "items", "longest"} with items that are texts or lists of ids, and
+that of the reply to write, {"vectors", "versions"}.
 """
 
 import errno
@@ -38,30 +38,30 @@ _QUIET = {"GGML_NO_BACKTRACE": "1", "HF_HUB_OFFLINE": "1"}
 
 
 class Refused(Exception):
-  """The runtime does not run what it was given; its own words."""
+  """The runtime does not run what it was given; the message is its own."""
 
 
 class Reply(NamedTuple):
-  """What a runtime gave."""
+  """A runtime's vectors, and the versions of its packages."""
 
   vectors: Float[np.ndarray, "n M"]
   versions: Mapping[str, str]
 
 
 class Runtime(NamedTuple):
-  """A program that gives vectors."""
+  """A program that computes vectors of an export."""
 
   name: str
-  through: str  # the package that has it
+  through: str  # the package by which it is called
   command: Callable[[], list[str] | None]  # None: it is not installed
-  install: str
+  install: str  # how to install it, for a message
 
   def ask(
     self, artefact: pathlib.Path, items: Sequence[Item], longest: int
   ) -> Reply:
-    """The vectors of items; texts go through the runtime's own tokenizer.
+    """Vectors of items; texts go through the runtime's own tokenizer.
 
-    Raises Refused with its first line that tells why.
+    Raises Refused, with the first line of the output that gives a reason.
     """
     command = self.command() or []
     with tempfile.TemporaryDirectory() as name:
@@ -106,9 +106,9 @@ def _why(done: subprocess.CompletedProcess[str]) -> str:
 def _module(
   package: str, program: str, least: tuple[int, ...] = ()
 ) -> Callable[[], list[str] | None]:
-  """The command of a program of ours, where a package is installed.
+  """A function that gives the command of a module of programs/.
 
-  Of a version that is `least` or later.
+  It gives None unless `package` is installed, in version `least` or later.
   """
   command = [sys.executable, "-m", f"{__package__}.programs.{program}"]
 
@@ -123,7 +123,7 @@ def _module(
 
 
 def _node() -> list[str] | None:
-  """Node.js, and node-llama-cpp where Node.js would look, or where told."""
+  """The command of Node.js with node-llama-cpp; None if either is missing."""
   node, told = shutil.which("node"), os.environ.get(NODE_MODULES)
   here = pathlib.Path.cwd()
   folders = [parent / "node_modules" for parent in (here, *here.parents)]
@@ -162,11 +162,13 @@ RUNTIMES: Mapping[str, Sequence[Runtime]] = {
 
 
 def find(form: str) -> Runtime | None:
-  """The first runtime of a format that is installed."""
+  """The first installed runtime of a format; None if there is none."""
   return next((r for r in RUNTIMES.get(form, ()) if r.command()), None)
 
 
 def how_to_install(form: str) -> str:
-  """The runtimes of a format, and how they come here."""
-  known = [f"{r.name}, which is not here: {r.install}" for r in RUNTIMES[form]]
-  return "; or ".join(known)
+  """The runtimes of a format and how to install them, for a message."""
+  known = [
+    f"{r.name}, which is not here: {r.install}" for r in RUNTIMES.get(form, ())
+  ]
+  return "; or ".join(known) or "nothing that runtimes.RUNTIMES knows"

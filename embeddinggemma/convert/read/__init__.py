@@ -1,1 +1,1 @@
-"""Public weights in: each family, checked before a tensor is read."""
+"""Readers of public weights: each family is checked before a tensor is read."""

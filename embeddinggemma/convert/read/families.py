@@ -1,273 +1,135 @@
-"""Which model a folder holds, and how its tensors become ours."""
+"""Find out which model a path holds, and read it; FAMILIES is the table."""
 
-import dataclasses
 import pathlib
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-from embeddinggemma.checkpoint import Name
-from embeddinggemma.convert import folder as folders
-from embeddinggemma.convert import names, safetensors_io, tensors
+from embeddinggemma.convert import safetensors_io
 from embeddinggemma.convert.read import (
   gemma_orbax,
   gguf,
-  hugging_face,
   sentence_transformers,
+  transformers,
 )
-from embeddinggemma.convert.read.hugging_face import Family
-from embeddinggemma.convert.safetensors_io import Tensor
-from embeddinggemma.convert.tensors import Imported, Shapes, Source
-from embeddinggemma.data.prompts import PROMPTS
-from embeddinggemma.model import decoder as decoder_lib
-from embeddinggemma.model.config import (
-  MERGED,
-  SEPARATE,
-  EncoderDecoderConfig,
-  ModelConfig,
-)
+from embeddinggemma.convert.read.transformers import BOTH, DECODER, ENCODER
+from embeddinggemma.convert.tensors import Imported
 from embeddinggemma.types import BadInput
 
-ENCODER, DECODER, BOTH = "encoder", "decoder", "both"
 PARTS = (BOTH, ENCODER, DECODER)
-# Of other modalities: they have no place in a text model.
-_OTHER = re.compile(
-  r"(^|\.)(vision_tower|vision_model|multi_modal_projector)\.|eoi_embedding$"
-)
-# The table a second time, where a version of theirs wrote it so.
-_HEADS = re.compile(r"(^|\.)lm_head(\.out_proj)?\.weight$")
-_TABLE = "embed_tokens.weight"
-# What stands before their names, by version: the first that fits.
-_CAUSAL_PREFIXES = (
-  "model.language_model.",
-  "language_model.model.",
-  "model.",
-  "language_model.",
-  "",
-)
-_ENCODER_PREFIXES = (
-  "model.encoder.",
-  "model.encoder.text_model.",
-  "encoder.",
-  "encoder.text_model.",
-)
-_DECODER_PREFIXES = ("model.decoder.", "decoder.")
 
 
-class Sides(NamedTuple):
-  """A family of encoder-decoders."""
+class Family(NamedTuple):
+  """A kind of folder or file that holds public weights."""
 
-  family: Family
-  encoder: Sequence[str]  # where config.json describes it
-  tied: bool
-  cross_attention: str
+  name: str  # in a message of what a path is
+  # path -> the path to read if it holds such weights, else None.
+  finds: Callable[[pathlib.Path], pathlib.Path | None]
+  # (the path to read, the part) -> the checked model. BadInput: see `read`.
+  read: Callable[[pathlib.Path, str], Imported]
+  parts: bool = False  # whether an encoder or a decoder may be taken alone
+  loads: bool = False  # whether `load` reads it without an import
+  # Its name in the message of what can be imported; None: `name`; "": it is not
+  # named there.
+  listed: str | None = None
 
 
-ENCODER_DECODERS = {
-  "t5gemma": Sides(hugging_face.T5GEMMA, ("encoder",), False, SEPARATE),
-  "t5gemma2": Sides(
-    hugging_face.T5GEMMA2, ("encoder", "text_config"), True, MERGED
+def _transformers(
+  name: str, read: Callable[[pathlib.Path, str], Imported], parts: bool = False
+) -> Family:
+  """The family of folders whose config.json has this model_type."""
+  finds = lambda path: path if transformers.model_type(path) == name else None
+  return Family(name, finds, read, parts)
+
+
+def _not_yet(name: str, what: str) -> Family:
+  """A family that is recognised by the start of its model_type, and refused."""
+
+  def refuse(folder: pathlib.Path, part: str) -> Imported:
+    del part
+    raise BadInput(f"{folder} is {what}; this version does not have it")
+
+  begins = lambda path: transformers.model_type(path).startswith(name)
+  finds = lambda path: path if begins(path) else None
+  return Family(name, finds, refuse, parts=True, listed="")
+
+
+# Of several that find something, the one that stands last reads it.
+FAMILIES: tuple[Family, ...] = (
+  _transformers("gemma3_text", transformers.read_gemma3),
+  _transformers("gemma3", transformers.read_gemma3),
+  *(
+    _transformers(name, transformers.read_encoder_decoder, parts=True)
+    for name in transformers.ENCODER_DECODERS
   ),
-}
-_NOT_YET = {
-  "embedding_gemma2": "EmbeddingGemma 2, whose layers have per-layer"
-  " embeddings, norms of values and two sizes of heads",
-}
+  Family(
+    sentence_transformers.FAMILY,
+    lambda path: path if sentence_transformers.is_folder(path) else None,
+    lambda path, part: sentence_transformers.read(path),
+    loads=True,
+    listed="an EmbeddingGemma folder of sentence-transformers",
+  ),
+  _not_yet(
+    "embedding_gemma2",
+    "EmbeddingGemma 2, whose layers have per-layer embeddings, norms of values"
+    " and two sizes of heads",
+  ),
+  Family(
+    gemma_orbax.FAMILY,
+    lambda path: path if gemma_orbax.is_folder(path) else None,
+    lambda path, part: gemma_orbax.read(path),
+    listed="Orbax in the layout of google-deepmind/gemma",
+  ),
+  Family(
+    "a GGUF file",
+    gguf.chosen,
+    lambda path, part: gguf.read(path),
+    loads=True,
+  ),
+)
 
 
 def read(folder: pathlib.Path, part: str = BOTH) -> Imported:
-  """The model of a folder, checked whole, its tensors still on disk.
+  """Read the model of a path: everything is checked, tensors stay on disk.
 
   Args:
-    folder: of sentence-transformers, of transformers, or of Orbax in the
-      layout of google-deepmind/gemma; or a GGUF file, or a folder that holds
-      one.
+    folder: a folder of sentence-transformers, of transformers, or of Orbax in
+      the layout of google-deepmind/gemma; or a GGUF file, or a folder that
+      holds one.
     part: of an encoder-decoder: encoder, decoder or both.
 
   Raises:
-    BadInput: the folder is of no kind that is known; a file or tensor is
-      missing, unexpected or wrong; a setting is of another model than ours.
+    BadInput: the folder is of no known family; a file or tensor is missing,
+      unexpected or wrong; a setting means another computation than this
+      project's.
   """
   if part not in PARTS:
     raise BadInput(f"--part={part} is unknown; use one of {', '.join(PARTS)}")
-  kind, reader = _reader(folder)
-  if part != BOTH and kind not in ENCODER_DECODERS:
+  family, place = _found(folder)
+  if part != BOTH and not family.parts:
+    known = [f.name for f in FAMILIES if f.parts and f.listed != ""]
     raise BadInput(
-      f"--part={part} is for {' and '.join(ENCODER_DECODERS)}; {folder} is"
-      f" {kind}"
+      f"--part={part} is for {' and '.join(known)}; {folder} is {family.name}"
     )
-  return reader(folder, part)
+  return family.read(place, part)
 
 
 def is_public(path: pathlib.Path) -> bool:
-  """Whether a path holds an embedder as others write one."""
-  return sentence_transformers.is_folder(path) or gguf.chosen(path) is not None
+  """Whether a path holds an embedder in a format that `load` reads directly."""
+  return any(family.loads and family.finds(path) for family in FAMILIES)
 
 
-def _reader(
-  folder: pathlib.Path,
-) -> tuple[str, Callable[[pathlib.Path, str], Imported]]:
-  """What a folder is called in messages, and what reads it."""
-  if file := gguf.chosen(folder):
-    return "a GGUF file", lambda *_: gguf.read(file)
-  if gemma_orbax.is_folder(folder):
-    return gemma_orbax.FAMILY, lambda path, _: gemma_orbax.read(path)
-  kind = ""
-  if folders.has(folder, "config.json"):
-    kind = str(folders.read_json(folder, "config.json").get("model_type"))
-  for name, what in _NOT_YET.items():
-    if kind.startswith(name):
-      raise BadInput(f"{folder} is {what}; this version does not have it")
-  if sentence_transformers.is_folder(folder):
-    family = sentence_transformers.FAMILY
-    return family, lambda path, _: sentence_transformers.read(path)
-  if kind in _READERS:
-    return kind, _READERS[kind]
+def _found(folder: pathlib.Path) -> tuple[Family, pathlib.Path]:
+  """The family of a path, and the path that the family reads."""
+  for family in reversed(FAMILIES):
+    if place := family.finds(folder):
+      return family, place
+  kind = transformers.model_type(folder)
   pickles = [p for p in sorted(folder.iterdir()) if safetensors_io.is_pickle(p)]
   if pickles and not kind:
     raise safetensors_io.refusal(pickles[0])
   found = f"model_type {kind!r}" if kind else "no config.json or modules.json"
+  names = [f.name if f.listed is None else f.listed for f in FAMILIES]
   raise BadInput(
-    f"{folder} has {found}; what can be imported: {', '.join(_READERS)}, an"
-    " EmbeddingGemma folder of sentence-transformers, Orbax in the layout of"
-    " google-deepmind/gemma, a GGUF file"
+    f"{folder} has {found}; what can be imported:"
+    f" {', '.join(name for name in names if name)}"
   )
-
-
-def _gemma3(folder: pathlib.Path, part: str) -> Imported:
-  """The text decoder: a causal language model."""
-  del part
-  where = folder / "config.json"
-  tree = folders.read_json(folder, "config.json")
-  kind = tree["model_type"]
-  if kind == "gemma3":
-    tree = _part_of(tree, ("text_config",), where)
-  if tree.get("use_bidirectional_attention"):
-    raise BadInput(
-      f"{where}: use_bidirectional_attention is true, so this is the encoder of"
-      " an EmbeddingGemma; give the folder with modules.json and both Dense:"
-      " without them cosines would be about 0"
-    )
-  config = hugging_face.model_config(tree, hugging_face.GEMMA3, where)
-  weights = safetensors_io.open_folder(folder)
-  prefix = names.prefix(weights, _CAUSAL_PREFIXES, "model.")
-  shapes = tensors.shapes_of(decoder_lib.init_causal(config))
-  sources = names.sources(shapes, names.GEMMA3, {"decoder": prefix})
-  return _imported(folder, kind, config, weights, shapes, sources)
-
-
-def _encoder_decoder(folder: pathlib.Path, part: str) -> Imported:
-  """Both sides, or an encoder, or a decoder as a causal language model."""
-  where = folder / "config.json"
-  tree = folders.read_json(folder, "config.json")
-  kind = tree["model_type"]
-  sides = ENCODER_DECODERS[kind]
-  read_side = lambda keys: hugging_face.model_config(
-    _part_of(tree, keys, where), sides.family, f"{where}: {'.'.join(keys)}"
-  )
-  encoder, decoder = read_side(sides.encoder), read_side(("decoder",))
-  both = EncoderDecoderConfig(
-    encoder, decoder, sides.tied, sides.cross_attention
-  )
-  weights = safetensors_io.open_folder(folder)
-  prefixes = {
-    ENCODER: names.prefix(weights, _ENCODER_PREFIXES, "model.encoder."),
-    DECODER: names.prefix(weights, _DECODER_PREFIXES, "model.decoder."),
-  }
-  if part == DECODER:
-    shapes = tensors.shapes_of(decoder_lib.init_causal(decoder))
-  else:
-    shapes = tensors.shapes_of(decoder_lib.init_encoder_decoder(both))
-  keep = lambda name: part in (BOTH, name[0])
-  shapes = {name: shape for name, shape in shapes.items() if keep(name)}
-  sources = names.sources(shapes, names.T5GEMMA, prefixes)
-  if part == DECODER and sides.tied:
-    table = (DECODER, "embedding")
-    name = prefixes[ENCODER] + _TABLE
-    sources[table] = sources[table]._replace(name=name)
-  more = dataclasses.asdict(both) if part == BOTH else {}
-  more.pop("encoder", None)
-  config = decoder if part == DECODER else encoder
-  return _imported(
-    folder, kind, config, weights, shapes, sources, _others(part), more
-  )
-
-
-def _others(part: str) -> Callable[[str], bool]:
-  """Which tensors belong to what `part` leaves out.
-
-  A decoder alone has nothing to attend across to.
-  """
-  if part == BOTH:
-    return lambda name: False
-  if part == ENCODER:
-    pattern = re.compile(r"(^|\.)decoder\.|lm_head\.")
-  else:
-    pattern = re.compile(r"(^|\.)encoder\.|\.(pre_|post_)?cross_attn")
-  return lambda name: pattern.search(name) is not None
-
-
-def _imported(
-  folder: pathlib.Path,
-  kind: str,
-  config: ModelConfig,
-  weights: Mapping[str, Tensor],
-  shapes: Shapes,
-  sources: dict[Name, Source],
-  others: Callable[[str], bool] = lambda name: False,
-  more: Mapping[str, Any] = {},
-) -> Imported:
-  """The model after the checks of its tensors."""
-  sides = (
-    side for side in (DECODER, ENCODER) if (side, "embedding") in sources
-  )
-  table = sources[next(sides), "embedding"].name  # the one of the output
-  copies = [
-    name
-    for name in weights
-    if name != table
-    and (_HEADS.search(name) or name.endswith(f"decoder.{_TABLE}"))
-  ]
-  found = {name: tensor.shape for name, tensor in weights.items()}
-  left_out = tensors.check(
-    sources.values(),
-    found,
-    folder,
-    lambda n: n in copies or bool(_OTHER.search(n)) or others(n),
-  )
-  copies = [name for name in copies if not others(name)]
-  for name in copies:
-    if not safetensors_io.same(weights[name], weights[table]):
-      raise BadInput(
-        f"{folder}: tensor {name!r} differs from the table; only models with"
-        " tied embeddings are supported"
-      )
-  return Imported(
-    config,
-    tensors.lazy(
-      sources, shapes, lambda name: safetensors_io.read(weights[name])
-    ),
-    folders.tokenizer_model(folder),
-    PROMPTS,
-    kind,
-    more,
-    left_out - len(copies),
-  )
-
-
-def _part_of(
-  tree: Mapping[str, Any], keys: Sequence[str], where: pathlib.Path
-) -> Mapping[str, Any]:
-  """A part of config.json."""
-  for n, key in enumerate(keys, 1):
-    tree = tree.get(key)  # type: ignore
-    if not isinstance(tree, Mapping):
-      raise BadInput(f"{where} has no {'.'.join(keys[:n])}")
-  return tree
-
-
-_READERS: Mapping[str, Callable[[pathlib.Path, str], Imported]] = {
-  "gemma3_text": _gemma3,
-  "gemma3": _gemma3,
-  **dict.fromkeys(ENCODER_DECODERS, _encoder_decoder),
-}

@@ -1,8 +1,8 @@
-"""Checkpoints in the Orbax layout of google-deepmind/gemma.
+"""Read Orbax checkpoints in the layout of google-deepmind/gemma.
 
-Tensors are transformer/layer_0/attn/q_einsum and so on; a decoder, or an
-EmbeddingGemma where two Dense kernels are beside the transformer. The layout
-holds no config: sizes are read off the shapes, the rest is Gemma 3's.
+Tensors have names such as transformer/layer_0/attn/q_einsum. With two Dense
+kernels beside the transformer it is an EmbeddingGemma, otherwise a decoder. The
+layout has no config: sizes follow from shapes, and all else is Gemma 3's.
 """
 
 import pathlib
@@ -33,9 +33,9 @@ _OTHER = re.compile(r"SigLiP|vision|/mm_")
 
 
 class Part(NamedTuple):
-  """Where a tensor of a layer lies: V vocabulary, and the rest as ever."""
+  """The source of a tensor of a layer: its name, shape and conversion."""
 
-  name: str  # V, without the /w that some have at the end
+  name: str  # in their layout, without the /w that some have at the end
   shape: Callable[[ModelConfig], Shape]
   take: Callable[[np.ndarray], np.ndarray]
 
@@ -84,16 +84,16 @@ _LAYER: Mapping[Name, Part] = {
 
 
 def is_folder(path: pathlib.Path) -> bool:
-  """Whether Orbax wrote a tree of tensors here."""
+  """Whether a path is an Orbax checkpoint of a tree of tensors."""
   return checkpoint.is_foreign(path)
 
 
 def read(folder: pathlib.Path) -> Imported:
-  """The model of a checkpoint, its tensors still on disk.
+  """Read the model of a checkpoint; its tensors stay on disk.
 
   Raises:
-    BadInput: it is not Gemma 3's, or a tensor is missing, unexpected or of
-      another shape than the others ask for.
+    BadInput: it is not Gemma 3's, or a tensor is missing, unexpected or has a
+      shape that does not fit the others.
   """
   found = checkpoint.foreign_shapes(folder)
   paths = {_joined(name): name for name in found}
@@ -140,7 +140,10 @@ def read(folder: pathlib.Path) -> Imported:
 
 
 def _joined(name: Name) -> str:
-  """Keys of theirs hold slashes themselves; some tensors are named /w."""
+  """The path of a tensor as text.
+
+  Their keys contain slashes, and some tensors have /w at the end.
+  """
   return "/".join(name).removesuffix("/w")
 
 
@@ -150,7 +153,7 @@ def _config(
   kernels: list[str],
   folder: pathlib.Path,
 ) -> ModelConfig:
-  """Sizes that the shapes of the first layer give."""
+  """The ModelConfig that follows from the shapes of the first layer."""
 
   def shape(name: str, rank: int) -> Shape:
     path = f"{prefix}{name}"

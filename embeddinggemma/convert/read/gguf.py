@@ -1,10 +1,11 @@
-"""Gemma 3 decoders and EmbeddingGemmas of llama.cpp and Ollama, from GGUF.
+"""Read Gemma 3 decoders and EmbeddingGemma from GGUF files.
 
-Architectures are `gemma3`, a causal language model, and `gemma-embedding`, whose
-Dense are dense_2 and dense_3; Ollama calls an embedder `gemma3` with a
-pooling_type, and its Dense dense.0 and dense.1. Norms are stored as 1 + w. What
-a file says and we would not do is refused by name, and so is a key of its
-architecture that is not known here, since it may decide what is computed.
+llama.cpp's architectures are `gemma3`, a causal language model, and
+`gemma-embedding`, whose head is dense_2 and dense_3. Ollama writes an embedder
+as `gemma3` with a pooling_type, and its head as dense.0 and dense.1. Norms are
+stored as 1 + w. A setting that this project would not follow is refused by
+name; so is an unknown key of the architecture, since it may change what is
+computed.
 """
 
 import collections
@@ -25,7 +26,7 @@ from embeddinggemma.convert.read.gguf_file import File, Type
 from embeddinggemma.convert.tensors import Imported, Shapes, Source
 from embeddinggemma.data import prompts
 from embeddinggemma.model import decoder as decoder_lib
-from embeddinggemma.model import embedder
+from embeddinggemma.model import embedder, pooling
 from embeddinggemma.model.config import GLOBAL, LOCAL, ModelConfig
 from embeddinggemma.types import BadInput
 
@@ -44,21 +45,20 @@ _BLOCK = re.compile(r"blk\.(\d+)\.")
 _OTHER = re.compile(r"(v|mm)\.")  # Ollama puts the image tower beside the text
 _PATTERN = "attention.sliding_window_pattern"
 _PERIOD = 6  # the last of so many layers is global, where nothing is said
-_MEAN = 1  # of llama_pooling_type
 _LARGEST = 62  # layers of Gemma 3 27B, whose queries are scaled otherwise
 _LOCAL_BASE = 1e4  # of rotary positions of local layers, where nothing is said
 _FLOATS = (Type.F32, Type.F16, Type.BF16)
-# Ollama's spelling of keys; what it writes stands for what llama.cpp reads.
+# Ollama's spelling of a key -> llama.cpp's.
 _SPELLINGS = {
   "rope.local.freq_base": "rope.freq_base_swa",
   "rope.global.freq_base": "rope.freq_base",
 }
-# Keys that decide nothing here, or whose values are compared elsewhere.
+# Keys that do not matter here, or whose values are checked elsewhere.
 _SILENT = re.compile(
   r"vocab_size|tensor_data_layout|rope\.scaling\.original_context_length"
   r"|rope\.scaling\.finetuned|vision\..*|mm\..*"
 )
-# The only values of keys that, at another one, make another model.
+# Key -> the only value that means the model of this project.
 _FIXED: Mapping[str, Any] = {
   "final_logit_softcapping": 0.0,
   "attn_logit_softcapping": 0.0,
@@ -69,7 +69,7 @@ _FIXED: Mapping[str, Any] = {
 
 
 class _Said(NamedTuple):
-  """What a file says of its architecture's keys."""
+  """The keys of a file's architecture, and accessors that check them."""
 
   path: pathlib.Path
   architecture: str
@@ -77,15 +77,15 @@ class _Said(NamedTuple):
 
   @property
   def embeds(self) -> bool:
-    """Whether it is a model of vectors, and not of what comes next."""
+    """Whether the model is an embedder, not a language model."""
     return self.architecture == EMBEDDER or bool(self.keys.get("pooling_type"))
 
   def fault(self, key: str, why: str) -> BadInput:
-    """What is raised of a key."""
+    """The error for a key."""
     return BadInput(f"{self.path}: {self.architecture}.{key}{why}")
 
   def need(self, key: str) -> Any:
-    """A value, which has to be there."""
+    """The value of a key; BadInput if it is missing."""
     if key not in self.keys:
       raise self.fault(
         key, " is missing; convert the model anew with a current llama.cpp"
@@ -93,14 +93,14 @@ class _Said(NamedTuple):
     return self.keys[key]
 
   def whole(self, key: str) -> int:
-    """A whole number above 0."""
+    """The value of a key as an integer above 0."""
     value = self.need(key)
     if type(value) is not int or value < 1:
       raise self.fault(key, f"={value!r} is not a whole number above 0")
     return value
 
   def number(self, key: str, default: float | None = None) -> float:
-    """A number, as it was before float32 took its last digits."""
+    """The value of a key as a float, rounded to the digits of a float32."""
     value = self.keys.get(key, default)
     value = self.need(key) if value is None else value
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -109,10 +109,10 @@ class _Said(NamedTuple):
 
 
 def chosen(path: pathlib.Path) -> pathlib.Path | None:
-  """The GGUF file that a path means, if it means one.
+  """The GGUF file that a path means; None if it means none.
 
-  A folder means its only one, unless it holds weights in another format.
-  BadInput names several.
+  A folder means its only GGUF file, unless it has weights in another format.
+  Raises BadInput if there are several.
   """
   if gguf_file.is_file(path):
     return path
@@ -129,12 +129,12 @@ def chosen(path: pathlib.Path) -> pathlib.Path | None:
 
 
 def read(path: pathlib.Path) -> Imported:
-  """The model of a file, checked whole, its tensors still on disk.
+  """Read the model of a file: everything is checked, tensors stay on disk.
 
   Raises:
-    BadInput: it is no GGUF, cut short or corrupt; of another architecture; a
-      key or a tensor is missing, unexpected or wrong, or of a type that cannot
-      be unpacked.
+    BadInput: it is no GGUF file, is truncated or corrupt, or of another
+      architecture; a key or a tensor is missing, unexpected or wrong; or a
+      tensor's type cannot be unpacked.
   """
   file = gguf_file.read_header(path)
   said = _said(file)
@@ -160,7 +160,7 @@ def read(path: pathlib.Path) -> Imported:
 
 
 def _said(file: File) -> _Said:
-  """The architecture's keys, all of which are known."""
+  """The architecture's keys; BadInput for one that is unknown."""
   name = str(file.keys.get("general.architecture", "none"))
   kind = str(file.keys.get("general.type", "model"))
   if name not in _ARCHITECTURES or kind != "model":
@@ -187,7 +187,7 @@ def _said(file: File) -> _Said:
 
 
 def _alike(said: _Said, key: str) -> Any:
-  """The value of a list that has one for each layer."""
+  """A key's value, where a list must have the same one for each layer."""
   values = set(list(said.keys[key]))
   if len(values) != 1:
     raise said.fault(key, " differs by layer, which is not supported")
@@ -196,7 +196,7 @@ def _alike(said: _Said, key: str) -> Any:
 
 
 def _dense(file: File) -> tuple[str, str]:
-  """The names of both Dense."""
+  """The names of both Dense layers of the head."""
   for pair in _DENSE:
     if all(name in file.tensors for name in pair):
       for name in pair:
@@ -212,7 +212,7 @@ def _dense(file: File) -> tuple[str, str]:
 
 
 def _config(said: _Said, file: File, dense: Sequence[str]) -> ModelConfig:
-  """The ModelConfig; BadInput for what ours would compute otherwise."""
+  """The ModelConfig; BadInput for what this project would compute otherwise."""
   layers, width = _layers(said, file), said.whole("embedding_length")
   head = _head_dim(said, width)
   _check_known(said, head)
@@ -225,7 +225,9 @@ def _config(said: _Said, file: File, dense: Sequence[str]) -> ModelConfig:
     else (4 * width, width)
   )
   window = said.whole("attention.sliding_window")
+  more: dict[str, Any] = {}
   if dense:
+    more["pooling"] = _pooling(said)
     _check_embedder(said, file, (width, up, out))
     place = "config.json, and convert it anew"
     hugging_face.check_whole_window(window, file.path, place)
@@ -246,11 +248,12 @@ def _config(said: _Said, file: File, dense: Sequence[str]) -> ModelConfig:
     global_rope_base=said.number("rope.freq_base"),
     global_rope_factor=_factor(said),
     norm_eps=said.number("attention.layer_norm_rms_epsilon"),
+    **more,
   )
 
 
 def _layers(said: _Said, file: File) -> int:
-  """How many layers the file has, which its key agrees with."""
+  """The number of layers in the file, which must agree with its key."""
   count = said.whole("block_count")
   found = {int(m[1]) for name in file.tensors if (m := _BLOCK.match(name))}
   if count != len(found):
@@ -267,7 +270,7 @@ def _layers(said: _Said, file: File) -> int:
 
 
 def _head_dim(said: _Said, width: int) -> int:
-  """The size of a head: keys and values have one."""
+  """The size of an attention head, the same for keys and values."""
   keys, values = "attention.key_length", "attention.value_length"
   if keys not in said.keys:
     return width // said.whole("attention.head_count")
@@ -304,7 +307,7 @@ _READ = {
 
 
 def _check_known(said: _Said, head: int) -> None:
-  """Refuses keys that make another model, or that are not known here."""
+  """Raise BadInput for keys that mean another model, or are unknown."""
   fixed = {"rope.dimension_count": head, **_FIXED}
   for key, value in said.keys.items():
     if key in fixed:
@@ -322,15 +325,23 @@ def _check_known(said: _Said, head: int) -> None:
     )
 
 
+def _pooling(said: _Said) -> str:
+  """Our name of an embedder's pooling; BadInput if there is none."""
+  known = {
+    int(gguf.PoolingType[theirs]): ours
+    for theirs, ours in pooling.held_by("gguf").items()
+  }
+  value = said.need("pooling_type")
+  if isinstance(value, list) or value not in known:
+    named = " or ".join(f"{n}, the {ours}" for n, ours in known.items())
+    raise said.fault("pooling_type", f"={value} is not supported; only {named}")
+  return known[value]
+
+
 def _check_embedder(
   said: _Said, file: File, widths: tuple[int, int, int]
 ) -> None:
-  """Pooling, sizes of both Dense, and what goes around a text."""
-  if said.need("pooling_type") != _MEAN:
-    raise said.fault(
-      "pooling_type",
-      f"={said.keys['pooling_type']} is not supported; only {_MEAN}, the mean",
-    )
+  """Check the sizes of the head, and that BOS and EOS surround a text."""
   width, up, out = widths
   sizes = {
     "dense_2_feat_in": width,
@@ -370,7 +381,7 @@ def _pattern(said: _Said, layers: int) -> tuple[str, ...]:
 
 
 def _factor(said: _Said) -> float:
-  """What positions of global layers are divided by."""
+  """What positions are divided by in global layers (RoPE scaling)."""
   kind = said.keys.get("rope.scaling.type", "none")
   if kind not in ("none", "linear"):
     raise said.fault(
@@ -389,7 +400,7 @@ def _sources(
   shapes: Shapes,
   dense: Sequence[str],
 ) -> dict[Name, Source]:
-  """Where each tensor of ours comes from."""
+  """Where each of our tensors comes from."""
   theirs = gguf.get_tensor_name_map(
     _ARCHITECTURES[architecture], config.num_layers
   )
@@ -413,7 +424,10 @@ def _without_one(array: np.ndarray) -> np.ndarray:
 
 
 def _check_tensors(file: File, sources: Mapping[Name, Source]) -> int:
-  """How many are left out; BadInput for what is missing, wrong or more."""
+  """How many tensors are left out.
+
+  Raises BadInput for a tensor that is missing, unexpected or wrong.
+  """
   shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
   left_out = tensors.check(
     sources.values(),
@@ -434,7 +448,7 @@ def _check_tensors(file: File, sources: Mapping[Name, Source]) -> int:
 
 
 def _prompts(file: File) -> Mapping[str, str]:
-  """Those that our export writes; else the published ones."""
+  """The prompts that our export writes into a file; else the published ones."""
   if gguf_file.PROMPTS not in file.keys:
     return prompts.PROMPTS
   try:
@@ -454,7 +468,7 @@ def _prompts(file: File) -> Mapping[str, str]:
 
 
 def _types(file: File, sources: Mapping[Name, Source]) -> dict[str, int]:
-  """How many tensors of ours are of each type, the commonest first."""
+  """Type -> number of tensors of it, the commonest first."""
   kinds = (file.tensors[source.name].type for source in sources.values())
   found = collections.Counter(kind.name for kind in kinds)
   return dict(found.most_common())
@@ -463,7 +477,7 @@ def _types(file: File, sources: Mapping[Name, Source]) -> dict[str, int]:
 def _notes(
   file: File, sources: Mapping[Name, Source], embeds: bool
 ) -> tuple[str, ...]:
-  """What a reader should know."""
+  """Notes for the user on what was read."""
   types = _types(file, sources)
   floats = {kind.name for kind in _FLOATS}
   rounded = [kind for kind in types if kind not in floats]
@@ -482,7 +496,7 @@ def _notes(
 
 
 def _source(file: File, sources: Mapping[Name, Source]) -> dict[str, Any]:
-  """What the checkpoint says of where its weights are from."""
+  """Where the weights are from, for the checkpoint."""
   found: dict[str, Any] = {"tensor_types": _types(file, sources)}
   number = file.keys.get("general.file_type")
   if number is not None:
@@ -492,7 +506,7 @@ def _source(file: File, sources: Mapping[Name, Source]) -> dict[str, Any]:
 
 
 def _licence(file: File) -> str:
-  """The lines of a model's header that name its licence."""
+  """The metadata that name the model's licence, one per line."""
   keys = ("license", "license.name", "license.link")
   said = {key: file.keys.get(f"general.{key}") for key in keys}
   return "\n".join(

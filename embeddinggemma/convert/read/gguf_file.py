@@ -1,11 +1,11 @@
-"""A GGUF file: its keys, and its tensors, one in memory at a time.
+"""Read a GGUF file's keys, and its tensors with one in memory at a time.
 
 The format (github.com/ggml-org/ggml, docs/gguf.md): magic, version, counts;
-keys with typed values; of each tensor a name, dimensions from the innermost
-out, a type and a place; the tensors' bytes. What the header claims is compared
-with the size of the file before anything of that size is read. The package's
-own reader maps the file into memory, whose pages would count as ours, and keeps
-an object for each part of each token.
+keys with typed values; for each tensor its name, dimensions (innermost first),
+type and offset; the tensors' bytes. What the header claims is checked against
+the size of the file before anything of that size is read. The gguf package's
+own reader maps the file, whose pages would count as memory of the process, and
+keeps an object for each part of each token.
 """
 
 import math
@@ -46,22 +46,22 @@ _LEAST_KEY, _LEAST_TENSOR = 13, 24
 
 
 class Tensor(NamedTuple):
-  """Where a tensor lies."""
+  """The place and type of a tensor in a file."""
 
   path: pathlib.Path
   type: Type
-  shape: tuple[int, ...]  # the outermost first, as numpy has it
+  shape: tuple[int, ...]  # outermost dimension first, as in NumPy
   start: int  # byte in the file
 
   @property
   def nbytes(self) -> int:
-    """Its size in the file."""
+    """Its size in the file, in bytes."""
     block, size = gguf.GGML_QUANT_SIZES[self.type]
     return math.prod(self.shape) // block * size
 
 
 class File(NamedTuple):
-  """What a header says."""
+  """The header of a file."""
 
   path: pathlib.Path
   keys: Mapping[str, Any]  # text, numbers, lists of text, arrays of numbers
@@ -69,9 +69,9 @@ class File(NamedTuple):
 
 
 def is_file(path: pathlib.Path) -> bool:
-  """Whether a path is such a file, by its name or its first bytes.
+  """Whether a path is a GGUF file, by its suffix or its first bytes.
 
-  Ollama's have a digest for a name.
+  Ollama's files have a digest as their name.
   """
   if not path.is_file():
     return False
@@ -82,11 +82,11 @@ def is_file(path: pathlib.Path) -> bool:
 
 
 def read_header(path: pathlib.Path) -> File:
-  """All but the tensors' bytes, checked against the size of the file.
+  """Read all but the tensors' bytes, checked against the size of the file.
 
   Raises:
-    BadInput: it is no GGUF, of another version or byte order, a part of a
-      split one, cut short or corrupt.
+    BadInput: it is no GGUF file, of another version or byte order, one part of
+      a split file, truncated or corrupt.
   """
   with path.open("rb") as file:
     size = path.stat().st_size
@@ -102,18 +102,18 @@ def read_header(path: pathlib.Path) -> File:
 
 
 class _Head:
-  """Reads a header in order; what is not there is BadInput."""
+  """Reads a header sequentially; raises BadInput where it ends too early."""
 
   def __init__(self, path: pathlib.Path, file: BinaryIO, size: int) -> None:
     self.path, self._file, self.size = path, file, size
 
   @property
   def left(self) -> int:
-    """Bytes from here to the end of the file."""
+    """The number of bytes up to the end of the file."""
     return self.size - self._file.tell()
 
   def bytes(self, count: int) -> bytes:
-    """The next so many."""
+    """The next `count` bytes."""
     if count > self.left:
       least = self._file.tell() + count
       raise self.corrupt(
@@ -122,20 +122,20 @@ class _Head:
     return self._file.read(count)
 
   def number(self, kind: int) -> Any:
-    """A number of a type of the format."""
+    """The next number, of a type of the format."""
     return self.numbers(kind, 1)[0].item()
 
   def numbers(self, kind: int, count: int) -> np.ndarray:
-    """So many numbers of a type."""
+    """The next `count` numbers of a type."""
     dtype = np.dtype(_NUMBERS[kind])
     return np.frombuffer(self.bytes(count * dtype.itemsize), dtype)
 
   def whole(self, bits: int = 64) -> int:
-    """An unsigned number."""
+    """The next unsigned integer."""
     return self.number(10 if bits == 64 else 4)
 
   def text(self) -> str:
-    """A string, whose length comes first."""
+    """The next string, whose length precedes it."""
     raw = self.bytes(self.whole())
     try:
       return raw.decode()
@@ -143,7 +143,7 @@ class _Head:
       raise self.corrupt(f"text that is not UTF-8, {raw[:20]!r}") from None
 
   def corrupt(self, what: str) -> BadInput:
-    """What is raised of a header that cannot be right."""
+    """The error for a header that cannot be right."""
     return _corrupt(self.path, what)
 
 
@@ -152,7 +152,7 @@ def _corrupt(path: pathlib.Path, what: str) -> BadInput:
 
 
 def _counts(head: _Head) -> tuple[int, int]:
-  """How many tensors and how many keys there are."""
+  """The numbers of tensors and of keys."""
   magic = head.bytes(len(MAGIC)) if head.left >= len(MAGIC) else b""
   if magic == b"vers" and head.bytes(4) == b"ion ":
     raise BadInput(f"{head.path} is a Git LFS pointer; fetch the file itself")
@@ -188,7 +188,10 @@ def _distinct(
   read: Callable[[_Head], tuple[str, Any]],
   what: str,
 ) -> Iterator[tuple[str, Any]]:
-  """So many named things; BadInput for a name that is there twice."""
+  """`count` named things, in order.
+
+  Raises BadInput for a name that occurs twice or has control characters.
+  """
   known: set[str] = set()
   for _ in range(count):
     name, value = read(head)
@@ -222,7 +225,7 @@ def _value(head: _Head, name: str, kind: int) -> Any:
 
 
 def _tensor(head: _Head) -> tuple[str, Tensor]:
-  """A tensor, whose place is told from the first tensor's on."""
+  """A tensor's name and place, relative to the start of the tensors' bytes."""
   name, count = head.text(), head.whole(32)
   if not 0 < count <= _MOST_DIMS:
     raise head.corrupt(f"tensor {name!r} has {count} dimensions")
@@ -253,7 +256,7 @@ def _aligned(at: int, alignment: int) -> int:
 
 
 def _check_whole(path: pathlib.Path, keys: Mapping[str, Any]) -> None:
-  """Refuses a part of a model."""
+  """Raise BadInput for one part of a split model."""
   named = _SPLIT.search(path.name)
   parts = keys.get("split.count") or (int(named[1]) if named else 0)
   if parts > 1:
@@ -266,7 +269,7 @@ def _check_whole(path: pathlib.Path, keys: Mapping[str, Any]) -> None:
 def _check_places(
   path: pathlib.Path, found: Mapping[str, Tensor], data: int, size: int
 ) -> None:
-  """Tensors lie behind each other, in the file."""
+  """Raise BadInput if tensors overlap or reach beyond the file."""
   end = data
   for name, tensor in sorted(found.items(), key=lambda item: item[1].start):
     if tensor.start < end:
@@ -279,7 +282,7 @@ def _check_places(
 
 
 def unpacks(kind: Type) -> bool:
-  """Whether the installed package knows what blocks of a type stand for."""
+  """Whether the installed gguf package can dequantise a type."""
   block = np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8)
   try:
     gguf.dequantize(block, kind)
@@ -293,7 +296,7 @@ def _unpackable() -> list[str]:
 
 
 def require_unpackable(name: str, tensor: Tensor) -> None:
-  """BadInput for a tensor of a type that cannot be unpacked."""
+  """Raise BadInput for a tensor whose type cannot be dequantised."""
   if not unpacks(tensor.type):
     raise BadInput(
       f"{tensor.path}: tensor {name!r} is {tensor.type.name}, which cannot be"
@@ -302,7 +305,7 @@ def require_unpackable(name: str, tensor: Tensor) -> None:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-  """Whether two tensors of a file are the same bytes of the same type."""
+  """Whether two tensors of one file have the same type and bytes."""
   if a[1:3] != b[1:3]:
     return False
   with a.path.open("rb") as file:
@@ -317,7 +320,7 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def read(tensor: Tensor) -> np.ndarray:
-  """The tensor in float32: the values that its blocks stand for."""
+  """The tensor in float32, dequantised."""
   block, size = gguf.GGML_QUANT_SIZES[tensor.type]
   columns = tensor.shape[-1]
   rows = math.prod(tensor.shape[:-1])

@@ -1,11 +1,11 @@
-"""The tokenizer that a GGUF file holds, as a SentencePiece model.
+"""Rebuild a SentencePiece model from the tokenizer in a GGUF file.
 
-llama.cpp's files keep of SentencePiece the pieces, their scores and types, and
-whether a space goes before a text. The converter writes spaces into
-user-defined pieces, takes every added token's score away, calls control what
-looks like it (Gemma's `<unused0>` and `<start_of_turn>` are user-defined in its
-SentencePiece model, so that they are found in a text), and fills the table with
-`[PADn]`. That is undone here, so that ids are those of the published model.
+llama.cpp's files keep the pieces, their scores and types, and whether a space
+precedes a text. The converter also writes spaces into user-defined pieces,
+drops the scores of added tokens, marks as control tokens what looks like one
+(Gemma's `<unused0>` and `<start_of_turn>` are user-defined in its SentencePiece
+model, and so found in a text), and fills the table with `[PADn]`. All this is
+undone, so that ids equal those of the published model.
 """
 
 import collections
@@ -43,9 +43,9 @@ _OTHERS = ("precompiled_charsmap", "remove_extra_whitespaces")
 
 
 def model_of(file: File) -> bytes:
-  """The SentencePiece model; BadInput for a tokenizer that is not of its kind.
+  """The SentencePiece model; BadInput for a tokenizer of another kind.
 
-  Rows of the table behind the last piece have none.
+  Rows of the table after the last piece have no piece.
   """
   said = lambda name: file.keys.get(PREFIX + name)
   if said("model") != "llama":
@@ -90,7 +90,7 @@ def _column(file: File, name: str) -> Sequence[Any]:
 def _pieces(
   texts: Sequence[str], scores: Sequence[float], types: Sequence[int]
 ) -> list[Piece]:
-  """Piece by id, without the rows at the end that only fill the table."""
+  """The pieces by id, without the rows at the end that only fill the table."""
   count = len(texts)
   while (
     count and types[count - 1] == UNUSED and _FILLER.match(texts[count - 1])
@@ -111,7 +111,7 @@ def _piece(number: int, text: str, score: float, kind: int) -> Piece:
 
 
 def _check(file: File, pieces: Sequence[Piece]) -> None:
-  """What SentencePiece would refuse without a name."""
+  """Raise BadInput, with a reason, for pieces that SentencePiece refuses."""
   text, count = collections.Counter(p.text for p in pieces).most_common(1)[0]
   more = [
     p.text for n, p in enumerate(pieces) if p.type == UNKNOWN and n != UNK

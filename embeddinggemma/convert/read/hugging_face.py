@@ -1,8 +1,8 @@
-"""config.json of transformers' Gemma models <-> ModelConfig.
+"""Convert config.json of transformers' Gemma models to ModelConfig, and back.
 
-What it says and we would not do is refused by name. Both spellings of rotary
-bases are read (rope_theta and rope_local_base_freq; rope_parameters), and a
-list of layer types or the length of its pattern.
+A setting that this project would not follow is refused by name. Both spellings
+of rotary bases are read (rope_theta and rope_local_base_freq; rope_parameters),
+and both a list of layer types and the length of its pattern.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ _SIZES = {  # ours -> theirs, whole numbers
   "max_length": "max_position_embeddings",
 }
 _PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")
-# What our model is, whatever the config: another value is another model.
+# Key of config.json -> the only values that mean the model of this project.
 _FIXED: Mapping[str, tuple[Any, ...]] = {
   "attention_bias": (False, None),
   "hidden_activation": ("gelu_pytorch_tanh", None),
@@ -35,12 +35,12 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
 
 
 class Family(NamedTuple):
-  """What a kind of config means where it says nothing, and always."""
+  """What a family's config.json implies where it says nothing, and always."""
 
   defaults: Mapping[str, Any]  # those of transformers
-  pattern: int  # every so many layers, one is global
+  pattern: int  # every pattern-th layer is global
   bases: tuple[float, float]  # of rotary positions: local, global
-  always: Mapping[str, Any]  # fields of ours
+  always: Mapping[str, Any]  # fields of ModelConfig
 
 
 _GEMMA3 = {
@@ -77,10 +77,11 @@ def model_config(
 
   Args:
     tree: config.json, or the part of it that describes the side.
-    where: what messages call it.
+    family: the defaults of its family.
+    where: its name in messages.
 
   Raises:
-    BadInput: a value is of another type, or of a model that ours is not.
+    BadInput: a value has the wrong type or means another model.
   """
   given = {**family.defaults, **tree}
   for name, allowed in _FIXED.items():
@@ -129,10 +130,11 @@ def _number(tree: Mapping[str, Any], name: str, where: Any) -> float:
 def check_whole_window(
   window: int, where: Any, place: str = "config.json"
 ) -> None:
-  """transformers 4.57 saves half a bidirectional window plus one: 257 of 512.
+  """Raise BadInput for a window that transformers has halved on saving.
 
-  Read as it stands, attention would reach half as far, and no error tells.
-  `place`: where the window is to be written.
+  transformers 4.57 saves a bidirectional window as half of it plus one, 257 for
+  512. Read as it stands, attention would reach half as far, without an error.
+  `place` is the file in which the full window should be written.
   """
   if window % 2:
     raise BadInput(
@@ -144,7 +146,7 @@ def check_whole_window(
 
 
 class Rope(NamedTuple):
-  """Rotary positions: bases of both kinds of layers, the global ones' factor."""
+  """Rotary positions: both kinds' bases, and the scaling of global layers."""
 
   local_rope_base: float
   global_rope_base: float
@@ -232,8 +234,7 @@ def repeating(kinds: Sequence[str]) -> tuple[str, ...]:
 def encoder_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
   """config.json of an EmbeddingGemma encoder, in the spelling of all versions.
 
-  The window is the full one, which every version halves when it reads it; an
-  odd one reaches no further than the even one below it.
+  The window is the full one, which every version halves on reading.
   """
   sizes = {key: getattr(config, ours) for ours, key in _SIZES.items()}
   factor = config.global_rope_factor
@@ -273,7 +274,10 @@ def encoder_json(config: ModelConfig, dtype: str) -> dict[str, Any]:
 
 
 def full_window(config: ModelConfig) -> int:
-  """The window that is written: even, and reaching as far as the model's."""
+  """The window to write: even, with the same reach as the model's.
+
+  An odd window reaches no further than the even one below it.
+  """
   return config.window // 2 * 2 or 2  # 2: a window of 1 of no local layer
 
 
@@ -283,12 +287,12 @@ _OF_WINDOW = ("window", "window_rule")
 
 
 def same_model(a: ModelConfig, b: ModelConfig) -> bool:
-  """Whether two configs give one function of the same weights."""
+  """Whether two configs compute the same function of the same weights."""
   return _meaning(a) == _meaning(b)
 
 
 def _meaning(config: ModelConfig) -> dict[str, Any]:
-  """All of a config that decides what is computed."""
+  """The fields of a config that decide what is computed."""
   tree = dataclasses.asdict(config.portable)
   tree["pattern"] = kinds = layer_kinds(config)
   if config.window_rule == "symmetric":
@@ -298,5 +302,5 @@ def _meaning(config: ModelConfig) -> dict[str, Any]:
 
 
 def layer_kinds(config: ModelConfig) -> list[str]:
-  """Of every layer, LOCAL or GLOBAL."""
+  """LOCAL or GLOBAL for every layer."""
   return [config.attention_kind(i) for i in range(config.num_layers)]

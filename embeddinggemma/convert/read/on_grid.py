@@ -1,9 +1,9 @@
-"""Weights that lie on a grid already: a checkpoint of quantisation-aware training
-that was published as floats, or the blocks of a GGUF file.
+"""Recognise weights that lie on a quantisation grid already.
 
-A spec's view changes nothing of such weights, so export packs their integers
-and rounds nothing. They are floats to whoever trains on: a finetuning that
-starts from them leaves the grid, and does not become training for it.
+Such weights are a checkpoint of quantisation-aware training that was published
+as floats, or the blocks of a GGUF file. A spec's view changes nothing of them,
+so an export packs their integers and rounds nothing. Training treats them as
+floats: a finetuning that starts from them leaves the grid.
 """
 
 from typing import NamedTuple
@@ -19,17 +19,17 @@ _NAMED = 3  # tensors that a line names
 
 
 class Found(NamedTuple):
-  """What is known of a model's weights."""
+  """On which grid a model's weights lie, and a note about it."""
 
   grid: str  # a spec, or "float"
-  line: str  # for the reader; "" where there is nothing to say
+  line: str  # a note for the user; "" for none
 
 
 def recognise(model: Imported) -> Found:
-  """The spec whose grids all weights of an embedder lie on, if there is one.
+  """The spec on whose grids all weights of an embedder lie, if there is one.
 
-  Small tensors come first, and a spec is given up when more tensors are off it
-  than on it: of float weights, the smallest matrix alone is read.
+  Small tensors are read first, and a spec is given up when more tensors are off
+  its grid than on it: of float weights, only the smallest matrix is read.
   """
   matrices = sorted(
     (name for name in model.tensors if len(model.tensors[name].shape) > 1),
@@ -60,7 +60,7 @@ def _lies_on(name: Name, tensor: np.ndarray, spec: str) -> bool:
 
 
 def _mixture(spec: str, off: list[Name], count: int) -> str:
-  """Of weights that nearly all lie on a grid, which do not."""
+  """A note on which tensors are off a grid, if nearly all lie on it."""
   names = ", ".join("/".join(name) for name in off[:_NAMED])
   more = f" and {len(off) - _NAMED} more" if len(off) > _NAMED else ""
   return (

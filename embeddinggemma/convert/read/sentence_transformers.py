@@ -1,8 +1,8 @@
-"""EmbeddingGemma as a sentence-transformers folder: Transformer, mean Pooling,
-two Dense without bias or activation, Normalize (paper section 2.1).
+"""Read EmbeddingGemma from a sentence-transformers folder (paper section 2.1).
 
-Both the names of sentence-transformers 5 and those of 6 are read; a module or a
-setting that we would not reproduce is refused by name.
+Its modules are Transformer, mean Pooling, two Dense without bias or activation,
+and Normalize. The names of versions 5 and 6 are read; a module or a setting
+that this project would not reproduce is refused by name.
 """
 
 import dataclasses
@@ -18,10 +18,12 @@ from embeddinggemma.convert.read import hugging_face
 from embeddinggemma.convert.tensors import Imported, Source
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.model import embedder
+from embeddinggemma.model import pooling as pooling_lib
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.types import BadInput
 
 FAMILY = "embeddinggemma"
+FORMAT = "sentence-transformers"  # what model/pooling.py calls it
 MODULES = "modules.json"
 POOLING, UP, DOWN = "1_Pooling", "2_Dense", "3_Dense"
 IDENTITY = "torch.nn.modules.linear.Identity"
@@ -34,26 +36,27 @@ _PREFIXES = ("", "model.")  # of the encoder's tensors
 
 
 def is_folder(path: pathlib.Path) -> bool:
-  """Whether a path is such a folder."""
+  """Whether a path is a sentence-transformers folder."""
   return (path / MODULES).is_file()
 
 
 def read(folder: pathlib.Path) -> Imported:
-  """The model of a folder, checked whole, its tensors still on disk.
+  """Read the model of a folder: everything is checked, tensors stay on disk.
 
   Raises:
     BadInput: a file or tensor is missing, unexpected or wrong, or the model is
-      not of EmbeddingGemma's kind.
+      not built as EmbeddingGemma is.
   """
   transformer, pooling, up, down, _ = _modules(folder)
   tree = folders.read_json(transformer, "config.json")
   where = transformer / "config.json"
   _check_encoder(tree, where)
   config = hugging_face.model_config(tree, hugging_face.GEMMA3, where)
-  _check_pooling(folders.read_json(pooling, "config.json"), config, pooling)
+  pooled = _pooling(folders.read_json(pooling, "config.json"), config, pooling)
   widths = _dense_widths(up, down, config)
   config = dataclasses.replace(
     config,
+    pooling=pooled,
     up_width=widths[0],
     embed_dim=widths[1],
     max_length=_max_length(transformer, config),
@@ -69,7 +72,7 @@ def read(folder: pathlib.Path) -> Imported:
 
 
 def _modules(folder: pathlib.Path) -> Sequence[pathlib.Path]:
-  """The folders of the five modules."""
+  """The folders of the five modules, in order."""
   place = folder / MODULES
   try:
     rows = json.loads(folders.inside(folder, MODULES).read_bytes())
@@ -112,15 +115,22 @@ def _check_encoder(tree: Mapping[str, Any], where: pathlib.Path) -> None:
     )
 
 
-def _check_pooling(
+def _pooling(
   tree: Mapping[str, Any], config: ModelConfig, where: pathlib.Path
-) -> None:
+) -> str:
+  """Our name of the folder's pooling; BadInput if there is none."""
   old = "pooling_mode_"
   modes = [key.removeprefix(old) for key in tree if key.startswith(old)]
   modes = [mode for mode in modes if tree[old + mode]]
   mode = tree.get("pooling_mode", modes)
-  if mode not in ("mean", ["mean"], ["mean_tokens"]):
-    raise BadInput(f"{where}: pooling {mode!r} is not supported; only the mean")
+  named = [mode] if isinstance(mode, str) else mode
+  known = pooling_lib.held_by(FORMAT)
+  one = named[0] if isinstance(named, list) and len(named) == 1 else None
+  if not isinstance(one, str) or one not in known:
+    raise BadInput(
+      f"{where}: pooling {mode!r} is not supported; only the"
+      f" {pooling_lib.all_held_by(FORMAT)}"
+    )
   if tree.get("include_prompt", True) is not True:
     raise BadInput(
       f"{where}: include_prompt is not true; our mean takes the prompt in"
@@ -131,12 +141,13 @@ def _check_pooling(
       f"{where}: it pools vectors of {width} numbers, the encoder's have"
       f" {config.width}"
     )
+  return known[named[0]]
 
 
 def _dense_widths(
   up: pathlib.Path, down: pathlib.Path, config: ModelConfig
 ) -> tuple[int, int]:
-  """Outputs of the two projections, whose settings are checked."""
+  """The widths (U, M) of the two projections, whose settings are checked."""
   width, found = config.width, []
   for place in (up, down):
     tree = folders.read_json(place, "config.json")
@@ -163,7 +174,10 @@ def _dense_widths(
 
 
 def _max_length(folder: pathlib.Path, config: ModelConfig) -> int:
-  """Tokens of a text: what the folder says, else what positions there are."""
+  """The longest text in tokens.
+
+  It is what the folder says, else the number of positions.
+  """
   tree: Mapping[str, Any] = {}
   if folders.has(folder, LENGTH):
     tree = folders.read_json(folder, LENGTH)
@@ -212,7 +226,7 @@ def _dense(
 
 
 def _check_tokenizer(folder: pathlib.Path) -> None:
-  """Each text begins with BOS and ends with EOS, here as there."""
+  """Raise BadInput unless texts get BOS and EOS, as they do here."""
   if not folders.has(folder, "tokenizer_config.json"):
     return
   settings = folders.read_json(folder, "tokenizer_config.json")

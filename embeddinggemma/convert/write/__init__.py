@@ -1,1 +1,1 @@
-"""A checkpoint out, in another runtime's format."""
+"""Writers of checkpoints in the formats of other runtimes."""

@@ -1,8 +1,8 @@
-"""What all exports share: what is read, what is refused, how it is written.
+"""What all exports share: reading, refusing and writing a model.
 
 A format is a `Format`: a name, the types of its weights, and functions that
-refuse, write and read back. `export` calls them in their order, in a folder
-that appears whole or not at all.
+refuse, write and read back. `export` calls them in order, in a folder that
+appears complete or not at all.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import tensors
 from embeddinggemma.convert.read import hugging_face
 from embeddinggemma.convert.write.output import MARK, whole
-from embeddinggemma.model import embedder
+from embeddinggemma.model import embedder, pooling
 from embeddinggemma.model.arithmetic import EXACT, Arithmetic
 from embeddinggemma.model.config import LOCAL, ModelConfig
 from embeddinggemma.saved import Saved
@@ -28,8 +28,8 @@ FLOAT32, BFLOAT16 = "float32", "bfloat16"
 class Dtype(NamedTuple):
   """A type of written weights."""
 
-  bound: float  # the least cosine to what was written, in JAX, that is right
-  rounds: str = quantize.FLOAT  # what weights that are on no grid are put on
+  bound: float  # least cosine that passes, to JAX with the written weights
+  rounds: str = quantize.FLOAT  # the grid to which float weights are rounded
   packs: tuple[str, ...] = ()  # trained precisions whose integers it holds
 
 
@@ -38,7 +38,7 @@ FLOATS = {FLOAT32: Dtype(0.9999), BFLOAT16: Dtype(0.999)}
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """A checkpoint on its way out, but its tensors."""
+  """A checkpoint that is being exported, without its tensors."""
 
   directory: pathlib.Path
   files: checkpoint.Files
@@ -48,41 +48,41 @@ class Job:
   # The precision that its weights were trained for, or lie on; or "float".
   trained: str
   dtype: str
-  precision: str  # the one that what is written has
-  # Matrices whose values on the grid are stored, and not their integers.
+  precision: str  # that of the written weights
+  # Matrices that are stored as values on the grid, not as integers.
   unpacked: tuple[Name, ...] = ()
 
   @property
   def rounded(self) -> bool:
-    """Whether weights that were trained in float are put on a grid."""
+    """Whether weights that were trained in float are rounded to a grid."""
     return self.trained != self.precision
 
   @property
   def packs(self) -> bool:
-    """Whether integers are stored, not the values that they stand for."""
+    """Whether integers are stored, not the values for which they stand."""
     return self.precision != quantize.FLOAT and self.dtype != FLOAT32
 
 
 class Written(NamedTuple):
-  """What a format left in the folder."""
+  """What a format wrote into the folder."""
 
   artefact: pathlib.Path  # what its runtime opens
-  digest: str  # of the model's weights, as they were seen
-  about: Mapping[str, Any] = {}  # more of what the folder says of itself
+  digest: str  # hash of the weights, as seen in the written precision
+  about: Mapping[str, Any] = {}  # further facts that the export records
 
 
 class Format(NamedTuple):
-  """A kind of folder or file that another runtime opens."""
+  """A kind of folder or file that another runtime reads."""
 
   name: str
   dtypes: Mapping[str, Dtype]
-  faults: Callable[[Job], Mapping[str, bool]]  # what it cannot hold: is it so?
+  faults: Callable[[Job], Mapping[str, bool]]  # what it lacks -> is it needed
   settle: Callable[[Job], Job]  # decides what depends on the weights
-  size: Callable[[Job], int]  # bytes of its weights; BadInput as well
+  size: Callable[[Job], int]  # bytes of its weights; may raise BadInput
   write: Callable[[Job, pathlib.Path, OnTensor], Written]
-  verify: Callable[[Job, pathlib.Path], None]  # Stopped: it reads back another
+  verify: Callable[[Job, pathlib.Path], None]  # Stopped: the files differ
   loads: bool  # whether `load` reads the folder
-  # Where its runtime does not compute as we do.
+  # How its runtime rounds while it computes; by default not at all.
   arithmetic: Callable[[Job], Arithmetic] = lambda job: EXACT
 
 
@@ -95,28 +95,29 @@ def export(
   certify: Callable[[Job, pathlib.Path, Written], Any] = lambda *_: None,
   on_tensor: OnTensor = lambda done, total: None,
 ) -> Written:
-  """Writes the folder, which appears whole.
+  """Write a model in a format, to a folder that appears complete.
 
   Args:
     form: the format.
     path: a checkpoint or a workdir.
     output: the folder.
-    dtype: of the stored weights; None: that of the integers which the model
-      was trained for, else float32.
-    examine: looks at what `load` reads: the written folder, or the checkpoint.
-    certify: looks at the written folder before it takes its name.
-    on_tensor: is told how many tensors are written, of how many.
+    dtype: of the stored weights; None: that of the integers for which the
+      model was trained, else float32.
+    examine: called with what `load` reads: the written folder, or the
+      checkpoint.
+    certify: called with the written folder before it gets its name.
+    on_tensor: called with the number of tensors written, and of all.
 
   Raises:
     BadInput: the path is no embedder, the format cannot hold it, or the output
-      is something else's.
-    Stopped: what was written is not what went in.
+      exists and is no export.
+    Stopped: what was written differs from the model.
   """
   job = opened(form, path, dtype)
   for fault, found in form.faults(job).items():
     if found:
       raise BadInput(f"{job.directory}: {form.name} cannot hold {fault}")
-  form.size(job)  # what the format cannot hold is said before any work
+  form.size(job)  # refuses what the format cannot hold, before any work
   with whole(output) as folder:
     job = form.settle(job)
     checkpoint.require_room(folder, form.size(job))
@@ -129,7 +130,7 @@ def export(
 
 
 def about(form: Format, job: Job, written: Written) -> dict[str, Any]:
-  """What an export says of itself."""
+  """What an export records about itself."""
   return {
     "format": form.name,
     "dtype": job.dtype,
@@ -141,7 +142,7 @@ def about(form: Format, job: Job, written: Written) -> dict[str, Any]:
 
 
 def opened(form: Format, path: str, dtype: str | None) -> Job:
-  """An embedder's checkpoint; BadInput if it is none, or of another type."""
+  """The job of an embedder's checkpoint; BadInput if the path is none."""
   if dtype is not None and dtype not in form.dtypes:
     known = " or ".join(form.dtypes)
     raise BadInput(f"--dtype={dtype} is unknown; use {known}")
@@ -164,13 +165,13 @@ def _check_shapes(found: Saved) -> None:
 
 
 def _natural(form: Format, trained: str) -> str:
-  """The type that holds what was trained, without rounding."""
+  """The type that holds a trained precision without rounding."""
   found = (name for name, d in form.dtypes.items() if trained in d.packs)
   return next(found, FLOAT32)
 
 
 def _precision(form: Format, found: Saved, dtype: str) -> str:
-  """That of the written weights: nothing that was on a grid leaves it."""
+  """The precision of the written weights; those on a grid stay on it."""
   trained = found.precision
   if trained == quantize.FLOAT:
     return form.dtypes[dtype].rounds
@@ -184,12 +185,16 @@ def _precision(form: Format, found: Saved, dtype: str) -> str:
   return trained
 
 
-def common_faults(config: ModelConfig) -> dict[str, bool]:
-  """What other runtimes of EmbeddingGemma would compute otherwise."""
+def common_faults(config: ModelConfig, form: str) -> dict[str, bool]:
+  """What no runtime of a format computes, for messages.
+
+  Returns descriptions, and whether each holds for this config.
+  """
   local = LOCAL in hugging_face.layer_kinds(config)
   return {
-    f"model.pooling={config.pooling!r}; it pools by the mean": (
-      config.pooling != "mean"
+    f"model.pooling={config.pooling!r}; it pools by the"
+    f" {pooling.all_held_by(form)}": (
+      config.pooling not in pooling.held_by(form).values()
     ),
     f"model.window_rule={config.window_rule!r}; its window is symmetric": (
       local and config.window_rule != "symmetric"

@@ -1,8 +1,8 @@
-"""An embedder's checkpoint out, as one GGUF file for llama.cpp.
+"""Write an embedder's checkpoint as one GGUF file for llama.cpp.
 
-The architecture is `gemma-embedding`: llama.cpp reads text by the file's own
-tokenizer, adds BOS and EOS, attends to both sides, pools by the mean, and
-applies both Dense; it does not scale vectors to unit length.
+The architecture is `gemma-embedding`: llama.cpp tokenises text with the file's
+own tokenizer, adds BOS and EOS, attends bidirectionally, pools by the mean, and
+applies both Dense layers. It does not normalise the vectors.
 """
 
 import collections
@@ -33,6 +33,7 @@ from embeddinggemma.convert.write.gguf_head import settle
 from embeddinggemma.convert.write.gguf_tensors import ARCHITECTURE, DOWN, UP
 from embeddinggemma.convert.write.gguf_verify import verify
 from embeddinggemma.data.tokenizer import BOS, EOS, PAD, UNK
+from embeddinggemma.model import pooling
 from embeddinggemma.model.config import LOCAL
 
 _FILE_TYPES = {
@@ -48,7 +49,7 @@ _LAST = -1000.0  # the score of what no merge makes
 
 
 class Token(NamedTuple):
-  """A row of the table, as llama.cpp looks for it in a text."""
+  """A row of the vocabulary, as llama.cpp searches a text for it."""
 
   text: str
   score: float
@@ -60,7 +61,7 @@ def _faults(job: Job) -> dict[str, bool]:
   config, tokens = job.config, _tokens(job)
   texts = collections.Counter(token.text for token in tokens)
   text, count = texts.most_common(1)[0]
-  return common_faults(config) | {
+  return common_faults(config, FORMAT.name) | {
     f"model.embed_dim={config.embed_dim} of model.width={config.width};"
     " llama.cpp wants them alike": config.embed_dim != config.width,
     f"a tokenizer of {len(tokens)} pieces with a table of {config.vocab_size}"
@@ -93,7 +94,7 @@ def _write(job: Job, folder: pathlib.Path, on_tensor: OnTensor) -> Written:
 
 
 def _add_model(writer: gguf.GGUFWriter, job: Job) -> None:
-  """Sizes, positions, attention, pooling, Dense."""
+  """Write the keys of sizes, positions, attention, pooling and head."""
   config, kinds = job.config, gguf_tensors.layer_kinds(job.config)
   writer.add_type("model")
   writer.add_file_type(_FILE_TYPES[job.dtype])
@@ -114,17 +115,17 @@ def _add_model(writer: gguf.GGUFWriter, job: Job) -> None:
   if config.global_rope_factor != 1:
     writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
     writer.add_rope_scaling_factor(config.global_rope_factor)
-  writer.add_pooling_type(gguf.PoolingType.MEAN)
+  theirs = pooling.theirs(FORMAT.name, config.pooling)
+  writer.add_pooling_type(gguf.PoolingType[theirs])
   writer.add_dense_features_dims(UP, config.width, config.up_width)
   writer.add_dense_features_dims(DOWN, config.up_width, config.embed_dim)
   writer.add_string(PROMPTS, json.dumps(dict(job.prompts), ensure_ascii=False))
 
 
 def _tokens(job: Job) -> list[Token]:
-  """A token a row of the table; rows without a piece get names of their own.
+  """One token per row of the table; rows without a piece get unique names.
 
-  User-defined pieces are looked for in the text as it is, before spaces become
-  U+2581.
+  User-defined pieces are searched for in the text before spaces become U+2581.
   """
   model = job.files[checkpoint.TOKENIZER_FILE]
   found = [
@@ -138,7 +139,7 @@ def _tokens(job: Job) -> list[Token]:
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, job: Job) -> None:
-  """The vocabulary, and what llama.cpp does around a text."""
+  """Write the vocabulary, and which tokens surround a text."""
   texts, scores, types = zip(*_tokens(job))
   writer.add_tokenizer_model("llama")
   writer.add_tokenizer_pre("default")
@@ -157,7 +158,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, job: Job) -> None:
 def _write_tensors(
   writer: gguf.GGUFWriter, job: Job, on_tensor: OnTensor
 ) -> str:
-  """One tensor in memory at a time; the weights' hash."""
+  """Write the tensors, one in memory at a time; returns the weights' hash."""
   tensors = gguf_tensors.stored(job)
   for tensor in tensors.values():
     writer.add_tensor_info(
@@ -181,9 +182,10 @@ def _write_tensors(
 
 
 def _write_data(writer: gguf.GGUFWriter, data: np.ndarray) -> None:
-  """As its write_tensor_data, but what does not fit on the disk is an error.
+  """Write a tensor's data, with an error if the disk is full.
 
-  numpy's tofile, which that calls, forgets the last bytes of its buffer then.
+  gguf's own write_tensor_data calls NumPy's tofile, which then loses the last
+  bytes of its buffer silently.
   """
   assert writer.fout is not None  # opened with the header
   [file] = writer.fout

@@ -1,10 +1,10 @@
-"""Whether llama.cpp can compute the head from integers.
+"""Decide whether llama.cpp can compute the head from integers.
 
-What it multiplies by a packed matrix it first rounds to 8 bits, by blocks of
-32 as in Q8_0. A pooled vector with one number far above its block's others
-loses these (a table of latent semantic vectors has such a dimension, in which
-it keeps the rarity of words). Then the values of both Dense are stored, and not
-their integers: the same numbers, exact in float32.
+It rounds the inputs of a packed matrix to 8 bits, in blocks of 32 as in Q8_0. A
+pooled vector with one number far above its block's others loses these. (A table
+of latent semantic vectors has such a dimension, in which it keeps the rarity of
+words.) In that case the values of both Dense layers are stored instead of their
+integers: the same numbers, exact in float32.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from embeddinggemma.convert.write.exporting import Job
 from embeddinggemma.grids import GRIDS, dequantised, integers
 
 _DENSE = (("up",), ("down",))
-# The least cosine to an exact head: half of what all may lose together.
+# Least cosine to an exact head, which may lose half of what an export may.
 _BOUND = 0.999
 
 
@@ -30,7 +30,10 @@ def settle(job: Job) -> Job:
 
 
 def least_cosine(job: Job, pooled: Float[np.ndarray, "n D"]) -> float:
-  """Of the head of rounded inputs to the exact one, over pooled vectors."""
+  """The least cosine, over pooled vectors, that rounding inputs costs.
+
+  It is between the head's outputs of rounded and of exact inputs.
+  """
   tensors = checkpoint.read_tensors(job.directory, _DENSE)
   up, down = (quantize.seen(n, tensors[n], job.precision) for n in _DENSE)
   exact = pooled @ up @ down

@@ -1,9 +1,9 @@
-"""A model's tensors as a GGUF file stores them: names, types, bytes.
+"""How a GGUF file stores a model's tensors: names, types, bytes.
 
 Matrices are (out, in), as in transformers. Integers of a grid are packed as
-they are, four or eight bits of each with a float16 scale every 32 (ggml's
-Q4_0: scale and 16 bytes, of which byte i holds weights i and i + 16, each plus
-8; Q8_0: scale and 32 bytes); a channel's one scale is repeated in its blocks.
+they are, 4 or 8 bits each, with a float16 scale per 32 (ggml's Q4_0: scale and
+16 bytes, of which byte i holds weights i and i + 16, each plus 8; Q8_0: scale
+and 32 bytes). A channel's single scale is repeated in its blocks.
 """
 
 import math
@@ -37,7 +37,7 @@ _LAYER = "layer_{}".format
 
 
 class Stored(NamedTuple):
-  """How the file has a tensor."""
+  """A tensor's name, shape and type in the file."""
 
   name: str
   shape: Shape
@@ -45,17 +45,17 @@ class Stored(NamedTuple):
 
   @property
   def nbytes(self) -> int:
-    """Bytes of its data."""
+    """Its size in the file, in bytes."""
     block, size = gguf.GGML_QUANT_SIZES[self.type]
     return math.prod(self.shape) // block * size
 
 
 def layer_kinds(config: ModelConfig) -> list[str]:
-  """LOCAL or GLOBAL of every layer of the file.
+  """LOCAL or GLOBAL for every layer of the file.
 
-  llama.cpp makes a mask for each kind, and aborts when no layer reads one of
-  them. So a model of one kind gets a layer of the other, which adds nothing:
-  all its tensors are zero, and with them what its last norms give.
+  llama.cpp makes a mask for each kind, and aborts when no layer uses one of
+  them. So a model with one kind gets a layer of the other kind that adds
+  nothing: all its tensors are zero, and so are the outputs of its last norms.
   """
   kinds = hugging_face.layer_kinds(config)
   return kinds + [kind for kind in (LOCAL, GLOBAL) if kind not in kinds]
@@ -64,7 +64,7 @@ def layer_kinds(config: ModelConfig) -> list[str]:
 def stored(job: Job) -> dict[Name, Stored]:
   """The file's tensors by our names, in the order in which they are written.
 
-  Raises BadInput where blocks do not divide an input.
+  Raises BadInput if an input dimension is no multiple of the block.
   """
   config, kinds = job.config, layer_kinds(job.config)
   theirs = gguf.get_tensor_name_map(ARCHITECTURE, len(kinds))
@@ -106,12 +106,12 @@ def _type(job: Job, name: Name, shape: Shape) -> Type:
   return Type.BF16 if job.dtype == BFLOAT16 else Type.F32
 
 
-# By the type of a matrix, what llama.cpp rounds its products' inputs to.
+# A matrix's type -> the type to which llama.cpp rounds its inputs.
 _INPUTS = {Type.Q4_0: "q8_0", Type.Q8_0: "q8_0", Type.BF16: "bfloat16"}
 
 
 def arithmetic(job: Job) -> Arithmetic:
-  """How llama.cpp computes with the file's tensors, on a CPU."""
+  """How llama.cpp, on a CPU, rounds while it computes with these tensors."""
   inputs = tuple(
     ("/".join(name), _INPUTS[tensor.type])
     for name, tensor in stored(job).items()
@@ -126,9 +126,9 @@ def is_silent(job: Job, name: Name) -> bool:
 
 
 def data(job: Job, name: Name, array: np.ndarray) -> np.ndarray:
-  """What the file has of a tensor of ours: values, or the bytes of blocks.
+  """A tensor in the file's form: values, or the bytes of blocks.
 
-  Norms are w of (1 + w) for us, and their sum there.
+  Norms are stored as 1 + w.
   """
   if len(array.shape) == 1:
     return array.astype(np.float32) + np.float32(1)
@@ -142,9 +142,10 @@ def data(job: Job, name: Name, array: np.ndarray) -> np.ndarray:
 
 
 def _half(job: Job, found: quantize.Packed) -> Float16[np.ndarray, "out _"]:
-  """A scale for each block; BadInput for one that float16 does not hold.
+  """The scale of each block in float16.
 
-  It holds all small ones of our grids, but not the large ones of bfloat16.
+  Raises BadInput for one that float16 cannot hold: of our grids it holds all
+  small scales, but not the largest of bfloat16's range.
   """
   with np.errstate(over="ignore"):
     half = found.scale.astype(np.float16)
@@ -162,7 +163,7 @@ def _blocks(
   scale: Float16[np.ndarray, "out blocks"],
   bits: int,
 ) -> UInt8[np.ndarray, "out bytes"]:
-  """A matrix as blocks of ggml."""
+  """A matrix of integers as ggml's blocks."""
   blocks = q.reshape(*scale.shape, BLOCK)
   if bits == 4:
     high = (blocks + np.int8(8)).astype(np.uint8)

@@ -1,9 +1,9 @@
-"""A written GGUF file, read back by the format's own reader.
+"""Read a written GGUF file back with the format's own reader, and check it.
 
-What is checked are the faults that no runtime reports: half a window, a rotary
-base or a Dense that is missing, norms without their 1, no EOS, integers in
-another order: the model would answer, with other vectors. What keys, tokens and
-values are right is spelled out here and not taken from what wrote the file.
+The checks are for faults that no runtime reports: a halved window, a missing
+rotary base or Dense, norms without their 1, no EOS, integers in another order.
+The model would run, with other vectors. Expected keys, tokens and values are
+spelled out here and not taken from the code that wrote the file.
 """
 
 import json
@@ -21,18 +21,18 @@ from embeddinggemma.convert import names
 from embeddinggemma.convert.write import gguf_tensors
 from embeddinggemma.convert.write.exporting import Job
 from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.model import pooling
 from embeddinggemma.model.config import LOCAL
 from embeddinggemma.types import Stopped
 
 Said = Callable[[str], Any]  # key -> what the file says, or None
-_MEAN = 1  # of llama_pooling_type
 _TOKENS = "tokenizer.ggml."
 _SPACE = "\u2581"  # as SentencePiece writes it
 _ROWS = 4096  # of a tensor that are compared at a time
 
 
 def verify(job: Job, folder: pathlib.Path) -> None:
-  """Stopped unless the folder's file says what the checkpoint is."""
+  """Raise Stopped unless the folder's file agrees with the checkpoint."""
   [path] = folder.glob("*.gguf")
   reader = gguf.GGUFReader(path)
   fields = {
@@ -51,7 +51,7 @@ def verify(job: Job, folder: pathlib.Path) -> None:
 
 
 def _wrong_fields(job: Job, said: Said) -> dict[str, bool]:
-  """By key: whether the file says otherwise, or nothing."""
+  """Key -> whether its value in the file is missing or wrong."""
   config = job.config
   kinds = said("attention.sliding_window_pattern") or []
   factor = config.global_rope_factor
@@ -69,7 +69,7 @@ def _wrong_fields(job: Job, said: Said) -> dict[str, bool]:
     "rope.freq_base": np.float32(config.global_rope_base),
     "rope.freq_base_swa": np.float32(config.local_rope_base),
     "rope.scaling.factor": None if factor == 1 else np.float32(factor),
-    "pooling_type": _MEAN,
+    "pooling_type": gguf.PoolingType[pooling.theirs("gguf", config.pooling)],
     "dense_2_feat_in": config.width,
     "dense_2_feat_out": config.up_width,
     "dense_3_feat_in": config.up_width,
@@ -94,7 +94,7 @@ def _wrong_fields(job: Job, said: Said) -> dict[str, bool]:
 
 
 def _wrong_vocabulary(job: Job, said: Said) -> dict[str, bool]:
-  """Every token's text, as SentencePiece has it; a score and a type each."""
+  """Description -> whether pieces differ, or a score or type is missing."""
   texts, *more = (
     said(_TOKENS + column) or []
     for column in ("tokens", "scores", "token_type")
@@ -111,7 +111,7 @@ def _wrong_vocabulary(job: Job, said: Said) -> dict[str, bool]:
 def _wrong_tensors(
   job: Job, reader: gguf.GGUFReader, size: int
 ) -> dict[str, bool]:
-  """Names, types, sizes and values of all."""
+  """Description -> whether tensors' names, types, sizes or values are wrong."""
   found = {tensor.name: tensor for tensor in reader.tensors}
   stored = gguf_tensors.stored(job)
   wrong = {
@@ -139,7 +139,7 @@ def _wrong_tensors(
 def _has(
   tensor: gguf.ReaderTensor, job: Job, name: Name, raw: np.ndarray
 ) -> bool:
-  """Whether a tensor holds the values that the model is seen with."""
+  """Whether a tensor in the file has the values of the model's view."""
   if raw.ndim == 1:
     return np.array_equal(tensor.data, raw + np.float32(1))
   want = names.export(name, quantize.seen(name, raw, job.precision))

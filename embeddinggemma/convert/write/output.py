@@ -1,4 +1,4 @@
-"""The folder of an export: it appears whole, or not at all."""
+"""The folder of an export, which appears complete or not at all."""
 
 import contextlib
 import fcntl
@@ -14,10 +14,10 @@ MARK = "embeddinggemma.json"  # says that a folder is an export of ours
 
 @contextlib.contextmanager
 def whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder to fill, which takes the name when the block ends well.
+  """A context with a folder to fill, which gets the name if the block succeeds.
 
-  An export of before is replaced; BadInput for anything else that is there, and
-  while another process fills a folder for the same name.
+  An earlier export is replaced. Raises BadInput for anything else of that name,
+  and while another process fills a folder for it.
   """
   output = output.resolve()
   taken = output.exists() and not output.is_dir()  # a file, a device
@@ -50,10 +50,10 @@ def whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _held(folder: pathlib.Path) -> Iterator[None]:
-  """An empty folder that is ours alone, whatever a kill left of it.
+  """An empty folder that is locked for this process, whatever a kill left.
 
-  The lock is on the folder itself, ends with the process, and goes where the
-  folder goes when it is renamed.
+  The lock is on the folder itself: it ends with the process and survives the
+  folder's renaming.
   """
   folder.mkdir(parents=True, exist_ok=True)
   place = os.open(folder, os.O_RDONLY)

@@ -1,8 +1,8 @@
-"""An embedder's checkpoint out, as a folder for sentence-transformers.
+"""Write an embedder's checkpoint as a folder for sentence-transformers.
 
-It is written for every version from 5.1 and transformers from 4.57 on: old
-type names and spellings, which new versions read too, the full window, names
-of tensors without a prefix.
+It works with every version from 5.1, and transformers from 4.57: old type names
+and spellings, which new versions read too; the full window; tensor names
+without a prefix.
 """
 
 import contextlib
@@ -27,6 +27,8 @@ from embeddinggemma.convert.write.exporting import (
   Written,
   common_faults,
 )
+from embeddinggemma.model import pooling
+from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.types import Stopped
 
 _OLD = "sentence_transformers.models"  # names that every version knows
@@ -35,9 +37,9 @@ _DENSE = {("up",): UP, ("down",): DOWN}
 
 
 def _faults(job: Job) -> dict[str, bool]:
-  """What sentence-transformers, or transformers under it, lacks."""
+  """What sentence-transformers, or transformers under it, cannot compute."""
   config = job.config
-  return common_faults(config) | {
+  return common_faults(config, FORMAT.name) | {
     f"model.width={config.width} of num_heads={config.num_heads}; transformers"
     " wants a width that they divide": bool(config.width % config.num_heads),
   }
@@ -74,14 +76,14 @@ def _write(job: Job, folder: pathlib.Path, on_tensor: OnTensor) -> Written:
 
 
 def _place(name: Name) -> tuple[str, str]:
-  """The folder of a tensor of ours, and its name in the file there."""
+  """The folder of one of our tensors, and its name in the file there."""
   if name in _DENSE:
     return _DENSE[name], sentence_transformers.DENSE_WEIGHT
   return "", names.theirs(name[1:], names.GEMMA3)
 
 
 def _theirs(job: Job) -> dict[str, dict[str, tensors.Shape]]:
-  """Folder -> name -> shape, in the order in which tensors come."""
+  """Folder -> name -> shape, in the order in which tensors are written."""
   found: dict[str, dict[str, tensors.Shape]] = {}
   for name, shape in job.shapes.items():
     place, their_name = _place(name)
@@ -91,7 +93,7 @@ def _theirs(job: Job) -> dict[str, dict[str, tensors.Shape]]:
 
 
 def _files(job: Job) -> dict[str, bytes]:
-  """All of the folder but the weights."""
+  """All files of the folder but the weights."""
   config, model = job.config, job.files[checkpoint.TOKENIZER_FILE]
   dense = lambda ins, outs: {
     "in_features": ins,
@@ -115,7 +117,7 @@ def _files(job: Job) -> dict[str, bytes]:
       "default_prompt_name": None,
       "similarity_fn_name": "cosine",
     },
-    f"{POOLING}/config.json": _pooling(config.width),
+    f"{POOLING}/config.json": _pooling(config),
     f"{UP}/config.json": dense(config.width, config.up_width),
     f"{DOWN}/config.json": dense(config.up_width, config.embed_dim),
     "tokenizer_config.json": settings,
@@ -138,7 +140,8 @@ def _modules() -> list[dict[str, Any]]:
   ]
 
 
-def _pooling(width: int) -> dict[str, Any]:
+def _pooling(config: ModelConfig) -> dict[str, Any]:
+  ours = pooling.theirs(FORMAT.name, config.pooling)
   modes = (
     "cls_token",
     "mean_tokens",
@@ -148,8 +151,8 @@ def _pooling(width: int) -> dict[str, Any]:
     "lasttoken",
   )
   return {
-    "word_embedding_dimension": width,
-    **{f"pooling_mode_{mode}": mode == "mean_tokens" for mode in modes},
+    "word_embedding_dimension": config.width,
+    **{f"pooling_mode_{mode}": mode == ours for mode in modes},
     "include_prompt": True,
   }
 
@@ -159,9 +162,9 @@ def _json(value: Any) -> bytes:
 
 
 def _verify(job: Job, folder: pathlib.Path) -> None:
-  """Stopped unless the folder reads back as the model that went in.
+  """Raise Stopped unless the folder reads back as the same model.
 
-  By our own importer, and by the format's own reader of the weights' headers.
+  It is read by our own importer, and by safetensors' reader of headers.
   """
   back = sentence_transformers.read(folder)
   window = folders.read_json(folder, "config.json")["sliding_window"]

@@ -1,11 +1,11 @@
-"""A SentencePiece model as tokenizer.json, the format of other libraries.
+"""Write a SentencePiece model as tokenizer.json of the library `tokenizers`.
 
-`tokenizers`, and so transformers, sentence-transformers and many servers, read
-it. A text gets the ids of our `Tokenizer`: BOS, its pieces, EOS. One thing
-differs by the design of those libraries: the words <pad>, <eos>, <bos> and <unk>
-typed in a text. For our `Tokenizer` they are text like any other, so that nobody
-ends a text from within it. To `tokenizers` they are control tokens; transformers
-is told by `split_special_tokens` of the config to take them for text as well.
+transformers, sentence-transformers and many servers read it. A text gets the
+ids of our `Tokenizer`: BOS, its pieces, EOS. One difference is by design of
+those libraries: the words <pad>, <eos>, <bos> and <unk> in a text. Our
+`Tokenizer` treats them as any text, so that no text can end itself.
+`tokenizers` reads them as control tokens; transformers reads them as text if
+the config has `split_special_tokens`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ _ADDED = {UNKNOWN: True, CONTROL: True, USER_DEFINED: False}  # type -> special
 
 
 def tokenizer_json(model: bytes) -> bytes:
-  """The tokenizer.json of a SentencePiece BPE model of Gemma's kind.
+  """The bytes of tokenizer.json for a BPE model of Gemma's kind.
 
   Raises:
     BadInput: the model is of another kind, or the format cannot hold it.
@@ -99,7 +99,7 @@ def tokenizer_config(model: bytes, max_length: int) -> dict[str, Any]:
 
 
 def _pieces(model: bytes) -> list[Piece]:
-  """Those of a model that the format can hold; else BadInput says why."""
+  """The pieces of a model; BadInput for one that the format cannot hold."""
   pieces = sentencepiece_model.gemma_pieces(model, _FORMAT)
   if fault := _fault(pieces):
     raise sentencepiece_model.refusal(_FORMAT, fault)
@@ -107,7 +107,7 @@ def _pieces(model: bytes) -> list[Piece]:
 
 
 def _fault(pieces: Sequence[Piece]) -> str:
-  """What merges of pairs by rank cannot express of the pieces, or ""."""
+  """Why merges by rank cannot express these pieces; "" if they can."""
   known = {p.text for p in pieces if p.type in (NORMAL, USER_DEFINED)}
   scores: dict[float, str] = {}
   for piece in pieces:
@@ -122,10 +122,10 @@ def _fault(pieces: Sequence[Piece]) -> str:
 
 
 def _merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
-  """Every pair of pieces that makes a piece, in the order of merging.
+  """Every pair of pieces that forms a piece, in the order of merging.
 
-  SentencePiece merges any two neighbours whose text is a normal piece, the
-  highest score first; the format lists the pairs instead.
+  SentencePiece merges any two neighbours whose joint text is a normal piece,
+  the highest score first; the format lists such pairs instead.
   """
   ids = {p.text: n for n, p in enumerate(pieces) if p.type == NORMAL}
 
@@ -140,10 +140,10 @@ def _merges(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
 
 
 def _added_tokens(pieces: Sequence[Piece]) -> dict[int, tokenizers.AddedToken]:
-  """By id: control tokens, and the pieces that no merge crosses.
+  """By id, the control tokens, and pieces that no merge may cross.
 
-  The latter are searched for after spaces became U+2581 (`normalized`): else
-  runs of spaces would be missed, which are among them.
+  The latter are searched for after spaces became U+2581 (`normalized`), or else
+  runs of spaces, which are among them, would be missed.
   """
   return {
     n: tokenizers.AddedToken(

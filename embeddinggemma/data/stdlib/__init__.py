@@ -1,9 +1,10 @@
-"""The text that is already on the machine, as training pairs and evaluations.
+"""Training pairs and evaluations from the Python that is installed.
 
 Reads Python's standard library and the documented packages beside it, and
-writes pairs in the groups of the paper's mixture (section 2.3), and evaluation
-folders of standard-library modules that training never sees. Nothing is drawn:
-what looks random is a hash, so one environment gives one corpus, byte for byte.
+writes pairs in the groups of the paper's mixture (section 2.3) and evaluation
+folders from standard-library modules that training never sees. Nothing is
+random: choices follow from hashes, so one environment always gives the same
+corpus, byte for byte.
 """
 
 import collections
@@ -21,7 +22,7 @@ from embeddinggemma.data.stdlib.python_source import Module, digest
 PACKAGES = ("numpy", "scipy", "jax", "flax", "optax", "sklearn", "matplotlib")
 SALT = "embeddinggemma"
 TEST_PERCENT, VALIDATION_PERCENT = 20, 11
-PACKAGE_PERCENT = 40  # of the files of packages; more is more than a laptop
+PACKAGE_PERCENT = 40  # of the packages' files: enough for a laptop's training
 MAX_QUERIES = {"test": 1000, "validation": 300}  # of code retrieval
 # Newer Pythons removed these; held out, they would be half of the test on an
 # old one and absent on a new one.
@@ -100,14 +101,14 @@ def read_library(roots: Iterable[Root]) -> Library:
 def write_test(
   directory: pathlib.Path, max_queries: int, root: pathlib.Path | None = None
 ) -> dict[str, int]:
-  """Writes a small test of general quality; returns {task: rows}.
+  """Write a small test of general quality; returns {task: rows}.
 
-  Of the standard library's held-out modules: code retrieval with up to
-  `max_queries`, documentation with half of that, and similarity, whose texts
-  are short, with twice as many. No clusters and no labels: of so few texts
-  their scores move more by chance than a model forgets.
-  Nothing else is read, so that it is there in seconds. `root` is the installed
-  library by default.
+  It comes from the standard library's held-out modules: code retrieval with up
+  to `max_queries` queries, documentation with half as many, and similarity of
+  short texts with twice as many. There is no clustering and no classification,
+  since with so few texts their scores vary by chance more than by what a model
+  forgets. Nothing else is read, so it takes seconds. `root` is the folder of a
+  standard library, by default the installed one.
   """
   library = root or pathlib.Path(sysconfig.get_path("stdlib"))
   files = python_source.python_files(library)
@@ -130,10 +131,11 @@ def write_test(
 def write_corpus(
   directory: pathlib.Path, roots: Sequence[Root] | None = None
 ) -> dict[str, dict[str, int]]:
-  """Writes `directory`/{train,validation,test}; returns {side: {task: rows}}.
+  """Write DIRECTORY/{train,validation,test}; returns {side: {task: rows}}.
 
-  No text of validation or test, up to case and white space, is in train, and
-  none of test is in validation. `roots` are the installed ones by default.
+  Compared without case and white space, no text of validation or test is in
+  train, and none of test is in validation. `roots` are by default those that
+  are installed.
   """
   library = read_library(installed_roots() if roots is None else roots)
   test = held_out.held_out(library.test, set(), MAX_QUERIES["test"])

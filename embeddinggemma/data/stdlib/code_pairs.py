@@ -15,16 +15,16 @@ from embeddinggemma.data.stdlib.python_source import Definition, Module, digest
 from embeddinggemma.types import Pair
 
 MAX_CHARACTERS = 1500
-MAX_SHORT_CHARACTERS = 500  # of a query, or a text of a symmetric task
+MAX_SHORT_CHARACTERS = 500  # of a query, and of a text of a symmetric task
 MIN_SUMMARY_WORDS = 4
 MIN_SOURCE_LINES = 3
 MIN_TEXT_CHARACTERS = 60
-MASK = "_"  # stands where a name was
+MASK = "_"  # replaces the name of a function in masked texts
 _WORD = re.compile(r"\w+")
 
 
 def mask(text: str, name: str) -> str:
-  """The text with every whole occurrence of the name taken out."""
+  """The text with every whole-word occurrence of the name replaced by MASK."""
   return _WORD.sub(lambda found: MASK if found[0] == name else found[0], text)
 
 
@@ -35,9 +35,9 @@ def spoken(name: str) -> str:
 
 
 def topic(module: str) -> str:
-  """What a module is about: its package and the first public part of that.
+  """What a module is about: its package and the first public part below it.
 
-  A module without a public part (_pyio) is about itself.
+  A module without a public part (_pyio) is its own topic.
   """
   parts = module.split(".")
   public = [part for part in parts if not part.startswith("_")]
@@ -45,7 +45,7 @@ def topic(module: str) -> str:
 
 
 def code(module: Module) -> Iterator[Pair]:
-  """The summary of a function or class -> its source, no docstring in it."""
+  """Pairs: summary of a function or class -> its source without docstrings."""
   for d in _with_source(module):
     query = docstrings.summary(d.docstring)
     if len(query.split()) >= MIN_SUMMARY_WORDS:
@@ -53,7 +53,7 @@ def code(module: Module) -> Iterator[Pair]:
 
 
 def code_views(module: Module) -> Iterator[tuple[Pair, Pair]]:
-  """`code` of functions: as it is, and without their name in both texts."""
+  """The `code` pair of each function, as it is and with its name masked."""
   for d in filter(_is_function, _with_source(module)):
     query = docstrings.summary(d.docstring)
     if len(query.split()) >= MIN_SUMMARY_WORDS:
@@ -64,7 +64,7 @@ def code_views(module: Module) -> Iterator[tuple[Pair, Pair]]:
 
 
 def code_name(module: Module) -> Iterator[Pair]:
-  """A function's name, spoken or as it is -> its source without the name."""
+  """Pairs: a function's name, as words or as it is -> its source without it."""
   for d in filter(_is_function, _with_source(module)):
     if len(d.name) >= 5 and not d.name.startswith("__"):
       query = spoken(d.name) if digest(d.module, d.name) % 2 else d.name
@@ -72,14 +72,14 @@ def code_name(module: Module) -> Iterator[Pair]:
 
 
 def comment(module: Module) -> Iterator[Pair]:
-  """A comment -> the code below it."""
+  """Pairs: a comment -> the code below it."""
   for text, below in module.comments:
     if len(text.split()) >= 6 and text[0].isupper():
       yield _pair("comment", text, below, module)
 
 
 def documentation(module: Module) -> Iterator[Pair]:
-  """The summary of a documentation -> the rest of it."""
+  """Pairs: the summary of a docstring -> the rest of it."""
   for d in _documented(module):
     query, rest = docstrings.summary(d.docstring), docstrings.body(d.docstring)
     long_enough = len(query.split()) >= MIN_SUMMARY_WORDS
@@ -88,7 +88,7 @@ def documentation(module: Module) -> Iterator[Pair]:
 
 
 def heading(module: Module) -> Iterator[Pair]:
-  """A name with a heading of its documentation -> the section below it."""
+  """Pairs: a name and a heading of its docstring -> the section below it."""
   for d in _documented(module):
     name = spoken(d.name.rpartition(".")[2])
     for title, text in docstrings.sections(d.docstring):
@@ -97,7 +97,7 @@ def heading(module: Module) -> Iterator[Pair]:
 
 
 def span(module: Module) -> Iterator[Pair]:
-  """A sentence of a documentation -> that documentation without it."""
+  """Pairs: a sentence of a docstring -> the docstring without it."""
   for d in _documented(module):
     found = docstrings.sentences(d.docstring)
     if len(found) >= 4:
@@ -107,7 +107,7 @@ def span(module: Module) -> Iterator[Pair]:
 
 
 def sts(module: Module) -> Iterator[Pair]:
-  """A sentence -> the next one about the same object."""
+  """Pairs: the first sentence of a docstring -> the next one."""
   for d in _documented(module):
     found = docstrings.sentences(d.docstring)
     if len(found) >= 2:
@@ -115,7 +115,7 @@ def sts(module: Module) -> Iterator[Pair]:
 
 
 def classification(modules: Iterable[Module]) -> Iterator[Pair]:
-  """A documentation -> another of the same package; negative: of another."""
+  """Pairs: a docstring -> another of its topic, against one of another."""
   topics: dict[str, list[str]] = {}
   for text, label in labelled(modules):
     topics.setdefault(label, []).append(text)
@@ -133,7 +133,7 @@ def classification(modules: Iterable[Module]) -> Iterator[Pair]:
 
 
 def labelled(modules: Iterable[Module]) -> Iterator[tuple[str, str]]:
-  """Yields (documentation, topic), each documentation once."""
+  """Yield (docstring, topic), each docstring once."""
   seen = set()
   for module in modules:
     for d in _documented(module):
@@ -166,7 +166,10 @@ TASKS: tuple[Callable[[Module], Iterator[Pair]], ...] = (
 
 
 def pairs(modules: Iterable[Module]) -> list[Pair]:
-  """All tasks' pairs; in a task no text is on the same side of two pairs."""
+  """The pairs of all tasks.
+
+  Within a task, no text occurs twice as a query or twice as a positive.
+  """
   modules = list(modules)
   found = [pair for task in TASKS for m in modules for pair in task(m)]
   seen: set[tuple[str, str, str]] = set()
@@ -187,14 +190,14 @@ def _is_function(definition: Definition) -> bool:
 
 
 def _with_source(module: Module) -> Iterator[Definition]:
-  """The definitions that do something."""
+  """Definitions whose source is long enough and not trivial."""
   for d in module.definitions:
     if not d.trivial and d.source.count("\n") + 1 >= MIN_SOURCE_LINES:
       yield d
 
 
 def _documented(module: Module) -> Iterator[Definition]:
-  """The documented definitions; the module itself counts as one."""
+  """Definitions with a docstring; the module itself counts as one."""
   itself = Definition(
     module.name, module.name, False, module.docstring, "", True
   )

@@ -1,8 +1,9 @@
 """Evaluation folders from the modules that training does not see.
 
-Code retrieval is measured twice: as it is, and with the function's own name
-taken out of both texts, because in one query of six the name gives the answer
-away. Functions only: a class body holds its methods.
+Code retrieval is measured twice: on the texts as they are, and with the
+function's own name masked in both, because in one query of six the name gives
+the answer away. Only functions are used, since the body of a class contains its
+methods.
 """
 
 import json
@@ -18,15 +19,16 @@ from embeddinggemma.data.stdlib.python_source import Module, digest
 from embeddinggemma.types import Pair
 
 MIN_LABEL_TEXTS, MAX_LABEL_TEXTS = 12, 40
-# Of 5: sentences of one documentation, of neighbours, of different modules.
+# Similarity scores, of 5, for two sentences of one docstring, of neighbouring
+# docstrings of a module, and of different modules.
 SAME, NEIGHBOUR, OTHER = 4.0, 2.0, 0.0
 
 
 class HeldOut(NamedTuple):
-  """What one side of the split is evaluated on."""
+  """The evaluations of one side of the split."""
 
-  retrieval: dict[str, list[Pair]]  # by folder; the pairs know their task
-  sts: list[tuple[str, str, float]]
+  retrieval: dict[str, list[Pair]]  # by folder name
+  sts: list[tuple[str, str, float]]  # sentence, sentence, similarity 0 to 5
   classification: list[tuple[str, str]]  # text, label
 
   def texts(self) -> set[str]:
@@ -53,10 +55,10 @@ def apart(texts: Iterable[str], seen: Container[str]) -> bool:
 def held_out(
   modules: Sequence[Module], seen: Container[str], max_queries: int
 ) -> HeldOut:
-  """Builds a side's evaluations from its modules, without the `seen` texts.
+  """Build a side's evaluations from its modules, without the `seen` texts.
 
-  Code retrieval, the measure of the recipe, has up to `max_queries`; other
-  tasks half of that.
+  Code retrieval, the main measure, has up to `max_queries` queries, other
+  retrieval tasks half as many. `seen` holds normalised texts.
   """
   both = [x for m in modules for x in code_pairs.code_views(m)]
   both = _chosen(both, seen, max_queries)
@@ -105,7 +107,7 @@ def _write(folder: pathlib.Path, task: str, files: dict[str, list]) -> None:
 def _chosen(
   views: Sequence[tuple[Pair, ...]], seen: Container[str], count: int
 ) -> list[tuple[Pair, ...]]:
-  """The first `count` in hash order whose texts are not `seen`."""
+  """The first `count` views, in hash order, none of whose texts is `seen`."""
   kept = [v for v in views if apart((t for p in v for t in p[:2]), seen)]
   return sorted(kept, key=lambda v: digest(v[0].query, v[0].positive))[:count]
 
@@ -113,7 +115,7 @@ def _chosen(
 def _similarities(
   modules: Sequence[Module],
 ) -> Iterator[tuple[str, str, float]]:
-  """Sentence pairs of three grades, a third each."""
+  """Sentence pairs of three grades of similarity, a third each."""
   found = [
     (pair, module.name) for module in modules for pair in code_pairs.sts(module)
   ]
@@ -132,9 +134,9 @@ def _similarities(
 def _labelled(
   modules: Sequence[Module], seen: Container[str]
 ) -> list[tuple[str, str]]:
-  """Documentation with its module as the label, for labels with enough.
+  """Docstrings labelled by topic, for the topics that have enough of them.
 
-  Nothing when there are fewer than two such labels to tell apart.
+  Empty if fewer than two topics have.
   """
   texts: dict[str, list[str]] = defaultdict(list)
   for text, label in code_pairs.labelled(modules):

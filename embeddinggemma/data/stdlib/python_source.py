@@ -28,18 +28,18 @@ _Documented = _Defined | ast.Module
 
 
 class Definition(NamedTuple):
-  """A function or class: its documentation, and its source without any."""
+  """A function or class: its docstring, and its source without docstrings."""
 
   module: str  # dotted, "json.decoder"
   name: str
   is_function: bool
   docstring: str  # cleaned of indentation; "" where there is none
   source: str  # with signature and decorators; all docstrings taken out
-  trivial: bool  # nothing happens in it, as in `pass` or `raise`
+  trivial: bool  # the body only passes or raises
 
 
 class Module(NamedTuple):
-  """All that one file tells."""
+  """What is read of one source file."""
 
   name: str
   docstring: str
@@ -95,7 +95,7 @@ def read_module(name: str, path: pathlib.Path) -> Module | None:
 
 
 def _documented(node: ast.AST) -> Iterator[_Documented]:
-  """The nodes that may hold a docstring; expressions are not walked into."""
+  """Yield the nodes that may have a docstring, without entering expressions."""
   if isinstance(node, _Documented):
     yield node
   for block in ("body", "orelse", "handlers", "finalbody"):
@@ -135,14 +135,14 @@ def _without_docstrings(
 
 
 def _columns(line: str, start: int | None, end: int | None) -> str:
-  """A part of a line by the UTF-8 byte offsets that `ast` speaks."""
+  """A slice of a line by UTF-8 byte offsets, which `ast` uses."""
   return line.encode("utf-8")[start:end].decode("utf-8", "ignore")
 
 
 def _definition(
   module: str, node: _Defined, bare: list[str | None]
 ) -> Definition:
-  """One definition with the lines of `bare` that belong to it."""
+  """One definition, with its lines of `bare`, the file without docstrings."""
   first = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1
   lines = [x for x in bare[first : node.end_lineno] if x is not None]
   body = node.body[_docstring_node(node) is not None :]

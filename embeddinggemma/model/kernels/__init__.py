@@ -1,1 +1,1 @@
-"""Pallas kernels of a layer on a TPU, and who is chosen to compute what."""
+"""Pallas TPU kernels for parts of a layer, and when each is used."""

@@ -1,9 +1,9 @@
-"""A layer's first half as TPU kernels: norms, projections, attention.
+"""The attention half of a layer as TPU kernels: norms, projections, attention.
 
-Of rows that attend to themselves alone. Rows are short, so that each is held
-whole, its logits included. The same numbers as `layers.Attention` between its
-norms, which a test compares. Letters as in `model/config.py`; P = R * L, the
-positions of all rows, and n those of all heads that share keys.
+They serve self-attention within short rows: a row is held whole, its logits
+included. The results equal those of `layers.Attention` between its two norms,
+which a test compares. Letters as in `model/config.py`; P = R * L positions of
+all rows, n positions of all heads that share keys.
 """
 
 import functools
@@ -26,27 +26,28 @@ from embeddinggemma.model.kernels.common import (
   ready,
   summed,
 )
-from embeddinggemma.model.rope import Turns
+from embeddinggemma.model.rope import Rotary
 
-_TILE = 256  # positions that are worked on together; whole rows
+_TILE = 256  # positions that one kernel step processes, as whole rows
 _MASKED = -1e9
 
 
 class Core(NamedTuple):
-  """What a kernel is compiled for."""
+  """The static parameters that a kernel is compiled for."""
 
   heads: int
   kv_heads: int
   head_dim: int
-  left: int | None  # distances that a query sees, as layers.Reach
+  left: int | None  # attention window to each side, as in layers.Window
   right: int | None
   eps: float
 
 
 class Weights(NamedTuple):
-  """Of the part; gains are 1 + w of its norms, heads are side by side.
+  """Weights of the attention half of a layer, with heads side by side.
 
-  `q_gain` holds the factor 1 / sqrt(E) of logits as well.
+  A gain is 1 + w of an RMSNorm. `q_gain` also contains the factor 1 / sqrt(E)
+  of the logits.
   """
 
   pre_gain: Float[Array, "D"]
@@ -60,12 +61,12 @@ class Weights(NamedTuple):
 
 
 class _Kept(NamedTuple):
-  """Of a forward pass, for the backward one: arrays, or their shapes."""
+  """What the forward pass keeps for the backward: arrays, or their shapes."""
 
   q: Any  # (P, HE)
   k: Any  # (P, KE)
   v: Any  # (P, KE)
-  part: Any  # (P, D)
+  part: Any  # (P, D): attention's output before its second norm
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -73,40 +74,42 @@ def add_attention(
   core: Core,
   x: Float[Array, "R L D"],
   weights: Weights,
-  slot: Int[Array, "R L"],
-  turns: Turns,
+  segment_ids: Int[Array, "R L"],
+  rotary: Rotary,
 ) -> Float[Array, "R L D"]:
-  """x plus its normed attention."""
-  return _forward(core, x, weights, slot, turns)[0]
+  """x plus the normalised output of its attention (the residual connection)."""
+  return _forward(core, x, weights, segment_ids, rotary)[0]
 
 
 def _forward(
-  core: Core, x: Array, weights: Weights, slot: Array, turns: Turns
+  core: Core, x: Array, weights: Weights, segment_ids: Array, rotary: Rotary
 ) -> tuple[Array, Any]:
   flat = lambda y: y.reshape(-1, y.shape[2])
-  tiles = flat(x), slot.astype(jnp.float32)[:, None], *map(flat, turns)
+  tiles = flat(x), segment_ids.astype(jnp.float32)[:, None], *map(flat, rotary)
   like = lambda width: jax.ShapeDtypeStruct((tiles[0].shape[0], width), x.dtype)
   widths = [w.shape[1] for w in (weights.q, weights.k, weights.v, weights.o)]
   kept = _Kept(*map(like, widths))
   (y, kept), _ = call(
     functools.partial(_forward_kernel, core),
     "attention_forward",
-    _steps(slot),
+    _steps(segment_ids),
     tiles,
     ready(weights, x.dtype),
     (like(x.shape[2]), kept),
     scratch=(
-      pltpu.VMEM((x.size // x.shape[2] // _steps(slot), widths[0]), x.dtype),
+      pltpu.VMEM(
+        (x.size // x.shape[2] // _steps(segment_ids), widths[0]), x.dtype
+      ),
     ),
-    **_cost(core, slot, weights, 1, 2),
+    **_cost(core, segment_ids, weights, 1, 2),
   )
   return y.reshape(x.shape), (tiles, kept, weights)
 
 
 def _backward(core: Core, saved: Any, d_y: Array) -> tuple[Any, ...]:
   tiles, kept, weights = saved
-  slot = tiles[1][:, 0]
-  size = tiles[0].shape[0] // _steps(slot)
+  segment_ids = tiles[1][:, 0]
+  size = tiles[0].shape[0] // _steps(segment_ids)
   scratch = [
     pltpu.VMEM((size, x.shape[1]), x.dtype)
     for x in (kept.q, kept.q, kept.q, kept.k, kept.v)
@@ -114,13 +117,13 @@ def _backward(core: Core, saved: Any, d_y: Array) -> tuple[Any, ...]:
   (d_x,), totals = call(
     functools.partial(_backward_kernel, core),
     "attention_backward",
-    _steps(slot),
+    _steps(segment_ids),
     (tiles, kept, d_y.reshape(tiles[0].shape)),
     ready(weights, d_y.dtype),
     (jax.ShapeDtypeStruct(tiles[0].shape, d_y.dtype),),
     gradients(weights),
     scratch=tuple(scratch),
-    **_cost(core, slot, weights, 2, 6),
+    **_cost(core, segment_ids, weights, 2, 6),
   )
   return d_x.reshape(d_y.shape), summed(totals, weights), None, None
 
@@ -128,20 +131,28 @@ def _backward(core: Core, saved: Any, d_y: Array) -> tuple[Any, ...]:
 add_attention.defvjp(_forward, _backward)
 
 
-def _steps(slot: Array) -> int:
-  """Whole rows of about a tile's positions each."""
-  rows, length = slot.shape
+def _steps(segment_ids: Array) -> int:
+  """Number of kernel steps, each over whole rows of about _TILE positions."""
+  rows, length = segment_ids.shape
   most = min(rows, max(_TILE // length, 1))
   return rows // next(n for n in range(most, 0, -1) if not rows % n)
 
 
 def _cost(
-  core: Core, slot: Array, weights: Weights, projections: int, products: int
+  core: Core,
+  segment_ids: Array,
+  weights: Weights,
+  projections: int,
+  products: int,
 ) -> dict[str, int]:
-  """How often each weight and each logit is multiplied for a position."""
+  """The cost estimate of a kernel, for the compiler's scheduler.
+
+  `projections` and `products` say how often each weight and each logit is
+  multiplied for a position.
+  """
   matrices = sum(w.size for w in weights if w.ndim > 1)
-  logits = slot.size * slot.shape[1] * core.heads
-  flops = projections * slot.size * matrices
+  logits = segment_ids.size * segment_ids.shape[1] * core.heads
+  flops = projections * segment_ids.size * matrices
   flops += products * logits * core.head_dim
   return {"flops": 2 * flops, "transcendentals": logits}
 
@@ -149,12 +160,12 @@ def _cost(
 def _forward_kernel(
   core: Core, tiles: Any, weights: Any, outputs: Any, _: Any, mixed: Any
 ) -> None:
-  (x, slot, *turns), (y, kept) = tiles, outputs
+  (x, segment_ids, *rotary), (y, kept) = tiles, outputs
   given = full(x)
   normed = (norm(core.eps, given)[0] * weights.pre_gain[...]).astype(x.dtype)
   for out, w in ((kept.q, weights.q), (kept.k, weights.k), (kept.v, weights.v)):
     out[...] = product(normed, w[...], 1, 0).astype(x.dtype)
-  for rows, seen, turn in _rows(core, slot, turns):
+  for rows, seen, turn in _rows(core, segment_ids, rotary):
     for queries, shared in _groups(core):
       heads = _Heads(core, kept, weights, rows, queries, shared, turn)
       out = product(heads.weights(seen), kept.v[rows, shared], 1, 0)
@@ -179,12 +190,12 @@ def _backward_kernel(
   d_k: Any,
   d_v: Any,
 ) -> None:
-  (x, slot, *turns), kept, d_y = tiles
+  (x, segment_ids, *rotary), kept, d_y = tiles
   d_sum, part = full(d_y), norm(core.eps, full(kept.part))
   totals.post_gain[...] += fold(d_sum * part[0])
   d_part = norm_back(part, d_sum * weights.post_gain[...]).astype(x.dtype)
   d_mixed[...] = product(d_part, weights.o[...], 1, 1).astype(x.dtype)
-  for rows, seen, turn in _rows(core, slot, turns):
+  for rows, seen, turn in _rows(core, segment_ids, rotary):
     for queries, shared in _groups(core):
       heads = _Heads(core, kept, weights, rows, queries, shared, turn)
       heads.back(seen, totals, (mixed, d_mixed, d_q, d_k, d_v))
@@ -205,7 +216,10 @@ def _backward_kernel(
 
 
 class _Heads:
-  """The heads of a row that share keys: queries and keys, normed and turned."""
+  """The query heads of a row that share keys, with queries and keys prepared.
+
+  Queries and keys are normalised and rotated when the object is made.
+  """
 
   def __init__(
     self,
@@ -229,15 +243,17 @@ class _Heads:
     self.key = key.astype(dtype)
 
   def softmax(self, seen: Array) -> Float[Array, "n L"]:
+    """Attention weights in float32; `seen` is the mask."""
     logits = jnp.where(seen, product(self.query, self.key, 1, 1), _MASKED)
     mass = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
     return mass / jnp.sum(mass, axis=1, keepdims=True)
 
   def weights(self, seen: Array) -> Float[Array, "n L"]:
+    """Attention weights in the type of the matrix products."""
     return self.softmax(seen).astype(self.key.dtype)
 
   def back(self, seen: Array, totals: Any, scratch: Any) -> None:
-    """Mixed values once more, and the gradients of what was projected."""
+    """Write the gradients of the projections, and the mixed values again."""
     mixed, d_mixed, d_q, d_k, d_v = scratch
     (rows, queries, shared), dtype = self.places, self.key.dtype
     back = -self.turn[0], self.turn[1]
@@ -264,18 +280,18 @@ class _Heads:
 
 
 def _rows(
-  core: Core, slot: Any, turns: Any
+  core: Core, segment_ids: Any, rotary: Any
 ) -> Iterator[tuple[slice, Array, tuple[Array, Array]]]:
-  """Of each row of a tile: its positions, what is seen, its angles."""
-  length = slot.shape[2]
-  for row in range(slot.shape[0]):
+  """For each row of a tile: its positions, attention mask and (sin, cos)."""
+  length = segment_ids.shape[2]
+  for row in range(segment_ids.shape[0]):
     rows = slice(row * length, (row + 1) * length)
-    sin, cos = (angle[rows] for angle in turns)
-    yield rows, _seen(core, slot[row]), (sin, cos)
+    sin, cos = (angle[rows] for angle in rotary)
+    yield rows, _seen(core, segment_ids[row]), (sin, cos)
 
 
 def _groups(core: Core) -> list[tuple[list[slice], slice]]:
-  """The columns of heads that share keys, and those of these keys."""
+  """Columns of the query heads that share keys, and columns of those keys."""
   wide = lambda n: slice(n * core.head_dim, (n + 1) * core.head_dim)
   each = core.heads // core.kv_heads
   return [
@@ -285,17 +301,17 @@ def _groups(core: Core) -> list[tuple[list[slice], slice]]:
 
 
 def _rotate(x: Float[Array, "L E"], sin: Array, cos: Array) -> Array:
-  """As layers.rotate; with -sin, its transpose."""
+  """Rotary embedding as in layers.rotate; with -sin, its transpose."""
   half = x.shape[1] // 2
   first, second = x[:, :half], x[:, half:]
   turned = (first * cos - second * sin, second * cos + first * sin)
   return jnp.concatenate(turned, axis=1)
 
 
-def _seen(core: Core, slot: Float[Array, "1 L"]) -> Array:
-  """Which keys each query sees: those of its slot, within reach."""
-  length = slot.shape[1]
-  across = jnp.broadcast_to(slot, (length, length))
+def _seen(core: Core, segment_ids: Float[Array, "1 L"]) -> Array:
+  """The attention mask: keys of the same segment id inside the window."""
+  length = segment_ids.shape[1]
+  across = jnp.broadcast_to(segment_ids, (length, length))
   seen = across == across.T
   place = lambda axis: jax.lax.broadcasted_iota(
     jnp.int32, (length, length), axis

@@ -1,12 +1,13 @@
-"""TPU kernels that run parts of a layer, chosen by the config.
+"""Choose, by the config, which implementation computes a part of a layer.
 
-attention: "xla" is `layers`' own, for every platform and every source. "splash"
-(Pallas, rows of any length) and "fused" (`fused_attention`, short rows, with
-norms and projections) serve a row that attends to itself alone, which is every
-layer of an encoder; what else there is, such as the sources of a decoder, goes
-through XLA. mlp: "xla", or "fused" (`fused_mlp`) with its norms. "auto" of both
-takes the fastest that the devices and a row's length allow. Pallas is imported
-where one of them runs: XLA alone starts without it.
+`attention` of the config is "xla" (`layers`, on every platform and for every
+source of keys), "splash" (Pallas, rows of any length) or "fused"
+(`kernels.attention`: short rows, with norms and projections). The two kernels
+serve self-attention within a row, which is every layer of an encoder; other
+attention, such as a decoder's to an encoder, uses XLA. `mlp` is "xla" or
+"fused" (`kernels.mlp`, with its norms). "auto" selects the fastest one that the
+devices and the row length allow. Pallas is imported only where a kernel runs,
+so that XLA alone starts without it.
 """
 
 import dataclasses
@@ -17,18 +18,27 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from embeddinggemma.model.config import AUTO, FUSED, SPLASH, XLA, ModelConfig
-from embeddinggemma.model.rope import Turns
+from embeddinggemma.model.rope import Rotary
 from embeddinggemma.types import BadInput
 
-LANES = 128  # a TPU's vector: what kernels' rows are multiples of
-LONGEST = 512  # positions that FUSED holds the logits of
-# 16 MiB: FUSED needs 17 for rows of LONGEST, and 25 for the MLP's gradient.
+LANES = 128  # width of a TPU vector; kernels take rows of a multiple of it
+LONGEST = 512  # the longest row, in positions, that FUSED attention takes
+# These have 16 MiB of vector memory. FUSED needs 17 MiB for rows of LONGEST
+# positions and 25 MiB for the gradient of the MLP.
 _SMALL_VMEM = ("TPU v2", "TPU v3", "TPU v4")
-_BLOCKS = (512, 256, 128)  # of SPLASH, the first that divides a row
+_BLOCKS = (512, 256, 128)  # block sizes of SPLASH: the first that divides a row
 
 
-def on(config: ModelConfig, platform: str, kind: str) -> ModelConfig:
-  """The config as a kind of device runs it; BadInput if it cannot."""
+def for_device(config: ModelConfig, platform: str, kind: str) -> ModelConfig:
+  """The config with the implementations that a kind of device can run.
+
+  Args:
+    platform: of JAX, such as "tpu".
+    kind: the `device_kind` of JAX.
+
+  Raises:
+    BadInput: the config names a TPU kernel, and the platform is another one.
+  """
   if platform == "tpu":
     if kind not in _SMALL_VMEM:
       return config
@@ -49,7 +59,7 @@ def on(config: ModelConfig, platform: str, kind: str) -> ModelConfig:
 
 
 def attention_of(config: ModelConfig, length: int) -> str:
-  """Who computes the attention of rows of that length on a TPU."""
+  """Name of the attention implementation for rows of this length on a TPU."""
   if config.attention != AUTO:
     return config.attention
   if length % LANES:
@@ -58,14 +68,14 @@ def attention_of(config: ModelConfig, length: int) -> str:
 
 
 def mlp_of(config: ModelConfig, positions: int) -> str:
-  """Who computes the MLP of so many positions on a TPU."""
+  """Name of the MLP implementation for this number of positions on a TPU."""
   if config.mlp != AUTO:
     return config.mlp
   return XLA if positions % LANES else FUSED
 
 
 def check_row(config: ModelConfig, length: int) -> None:
-  """Raises BadInput for a row that the config's kernel does not take."""
+  """Raise BadInput for a row length that the attention kernel rejects."""
   what = f"model.attention={config.attention!r} takes rows of"
   if length % LANES:
     raise BadInput(
@@ -80,7 +90,7 @@ def check_row(config: ModelConfig, length: int) -> None:
 
 
 def check_positions(config: ModelConfig, positions: int) -> None:
-  """Raises BadInput for a group that the fused MLP does not divide."""
+  """Raise BadInput for a number of positions that the fused MLP rejects."""
   if positions % LANES:
     raise BadInput(
       f"model.mlp={config.mlp!r} takes a multiple of {LANES} positions (rows x"
@@ -92,24 +102,25 @@ def splash(
   q: Float[Array, "R L H E"],
   k: Float[Array, "R L K E"],
   v: Float[Array, "R L K E"],
-  slot: Int[Array, "R L"],
-  reach: tuple[int | None, int | None],
+  segment_ids: Int[Array, "R L"],
+  window: tuple[int | None, int | None],
   softcap: float,
 ) -> Float[Array, "R L H E"]:
-  """Attention of rows to themselves; q is normed, rotated and scaled.
+  """Self-attention of rows by the splash kernel of Pallas.
 
-  Blocks that no query's reach meets are not computed; slots are the kernel's
-  segments. A row and the heads that share keys are one call, mapped over both.
+  q is already normalised, rotated and scaled. Blocks outside every query's
+  attention window are not computed. One call serves a row and the heads that
+  share keys; it is mapped over rows and key heads.
   """
   from jax.experimental.pallas.ops.tpu import splash_attention
 
   rows, length, heads, head_dim = q.shape
   shared = heads // k.shape[2]
-  run = _splash(length, shared, reach, softcap)
+  run = _splash(length, shared, window, softcap)
   # (R, K, G, L, E), and (R, K, L, E).
   grouped = q.reshape(rows, length, -1, shared, head_dim)
   grouped = grouped.transpose(0, 2, 3, 1, 4)
-  segments = splash_attention.SegmentIds(slot, slot)
+  segments = splash_attention.SegmentIds(segment_ids, segment_ids)
   a_row = jax.vmap(run, in_axes=(0, 0, 0, None))
   keys_first = lambda x: x.transpose(0, 2, 1, 3)
   mixed = cast(
@@ -121,7 +132,7 @@ def splash(
 def _splash(
   length: int,
   heads: int,
-  reach: tuple[int | None, int | None],
+  window: tuple[int | None, int | None],
   softcap: float,
 ) -> Callable[..., Any]:
   """The kernel of one row: (heads, L, E), (L, E), (L, E) -> (heads, L, E)."""
@@ -137,10 +148,10 @@ def _splash(
     block_kv_dq=size,
   )
   shape = (length, length)
-  if all(side is None or side >= length - 1 for side in reach):
+  if all(side is None or side >= length - 1 for side in window):
     mask: Any = splash_attention.FullMask(shape)
   else:
-    mask = splash_attention.LocalMask(shape, reach, offset=0)
+    mask = splash_attention.LocalMask(shape, window, offset=0)
   return splash_attention.make_splash_mqa_single_device(
     splash_attention.MultiHeadMask([mask] * heads),
     block_sizes=sizes,
@@ -148,16 +159,22 @@ def _splash(
   )
 
 
-def first_half(
+def fused_attention(
   config: ModelConfig,
   x: Float[Array, "R L D"],
-  slot: Int[Array, "R L"],
-  reach: tuple[int | None, int | None],
-  turns: Turns,
+  segment_ids: Int[Array, "R L"],
+  window: tuple[int | None, int | None],
+  rotary: Rotary,
   before: Float[Array, "D"],
   after: Float[Array, "D"],
 ) -> Callable[..., Array]:
-  """What runs a block's first half, given the weights of its attention."""
+  """Prepare the fused kernel for the attention half of a block.
+
+  Returns a function of the attention weights (q, k, v, q_gain, k_gain, o) that
+  gives x plus the normalised attention output. `before` and `after` are the
+  gains of the norms around it. Raises BadInput for a row length that the kernel
+  rejects.
+  """
   from embeddinggemma.model.kernels import attention
 
   check_row(config, x.shape[1])
@@ -165,7 +182,7 @@ def first_half(
     config.num_heads,
     config.num_kv_heads,
     config.head_dim,
-    *reach,
+    *window,
     config.norm_eps,
   )
 
@@ -175,18 +192,23 @@ def first_half(
     q, k, v = (w.reshape(w.shape[0], -1) for w in (q, k, v))
     o, q_gain = o.reshape(-1, o.shape[2]), q_gain * config.head_dim**-0.5
     weights = attention.Weights(before, q, k, v, q_gain, k_gain, o, after)
-    return attention.add_attention(core, x, weights, slot, turns)
+    return attention.add_attention(core, x, weights, segment_ids, rotary)
 
   return run
 
 
-def second_half(
+def fused_mlp(
   config: ModelConfig,
   x: Float[Array, "R L D"],
   before: Float[Array, "D"],
   after: Float[Array, "D"],
 ) -> Callable[..., Array]:
-  """What runs a block's second half, given the weights of its MLP."""
+  """Prepare the fused kernel for the MLP half of a block.
+
+  Returns a function of the MLP weights (gate, up, down) that gives x plus the
+  normalised MLP output. `before` and `after` are the gains of the norms around
+  it. Raises BadInput for a number of positions that the kernel rejects.
+  """
   from embeddinggemma.model.kernels import mlp
 
   flat = x.reshape(-1, x.shape[2])

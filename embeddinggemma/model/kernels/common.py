@@ -1,11 +1,12 @@
-"""What the TPU kernels of a layer's two halves share (Pallas).
+"""Parts that the TPU kernels of a layer's two halves share (Pallas).
 
-A half is x + post_norm(part(pre_norm(x))). One kernel does all of it, and one
-its gradient, a tile of positions at a time: what lies between the products
-stays in the chip's vector memory, and so do the weights and, over all tiles,
-their gradients. Between the two, inputs and outputs of the inner products are
-kept; norms and what is elementwise are computed again. All but the products'
-operands is float32.
+A half of a layer is x + post_norm(part(pre_norm(x))), where the part is
+attention or the MLP. One kernel computes all of it, and one its gradient, a
+tile of positions at a time: intermediate values between the matrix products
+stay in the chip's vector memory, as do the weights and, summed over all tiles,
+their gradients. The forward pass keeps the inputs and outputs of the inner
+products for the backward pass, which computes norms and elementwise functions
+again. Everything but the operands of the products is float32.
 """
 
 import functools
@@ -19,7 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 _SUBLANES = 8
-_VECTOR_MEMORY = 100 * 2**20  # bytes that a kernel may take
+_VECTOR_MEMORY = 100 * 2**20  # bytes of vector memory that a kernel may use
 
 
 def call(
@@ -34,19 +35,19 @@ def call(
   flops: int = 0,
   transcendentals: int = 0,
 ) -> tuple[Any, Any]:
-  """Runs kernel(tiles, weights, outputs, totals, *scratch) `steps` times.
+  """Run kernel(tiles, weights, outputs, totals, *scratch) `steps` times.
 
   Args:
-    tiles: arrays of which a step sees its part of the first axis.
+    tiles: arrays; each step sees its part of their first axis.
     weights: arrays that every step sees whole.
-    outputs: shapes of results, written as tiles are read.
-    totals: shapes of results that stay from step to step; zero at first.
+    outputs: shapes of results, each step writing its part of the first axis.
+    totals: shapes of results that accumulate over all steps, starting at zero.
     scratch: vector memory that a step may use.
-    flops: of the matrix products; with `transcendentals` and the bytes of all
-      arrays once through HBM what the compiler is told that this costs.
+    flops: operations of the matrix products. With `transcendentals` and the
+      bytes of all arrays it is the cost estimate that the compiler gets.
 
   Returns:
-    outputs and totals.
+    The outputs and the totals.
   """
 
   def part(x: Any) -> pl.BlockSpec:
@@ -93,7 +94,10 @@ def call(
 
 
 def ready(weights: Any, dtype: Any) -> Any:
-  """Matrices in the products' type, gains as (1, D) in float32."""
+  """Weights as the kernels take them.
+
+  Matrices are cast to the type of the products, gains become (1, D) in float32.
+  """
   return jax.tree.map(
     lambda w: w.astype(dtype) if w.ndim > 1 else w.astype(jnp.float32)[None],
     weights,
@@ -101,7 +105,7 @@ def ready(weights: Any, dtype: Any) -> Any:
 
 
 def gradients(weights: Any) -> Any:
-  """Shapes of the totals of the weights' gradients."""
+  """Shapes of the arrays in which a kernel sums gradients of the weights."""
   shape = lambda w: w.shape if w.ndim > 1 else (_SUBLANES, *w.shape)
   return jax.tree.map(
     lambda w: jax.ShapeDtypeStruct(shape(w), jnp.float32), weights
@@ -109,7 +113,11 @@ def gradients(weights: Any) -> Any:
 
 
 def summed(totals: Any, weights: Any) -> Any:
-  """Totals as gradients of the weights: those of gains come folded."""
+  """Gradients of the weights from a kernel's totals.
+
+  The gradient of a gain comes as eight partial sums (see `fold`), which are
+  added.
+  """
   finish = lambda d, w: d if w.ndim > 1 else jnp.sum(d, axis=0)
   return jax.tree.map(
     lambda d, w: finish(d, w).astype(w.dtype), totals, weights
@@ -119,7 +127,7 @@ def summed(totals: Any, weights: Any) -> Any:
 def norm(
   eps: float, x: Float[Array, "N E"]
 ) -> tuple[Float[Array, "N E"], Float[Array, "N 1"]]:
-  """x at root mean square 1, and the factor that brought it there."""
+  """x scaled to a root mean square of 1 along its last axis, and the scale."""
   factor = jax.lax.rsqrt(jnp.mean(x * x, axis=1, keepdims=True) + eps)
   return x * factor, factor
 
@@ -127,22 +135,26 @@ def norm(
 def norm_back(
   normed: tuple[Array, Array], d: Float[Array, "N E"]
 ) -> Float[Array, "N E"]:
-  """The gradient of x, from what `norm` gave and the gradient of the first."""
+  """Gradient of x, from `norm(x)` and the gradient of the normalised x."""
   x, factor = normed
   return factor * (d - x * jnp.mean(d * x, axis=1, keepdims=True))
 
 
 def fold(x: Float[Array, "N E"]) -> Float[Array, "8 E"]:
-  """Sums over positions as far as that needs no move between sublanes."""
+  """Sum over positions into 8 rows, one for each sublane of the vector unit.
+
+  The rest of the sum would move data between sublanes; `summed` does it
+  outside.
+  """
   return jnp.sum(x.reshape(-1, _SUBLANES, x.shape[1]), axis=0)
 
 
 def product(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
-  """Contracts an axis of each, accumulating in float32."""
+  """Contract one axis of each operand, accumulating in float32."""
   axes = (((a_axis,), (b_axis,)), ((), ()))
   return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
 def full(ref: Any) -> Array:
-  """All of a reference, in float32."""
+  """The whole content of a Pallas reference, in float32."""
   return ref[...].astype(jnp.float32)

@@ -1,7 +1,7 @@
-"""A layer's second half as TPU kernels: norms and GeGLU.
+"""The MLP half of a layer as TPU kernels: norms and GeGLU.
 
-The same numbers as `layers.MLP` between its norms, which a test compares.
-Letters as in `model/config.py`; P positions of all rows.
+The results equal those of `layers.MLP` between its two norms, which a test
+compares. Letters as in `model/config.py`; P positions of all rows.
 """
 
 import functools
@@ -26,14 +26,14 @@ from embeddinggemma.model.kernels.common import (
   summed,
 )
 
-_TILES = (256, 128)  # positions, the first that divides
-# Hidden units that are worked on together, the first that divides.
+_TILES = (256, 128)  # positions of a kernel step: the first that divides P
+# Hidden units that are processed together: the first that divides F.
 _CHUNKS = (384, 256, 128, 64)
 _SLOPE, _CUBE = 0.7978845608028654, 0.044715  # of GeLU's tanh form
 
 
 class Weights(NamedTuple):
-  """Of the part; gains are 1 + w of its norms."""
+  """Weights of the MLP half of a layer; a gain is 1 + w of an RMSNorm."""
 
   pre_gain: Float[Array, "D"]
   gate: Float[Array, "D F"]
@@ -43,18 +43,18 @@ class Weights(NamedTuple):
 
 
 class _Kept(NamedTuple):
-  """Of a forward pass, for the backward one: arrays, or their shapes."""
+  """What the forward pass keeps for the backward: arrays, or their shapes."""
 
   gate: Any  # (P, F)
   up: Any  # (P, F)
-  part: Any  # (P, D)
+  part: Any  # (P, D): the MLP's output before its second norm
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def add_mlp(
   eps: float, x: Float[Array, "P D"], weights: Weights
 ) -> Float[Array, "P D"]:
-  """x plus its normed MLP."""
+  """x plus the normalised output of its MLP (the residual connection)."""
   return _forward(eps, x, weights)[0]
 
 
@@ -106,7 +106,11 @@ def _steps(x: Array) -> int:
 
 
 def _for_chunks(hidden: int, body: Callable[[Any], None]) -> None:
-  """A loop, so that the compiler sees one chunk: it takes its time for each."""
+  """Run `body` for each chunk of hidden units, given the chunk's slice.
+
+  It is a loop of the program and not of Python because compile time grows with
+  each unrolled chunk.
+  """
   size = next(size for size in _CHUNKS if not hidden % size)
 
   def step(i: Array, _: None) -> None:

@@ -1,35 +1,38 @@
-"""Which model is handed over: of the training's checkpoints, and of their means
-with the base, what the user's own validation and the general suite say."""
+"""Choose the model that is handed over, so that it has not forgotten too much.
+
+The candidates are the base, the training's checkpoints, and weighted means of
+the base and the best checkpoint (WiSE-FT, arXiv 2109.01903). Scores on the
+validation part of the user's pairs and on the general suite decide.
+"""
 
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from embeddinggemma import cache, checkpoint
-from embeddinggemma import soup as soup_lib
-from embeddinggemma.load import load
+from embeddinggemma import soups as soup_lib
+from embeddinggemma.loading import load
 from embeddinggemma.recipes.pairs import scores
-from embeddinggemma.training import result
-from embeddinggemma.training.config import PairConfig
+from embeddinggemma.training.stages import common, pairs
+from embeddinggemma.training.stages.pairs import PairConfig
 
 JUDGES = (scores.VALIDATION, scores.GENERAL)
-_EQUAL = 1e-9  # between means that are the same but for their last bits
+_EQUAL = 1e-9  # largest difference of means that count as equal
 
 
 class Point(NamedTuple):
-  """A candidate, and its means on the suites that judge: base, a step of the
-  training, or a mean of both."""
+  """A candidate: the base, a training's checkpoint, or a mean of the two."""
 
   step: int  # of the training; 0: the base
-  share: float  # of that step, the rest is the base
-  means: Mapping[str, float]
+  share: float  # of that step's weights; the rest is the base's
+  means: Mapping[str, float]  # suite -> mean, on the suites that decide
 
   @property
   def name(self) -> str:
-    """For people."""
+    """The candidate's name for people, such as "50% step 40, 50% base"."""
     if not self.share:
       return "base"
     whole = f"step {self.step}"
@@ -38,8 +41,17 @@ class Point(NamedTuple):
     return f"{self.share:.0%} {whole}, {1 - self.share:.0%} base"
 
 
+class Choice(NamedTuple):
+  """The result of the task `choose`."""
+
+  place: str  # the chosen checkpoint, relative to the recipe's workdir
+  chosen: str  # its name
+  reason: str
+  points: list[dict[str, Any]]  # all: {"name", "share", "step", suite: mean}
+
+
 def fault(point: Point, base: Point, most_loss: float) -> str:
-  """Why a point must not be handed over, or ""."""
+  """Why a candidate must not be handed over; "" if it may."""
   own, general = JUDGES
   lost = lambda name: base.means[name] - point.means[name]
   if own in base.means and lost(own) > _EQUAL:
@@ -50,15 +62,16 @@ def fault(point: Point, base: Point, most_loss: float) -> str:
 
 
 def best(points: Sequence[Point], most_loss: float) -> tuple[Point, str]:
-  """The point to hand over, and why.
+  """The candidate to hand over, and the reason.
 
-  Of those without a fault, the one with the best mean of the own validation
-  part and the general suite; of equal ones the one that is trained most.
-  Without a validation part there is nothing to rank by: then that one too.
+  It is the one without a fault that has the best mean over own validation and
+  the general suite; of equal ones, the one that was trained most. Without a
+  validation part nothing ranks them, and again the most trained one is taken.
 
   Args:
-    points: the base, the training's steps, means of the two.
-    most_loss: on the general suite.
+    points: the base, then the training's checkpoints and the mixed candidates.
+    most_loss: how much a candidate's mean on the general suite may be below the
+      base's.
   """
   base, last = points[0], [p for p in points if p.share == 1][-1]
   ranked = scores.VALIDATION in base.means
@@ -73,28 +86,31 @@ def best(points: Sequence[Point], most_loss: float) -> tuple[Point, str]:
 
 
 def planned(stage: PairConfig) -> list[int]:
-  """The steps whose checkpoints a training that nothing disturbs leaves."""
+  """The steps whose checkpoints an uninterrupted training leaves."""
   regular = [
     step
     for step in range(1, stage.steps + 1)
-    if result.is_regular(stage, stage.steps, step)
+    if common.is_regular(stage, stage.steps, step)
   ]
   return regular[-stage.keep_checkpoints :]
 
 
 class Walk(NamedTuple):
-  """The way from the base to what was trained, in a stage's folder."""
+  """Makes and scores the candidates between the base and what was trained."""
 
   stage: PairConfig
   base: str
   trained: pathlib.Path  # the training's workdir
   suites: scores.Suites
-  directory: pathlib.Path  # keeps the scores, so that a call can go on
+  directory: pathlib.Path  # keeps the scores, so that a call can continue
   console: Console
 
   def points(self, base: scores.Scores, shares: Sequence[float]) -> list[Point]:
-    """The base, the training's checkpoints, and means of the base and that of
-    them which judges like best."""
+    """All candidates, scored: the base, the checkpoints, and mixed ones.
+
+    `base` are the base's scores. The base is mixed, in the given shares, with
+    the checkpoint whose sum of means is highest.
+    """
     trained = [
       self._point(step, 1.0) for step in checkpoint.steps(self.trained)
     ]
@@ -104,7 +120,7 @@ class Walk(NamedTuple):
     return [Point(0, 0.0, self._judged(base)), *trained, *mixed]
 
   def place(self, point: Point) -> pathlib.Path:
-    """The checkpoint of a point: the training's own, or one made to stay."""
+    """A lasting checkpoint of a candidate: the training's, or one written."""
     if point.share:
       return self._made(point.step, point.share, self.directory)
     base = checkpoint.find(self.base)
@@ -114,11 +130,14 @@ class Walk(NamedTuple):
   def after(
     self, point: Point, before: scores.Scores, place: pathlib.Path
   ) -> scores.Scores:
-    """The scores of a point on all suites, of which it has those that judge.
+    """The chosen candidate's scores on all suites.
+
+    Those on the suites that decide are there already; the test is added.
 
     Args:
-      before: the base's, which are the point's where it is the base.
-      place: its checkpoint.
+      point: the candidate.
+      before: the base's scores, returned if the candidate is the base.
+      place: the candidate's checkpoint.
     """
     if not point.share:
       return before
@@ -131,7 +150,7 @@ class Walk(NamedTuple):
     return {name: found[name]["mean"] for name in JUDGES if name in found}
 
   def _point(self, step: int, share: float) -> Point:
-    """Scored, unless an earlier call did that."""
+    """A candidate with its means, scored unless an earlier call did that."""
     path = self._file(step, share)
     if not path.is_file():
       room = self.directory / "point"
@@ -152,10 +171,13 @@ class Walk(NamedTuple):
     return self.directory / f"{step}-{share:.6f}.json"
 
   def _made(self, step: int, share: float, room: pathlib.Path) -> pathlib.Path:
-    """A point's checkpoint; what has to be made for it is made in `room`."""
+    """A candidate's checkpoint; what has to be written for it goes to `room`.
+
+    LoRA factors are merged into the base's weights first.
+    """
     plain = self.trained / checkpoint.CHECKPOINTS / str(step)
     if self.stage.lora.rank:
-      plain = result.merged(self.stage, plain, room / "plain")
+      plain = pairs.merged(self.stage, plain, room / "plain")
     if share == 1:
       return plain
     place = soup_lib.soup((self.base, plain), (1 - share, share), room)

@@ -1,4 +1,4 @@
-"""What finetuning on own pairs is: values that are open follow from the data."""
+"""The config of finetuning on own pairs; the data decide open values."""
 
 import dataclasses
 import math
@@ -12,13 +12,13 @@ from embeddinggemma import config as config_lib
 from embeddinggemma.config import LoraConfig, at_least, suggest
 from embeddinggemma.data import mixture, prompts, sources
 from embeddinggemma.data.tokenizer import Tokenizer
-from embeddinggemma.load import Model, load
+from embeddinggemma.loading import Model, load
 from embeddinggemma.mining.candidates import MiningConfig
 from embeddinggemma.model import embedder
 from embeddinggemma.recipes.index import IndexConfig
 from embeddinggemma.recipes.shared import without_knobs
-from embeddinggemma.training import inputs, start
-from embeddinggemma.training.config import PairConfig
+from embeddinggemma.training import inputs, stages, start
+from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.types import BadInput, Pair
 
 T = TypeVar("T")
@@ -26,16 +26,17 @@ T = TypeVar("T")
 TABLE = "embedding$"  # the pattern of the largest tensor's path
 TRAINABLE = ("all", "no_table", "lora")
 SMALLEST_BATCH = 8
-_SAMPLE = 2000  # pairs whose tokens are counted
+_SAMPLE = 2000  # pairs whose tokens are counted to estimate the mean
 
 
 @dataclasses.dataclass(frozen=True)
 class CpuConfig:
-  """What a training is held to where there is no accelerator."""
+  """Limits of a training that runs on CPUs."""
 
-  batch_tokens: int
+  batch_tokens: int  # at most, of a batch
   group_tokens: dict[str, int]  # in memory at once, by what is trainable
-  tflop: float  # of all steps, at 6 a parameter outside the table and a token
+  # Of all steps together; a token costs 6 FLOP per parameter outside the table.
+  tflop: float
 
   def __post_init__(self) -> None:
     at_least("choose.cpu.batch_tokens", self.batch_tokens, 1)
@@ -46,34 +47,34 @@ class CpuConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ChooseConfig:
-  """What decides the values that the config leaves open."""
+  """How values that the config leaves open (None) are chosen."""
 
-  batch_size: int  # or less, so that
-  epoch_batches: int  # there are at least so many batches of all pairs
+  batch_size: int  # at most, in pairs
+  epoch_batches: int  # an epoch has at least as many; else batches get smaller
   epochs: float
   fewest_steps: int
   most_steps: int
   cpu: CpuConfig
-  max_length: int  # or the base's
-  negatives: int  # of a query, or as many as the pairs have
-  warmup: float  # of the steps
+  max_length: int  # tokens of a text; at most the base's own
+  negatives: int  # hard negatives of a query; at most as many as pairs have
+  warmup: float  # share of the steps
   lr: dict[str, float]  # by what is trainable
 
 
 @dataclasses.dataclass(frozen=True)
 class MineConfig(MiningConfig):
-  """Whether hard negatives are looked for, and how."""
+  """Whether hard negatives are mined, and how."""
 
   enabled: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneralConfig:
-  """What forgetting is seen on, and how much of it is let pass."""
+  """On which suite forgetting is measured, and how much of it is allowed."""
 
-  suite: str  # a folder of tasks; empty: of the standard library
-  queries: int  # of that one
-  loss: float  # in its mean: a model that loses more is not handed over
+  suite: str  # a folder of tasks; empty: made from the standard library
+  queries: int  # of the suite that is made
+  loss: float  # most that the mean of a model that is handed over may fall
 
   def __post_init__(self) -> None:
     at_least("general.queries", self.queries, 20)
@@ -82,22 +83,23 @@ class GeneralConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PairsConfig:
-  """The whole run, with nothing left open."""
+  """The config of a whole run, with every value chosen."""
 
-  base: str
-  base_hash: str
+  base: str  # the model's path
+  base_hash: str  # content hash of its weights
   pairs: int  # how many there are, on all sides of the split
-  trainable: str
+  trainable: str  # one of TRAINABLE
   lora: LoraConfig
   choose: ChooseConfig
   finetune: PairConfig
   mine: MineConfig
   general: GeneralConfig
-  points: int  # from base to result, both included
+  points: int  # evenly spaced from base to trained weights, with both ends
   index: IndexConfig
-  memory: float | None
+  memory: float | None  # GB that the training may take; None: what there is
 
   def __post_init__(self) -> None:
+    stages.kind_of(self.finetune)  # an unknown name ends it here
     at_least("points", self.points, 2)
     at_least("index.dim", self.index.dim, 1)
     if self.memory is not None:
@@ -105,16 +107,17 @@ class PairsConfig:
 
   @property
   def shares(self) -> list[float]:
-    """Of the result, in the means of base and result."""
+    """The shares of the trained weights in the mixed candidates, ascending."""
     last = self.points - 1
     return [number / last for number in range(1, last)]
 
 
 def build(tree: Mapping[str, Any]) -> PairsConfig:
-  """The config of a tree; reads the base and the pairs, before any work.
+  """The config of a tree, with open values chosen.
 
-  Raises BadInput for a base that is missing or no embedding model, for a bad
-  line of the pairs, and for values that do not fit the base.
+  It reads the base and the pairs. Raises BadInput for a base that is missing or
+  no embedding model, for a bad line of the pairs, and for values that do not
+  fit the base.
   """
   tree = without_knobs(PairsConfig, tree)
   stage = dict(tree["finetune"])
@@ -139,7 +142,7 @@ def build(tree: Mapping[str, Any]) -> PairsConfig:
   mine = config_lib.build(MineConfig, tree["mine"], "mine.")
   stage |= {
     "model": dataclasses.asdict(base.config),
-    "init": "random",  # of nothing: the base has all tensors
+    "init": "random",  # unused: the base has all tensors
     "init_from": tree["base"],
   }
   fill(stage, choose, tree["trainable"], base, pairs, mine)
@@ -166,7 +169,11 @@ def fill(
   pairs: Sequence[Pair],
   mine: MineConfig,
 ) -> None:
-  """Sets what is None: a function of the base and of the pairs' numbers."""
+  """Set the values of a stage's tree that are None.
+
+  They follow from the base, from the number and length of the pairs, and on
+  CPUs from `choose.cpu`.
+  """
 
   def default(tree: dict[str, Any], name: str, value: Any) -> Any:
     if tree[name] is None:
@@ -189,7 +196,7 @@ def fill(
   limit = of_kind("choose.cpu.group_tokens", choose.cpu.group_tokens, trainable)
   groups = groups_of(batch, tokens, limit) if cpu else 0
   default(stage, "groups_per_device", groups)
-  # Two of them are candidates: one at half of the way, and the last.
+  # Two checkpoints are candidates: one halfway, and the last.
   default(stage, "every_checkpoint", -(-steps // 2))
   stage["optimizer"] = dict(stage["optimizer"])
   default(stage["optimizer"], "warmup_steps", int(choose.warmup * steps))
@@ -198,7 +205,10 @@ def fill(
 
 
 def of_kind(name: str, values: Mapping[str, T], trainable: str) -> T:
-  """A value by what is trainable; BadInput where a config took it out."""
+  """The value for what is trainable, from a config's table.
+
+  Raises BadInput, with the table's name, if it has no such entry.
+  """
   if trainable not in values:
     raise BadInput(
       f"{name} lacks {trainable!r}{suggest(trainable, list(values))}"
@@ -213,9 +223,9 @@ def tokens_of(
   negatives: int,
   mined: int,
 ) -> float:
-  """Tokens of a pair, with its prompts and negatives: the mean of a sample.
+  """Mean tokens of a pair with prompts and hard negatives, from a sample.
 
-  A negative that is to be mined counts as much as a positive.
+  A negative that is still to be mined counts as much as a positive.
   """
   sample = pairs[:: max(len(pairs) // _SAMPLE, 1)]
   tasks, _ = mixture.tokenise(sample, tokenizer, max_length, negatives)
@@ -227,7 +237,7 @@ def tokens_of(
 
 
 def _outside_table(base: Model) -> int:
-  """Parameters that every token is multiplied with."""
+  """The number of parameters without the token embedding table."""
   table = base.config.vocab_size * base.config.width
   return embedder.num_parameters(base.config) - table
 
@@ -235,8 +245,11 @@ def _outside_table(base: Model) -> int:
 def batch_size(
   choose: ChooseConfig, pairs: int, tokens: float, cpu: CpuConfig | None
 ) -> int:
-  """Halved while there are too few batches of all pairs, or its tokens are
-  more than a CPU is given at once."""
+  """The number of pairs in a batch: choose.batch_size, halved as needed.
+
+  It is halved while all pairs make too few batches, or while a batch has more
+  `tokens` (of a pair, times its size) than a CPU's limit; never below 8.
+  """
   size, most = choose.batch_size, cpu.batch_tokens if cpu else math.inf
   while size > SMALLEST_BATCH and (
     size * choose.epoch_batches > pairs or size * tokens > most
@@ -252,16 +265,20 @@ def steps_of(
   flop: float,
   cpu: CpuConfig | None,
 ) -> int:
-  """So many epochs, between the bounds; no more than a CPU's share of work,
-  of steps that take so many `flop` each."""
+  """The number of updates: so many epochs, within the config's bounds.
+
+  On CPUs they are also bounded by the config's total of TFLOP; a step costs
+  `flop` floating-point operations.
+  """
   steps = round(choose.epochs * pairs / batch)
   steps = min(max(steps, choose.fewest_steps), choose.most_steps)
   return min(steps, max(int(cpu.tflop * 1e12 / flop), 1)) if cpu else steps
 
 
 def groups_of(batch: int, tokens: float, limit: int) -> int:
-  """The fewest groups of a device whose tokens are no more than a limit.
+  """The fewest groups of a device's rows that keep within a limit of tokens.
 
+  A group is what is in memory at once (GradCache, arXiv 2101.06983).
   Recomputing layers would not do: XLA's CPU compiler undoes it.
   """
   whole = batch // len(jax.devices())
@@ -274,7 +291,11 @@ def groups_of(batch: int, tokens: float, limit: int) -> int:
 
 
 def trains(stage: PairConfig, trainable: str, lora: LoraConfig) -> PairConfig:
-  """The stage with what is trainable: patterns that freeze, or factors."""
+  """The stage's config with the given parts trainable.
+
+  `trainable` is "all", "no_table" (the token embeddings stay frozen) or "lora"
+  (only LoRA factors are trained).
+  """
   if trainable == "lora":
     at_least("lora.rank", lora.rank, 1)
     return dataclasses.replace(stage, lora=lora)
@@ -283,7 +304,7 @@ def trains(stage: PairConfig, trainable: str, lora: LoraConfig) -> PairConfig:
 
 
 def about(config: PairsConfig) -> list[str]:
-  """What was chosen, for people."""
+  """What was chosen, as lines for people."""
   stage = config.finetune
   epochs = stage.steps * stage.batch_size / config.pairs
   whole = round(config.choose.epochs * config.pairs / stage.batch_size)

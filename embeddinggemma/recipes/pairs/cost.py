@@ -1,16 +1,16 @@
-"""How long scoring and indexing take beside training: from what they read."""
+"""How long scoring and indexing will take, from the tokens that they encode."""
 
 import time
 from collections.abc import Mapping
 
-from embeddinggemma.load import Model
+from embeddinggemma.loading import Model
 from embeddinggemma.recipes import index
 from embeddinggemma.recipes.pairs import scores
 from embeddinggemma.retrieval import reading
 
-_SAMPLES = (64, 512, 2048)  # texts, until encoding them takes
-_SAMPLED = 2.0  # seconds
-_CHUNKS = 512  # of an index, that the length of all is taken from
+_SAMPLES = (64, 512, 2048)  # texts to time, the next number only if
+_SAMPLED = 2.0  # seconds have not passed yet
+_CHUNKS = 512  # sampled to estimate the tokens of a whole index
 
 
 def scoring(
@@ -21,16 +21,16 @@ def scoring(
   trained: int,
   soups: int,
 ) -> float:
-  """Seconds in which base and candidates are scored.
+  """Seconds to score the base and all candidates.
 
   Args:
-    costs: of scoring, by suite.
-    pace: seconds a token.
-    loading: seconds in which a model is read.
-    save: seconds in which a checkpoint is written.
-    trained: checkpoints of the training that are scored.
-    soups: means of base and result that are scored. One of two is read twice
-      and written once, then read as a model.
+    costs: per suite, what `scores.costs` returns.
+    pace: seconds to encode a token.
+    loading: seconds to read a model.
+    save: seconds to write a checkpoint.
+    trained: how many checkpoints of the training are scored.
+    soups: how many means of base and checkpoint are scored. For each, two
+      checkpoints are read and one is written, then read as a model.
   """
   seconds = {
     name: cost["ranking"] + cost["tokens"] * pace
@@ -48,7 +48,7 @@ def scoring(
 
 
 def searching(model: Model, pace: float, source: index.Source) -> float:
-  """About the seconds in which an index of a source is made."""
+  """Estimated seconds to index a source, from a sample of its chunks."""
   rows = reading.read(source.path, source.excluded).chunks
   sample = rows[:: max(len(rows) // _CHUNKS, 1)]
   texts, titles = [row.text for row in sample], [row.title for row in sample]
@@ -57,7 +57,7 @@ def searching(model: Model, pace: float, source: index.Source) -> float:
 
 
 def seconds_a_token(model: Model, suites: scores.Suites) -> float:
-  """Of encoding, in shapes that are compiled."""
+  """Seconds to encode a token of the suites' texts, without compilation."""
   texts = [
     text
     for tasks in suites.values()

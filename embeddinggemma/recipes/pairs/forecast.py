@@ -1,7 +1,8 @@
-"""How long a training takes and what memory it needs, from steps that are run.
+"""Forecast a training's time and memory by running a few of its steps.
 
-Batches come in few shapes. Each is compiled as training will use it, the
-compiler says what memory it takes, and only if that fits, steps are timed.
+Batches come in few shapes. The step is compiled for each as in training, the
+compiler reports the memory that it needs, and only if that fits are steps
+timed.
 """
 
 import collections
@@ -16,20 +17,22 @@ import jax
 import numpy as np
 
 from embeddinggemma import cache, sharding
-from embeddinggemma.recipes.pairs import memory
+from embeddinggemma.recipes.pairs import machine
 from embeddinggemma.report import page
-from embeddinggemma.training import checkpoints, run, stages, step, streams
+from embeddinggemma.training import checkpoints, run, stages, step
+from embeddinggemma.training import memory as memory_lib
+from embeddinggemma.training import prepare as prepare_lib
 from embeddinggemma.training import start as starting
-from embeddinggemma.training.config import PairConfig
 from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.types import Stage
 
 T = TypeVar("T")
 
-_DRAWN = 64  # batches of the run that its shapes are seen in
-_TIMED_SHAPES = 6  # the others' time is taken from their size
-_ROUNDS, _SECONDS = 8, 12.0  # of timed steps: so many, or for so long
-_SLOW = 3.0  # seconds of work that is not done twice
+_DRAWN = 64  # batches that are looked at to find the shapes of a run
+_TIMED_SHAPES = 6  # the others' time is scaled by their size
+_ROUNDS, _SECONDS = 8, 12.0  # most rounds of timed steps, and most seconds
+_SLOW = 3.0  # seconds from which on `warm` does not call twice
 
 
 class Shape(NamedTuple):
@@ -37,19 +40,19 @@ class Shape(NamedTuple):
 
   batch: Any
   share: float  # of the steps
-  positions: int
+  positions: int  # token positions of a batch, with padding
 
 
 class Training(NamedTuple):
-  """What a training is going to take: seconds and bytes."""
+  """What a training will take, in seconds and bytes."""
 
-  seconds: float  # compilation left out: it is done
-  compilation: float
-  step: float  # the mean
-  save: float  # of a checkpoint
-  memory: int  # of the process, with what it holds before it starts
-  room: int
-  shapes: int
+  seconds: float  # without the compilation that is done already
+  compilation: float  # that the forecast itself took, with preparing
+  step: float  # mean of a step
+  save: float  # of one checkpoint
+  memory: int  # of the process, with what it holds before training
+  room: int  # bytes that it may hold
+  shapes: int  # the number of different shapes of batches
 
 
 class Ready(NamedTuple):
@@ -58,15 +61,15 @@ class Ready(NamedTuple):
   mesh: jax.sharding.Mesh
   stage: Stage
   program: step.ByShape
-  state: Any  # shapes with their shardings
+  state: Any  # jax.ShapeDtypeStruct leaves with their shardings
   shapes: list[Shape]
-  packing: float  # seconds in which a batch is made
+  packing: float  # seconds to make a batch on the host
 
 
 def prepare(stage: PairConfig, made: Inputs) -> Ready:
-  """Reads what is trained on, and sees its shapes."""
+  """Read the data of a training, and list the shapes of its batches."""
   mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
-  data, _ = streams.dataset(stage, made, mesh.size)
+  data, _ = prepare_lib.dataset(stage, made, mesh.size)
   made_stage = stages.make(stage, mesh)
   return Ready(
     mesh,
@@ -80,15 +83,15 @@ def prepare(stage: PairConfig, made: Inputs) -> Ready:
 def training(
   stage: PairConfig, made: Inputs, directory: pathlib.Path, room: int
 ) -> Training:
-  """Compiles and times a training; Unfit where it needs more than `room`.
+  """Compile a training's steps and time them.
 
-  What was timed stays in the directory, so that a call that was interrupted
-  goes on where it was.
+  What was timed stays in the directory, so that an interrupted call continues.
+  Raises Unfit where the process would need more than `room` bytes.
   """
   began = time.perf_counter()
   ready = prepare(stage, made)
   own = memory_of(ready)
-  needed = memory.held() + own  # with what compilation has left behind
+  needed = machine.held() + own  # with what compilation has left behind
   if needed > room:
     raise Unfit(needed)
   shapes, program, mesh = ready.shapes, ready.program, ready.mesh
@@ -123,14 +126,14 @@ def training(
 def remembered(
   path: pathlib.Path, measure: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-  """What a file holds, or else what is measured now, which it then holds."""
+  """The content of a JSON file; if there is none, `measure` fills it first."""
   if not path.is_file():
     cache.write_json(path, measure())
   return cache.read_json(path)
 
 
 class Unfit(Exception):
-  """A training needs more memory than there is: so many bytes."""
+  """A training needs more memory than there is: `needed` bytes."""
 
   def __init__(self, needed: int):
     super().__init__(needed)
@@ -138,7 +141,10 @@ class Unfit(Exception):
 
 
 def shapes_of(data: grain.MapDataset, steps: int) -> tuple[list[Shape], float]:
-  """The shapes of a run's batches, and the seconds that one takes to make."""
+  """The shapes of a run's batches, and the seconds that making one takes.
+
+  Both come from a sample of batches spread over all steps.
+  """
   numbers = np.unique(np.linspace(0, steps - 1, min(steps, _DRAWN)).astype(int))
   found: dict[Any, Any] = {}
   counts: collections.Counter[Any] = collections.Counter()
@@ -167,39 +173,40 @@ def _abstract(batch: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def memory_of(ready: Ready) -> int:
-  """Of the largest shape: arguments, temporaries, and outputs that take the
-  place of no argument. A host's memory holds those of all its devices, and a
-  copy of the state while it is saved.
+  """Bytes that the step needs for the largest shape of batches.
+
+  They are its arguments, temporaries and the outputs that reuse no donated
+  argument; the program's code is left out. A host's memory holds those of all
+  its devices, and a copy of the state while a checkpoint is saved.
   """
   largest = max(ready.shapes, key=lambda shape: shape.positions)
   batch = _abstract(largest.batch, ready.mesh)
-  found = ready.program.compiled(ready.state, batch).memory_analysis()
-  # A backend that says nothing gives None.
-  of = lambda name: getattr(found, f"{name}_size_in_bytes", 0)
-  own = of("argument") + of("temp") + of("output") - of("alias")
+  program = ready.program.compiled(ready.state, batch)
+  own = memory_lib.of_program(program)._replace(code=0).needed
   saved, _ = state_bytes(ready.state)
   return _devices() * own + saved
 
 
 def state_bytes(state: Any) -> tuple[int, int]:
-  """Bytes of the copy that is saved, and of the state itself."""
+  """Bytes of the copy made while saving, and of the state itself."""
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-  saved = size if memory.on_host() else 0
+  saved = size if machine.on_host() else 0
   own = sum(map(sharding.device_bytes, jax.tree.leaves(state)))
   return saved, _devices() * own
 
 
 def _devices() -> int:
-  """How many share the memory that is looked at."""
-  return len(jax.local_devices()) if memory.on_host() else 1
+  """How many devices share the memory that is measured."""
+  return len(jax.local_devices()) if machine.on_host() else 1
 
 
 def _timed(
   program: step.ByShape, state: Any, shapes: list[Shape], mesh: Any
 ) -> tuple[Any, list[float]]:
-  """Mean seconds of a step of each shape, over rounds through all of them.
+  """The state, and the mean seconds of a step of each shape.
 
-  One at the least, after one that touches memory for the first time.
+  Every round runs all shapes once. The first is not timed, since it touches
+  memory for the first time; at least one is.
   """
   seconds = np.zeros(len(shapes))
   rounds, began = 0, time.perf_counter()
@@ -219,7 +226,7 @@ def _timed(
 
 
 def _write(state: Any, place: pathlib.Path) -> None:
-  """A checkpoint, thrown away again; so is one that a kill has left."""
+  """Write a checkpoint and delete it, with any that a killed call left."""
   shutil.rmtree(place, ignore_errors=True)
   store = checkpoints.Checkpoints(place)
   try:
@@ -230,9 +237,10 @@ def _write(state: Any, place: pathlib.Path) -> None:
 
 
 def warm(work: Callable[[], T]) -> tuple[T, float]:
-  """What some work gives, and its seconds without what is done but once.
+  """A function's result, and its seconds without what only a first call costs.
 
-  Slow work is done once: beside it, what starts it is nothing.
+  It is called twice, unless the first call is so slow that the rest is nothing
+  beside it.
   """
   began = time.perf_counter()
   result = work()
@@ -246,11 +254,11 @@ def warm(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def said(found: Mapping[str, Any]) -> str:
-  """The forecast as a line."""
+  """The forecast as one line for people."""
   return (
     f"forecast: {page.duration(found['seconds'])} (training"
     f" {page.duration(found['training'])}, scoring"
     f" {page.duration(found['scoring'])}, index"
-    f" {page.duration(found['indexing'])}), memory about {found['memory'] / memory.GB:.1f} GB of"
-    f" {found['room'] / memory.GB:.1f} GB"
+    f" {page.duration(found['indexing'])}), memory about {found['memory'] / machine.GB:.1f} GB of"
+    f" {found['room'] / machine.GB:.1f} GB"
   )

@@ -1,4 +1,4 @@
-"""What a run on own pairs leaves: summary, page, and what is printed."""
+"""The plan, summary and page of a run on own pairs."""
 
 import pathlib
 from collections.abc import Mapping
@@ -10,22 +10,26 @@ from embeddinggemma import cache
 from embeddinggemma.cache import Done
 from embeddinggemma.data import corpus
 from embeddinggemma.recipes import index
-from embeddinggemma.recipes.pairs import scores
+from embeddinggemma.recipes.pairs import choice, scores
 from embeddinggemma.recipes.pairs.config import PairsConfig, about
-from embeddinggemma.recipes.pairs.stages import SCORES_FILE, Run, steps
+from embeddinggemma.recipes.pairs.tasks import Run, tasks
 from embeddinggemma.recipes.run import Plan
 from embeddinggemma.report import forgetting, report
-from embeddinggemma.training import hooks
+from embeddinggemma.training import hooks, inputs
+from embeddinggemma.training.workdir import SCORES_FILE
 
-FORECAST = ("before", "finetune", "choose", "index")  # what it is of
-_QUESTION = 60  # characters
+FORECAST = ("before", "finetune", "choose", "index")  # tasks it covers
+_QUESTION = 60  # characters of a suggested query, at most
 
 
 def plan(config: PairsConfig, workdir: pathlib.Path, console: Console) -> Plan:
-  """A model tuned on the user's pairs; fails on what no data can mend."""
+  """The plan of a run on own pairs.
+
+  Raises BadInput for what would make a task fail whatever the data.
+  """
   run = Run(config, workdir, console)
   return Plan(
-    steps(run),
+    tasks(run),
     lambda done: summary(run, done),
     lambda found: show(found, run),
     about(config),
@@ -33,36 +37,36 @@ def plan(config: PairsConfig, workdir: pathlib.Path, console: Console) -> Plan:
 
 
 def summary(run: Run, done: Mapping[str, Done]) -> dict[str, Any]:
-  """What summary.json holds besides the stages."""
-  chosen = done["choose"]
+  """What summary.json holds besides the rows of the tasks."""
+  chosen = done["choose"].result(choice.Choice)
   of = lambda name: cache.read_json(run.workdir / name / SCORES_FILE)
   took = {name: done[name].seconds for name in FORECAST}
-  # What a kill ended has its steps in the log, not in the stage's seconds.
+  # Steps before a kill are in the log, but not in the task's seconds.
   rows = hooks.read_metrics(run.workdir / "finetune" / hooks.METRICS)
   took["finetune"] = max(took["finetune"], sum(row["seconds"] for row in rows))
   after = of("choose")
   return {
     "final": {
-      "checkpoint": str(run.workdir.resolve() / chosen.metrics["place"]),
-      "hash": chosen.hash,
+      "checkpoint": str(run.workdir.resolve() / chosen.place),
+      "hash": done["choose"].hash,
       "metrics": scores.means(after),
     },
     "base": {"path": run.config.base, "hash": run.config.base_hash},
     "forgetting": {
       "before": of("before"),
       "after": after,
-      "points": chosen.metrics["points"],
-      "chosen": chosen.metrics["chosen"],
-      "reason": chosen.metrics["reason"],
+      "points": chosen.points,
+      "chosen": chosen.chosen,
+      "reason": chosen.reason,
     },
     "forecast": {**done["forecast"].metrics, "took": sum(took.values())},
-    "data_hash": done["inputs"].metrics["data_hash"],
+    "data_hash": done["inputs"].result(inputs.Corpus).data_hash,
     "command": index.query_command(run.workdir, _question(run)),
   }
 
 
 def _question(run: Run) -> str:
-  """A query of the user's own, held out where there are such."""
+  """A query of the user's pairs to suggest, a held-out one if there is any."""
   own = run.suites.get(scores.TEST) or run.suites.get(scores.VALIDATION)
   if own:
     text = own[0].queries[0]
@@ -72,7 +76,7 @@ def _question(run: Run) -> str:
 
 
 def show(found: Mapping[str, Any], run: Run) -> None:
-  """Writes report.html and prints the tables of a summary."""
+  """Write report.html and print the tables of a summary."""
   console = run.console
   metrics = run.workdir / "finetune" / hooks.METRICS
   curves = {"finetune": hooks.read_metrics(metrics)}

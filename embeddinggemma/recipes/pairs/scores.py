@@ -1,4 +1,4 @@
-"""What a model is worth on its own pairs and in general, and what that costs."""
+"""Scores of a model on the user's held-out pairs and on general tasks."""
 
 import pathlib
 import time
@@ -10,14 +10,14 @@ from jaxtyping import Float
 from rich.console import Console
 
 from embeddinggemma.data import prompts
-from embeddinggemma.evaluate import suite
-from embeddinggemma.load import Model
+from embeddinggemma.evaluation import suite
+from embeddinggemma.loading import Model
 from embeddinggemma.progress import Progress
 from embeddinggemma.types import TextEncoder
 
-# The suites: two sides of the pairs' own split, and one of other text.
+# Names of the suites: two sides of the pairs' own split, and other text.
 TEST, VALIDATION, GENERAL = "own test", "own validation", "general"
-_BLOCK = 128  # texts that are encoded between two looks at the bar
+_BLOCK = 128  # texts that are encoded between two updates of the bar
 
 Suites = Mapping[str, Sequence[suite.EvalTask]]
 # {suite: {"mean": over task types, "tasks": {task: {"metric", "score",
@@ -26,7 +26,11 @@ Scores = dict[str, dict[str, Any]]
 
 
 def read(corpus: pathlib.Path, general: pathlib.Path) -> Suites:
-  """The suites that have tasks; few pairs leave a side of them without."""
+  """The suites, by name, that have tasks.
+
+  `corpus` is the folder of split pairs, `general` that of the general suite.
+  With few pairs, a side of the split can be without tasks.
+  """
   found = {
     TEST: suite.held_out(corpus, "test"),
     VALIDATION: suite.held_out(corpus, "validation"),
@@ -41,7 +45,7 @@ def tokens(
   prompt_name: str,
   titles: Sequence[str] = (),
 ) -> int:
-  """How many tokens a model reads of the texts under a prompt."""
+  """How many tokens a model reads of texts, each with the named prompt."""
   prompt = model.prompt(prompt_name)
   padded = titles or [""] * len(texts)
   whole = [
@@ -53,8 +57,11 @@ def tokens(
 
 
 def costs(model: Model, suites: Suites) -> dict[str, dict[str, float]]:
-  """Suite -> what scoring on it takes: the tokens that are encoded, and the
-  seconds of all that is no encoding, measured on random vectors."""
+  """What scoring on each suite costs.
+
+  Returns {suite: {"tokens": how many are encoded, "ranking": seconds of all but
+  encoding, measured on random vectors}}.
+  """
   found: dict[str, dict[str, float]] = {}
   random = np.random.default_rng(0)
   for name in suites:
@@ -76,7 +83,7 @@ def costs(model: Model, suites: Suites) -> dict[str, dict[str, float]]:
 def score(
   encode: TextEncoder, dim: int, suites: Suites, names: Sequence[str] = ()
 ) -> Scores:
-  """Scores at the full dimension, on the named suites or on all."""
+  """Scores at full dimension, on the named suites or, without names, on all."""
   scores: Scores = {}
   for name, tasks in suites.items():
     if names and name not in names:
@@ -103,7 +110,7 @@ def score_of(
   title: str,
   console: Console,
 ) -> Scores:
-  """The scores of a model, with a bar of the texts that are encoded."""
+  """Scores of a model on the named suites, with a bar of encoded texts."""
   texts = sum(
     len(task.queries) + len(task.documents)
     for name in names

@@ -1,4 +1,4 @@
-"""What to say of a training that does not fit in memory: what would."""
+"""Changes of a config with which a training that is too large would fit."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from embeddinggemma import sharding
 from embeddinggemma.config import LoraConfig
 from embeddinggemma.recipes.pairs import config as config_lib
-from embeddinggemma.recipes.pairs import forecast, memory
-from embeddinggemma.training import stages, step
-from embeddinggemma.training.config import PairConfig
+from embeddinggemma.recipes.pairs import forecast, machine
+from embeddinggemma.training import fitting, stages, step
 from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.types import BadInput
 
-_SHORTEST = 32  # tokens of a text, below which none is proposed
+_SHORTEST = 32  # least max_length, in tokens, that is proposed
 
 
 def advice(
@@ -22,15 +22,16 @@ def advice(
   unfit: forecast.Unfit,
   room: int,
 ) -> BadInput:
-  """What to say of a training that does not fit: the first way that would."""
-  gb = lambda size: f"{size / memory.GB:.2f} GB"
+  """The error for a training that does not fit: the first change that would."""
+  gb = lambda size: f"{size / machine.GB:.2f} GB"
   said = f"training needs about {gb(unfit.needed)}, there are {gb(room)}"
-  least = unfit.needed
-  for flags, other in ways(stage, lora):
-    size = needed(other, made, room)
+  sized = lambda way: (way[0], needed(way[1], made, room))
+  fits = lambda way: way[1] <= room
+  tried = list(fitting.until_one_fits(ways(stage, lora), sized, fits))
+  for flags, size in tried[-1:]:
     if size <= room:
       return BadInput(f"{said}; {flags} takes about {gb(size)}")
-    least = min(least, size)
+  least = min([unfit.needed, *(size for _, size in tried)])
   return BadInput(
     f"{said}, and no smaller way fits: the least takes {gb(least)} or more; use"
     " a smaller base or a larger machine"
@@ -40,7 +41,10 @@ def advice(
 def ways(
   stage: PairConfig, lora: LoraConfig
 ) -> Iterator[tuple[str, PairConfig]]:
-  """Ways that take less memory, from the least change on: (flags, stage)."""
+  """Changed configs that need less memory, as (flags, stage).
+
+  The smallest change comes first.
+  """
   mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
   most = stage.batch_size // mesh.size
   grouped = lambda given, groups: (
@@ -76,15 +80,15 @@ def ways(
 
 
 def needed(stage: PairConfig, made: Inputs, room: int) -> int:
-  """Bytes that the process holds while it trains: compiled, not run.
+  """Bytes that the process would hold while it trains; compiles, runs nothing.
 
-  Where the state alone is more than `room`, no more than that is said.
+  If the state alone exceeds `room`, its bytes are returned without compiling.
   """
   mesh = sharding.make_mesh(stage.mesh.data, stage.mesh.fsdp)
   state = step.abstract_state(stages.make(stage, mesh), stage.seed, mesh)
   saved, least = forecast.state_bytes(state)
-  if memory.held() + saved + least > room:
-    return memory.held() + saved + least
+  if machine.held() + saved + least > room:
+    return machine.held() + saved + least
   own = forecast.memory_of(forecast.prepare(stage, made))
   # What compilation itself has taken stays with the process.
-  return memory.held() + own
+  return machine.held() + own

@@ -1,4 +1,4 @@
-"""The paper's recipe, from raw text to a model that answers (figure 1)."""
+"""The paper's recipe, from raw text to a model (arXiv 2509.20354)."""
 
 from embeddinggemma.recipes.whole.config import RecipeConfig, build
 from embeddinggemma.recipes.whole.result import plan

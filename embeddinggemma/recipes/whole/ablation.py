@@ -1,4 +1,4 @@
-"""What the parts of finetuning are worth: the recipe again, without each.
+"""Ablation of finetuning: the recipe again, without one part at a time.
 
 The paper compares its soup with the ingredients (table 4) and gives no figure
 for distillation or hard negatives alone. Every arm trains with several seeds
@@ -14,25 +14,25 @@ from typing import Any
 from rich.console import Console
 
 from embeddinggemma import cache
-from embeddinggemma.evaluate import models as models_lib
-from embeddinggemma.evaluate import suite
+from embeddinggemma.evaluation import models as models_lib
+from embeddinggemma.evaluation import suite
 from embeddinggemma.recipes.whole import finetuning
 from embeddinggemma.training import run
 from embeddinggemma.training import workdir as workdir_lib
-from embeddinggemma.training.config import PairConfig
 from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.training.stages.pairs import PairConfig
+from embeddinggemma.training.workdir import SCORES_FILE
 from embeddinggemma.types import Weights
 
 RESULT_FILE = "ablation.json"
-SCORES_FILE = "scores.json"
 DONE_FILE = "trained.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class AblationConfig:
-  """With which seeds; none: the stage is left out."""
+  """Seeds and an additional suite of the ablation; no seeds: no ablation."""
 
-  seeds: tuple[int, ...]
+  seeds: tuple[int, ...]  # of training
   suite: str  # a folder of tasks to score on besides the recipe's own test
 
 
@@ -41,10 +41,10 @@ class Stages:
   """The two stages that are trained again, and what they read."""
 
   prefinetune: PairConfig
-  finetune: PairConfig  # where it starts is not said yet
+  finetune: PairConfig  # without its start, which each arm sets
   mixtures: Sequence[Weights]  # a finetuning with each
   inputs: Inputs  # with the mined negatives
-  workdir: pathlib.Path  # of the recipe, whose own seed is done
+  workdir: pathlib.Path  # of the recipe, which trained its own seed already
 
 
 def _whole(config: PairConfig) -> PairConfig:
@@ -60,7 +60,7 @@ def _without_negatives(config: PairConfig) -> PairConfig:
   return dataclasses.replace(config, negatives=0)
 
 
-# What is said behind the name of an arm's model -> the arm.
+# Suffix of the name of an arm's model -> the change of the config.
 ARMS: Mapping[str, Callable[[PairConfig], PairConfig]] = {
   "": _whole,
   "without distillation": _without_teacher,
@@ -75,7 +75,7 @@ def ablate(
   directory: pathlib.Path,
   console: Console,
 ) -> dict[str, Any]:
-  """Trains and scores every arm with every seed; continues in its folder.
+  """Train and score every arm with every seed, or continue in the folder.
 
   Returns the number of seeds, and writes {"seeds", "scores": {side: {model:
   [{task type or "mean": score} of each seed]}}}.
@@ -107,7 +107,7 @@ def _train(
   directory: pathlib.Path,
   console: Console,
 ) -> dict[str, pathlib.Path]:
-  """Trains an arm; the models of it that are compared, and their workdirs.
+  """Train an arm with a seed; returns its models' workdirs, by name.
 
   What an arm does not change is trained once, with the whole recipe.
   """
@@ -141,7 +141,10 @@ def _train_once(
   workdir: pathlib.Path,
   console: Console,
 ) -> None:
-  """Nothing, where it was done before: a recipe may be killed while it scores."""
+  """Train, unless the workdir was trained to the end before.
+
+  An earlier call may have been killed later, while scoring.
+  """
   if (workdir / DONE_FILE).is_file():
     return
   config = dataclasses.replace(config, keep_checkpoints=1)
@@ -152,9 +155,9 @@ def _train_once(
 def _scores(
   workdir: pathlib.Path, tasks: Mapping[str, Sequence[suite.EvalTask]]
 ) -> dict[str, dict[str, float]]:
-  """{side: {task type or "mean": score}}, computed once.
+  """{side: {task type or "mean": score}} of a model, computed once.
 
-  Few pairs leave a side of them without tasks; it is left out.
+  With few pairs a side can be without tasks; it is left out.
   """
   path = workdir / SCORES_FILE
   found = cache.read_json(path)

@@ -1,4 +1,4 @@
-"""What a recipe is: the configs of its stages, and how they fit together."""
+"""The config of the whole recipe, and a run of it."""
 
 import dataclasses
 import functools
@@ -15,28 +15,26 @@ from embeddinggemma.mining.candidates import MiningConfig
 from embeddinggemma.mining.teach import TeachConfig, teacher_of
 from embeddinggemma.mining.teacher import TeacherModel
 from embeddinggemma.model.config import ModelConfig
+from embeddinggemma.recipes.export import ExportConfig
 from embeddinggemma.recipes.index import IndexConfig
 from embeddinggemma.recipes.shared import fingerprint, without_knobs
-from embeddinggemma.recipes.shipping import ExportConfig
 from embeddinggemma.recipes.whole import initialise
 from embeddinggemma.recipes.whole.ablation import AblationConfig
 from embeddinggemma.recipes.whole.finetuning import SearchConfig
 from embeddinggemma.recipes.whole.initialise import InitialiseConfig
 from embeddinggemma.recipes.whole.qat import SpecsConfig
-from embeddinggemma.training import inputs
+from embeddinggemma.training import inputs, prepare, stages
 from embeddinggemma.training import start as starting
-from embeddinggemma.training.config import (
-  AdaptConfig,
-  LanguageConfig,
-  PairConfig,
-)
 from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.training.stages import language
+from embeddinggemma.training.stages.language import AdaptConfig, LanguageConfig
+from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.types import BadInput
 
 
 @dataclasses.dataclass(frozen=True)
 class RecipeConfig:
-  """A whole run, by stage."""
+  """The config of a whole run, by task; checks that the stages fit together."""
 
   pretrain: LanguageConfig
   adapt: AdaptConfig
@@ -50,10 +48,18 @@ class RecipeConfig:
   export: ExportConfig
   index: IndexConfig
   ablation: AblationConfig
-  seconds: dict[str, float]  # measured on two cores, for the plan
-  gflops: float  # of the machine that these were measured on
+  seconds: dict[str, float]  # of each task, measured on two cores
+  gflops: float  # GFLOP/s of the machine that they were measured on
 
   def __post_init__(self) -> None:
+    for stage in (
+      self.pretrain,
+      self.adapt,
+      self.prefinetune,
+      self.finetune,
+      self.qat,
+    ):
+      stages.kind_of(stage)  # an unknown name ends it here
     at_least("index.dim", self.index.dim, 1)
     if self.index.dim > self.prefinetune.model.embed_dim:
       raise BadInput(
@@ -109,7 +115,10 @@ class RecipeConfig:
 
 
 def fits(name: str, model: ModelConfig, other: ModelConfig) -> None:
-  """Raises BadInput where a stage's sizes are not those of the next one."""
+  """Raise BadInput where two consecutive stages' models differ in size.
+
+  `name` is the key of the later one, for the message.
+  """
   for field in dataclasses.fields(model):
     sides = model.portable, other.portable
     ours, theirs = (getattr(side, field.name) for side in sides)
@@ -121,17 +130,17 @@ def fits(name: str, model: ModelConfig, other: ModelConfig) -> None:
 
 
 def build(tree: Mapping[str, Any]) -> RecipeConfig:
-  """RecipeConfig from a tree whose top level also names common knobs.
+  """RecipeConfig from a tree whose top level also names common values.
 
-  configs/recipe.py puts seed, steps, ... at the top; they are references to
-  the same values inside the stages.
+  configs/recipe.py puts seed, steps, ... at the top; they are references to the
+  same values inside the stages.
   """
   return config.build(RecipeConfig, without_knobs(RecipeConfig, tree))
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A recipe in its workdir."""
+  """A run of the recipe, in its workdir, and the config of each stage."""
 
   recipe: RecipeConfig
   workdir: pathlib.Path
@@ -139,18 +148,21 @@ class Run:
 
   @functools.cached_property
   def teacher(self) -> TeacherModel | None:
-    """Whose vectors are matched; BadInput for one that is not there."""
+    """The teacher model, if any; BadInput if it cannot be opened."""
     stages = self.recipe.prefinetune, self.recipe.finetune
     used = any(stage.loss.distill for stage in stages)
     return teacher_of(self.recipe.teach) if used else None
 
   @functools.cached_property
   def outside(self) -> dict[str, Any]:
-    """What the stages depend on that none of them makes; fails on bad paths."""
+    """What tasks depend on that no task makes, as hashes.
+
+    Raises BadInput for paths that do not exist.
+    """
     recipe, model = self.recipe, self.teacher
     return {
-      "pairs": inputs.dependencies(recipe.prefinetune),
-      "text": inputs.dependencies(recipe.adapt),
+      "pairs": prepare.dependencies(recipe.prefinetune),
+      "text": prepare.dependencies(recipe.adapt),
       "start": inputs.parent(recipe.pretrain.init_from),
       "teacher": {**model.about, "width": model.width} if model else {},
       "searched": fingerprint("index.input", recipe.index.input),
@@ -159,31 +171,33 @@ class Run:
 
   @property
   def made(self) -> Inputs:
-    """What the stages `tokenizer` and `text` leave."""
-    made = inputs.of(self.recipe.adapt, self.workdir)  # its shards: "text"
+    """What training reads, from the folders `tokenizer` and `text`."""
+    made = prepare.inputs_in(
+      self.recipe.adapt, self.workdir
+    )  # its shards: "text"
     return Inputs(self.workdir / "tokenizer", made.shards)
 
   @property
   def mined(self) -> Inputs:
-    """The same with the hard negatives that the stage `mine` leaves."""
+    """The same with the hard negatives of the task `mine`."""
     return dataclasses.replace(self.made, mined=self.workdir / "mine")
 
   @property
   def parents(self) -> dict[str, pathlib.Path]:
-    """Where the starts that a stage trains are."""
+    """Start -> the workdir of the training whose weights it takes."""
     return {
       "decoder-only": self.workdir / "pretrain",
       "encoder-decoder": self.workdir / "adapt",
     }
 
   def adapt(self) -> AdaptConfig:
-    """Adaptation starts from what pretraining left."""
+    """The encoder-decoder adaptation, from the pretrained decoder."""
     start = str(self.workdir / "pretrain")
     return dataclasses.replace(self.recipe.adapt, init_from=start)
 
   @property
   def first(self) -> PairConfig:
-    """Pre-finetuning, with its teacher; where it starts is not said yet."""
+    """Pre-finetuning, with its teacher; `start_from` adds where it starts."""
     return self._taught(self.recipe.prefinetune)
 
   def prefinetune(self, chosen: str) -> PairConfig:
@@ -191,19 +205,19 @@ class Run:
     return initialise.start_from(self.first, chosen, self.parents)
 
   def finetune(self) -> PairConfig:
-    """Finetuning from what pre-finetuning left."""
+    """Finetuning, from the pre-finetuned model."""
     start = str(self.workdir / "prefinetune")
     taught = self._taught(self.recipe.finetune)
     return dataclasses.replace(taught, init_from=start)
 
   def qat(self) -> SpecsConfig:
-    """Quantisation-aware training starts from the soup."""
+    """Quantisation-aware training, from the soup."""
     start = str(self.workdir / "soup")
     return dataclasses.replace(self.recipe.qat, init_from=start)
 
   @property
   def quantised(self) -> dict[str, pathlib.Path]:
-    """Where the models are that are trained for a precision."""
+    """Spec -> the checkpoint's folder of the model trained for it."""
     specs = self.recipe.qat.specs
     return {spec: self.workdir / "qat" / spec for spec in specs}
 
@@ -214,7 +228,7 @@ class Run:
 
 
 def check(recipe: RecipeConfig) -> None:
-  """Fails on what no data can mend, in any stage, before the first."""
+  """Raise BadInput, before the first task, for what no data can mend."""
   for stage in (
     recipe.pretrain,
     recipe.adapt,
@@ -223,8 +237,8 @@ def check(recipe: RecipeConfig) -> None:
     *map(recipe.qat.of, recipe.qat.specs),
   ):
     starting.check(stage)
-  ours = inputs.given_tokenizer(recipe.prefinetune)
-  theirs = inputs.given_tokenizer(recipe.pretrain)
+  ours = prepare.given_tokenizer(recipe.prefinetune)
+  theirs = prepare.given_tokenizer(recipe.pretrain)
   if ours:
     denoisers.sentinels_of(ours)
   if theirs and (ours is None or ours.hash != theirs.hash):
@@ -232,7 +246,7 @@ def check(recipe: RecipeConfig) -> None:
       "pretrain has a tokenizer of its own (pretrain.init_from or"
       " pretrain.data); give the same as prefinetune.data.tokenizer"
     )
-  if recipe.adapt.data.path and inputs.from_pairs(recipe.adapt):
+  if recipe.adapt.data.path and language.from_pairs(recipe.adapt):
     raise BadInput(
       f"adapt.data.path={recipe.adapt.data.path} holds pairs; leave it empty:"
       " a recipe takes the texts of prefinetune's training pairs"

@@ -1,47 +1,65 @@
 """The finetuning half of the recipe (paper sections 2.2, 2.3, 3.3 and 3.4).
 
-A teacher's vectors, hard negatives, mixtures of tasks, a finetuning with each
-mixture that is picked, and what their soup is worth: functions of plain
-arguments, each of which continues in its folder.
+The search for mixtures of tasks, a finetuning with each mixture that is picked,
+and the soup of those: functions of plain arguments, of which all but the soup
+can continue in their folder.
 """
 
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from embeddinggemma import cache
-from embeddinggemma import soup as soup_lib
+from embeddinggemma import soups as soup_lib
 from embeddinggemma.config import at_least
 from embeddinggemma.data import corpus, mixture
-from embeddinggemma.evaluate import suite
-from embeddinggemma.evaluate.models import score
-from embeddinggemma.load import load
+from embeddinggemma.evaluation import suite
+from embeddinggemma.evaluation.models import score
+from embeddinggemma.loading import load
 from embeddinggemma.mixture import search as search_lib
-from embeddinggemma.mixture.optimizer import OptimizerConfig
+from embeddinggemma.mixture.optimizer import MixtureOptimizerConfig
 from embeddinggemma.training import inputs, run
 from embeddinggemma.training import workdir as record
-from embeddinggemma.training.config import PairConfig
 from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.types import BadInput, Stopped, Weights
 
 TRIALS_FILE = "trials.json"
 
 
+class Mixtures(NamedTuple):
+  """The result of the task `mixture`: the mixtures to finetune with.
+
+  Each is {"weights", "reason", "trial"}.
+  """
+
+  picked: list[dict[str, Any]]
+
+
+class Finetuned(NamedTuple):
+  """The result of the task `finetune`.
+
+  Of each finetuning, the content hash of its weights and its last loss.
+  """
+
+  ingredients: list[dict[str, Any]]
+
+
 @dataclasses.dataclass(frozen=True)
 class SearchConfig:
-  """Which mixtures are tried, and which of them are picked."""
+  """Which mixtures are tried, and how many of them are picked."""
 
-  steps: int  # of a trial
+  steps: int  # updates of a trial
   given: tuple[dict[str, float], ...]  # tried first, after the config's own
-  dirichlet: int
-  proposed: int
-  pick: int
-  diversity: float
+  dirichlet: int  # how many are drawn at random
+  proposed: int  # how many the optimizer proposes after those
+  pick: int  # how many are finetuned with
+  diversity: float  # weight of the distance to those picked before
   seed: int
-  optimizer: OptimizerConfig
+  optimizer: MixtureOptimizerConfig
 
   def __post_init__(self) -> None:
     at_least("search.steps", self.steps, 1)
@@ -51,7 +69,7 @@ class SearchConfig:
 
 
 def own_mixture(config: PairConfig, made: Inputs) -> Weights:
-  """The shares that a config's weights give the tasks of its data."""
+  """Task -> its share of the batches under the config's own weights."""
   sizes = corpus.about(made.corpus)["tasks"]
   return mixture.shares(sizes, config.data.weights, config.data.size_exponent)
 
@@ -72,12 +90,20 @@ def search(
   directory: pathlib.Path,
   console: Console,
 ) -> list[dict[str, Any]]:
-  """Tries mixtures and picks some: [{"weights", "reason", ...}].
+  """Try mixtures and pick some: [{"weights", "reason", ...}].
 
   A trial is the first `choice.steps` of a finetuning, scored on the held-out
-  validation tasks. All share the compiled step, since weights live in the
-  stream. With one task, or without validation, the config's own mixture is all
-  there is.
+  validation tasks. All share the compiled step, since the shares belong to the
+  data. With one task, or without validation, the config's own mixture is the
+  only one.
+
+  Args:
+    config: the finetuning.
+    choice: what is tried and picked.
+    made: what it reads.
+    key: what a trial's scores depend on besides its mixture.
+    directory: keeps the trials, so that a call can continue.
+    console: for progress.
   """
   count = 1 + len(choice.given) + choice.dirichlet + choice.proposed
   if count < choice.pick:
@@ -134,7 +160,7 @@ def search(
 
 
 def _without_mixture(config: PairConfig) -> dict[str, Any]:
-  """What a trial's score depends on besides its weights."""
+  """What a trial's score depends on besides its shares."""
   return record.relevant(with_mixture(config, {}))
 
 
@@ -158,10 +184,11 @@ def finetune(
   searched: pathlib.Path,
   directory: pathlib.Path,
   console: Console,
-) -> dict[str, Any]:
-  """One finetuning with each picked mixture, in DIRECTORY/1, 2, ...
+) -> Finetuned:
+  """Finetune with each picked mixture, in DIRECTORY/1, 2, ...
 
-  Each goes on from its trial, which is its first steps.
+  `searched` is the search's folder: a finetuning continues from its trial,
+  which is its first steps.
   """
   results = []
   for number, item in enumerate(picked, 1):
@@ -172,18 +199,18 @@ def finetune(
       record.go_on(searched / item["trial"], workdir)
     own = with_mixture(config, item["weights"])
     results.append(run.train(own, made, workdir, console))
-  return {
-    "ingredients": [
+  return Finetuned(
+    [
       {key: result[key] for key in ("hash", "loss") if key in result}
       for result in results
     ]
-  }
+  )
 
 
 def soup(
   paths: Sequence[pathlib.Path], workdir: pathlib.Path
 ) -> dict[str, Any]:
-  """The unweighted mean of the finetunings, as section 3.4 has it."""
+  """The unweighted mean of the finetuned models' weights (section 3.4)."""
   place = soup_lib.soup(paths, None, workdir, least=1)
   return {
     "checkpoint": str(place.relative_to(workdir)),

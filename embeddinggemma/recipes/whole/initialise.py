@@ -1,48 +1,54 @@
-"""Where contrastive training starts from, decided on validation (section 4.3).
+"""The choice of where contrastive training starts from (paper section 4.3).
 
-Every candidate gets the same first steps of the very run that is to come, so
-the winner's are not lost: pre-finetuning goes on from them.
+Every candidate gets the same first steps of the very pre-finetuning that is to
+come, which then continues from the winner's. Scores on validation decide.
 """
 
 import dataclasses
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from embeddinggemma import cache
 from embeddinggemma.config import at_least, suggest
-from embeddinggemma.evaluate import suite
-from embeddinggemma.load import load
+from embeddinggemma.evaluation import suite
+from embeddinggemma.evaluation.suite import SIDES
+from embeddinggemma.loading import load
+from embeddinggemma.report.starts import STARTS
 from embeddinggemma.training import run
-from embeddinggemma.training.config import PairConfig
 from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.training.workdir import SCORES_FILE
 from embeddinggemma.types import BadInput
 
-# From the least that is known to the most; the last is the paper's choice.
-INITS = ("random", "lsa", "decoder-only", "encoder-decoder")
-SIDES = ("validation", "test")
 RESULT_FILE = "initialisation.json"
+
+
+class Chosen(NamedTuple):
+  """The start that was chosen, and every candidate's median score."""
+
+  chosen: str
+  median: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class InitialiseConfig:
   """Which starts are compared, and how."""
 
-  inits: tuple[str, ...]
+  inits: tuple[str, ...]  # starts, names of STARTS
   seeds: tuple[int, ...]  # of contrastive training
-  steps: int  # of pre-finetuning's, before they are compared
-  tasks: tuple[str, ...]  # held-out tasks that decide; where none is: all
+  steps: int  # of pre-finetuning, after which they are compared
+  tasks: tuple[str, ...]  # held-out tasks that decide; if there is none: all
 
   def __post_init__(self) -> None:
     at_least("initialise.steps", self.steps, 1)
     for name in self.inits:
-      if name not in INITS:
+      if name not in STARTS:
         raise BadInput(
-          f"initialise.inits: unknown {name!r}{suggest(name, list(INITS))}"
+          f"initialise.inits: unknown {name!r}{suggest(name, list(STARTS))}"
         )
     for name in ("inits", "seeds"):
       if not getattr(self, name):
@@ -52,7 +58,10 @@ class InitialiseConfig:
 def start_from(
   config: PairConfig, name: str, parents: Mapping[str, pathlib.Path]
 ) -> PairConfig:
-  """The same pre-finetuning from another start."""
+  """The pre-finetuning's config with another start.
+
+  `parents` are the workdirs of starts that a stage trained.
+  """
   if name in parents:
     return dataclasses.replace(config, init_from=str(parents[name]))
   return dataclasses.replace(config, init=name, init_from="")
@@ -70,11 +79,12 @@ def compare(
   made: Inputs,
   directory: pathlib.Path,
   console: Console,
-) -> dict[str, Any]:
-  """Trains and scores every candidate; writes and returns the result.
+) -> Chosen:
+  """Train and score every candidate with every seed, and choose one.
 
-  {"metric", "task", "steps", "of", "chosen", "rows": [{"init", "seed",
-  "validation", "test"}]}; a side without texts is None.
+  It writes initialisation.json: {"metric", "task", "steps", "of", "chosen",
+  "rows": [{"init", "seed", "validation", "test"}]}; the score of a side without
+  texts is None.
   """
   tasks = {side: _tasks(made.corpus, side, choice.tasks) for side in SIDES}
   rows, metric = [], ""
@@ -103,17 +113,17 @@ def compare(
   }
   cache.write_json(directory / RESULT_FILE, result)
   console.print(f"starts from: {result['chosen']}", highlight=False)
-  return {"chosen": result["chosen"], "median": medians(rows)}
+  return Chosen(result["chosen"], medians(rows))
 
 
 def choose(rows: Sequence[Mapping[str, Any]], inits: Sequence[str]) -> str:
-  """The best median on validation; without one, the last candidate."""
+  """The start with the best median on validation; without one, the last."""
   found = medians(rows)
   return max(found, key=lambda name: found[name]) if found else inits[-1]
 
 
 def medians(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """Candidate -> its median over seeds, on validation."""
+  """Start -> its median score over seeds, on validation."""
   by_init: dict[str, list[float]] = {}
   for row in rows:
     if row["validation"] is not None:
@@ -133,7 +143,7 @@ def _scores(
   config: PairConfig,
   tasks: Mapping[str, Sequence[suite.EvalTask]],
 ) -> dict[str, Any]:
-  """The mean of the tasks' main metrics on each side."""
+  """The mean of the tasks' main metrics on each side, computed once."""
   model = load(workdir)
   metric, sides = "", dict.fromkeys(SIDES)
   for side, held_out in tasks.items():

@@ -1,34 +1,43 @@
-"""Quantisation-aware training and what it is worth (paper section 3.5).
+"""Quantisation-aware training, and what it gains (paper section 3.5).
 
-The paper trains three checkpoints, one for each precision, in the finetuning
-stage. As for Gemma 3, the targets are those of the unquantised checkpoint:
-here its vectors, of the texts that training reads.
+The paper trains three checkpoints, one per precision, in the finetuning stage.
+As for Gemma 3, the targets are the outputs of the unquantised checkpoint: here
+its vectors of the texts that training reads.
 """
 
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from embeddinggemma import checkpoint, quantize
-from embeddinggemma.evaluate import models as models_lib
-from embeddinggemma.evaluate import suite
-from embeddinggemma.load import load
+from embeddinggemma.evaluation import models as models_lib
+from embeddinggemma.evaluation import suite
+from embeddinggemma.loading import load
 from embeddinggemma.report import precision as precision_lib
 from embeddinggemma.training import run
-from embeddinggemma.training.alone import TEACH, with_teacher
-from embeddinggemma.training.config import QatConfig
 from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.training.stages import qat
+from embeddinggemma.training.stages.qat import QatConfig
+
+
+class Trained(NamedTuple):
+  """The result of the task `qat`.
+
+  Spec -> {"checkpoint": relative to the task's folder, "hash", "loss"}.
+  """
+
+  models: dict[str, dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class SpecsConfig(QatConfig):
-  """A recipe's: the same training for each of several specs, or for none."""
+  """The same quantisation-aware training for each of several specs, or none."""
 
   specs: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
-  # Of a spec that needs another learning rate than optimizer.lr.
+  # Spec -> its learning rate, where that is not optimizer.lr.
   lr: dict[str, float] = dataclasses.field(default_factory=dict, kw_only=True)
 
   def __post_init__(self) -> None:
@@ -38,7 +47,7 @@ class SpecsConfig(QatConfig):
         quantize.spec_of(spec, f"qat.{name}")
 
   def of(self, spec: str) -> QatConfig:
-    """The training for one of them."""
+    """The training for one spec, with the spec's own learning rate, if any."""
     own = {f.name: getattr(self, f.name) for f in dataclasses.fields(QatConfig)}
     rate = self.lr.get(spec, self.optimizer.lr)
     own["quantize"] = dataclasses.replace(self.quantize, spec=spec)
@@ -51,9 +60,9 @@ def train_each(
   made: Inputs,
   directory: pathlib.Path,
   console: Console,
-) -> dict[str, Any]:
-  """Trains for each spec in DIRECTORY/SPEC; {"models": {spec: ...}}."""
-  taught = with_teacher(config, made, directory / TEACH, console)
+) -> Trained:
+  """Train for each spec, in DIRECTORY/SPEC."""
+  taught = qat.taught(config, made, directory / qat.TEACH, console)
   models = {}
   for spec in config.specs:
     own = dataclasses.replace(config.of(spec), teacher=taught.teacher)
@@ -61,7 +70,7 @@ def train_each(
     place = f"{spec}/{found['checkpoint']}"
     row = {key: found[key] for key in ("hash", "loss") if key in found}
     models[spec] = {"checkpoint": place, **row}
-  return {"models": models}
+  return Trained(models)
 
 
 def compare(
@@ -73,7 +82,12 @@ def compare(
 ) -> list[precision_lib.Row]:
   """Rows of a model as it is, rounded to each spec, and trained for each.
 
-  `scores` are what the model as it is has on the tasks.
+  Args:
+    parent: the model as it is.
+    scores: its scores on the tasks.
+    trained: spec -> the model that was trained for it.
+    tasks: what all are scored on.
+    console: for progress.
   """
   tensors = checkpoint.read_shapes(checkpoint.find(parent))
   shapes = {"/".join(name): x.shape for name, x in tensors.items()}

@@ -1,4 +1,4 @@
-"""What a whole recipe leaves: its plan, summary and page."""
+"""The plan, summary and page of the whole recipe."""
 
 import dataclasses
 import pathlib
@@ -9,30 +9,31 @@ from rich.console import Console
 
 from embeddinggemma import cache
 from embeddinggemma.cache import Done
-from embeddinggemma.recipes import index
+from embeddinggemma.recipes import export, index
 from embeddinggemma.recipes.run import Plan
 from embeddinggemma.recipes.whole import (
   ablation,
   finetuning,
   initialise,
+  qat,
   scoring,
 )
 from embeddinggemma.recipes.whole import config as recipe
-from embeddinggemma.recipes.whole import stages as steps_lib
+from embeddinggemma.recipes.whole import tasks as tasks_lib
 from embeddinggemma.recipes.whole.config import RecipeConfig
 from embeddinggemma.report import report
-from embeddinggemma.training import hooks, inputs
+from embeddinggemma.training import hooks, inputs, prepare
 
 TRAINED = ("pretrain", "adapt", "prefinetune")
 QUESTION = "how do I parse a date"
 
 
 def plan(config: RecipeConfig, workdir: pathlib.Path, console: Console) -> Plan:
-  """The whole recipe; fails on what no data can mend."""
+  """The plan of the whole recipe; BadInput for what no data can mend."""
   recipe.check(config)
-  inputs.check_place(config.adapt, workdir)
+  prepare.check_place(config.adapt, workdir)
   return Plan(
-    steps_lib.steps(recipe.Run(config, workdir, console)),
+    tasks_lib.tasks(recipe.Run(config, workdir, console)),
     lambda done: _summary(workdir, done),
     lambda summary: _show(summary, workdir, console),
     seconds=config.seconds,
@@ -56,13 +57,13 @@ def _summary(workdir: pathlib.Path, done: Mapping[str, Done]) -> dict[str, Any]:
     **scores,
     "initialisation": cache.read_json(compared),
     "mixtures": cache.read_json(workdir / "mixture" / finetuning.TRIALS_FILE)
-    | {"picked": done["mixture"].metrics["picked"]},
+    | {"picked": done["mixture"].result(finetuning.Mixtures).picked},
     "quantised": _quantised(workdir, done),
     "ablation": cache.read_json(workdir / "ablation" / ablation.RESULT_FILE)
     if "ablation" in done
     else {},
-    "exports": done["export"].metrics["exports"],
-    "data_hash": done["tokenizer"].metrics["data_hash"],
+    "exports": done["export"].result(export.Exported).exports,
+    "data_hash": done["tokenizer"].result(inputs.Corpus).data_hash,
     "command": index.query_command(workdir, QUESTION),
   }
 
@@ -70,7 +71,7 @@ def _summary(workdir: pathlib.Path, done: Mapping[str, Done]) -> dict[str, Any]:
 def _quantised(
   workdir: pathlib.Path, done: Mapping[str, Done]
 ) -> dict[str, Any]:
-  """Spec -> the model that was trained for it, beside the final one."""
+  """Spec -> the checkpoint and hash of the model that was trained for it."""
   if "qat" not in done:
     return {}
   stage = done["qat"]
@@ -80,7 +81,7 @@ def _quantised(
       "checkpoint": cache.checkpoint_of(workdir, place(row)),
       "hash": row["hash"],
     }
-    for spec, row in stage.metrics["models"].items()
+    for spec, row in stage.result(qat.Trained).models.items()
   }
 
 

@@ -1,18 +1,18 @@
-"""The recipe's stage `evaluate`: every model that it made, on held-out texts."""
+"""The task `evaluate`: scores of every model of the run on held-out pairs."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embeddinggemma import cache, doctor
-from embeddinggemma.evaluate import models, quality, suite, vectors
-from embeddinggemma.load import assemble, load
+from embeddinggemma.evaluation import models, quality, suite, vectors
+from embeddinggemma.loading import assemble, load
 from embeddinggemma.losses import matryoshka
-from embeddinggemma.recipes.whole import initialise, qat
+from embeddinggemma.recipes.whole import qat
 from embeddinggemma.recipes.whole.config import Run
 from embeddinggemma.training import start
 
-# Of the stage's folder, by their keys in summary.json: what `evaluate` leaves.
+# Key in summary.json -> the file that the task `evaluate` leaves in its folder.
 FILES = {
   "quality": "quality.json",
   "souped": "souped.json",
@@ -27,11 +27,11 @@ def score(
   ingredients: Mapping[str, pathlib.Path],
   directory: pathlib.Path,
 ) -> dict[str, Any]:
-  """Scores the soup on validation and test, beside what it must beat.
+  """Score the soup on validation and test, beside the models it must beat.
 
-  Args:
-    chosen: what pre-finetuning started from.
-    ingredients: the finetunings, by name.
+  `chosen` is what pre-finetuning started from, `ingredients` are the finetuned
+  models' workdirs, by name. Scores go to files in `directory`; returns those
+  that the task's record keeps.
   """
   tuned = load(run.workdir / "soup")
   doctor.check_or_stop(tuned, run.console)  # before minutes of scoring
@@ -45,7 +45,7 @@ def score(
   encode = suite.remember(tuned)
   dims = matryoshka.dims_of(tuned.config.embed_dim)
   found: dict[str, dict[str, Any]] = {name: {} for name in FILES}
-  for side in initialise.SIDES:
+  for side in suite.SIDES:
     tasks = suite.held_out(run.made.corpus, side)
     if not tasks:
       run.console.print(
@@ -83,5 +83,5 @@ def score(
 def _by_type(
   tasks: Sequence[suite.EvalTask], scores: suite.TaskScores
 ) -> dict[str, float]:
-  """{task type or "mean": score}, at full dimension, which stands first."""
+  """{task type or "mean": score}, at full dimension."""
   return suite.with_mean(suite.by_type(suite.summarise(tasks, scores)))

@@ -1,4 +1,7 @@
-"""Vectors of a GGUF file from llama.cpp, by xllamacpp. REQUEST REPLY"""
+"""A program: vectors of a GGUF file from llama.cpp, by xllamacpp.
+
+Its arguments are the paths of the request and of the reply.
+"""
 
 import importlib
 import json
@@ -8,7 +11,7 @@ from typing import Any
 
 
 def main(request: str, reply: str) -> None:
-  """Answers a request; what llama.cpp does not take ends the process."""
+  """Answer a request; a file that llama.cpp cannot use ends the process."""
   # By name: it says nothing of its types.
   xllamacpp: Any = importlib.import_module("xllamacpp")
   asked = json.loads(pathlib.Path(request).read_text())

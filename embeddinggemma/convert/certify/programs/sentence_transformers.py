@@ -1,4 +1,7 @@
-"""Vectors of a folder from sentence-transformers. REQUEST REPLY"""
+"""A program: vectors of a folder from sentence-transformers.
+
+Its arguments are the paths of the request and of the reply.
+"""
 
 import json
 import pathlib
@@ -11,7 +14,7 @@ _BATCH = 8  # texts of different lengths are padded together
 
 
 def main(request: str, reply: str) -> None:
-  """Answers a request: texts in padded batches, rows of ids alone."""
+  """Answer a request: texts in padded batches, rows of ids one by one."""
   import numpy as np
   import sentence_transformers  # pyrefly: ignore[missing-import]
   import torch  # pyrefly: ignore[missing-import]

@@ -1,0 +1,47 @@
+"""The kinds of tasks that a model is scored on; KINDS is their table."""
+
+from collections.abc import Mapping
+
+from embeddinggemma.evaluation.kinds import (
+  bitext,
+  classification,
+  clustering,
+  retrieval,
+  sts,
+)
+from embeddinggemma.evaluation.kinds.task import EvalTask, Kind
+
+# The name of a kind, as EvalTask has it -> the kind. Of several that recognise
+# a file, the first reads it.
+KINDS: dict[str, Kind] = {
+  retrieval.NAME: retrieval.KIND,
+  sts.NAME: sts.KIND,
+  bitext.NAME: bitext.KIND,
+  classification.NAME: classification.KIND,
+  clustering.NAME: clustering.KIND,
+}
+
+
+def of(task: EvalTask) -> Kind:
+  """The kind of a task; ValueError if it is not in KINDS."""
+  if task.kind not in KINDS:
+    raise ValueError(f"{task.name}: no metric for kind {task.kind!r}")
+  return KINDS[task.kind]
+
+
+def type_of(task: EvalTask) -> str:
+  """The task type under which the mean over types counts a task."""
+  own = of(task).type_of
+  return own(task.task) if own else task.kind
+
+
+def main_metric(scores: Mapping[str, float]) -> str:
+  """The metric that a task is judged by, inferred from its scores.
+
+  It is the first metric of the first kind that could have given these scores.
+  """
+  return next(
+    kind.metrics[0]
+    for kind in KINDS.values()
+    if kind.metrics[0] in scores and set(scores) <= set(kind.metrics)
+  )

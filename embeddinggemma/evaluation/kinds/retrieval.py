@@ -1,0 +1,102 @@
+"""Search: a BEIR folder, or a pairs.jsonl whose positives are the documents.
+
+`gold` is, per query, a dict {document index: grade}.
+"""
+
+import collections
+import re
+from collections.abc import Callable, Sequence, Set
+from pathlib import Path
+
+import numpy as np
+
+from embeddinggemma.data import beir, prompts, sources
+from embeddinggemma.evaluation import metrics
+from embeddinggemma.evaluation.kinds.task import EvalTask, Kind, named_in
+from embeddinggemma.types import Pair
+
+NAME = "retrieval"
+CODE_WORDS = {"code", "python", "java", "javascript", "typescript", "cpp"}
+CODE_WORDS |= {"csharp", "go", "php", "ruby", "rust", "kotlin", "bash", "sql"}
+PAIR_QUERIES = 1000  # most queries of a task of a pairs.jsonl
+_PAIRS = "pairs.jsonl"
+
+
+def from_pairs(name: str, task: str, pairs: Sequence[Pair]) -> EvalTask:
+  """Pairs of one task as retrieval among their positives."""
+  return _task(name, task, beir.as_retrieval(pairs, PAIR_QUERIES))
+
+
+def _recognises(path: Path, keys: Callable[[], Set[str]]) -> bool:
+  del keys
+  return path.name == _PAIRS or (path / "corpus.jsonl").exists()
+
+
+def _read(path: Path, name: str) -> list[EvalTask]:
+  if path.is_dir():
+    task = named_in(path, _fitting(name))
+    return [_task(name, task, beir.read_retrieval(path))]
+  name = name.removesuffix("/pairs")
+  pairs: dict[str, list[Pair]] = collections.defaultdict(list)
+  for pair in sources.read_file(path):
+    pairs[pair.task].append(pair)
+  return [
+    from_pairs(f"{name}/{task}" if len(pairs) > 1 else name, task, rows)
+    for task, rows in pairs.items()
+  ]
+
+
+def _task(name: str, task: str, data: beir.Retrieval) -> EvalTask:
+  places = {key: index for index, key in enumerate(data.corpus)}
+  gold, same = [], []
+  for key, relevant in data.qrels.items():
+    gold.append({places[doc]: grade for doc, grade in relevant.items()})
+    itself = key in places and key not in relevant
+    itself = itself and _equal(data.queries[key], data.corpus[key][1])
+    same.append(places[key] if itself else -1)
+  return EvalTask(
+    name,
+    NAME,
+    task,
+    tuple(data.queries[key] for key in data.qrels),
+    tuple(text for _, text in data.corpus.values()),
+    tuple(title for title, _ in data.corpus.values()),
+    tuple(gold),
+    tuple(same),
+  )
+
+
+def _equal(first: str, second: str) -> bool:
+  return beir.normalised(first) == beir.normalised(second)
+
+
+def _fitting(name: str) -> str:
+  """The task that a folder's name suggests, else "search result"."""
+  words = re.split(r"[/_\-. ]+", name.lower())
+  for word in (name.rsplit("/", 1)[-1].lower(), *words):
+    if word in prompts.TASKS:
+      return word
+  if CODE_WORDS.intersection(words):
+    return "code"
+  if any(word.endswith(("qa", "quad")) for word in words):
+    return "qa"
+  return NAME
+
+
+def _score(
+  task: EvalTask, left: np.ndarray, right: np.ndarray
+) -> dict[str, float]:
+  score = metrics.dense_scores(left, right)
+  rankings = metrics.rank(score, task.same, len(task.documents))
+  return metrics.retrieval(rankings, task.gold)
+
+
+KIND = Kind(
+  _recognises,
+  _read,
+  _score,
+  ("ndcg@10", "recall@10", "recall@100", "mrr@10"),
+  prompts.document_prompt,
+  lambda task: prompts.TASKS[task].type,
+  searches=True,
+)

@@ -1,0 +1,42 @@
+"""Similarity of sentences: rows of {"sentence1", "sentence2", "score"}.
+
+`gold` is the score of each (query, document).
+"""
+
+from pathlib import Path
+
+from embeddinggemma.data import jsonl
+from embeddinggemma.evaluation import metrics
+from embeddinggemma.evaluation.kinds.task import EvalTask, Kind, named_in
+from embeddinggemma.types import BadInput
+
+NAME = "sts"
+SENTENCES = ("sentence1", "sentence2")
+
+
+def _read(path: Path, name: str) -> list[EvalTask]:
+  left, right, scores = [], [], []
+  for origin, row in jsonl.read_rows(path, SENTENCES):
+    left.append(row["sentence1"])
+    right.append(row["sentence2"])
+    scores.append(_number(origin, row.get("score")))
+  if len(set(scores)) < 2:
+    raise BadInput(f"{path}: all scores are equal; nothing to correlate with")
+  task, sides = named_in(path.parent, NAME), (tuple(left), tuple(right))
+  return [EvalTask(name, NAME, task, *sides, gold=tuple(scores))]
+
+
+def _number(origin: str, value: object) -> float:
+  if isinstance(value, int | float) and abs(value) < float("inf"):
+    return float(value)
+  raise BadInput(f"{origin}: 'score' is not a finite number")
+
+
+KIND = Kind(
+  lambda path, keys: {*SENTENCES, "score"} <= keys(),
+  _read,
+  lambda task, left, right: metrics.similarity(left, right, task.gold),
+  ("spearman",),
+  called="STS",
+  rows="sentence1 and sentence2 (with score: STS, without: bitext)",
+)

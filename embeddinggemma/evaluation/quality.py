@@ -1,0 +1,66 @@
+"""A model's scores beside BM25, hybrid search and the model untrained."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from embeddinggemma import progress as progress_lib
+from embeddinggemma.evaluation import suite
+from embeddinggemma.loading import Model
+from embeddinggemma.losses import matryoshka
+from embeddinggemma.types import TextEncoder
+
+# Names of the rows of the quality table.
+UNTRAINED, MODEL, HYBRID = "untrained", "model", "model + BM25"
+
+
+def quality(
+  encode: TextEncoder,
+  dims: Sequence[int],
+  fresh: Model | None,
+  tasks: Sequence[suite.EvalTask],
+  console: Console,
+  name: str,
+) -> dict[str, Any]:
+  """Scores of all systems: {system: {task: {dim: {metric: value}}}}.
+
+  Args:
+    encode: the model; it must keep its results (`suite.remember`), since hybrid
+      search asks for them again.
+    dims: the Matryoshka dimensions.
+    fresh: the untrained model; None leaves it out.
+    tasks: the suite.
+    console: where progress is shown.
+    name: the suite's, for the progress bar.
+  """
+  table: dict[str, Any] = {}
+  with progress_lib.Progress(console, name, 4) as progress:
+    table.update(suite.baselines(tasks))
+    progress.show(1, "word baselines")
+    if fresh is not None:
+      table[UNTRAINED] = suite.evaluate(fresh, tasks, dims[:1])["tasks"]
+    progress.show(2, "untrained model")
+    table[MODEL] = suite.evaluate(encode, tasks, dims)["tasks"]
+    progress.show(3, "model")
+    table[HYBRID] = suite.hybrid(encode, tasks, dims[0])
+    progress.show(4, "hybrid")
+  return table
+
+
+def evaluate(
+  model: Model, tasks: Sequence[suite.EvalTask], console: Console
+) -> dict[str, Any]:
+  """Scores of a model on a suite, at each of its Matryoshka dimensions.
+
+  Returns {"quality": what `quality` returns, "summary": by dimension, the means
+  over tasks and over task types, and each task's main metric}.
+  """
+  dims = matryoshka.dims_of(model.config.embed_dim)
+  encode = suite.remember(model)
+  table = quality(encode, dims, None, tasks, console, "evaluate")
+  summary = suite.summarise(tasks, table[MODEL])
+  return {
+    "quality": table,
+    "summary": {k: v for k, v in summary.items() if k != "tasks"},
+  }

@@ -1,0 +1,31 @@
+"""Parts that stages of every kind share."""
+
+import re
+from collections.abc import Callable
+
+from embeddinggemma.training import optimizer
+from embeddinggemma.training.config import TrainConfig
+from embeddinggemma.types import Key, Objective, Params, Stage
+
+
+def stage(
+  config: TrainConfig, init: Callable[[Key], Params], objective: Objective
+) -> Stage:
+  """A stage with this objective, the optimizer, and frozen parameters."""
+  frozen = re.compile("|".join(config.frozen) or r"(?!)")
+  return Stage(
+    name=config.stage,
+    init=init,
+    objective=objective,
+    optimizer=optimizer.adamw(config.optimizer, config.steps),
+    trainable=lambda path: not frozen.search(path),
+    rules=config.mesh.rules,
+  )
+
+
+def is_regular(config: TrainConfig, last: int, step: int) -> bool:
+  """Whether an undisturbed run saves a checkpoint at a step.
+
+  Other steps are saved because of the time or a preemption.
+  """
+  return step % config.every_checkpoint == 0 or step in (last, config.steps)

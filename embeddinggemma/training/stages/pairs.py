@@ -1,0 +1,497 @@
+"""Contrastive training on pairs: pre-finetuning and finetuning.
+
+One function of two configs (paper sections 2.2 and 2.3): pre-finetuning has
+larger batches and no hard negatives.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+
+from embeddinggemma import cache, checkpoint, encode, sharding
+from embeddinggemma.config import (
+  DataConfig,
+  LoraConfig,
+  LossConfig,
+  at_least,
+  one_of,
+)
+from embeddinggemma.data import (
+  corpus,
+  loader,
+  mixture,
+  packing,
+  prompts,
+  sources,
+)
+from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.losses import distill, matryoshka, objectives
+from embeddinggemma.losses import terms as terms_lib
+from embeddinggemma.mining import negatives, teacher
+from embeddinggemma.model import adapt as surgery
+from embeddinggemma.model import embedder, flops, lora
+from embeddinggemma.training import inputs, memory
+from embeddinggemma.training.config import TrainConfig
+from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.training.memory import Calls
+from embeddinggemma.training.stages import common, shapes
+from embeddinggemma.training.stages.kind import Kind, Result, Say, Shown
+from embeddinggemma.types import (
+  BadInput,
+  Key,
+  LossTerm,
+  Pair,
+  PairBatch,
+  Params,
+  Stage,
+  Teacher,
+  Text,
+)
+
+CALLS = ("separate", "joint")
+Tasks = Mapping[str, mixture.Rows]
+Read = dict[str, Int[np.ndarray, "_"]]  # task -> ids of the rows that are read
+RowsRead = Callable[[Any, Tasks], Read]
+
+
+@dataclasses.dataclass(frozen=True)
+class PairConfig(TrainConfig):
+  """Config of contrastive training on pairs."""
+
+  calls: str  # encode queries and positives "separate" or "joint", in one call
+  data: DataConfig
+  loss: LossConfig
+  # Largest number of hard negatives of a query.
+  negatives: int = dataclasses.field(default=0, kw_only=True)
+  # A folder of teacher's vectors, written by the verb `teach`; "": no teacher.
+  teacher: str = dataclasses.field(default="", kw_only=True)
+  lora: LoraConfig = dataclasses.field(default=LoraConfig(), kw_only=True)
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    one_of("calls", self.calls, CALLS)
+    one_of("loss.distance", self.loss.distance, tuple(distill.DISTANCES))
+    at_least("negatives", self.negatives, 0)
+    for dim in self.loss.matryoshka:
+      if not 0 < dim <= self.model.embed_dim:
+        raise BadInput(
+          f"loss.matryoshka holds {dim}; dimensions lie between 1 and"
+          f" model.embed_dim={self.model.embed_dim}"
+        )
+
+
+def finetune(config: PairConfig, mesh: Mesh) -> Stage:
+  """The stage of contrastive training on pairs (paper sections 2.2 and 2.3).
+
+  It serves pre-finetuning and finetuning: the former only has larger batches
+  and no hard negatives.
+  """
+  encode_sides = _encode_sides(config, mesh)
+  objective = objectives.pair_objective(encode_sides, terms(config, mesh), mesh)
+  stage = common.stage(config, init(config), objective)
+  if not config.lora.rank:
+    return stage
+  # What is in aux is trained, low-rank factors included; the model is frozen.
+  return dataclasses.replace(
+    stage,
+    view=lora.view(config.lora),
+    trainable=lambda path: path.startswith("aux/") and stage.trainable(path),
+  )
+
+
+def _encode_sides(config: PairConfig, mesh: Mesh) -> objectives.EncodeSides:
+  """The encoding of a batch's sides as config.calls says.
+
+  Separate calls of a single group look all token ids up together.
+  """
+  rules = config.mesh.rules
+  whole = encode.encoder(config.model, mesh, rules)
+  apart = objectives.ENCODE_SIDES[config.calls](whole)
+  if config.calls != "separate":
+    return apart
+  sides_of_group = embedder.encode_sides(config.model)
+  together = sharding.data_parallel(sides_of_group, mesh, rules)
+
+  def each(params: Params, sides: Sequence[Text]) -> list[Array]:
+    # With several groups, one loop would hold a group of every side at once.
+    if sides[0].ids.shape[0] > mesh.size:
+      return apart(params, sides)
+    return list(together(params, tuple(sides)))
+
+  return each
+
+
+def init(config: PairConfig) -> Callable[[Key], Params]:
+  """A function key -> fresh parameters of an embedder and what learns beside.
+
+  aux holds the projection to a teacher of another width and low-rank factors.
+  """
+  width, target = config.model.embed_dim, config.loss.teacher_width
+  embedder_of = embedder.init(config.model)
+
+  def fresh(key: Key) -> Params:
+    params, aux = embedder_of(key), {}
+    if config.loss.distill and target:
+      own = jax.random.fold_in(key, 1)
+      aux[distill.PROJECTION] = distill.init_projection(own, width, target)
+    if config.lora.rank:
+      own = jax.random.fold_in(key, 2)
+      aux[lora.LORA] = lora.init(params["model"], config.lora.rank, own)
+    return {**params, "aux": aux}
+
+  return fresh
+
+
+def _adopt(
+  config: PairConfig, given: Params, other: Params | None
+) -> Mapping[str, Any]:
+  """The embedder in a parent's parameters, and its projection if it fits."""
+  del other
+  moved = surgery.to_embedder(given)
+  known = given.get("aux", {}).get(distill.PROJECTION)
+  wanted = (config.model.embed_dim, config.loss.teacher_width)
+  if not config.loss.distill or known is None or known.shape != wanted:
+    return moved
+  return {**moved, "aux": {distill.PROJECTION: known}}
+
+
+def terms(config: PairConfig, mesh: Mesh) -> dict[str, tuple[float, LossTerm]]:
+  """Loss terms as name -> (weight, term)."""
+  loss, width = config.loss, config.model.embed_dim
+  dims = loss.matryoshka or matryoshka.dims_of(width)
+  given = terms_lib.Given(loss, dims, objectives.row_by_row(mesh, width))
+  return {
+    name: (terms_lib.weight(loss, name), make(given))
+    for name, make in terms_lib.TERMS.items()
+  }
+
+
+def about(config: PairConfig, made: Inputs) -> dict[str, Any]:
+  """Description of the pairs, the mined negatives and the teacher's vectors."""
+  found = inputs.about_pairs(made)
+  if config.teacher:
+    found["teacher"] = inputs.hash_of_vectors(config.teacher)
+  return found
+
+
+def all_rows(config: PairConfig, tasks: Tasks) -> Read:
+  """All rows of every task."""
+  del config
+  return {task: np.arange(len(rows)) for task, rows in tasks.items()}
+
+
+def dataset(
+  config: PairConfig,
+  made: Inputs,
+  groups: int,
+  say: Say,
+  rows_read: RowsRead = all_rows,
+  reading: Sequence[object] = (),
+) -> tuple[grain.MapDataset, int]:
+  """The dataset step -> Loaded, and the number of truncated texts.
+
+  Runs that differ only in weights share the tokenised and packed texts.
+
+  Args:
+    config: of the stage.
+    made: its inputs.
+    groups: number of groups of all devices.
+    say: called with notes about the data.
+    rows_read: (config, tasks) -> rows for which the teacher must have vectors.
+    reading: what `rows_read` depends on besides the tasks.
+  """
+  key = {
+    "inputs": about(config, made),
+    "tokenizer": made.tokenizer().hash,
+    "groups": groups,
+    "size": [config.batch_size, config.max_length, config.seed],
+    "negatives": config.negatives,
+    "read": reading,
+  }
+  pack = lambda: _packed(config, made, groups, say, rows_read)
+  tasks, packer, truncated = cache.share("pairs", key, pack)
+  weights = shares(config, tasks)
+  size, seed = config.batch_size, config.seed
+  return loader.load(tasks, weights, size, seed, packer), truncated
+
+
+def _packed(
+  config: PairConfig,
+  made: Inputs,
+  groups: int,
+  say: Say,
+  rows_read: RowsRead,
+) -> tuple[dict[str, mixture.Rows], loader.Packer, int]:
+  tasks, truncated = read_tasks(config, made)
+  if truncated:
+    say(
+      f"{truncated} texts are longer than max_length={config.max_length}"
+      " tokens and were cut"
+    )
+  if config.negatives:
+    say(_about_negatives(tasks))
+  vectors = None
+  if config.teacher:
+    vectors = teacher.open_vectors(pathlib.Path(config.teacher))
+    members = sources.by_task(read_pairs(config, made))
+    read = rows_read(config, tasks)
+    tasks = {
+      task: _taught(rows, members[task], read[task], vectors)
+      for task, rows in tasks.items()
+    }
+  packer = loader.Packer(
+    tasks,
+    config.batch_size,
+    groups,
+    config.seed,
+    None if vectors is None else vectors.vectors,
+  )
+  return tasks, packer, truncated
+
+
+def _about_negatives(tasks: Mapping[str, mixture.Rows]) -> str:
+  """A note on how many pairs have hard negatives; the others are used too."""
+  having = sum(int((r.lengths[:, 2:] > 0).any(1).sum()) for r in tasks.values())
+  whole = sum(map(len, tasks.values()))
+  return f"{having} of {whole} pairs have hard negatives"
+
+
+def shares(
+  config: PairConfig, tasks: Mapping[str, mixture.Rows]
+) -> dict[str, float]:
+  """Each task's share of the batches."""
+  sizes = {task: len(rows) for task, rows in tasks.items()}
+  data = config.data
+  return mixture.shares(sizes, data.weights, data.size_exponent)
+
+
+def read_tasks(
+  config: PairConfig, made: Inputs
+) -> tuple[dict[str, mixture.Rows], int]:
+  """Tokenised rows by task, and the number of truncated texts."""
+  key = {
+    "inputs": inputs.about_pairs(made),
+    "tokenizer": made.tokenizer().hash,
+    "size": [config.max_length, config.negatives],
+  }
+  tokenise = lambda: mixture.tokenise(
+    read_pairs(config, made),
+    made.tokenizer(),
+    config.max_length,
+    config.negatives,
+  )
+  return cache.share("tokens", key, tokenise)
+
+
+def read_pairs(config: PairConfig, made: Inputs) -> list[Pair]:
+  """The training pairs, with mined hard negatives if there are any."""
+  pairs = corpus.read_train(made.corpus)
+  if made.mined and config.negatives:
+    return negatives.with_negatives(pairs, made.mined, config.negatives)
+  return pairs
+
+
+def _taught(
+  rows: mixture.Rows,
+  pairs: Sequence[Pair],
+  read: Int[np.ndarray, "_"],
+  vectors: teacher.Vectors,
+) -> mixture.Rows:
+  """A task's rows, with indices into the teacher's vectors if read."""
+  document = prompts.document_prompt(rows.task)
+  places = np.full((len(rows), 2 + rows.negatives), -1)
+  items: list[teacher.Item] = []
+  there: list[tuple[int, int]] = []
+  for row in read.tolist():
+    pair = pairs[row]
+    given = mixture.titled_negatives(pair, rows.negatives)
+    sides = [(pair.positive, pair.title), *given]
+    items.append(teacher.Item(rows.task, pair.query, ""))
+    items += [teacher.Item(document, *side) for side in sides]
+    there += [(row, place) for place in range(1 + len(sides))]
+  if there:
+    places[tuple(np.array(there).T)] = vectors.places(teacher.keys_of(items))
+  return dataclasses.replace(rows, taught=places)
+
+
+def _show(config: PairConfig, made: Inputs) -> Shown:
+  """A function (task, row) -> (origin, query, positive)."""
+  decode = made.tokenizer().decode
+  tasks, _ = read_tasks(config, made)
+  origin = lambda rows, i: str(
+    pathlib.Path(rows.origin[i]).relative_to(made.corpus)
+  )
+  return lambda task, i: (
+    origin(tasks[task], i),
+    decode(tasks[task].query[i]),
+    decode(tasks[task].positive[i]),
+  )
+
+
+def _batch(config: PairConfig, groups: int) -> PairBatch:
+  """Shapes of a batch in which every text fills a row of its own."""
+  size, count = config.batch_size, config.negatives
+  texts, length = size // groups, packing.rung(config.max_length)
+  one = shapes.texts(groups, texts, length)
+  width = config.loss.teacher_width or config.model.embed_dim
+  vectors = lambda *dims: shapes.array((size, *dims, width), np.float32)
+  teacher = Teacher(vectors(), vectors(), vectors(count) if count else None)
+  return PairBatch(
+    query=one,
+    positive=one,
+    negative=shapes.texts(groups, texts * count, length) if count else None,
+    teacher=teacher if config.loss.distill else None,
+    keys=shapes.array((size, 2), np.uint32),
+    task=shapes.array((), np.int32),
+  )
+
+
+def _sides(config: PairConfig) -> dict[str, int]:
+  negatives = {"negatives": config.negatives} if config.negatives else {}
+  return {"query": 1, "positive": 1, **negatives}
+
+
+def _work(config: PairConfig, devices: int) -> tuple[Calls, int]:
+  """The encoder calls of an example, and the bytes of the losses.
+
+  Each text counts as the longest. The losses hold candidates, logits and the
+  gradients of both.
+  """
+  side = memory.Side(config.model, config.max_length)
+  texts = [1, 1, *([config.negatives] if config.negatives else [])]
+  texts = [sum(texts)] if config.calls == "joint" else texts
+  columns = config.model.embed_dim + config.batch_size // devices
+  losses = 2 * 4 * config.batch_size * columns
+  return tuple((side,) * number for number in texts), losses
+
+
+def _flops(config: PairConfig) -> int:
+  """Operations to encode all texts and compare queries with positives."""
+  size, model = config.batch_size, config.model
+  texts = size * (2 + config.negatives)
+  dims = config.loss.matryoshka or matryoshka.dims_of(model.embed_dim)
+  others = size + config.negatives
+  compared = 2 * size * others * sum(dims)
+  return texts * flops.embedder(model, config.max_length) + compared
+
+
+def _check(config: PairConfig, tokenizer: Tokenizer | None) -> None:
+  """Raise BadInput for task weights that leave no task a share."""
+  del tokenizer
+  weights = config.data.weights
+  mixture.shares(dict.fromkeys(weights, 1), weights, config.data.size_exponent)
+
+
+def check_teacher(config: PairConfig) -> None:
+  """Raise BadInput for a teacher that is missing, unused or does not fit."""
+  if not config.teacher:
+    if config.loss.distill:
+      raise BadInput(
+        f"loss.distill={config.loss.distill} needs a teacher; name the folder"
+        " that `teach` wrote in --config.teacher, or set it to 0"
+      )
+    return
+  if not config.loss.distill:
+    raise BadInput(
+      f"teacher={config.teacher} is given, but loss.distill is 0; set the"
+      " weight of distillation"
+    )
+  found = teacher.open_vectors(pathlib.Path(config.teacher))
+  wanted = config.loss.teacher_width or config.model.embed_dim
+  if found.width != wanted:
+    raise BadInput(
+      f"{config.teacher} holds vectors of width {found.width}, not {wanted}; set"
+      f" loss.teacher_width={found.width}"
+    )
+
+
+def _view(config: PairConfig) -> str:
+  return lora.VIEW if config.lora.rank else "identity"
+
+
+def _result(
+  config: PairConfig,
+  params: Params,
+  steps: int,
+  content: checkpoint.Files,
+  workdir: pathlib.Path,
+  say: Say,
+) -> Result:
+  """The last step; with low-rank factors, merged into the weights."""
+  del say
+  name = f"{checkpoint.CHECKPOINTS}/{steps}"
+  if not config.lora.rank:
+    return name, jax.device_get(params)
+  place = workdir / checkpoint.MERGED
+  merged = _merge(config, params, content, steps, place)
+  return f"{checkpoint.MERGED}/{name}", merged
+
+
+def merged(
+  config: PairConfig, place: pathlib.Path, workdir: pathlib.Path
+) -> pathlib.Path:
+  """Write one step of a LoRA training as an ordinary checkpoint.
+
+  Args:
+    config: of the stage.
+    place: the step's checkpoint.
+    workdir: for the new checkpoint.
+
+  Returns:
+    The new checkpoint.
+  """
+  content, step = checkpoint.read_files(place), int(place.name)
+  _merge(config, checkpoint.read_params(place), content, step, workdir)
+  return workdir / checkpoint.CHECKPOINTS / place.name
+
+
+def _merge(
+  config: PairConfig,
+  params: Params,
+  content: checkpoint.Files,
+  step: int,
+  workdir: pathlib.Path,
+) -> Params:
+  """Write, and return, parameters with the low-rank factors merged."""
+  params = jax.device_get(lora.merge(config.lora, params))
+  recipe = json.loads(content["recipe.json"]) | {"view": "identity"}
+  content = {**content, "recipe.json": cache.to_json(recipe)}
+  checkpoint.write(workdir, params, content, step)
+  return params
+
+
+KIND = Kind(
+  config=PairConfig,
+  make=finetune,
+  init=init,
+  adopt=_adopt,
+  read=inputs.write_corpus,
+  write=lambda config, made, console: {},
+  fingerprint=lambda config: corpus.fingerprint(config.data.path),
+  about=about,
+  texts=lambda config, made: inputs.side_texts(made),
+  documents=lambda config, made, tokenizer: inputs.pair_documents(
+    made, tokenizer, config.model.max_length
+  ),
+  dataset=dataset,
+  show=_show,
+  batch=_batch,
+  sides=_sides,
+  work=_work,
+  flops=_flops,
+  embeds=True,
+  folders=("init_from", "teacher"),
+  depends=lambda config: {"teacher": inputs.hash_of_vectors(config.teacher)},
+  view=_view,
+  check=_check,
+  check_alone=check_teacher,
+  result=_result,
+)
