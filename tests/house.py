@@ -5,7 +5,7 @@
 Of each folder of sources (this one's by default): modules that lie loose in its
 root; floors, the longest chain of imports between units (a unit is a folder or
 a loose module of the root); arrows, pairs of units of which one imports the
-other; circles of units; `isinstance` of a stage's config outside the folder of
+other; circles of units and of files; `isinstance` of a stage's config outside the folder of
 stages; and files and functions that name a key of a stage's config, on average
 over the keys that only one kind of stage has.
 """
@@ -88,6 +88,37 @@ def floors(imports: dict[str, set[str]]) -> dict[str, int]:
   return done
 
 
+def circles(trees: dict[str, ast.Module]) -> int:
+  """Files that import each other, directly or through others."""
+  modules_of = {
+    ".".join([NAME, *name.removesuffix(".py").split("/")]).removesuffix(
+      ".__init__"
+    ): name
+    for name in trees
+  }
+
+  def imported(tree: ast.Module) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+      if isinstance(node, ast.ImportFrom) and node.module:
+        for alias in node.names:
+          inner = f"{node.module}.{alias.name}"
+          found.add(modules_of.get(inner) or modules_of.get(node.module, ""))
+    return found - {""}
+
+  below = {name: imported(tree) - {name} for name, tree in trees.items()}
+
+  def reached(name: str) -> set[str]:
+    seen, left = set(), [name]
+    while left:
+      for other in below[left.pop()] - seen:
+        seen.add(other)
+        left.append(other)
+    return seen
+
+  return sum(name in reached(name) for name in trees)
+
+
 def examined(trees: dict[str, ast.Module]) -> int:
   """`isinstance` of a stage's config outside the folder of stages."""
   return sum(
@@ -134,6 +165,7 @@ def numbers(package: pathlib.Path) -> dict[str, float]:
     "modules in the root": sum("/" not in name for name in trees),
     "floors": 1 + max(levels.values()),
     "units in a circle": sum(level < 0 for level in levels.values()),
+    "files in a circle": circles(trees),
     "arrows between units": sum(map(len, imports.values())),
     "isinstance of a stage's config": examined(trees),
     "files that name a key": statistics.mean(t[0] for t in trips),

@@ -62,6 +62,7 @@ def test_the_house_stays_small():
   assert numbers["modules in the root"] <= 16
   assert numbers["floors"] <= 11
   assert numbers["units in a circle"] == 0
+  assert numbers["files in a circle"] == 0
   assert numbers["isinstance of a stage's config"] == 0
 
 

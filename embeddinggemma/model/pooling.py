@@ -10,7 +10,7 @@ text from 0 to b - 1 (padding has b), and the number b of texts.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,14 +20,10 @@ from jaxtyping import Array, Float, Int
 
 from embeddinggemma.config import divides
 
-if TYPE_CHECKING:  # a config looks its pooling up here
-  from embeddinggemma.model.config import ModelConfig
-
 NAME = "pooling"  # key of a pooling's weights in the model's parameters
 
-Pool = Callable[
-  [Any, Any, int], Array
-]  # (tokens, segment, num_texts) -> (b, D)
+# (tokens (R, L, D), segment ids (R, L), number of texts b) -> (b, D)
+Pool = Callable[[Any, Any, int], Array]
 Plain = Callable[[np.ndarray], np.ndarray]
 
 
@@ -36,7 +32,7 @@ class Pooling(NamedTuple):
 
   # config -> the pooling: a function or, with weights, a module named NAME,
   # whose parameters train like any other.
-  make: Callable[["ModelConfig"], Pool]
+  make: Callable[[Any], Pool]
   # The same for one text in NumPy, (n, D) -> (D,), with which the doctor
   # compares. None for a module, whose result the doctor takes as it is.
   plain: Plain | None
@@ -44,7 +40,7 @@ class Pooling(NamedTuple):
   # are not here do not support it.
   theirs: Mapping[str, tuple[str, ...]] = {}
   # Raises BadInput for a config that it does not fit.
-  check: Callable[["ModelConfig"], None] = lambda config: None
+  check: Callable[[Any], None] = lambda config: None
 
 
 def one_hot(
@@ -144,7 +140,7 @@ def _top(
   return top[segment_ids]
 
 
-def check_heads(config: "ModelConfig") -> None:
+def check_heads(config: Any) -> None:
   """Raise BadInput if the width does not divide into the heads."""
   divides(
     "model.pooling_heads", config.pooling_heads, "model.width", config.width
