@@ -413,6 +413,7 @@ def there(world, monkeypatch) -> World:
 
 
 @pytest.mark.parametrize("page", PAGES)
+@pytest.mark.slow
 def test_the_commands_of_a_page(there, page):
   there.read(page)
 

@@ -106,7 +106,8 @@ def _with_huge_pages() -> None:
   """Restart this command with huge pages for malloc, where glibc has them.
 
   XLA allocates its CPU buffers anew each step; without huge pages, a quarter of
-  a training step is page faults. glibc reads the variable only at start.
+  a training step is page faults. glibc reads the variable only at start. This
+  can go once XLA keeps the buffers of a step for the next one on CPUs.
   """
   name = "GLIBC_TUNABLES"
   if sys.platform != "linux" or name in os.environ:
