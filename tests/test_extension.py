@@ -96,7 +96,7 @@ def test_a_kind_of_evaluation_tasks(monkeypatch, tmp_path, trained):
   monkeypatch.setitem(kinds.KINDS, "odd", odd)
   folder, output = tmp_path / "tasks", tmp_path / "scores.json"
   folder.mkdir()
-  with pytest.raises(BadInput, match="bitext or odd one out JSONL"):
+  with pytest.raises(BadInput, match="classification or odd one out JSONL"):
     suite.read_suite(folder)
   file = folder / "test.jsonl"
   file.write_text('{"a": 1}\n')
