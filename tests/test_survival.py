@@ -18,7 +18,7 @@ from embeddinggemma.cli import main
 from embeddinggemma.config import GuardConfig
 from embeddinggemma.data import loader
 from embeddinggemma.training import checkpoints, guard, hooks, stages
-from embeddinggemma.training import workdir as record
+from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.fit import StepInfo
 from embeddinggemma.types import BadInput, PairBatch, TrainState
 
@@ -247,7 +247,7 @@ def test_a_checkpoint_of_another_model_is_refused(command, tmp_path, capsys):
   capsys.readouterr()
   assert main.call(command(run, "--config.model.width=64")) == 2
   assert "model.width=" in capsys.readouterr().err
-  (run / record.CONFIG_FILE).unlink()
+  (run / workdir_lib.CONFIG_FILE).unlink()
   assert main.call(command(run, "--config.model.width=64")) == 2
   assert "can be read" in capsys.readouterr().err
 

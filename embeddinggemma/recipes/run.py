@@ -16,7 +16,7 @@ from rich.console import Console
 
 from embeddinggemma import cache
 from embeddinggemma.cache import Done, Task
-from embeddinggemma.training import workdir as record
+from embeddinggemma.training import workdir as workdir_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def run(plan: Plan, workdir: pathlib.Path, console: Console) -> dict[str, Any]:
       "stages": _rows(workdir, done),
       "seconds": round(time.perf_counter() - began, 2),
       **plan.summary(done),
-      "versions": record.versions(),
+      "versions": workdir_lib.versions(),
     }
     cache.write_json(workdir / "summary.json", summary)
   console.rule("result", align="left")

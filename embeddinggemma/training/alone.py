@@ -14,7 +14,7 @@ from embeddinggemma.cache import Task
 from embeddinggemma.data import loader
 from embeddinggemma.training import prepare as prepare_lib
 from embeddinggemma.training import run, stages, start
-from embeddinggemma.training import workdir as record
+from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.types import BadInput
@@ -29,8 +29,8 @@ def train(
   find a fault in a trained embedder, whose weights are kept, and BadInput for a
   config or workdir that cannot be used.
   """
-  distributed.agree("the config", record.flat(config))
-  distributed.agree("versions", record.versions())
+  distributed.agree("the config", workdir_lib.flat(config))
+  distributed.agree("versions", workdir_lib.versions())
   check(config)
   dependencies = prepare_lib.dependencies(config)
   distributed.agree("the data", dependencies)
@@ -40,7 +40,7 @@ def train(
   with cache.locked(workdir) if first else contextlib.nullcontext():
     ready = lambda: _ready(config, dependencies, workdir, console)
     distributed.first_does("inputs", ready)
-    if not first and not cache.is_done(_step(dependencies), workdir):
+    if not first and not cache.is_done(_inputs_task(dependencies), workdir):
       raise BadInput(
         f"{workdir} is not the first process's folder; put --workdir on storage"
         " that all hosts share"
@@ -53,7 +53,7 @@ def train(
   return trained
 
 
-def _step(dependencies: Mapping[str, Any]) -> Task:
+def _inputs_task(dependencies: Mapping[str, Any]) -> Task:
   """The cached task that makes inputs, only to ask whether it is done."""
   return Task("inputs", dependencies, lambda _: {})
 
@@ -65,9 +65,9 @@ def _ready(
   console: Console,
 ) -> None:
   """Make the inputs of training; BadInput if the workdir is another run's."""
-  record.check_workdir(config, workdir)
+  workdir_lib.check_workdir(config, workdir)
   if checkpoint.steps(workdir) and not cache.is_done(
-    _step(dependencies), workdir
+    _inputs_task(dependencies), workdir
   ):
     raise BadInput(
       f"{workdir} was trained on other data, packages or parent weights, or by a"
@@ -121,10 +121,10 @@ def make_inputs(
   """
   prepare_lib.check_place(config, workdir)
   make = lambda directory: prepare_lib.make(config, directory, console)
-  steps = [Task(name, dependencies, make) for name in ("tokenizer", "inputs")]
-  step = next((s for s in steps if cache.is_done(s, workdir)), steps[-1])
-  cache.perform(step, workdir)
-  return prepare_lib.inputs_in(config, workdir / step.name)
+  tasks = [Task(name, dependencies, make) for name in ("tokenizer", "inputs")]
+  task = next((t for t in tasks if cache.is_done(t, workdir)), tasks[-1])
+  cache.perform(task, workdir)
+  return prepare_lib.inputs_in(config, workdir / task.name)
 
 
 def batches(

@@ -1,6 +1,7 @@
 """The files that training reads: pairs, tokenizer, LSA table, text shards."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from embeddinggemma.data import corpus, prompts
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.mining import negatives, teacher
 from embeddinggemma.training.config import TrainConfig
+from embeddinggemma.types import Pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Inputs:
   directory: pathlib.Path
   shards: pathlib.Path  # of running text, for language-model stages
   mined: pathlib.Path | None = None  # hard negatives of its training pairs
+
+  @functools.cached_property
+  def pairs(self) -> list[Pair]:
+    """The training pairs, without mined negatives; read once."""
+    return corpus.read_train(self.corpus)
 
   @property
   def corpus(self) -> pathlib.Path:
@@ -99,7 +106,7 @@ def say_skipped(skipped: list[str], console: Console) -> None:
 
 def side_texts(made: Inputs) -> Iterator[str]:
   """Both sides of every training pair."""
-  for pair in corpus.read_train(made.corpus):
+  for pair in made.pairs:
     yield pair.query
     yield pair.positive
 

@@ -24,7 +24,7 @@ from embeddinggemma.training import (
   step,
 )
 from embeddinggemma.training import fit as fit_lib
-from embeddinggemma.training import workdir as record
+from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.training.stages import common
@@ -82,7 +82,7 @@ def train(
     The final checkpoint (relative to the workdir), its content hash and
     metrics; in processes other than the first, {}.
   """
-  record.check_workdir(config, workdir)
+  workdir_lib.check_workdir(config, workdir)
   steps = config.steps if until is None else min(until, config.steps)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   say = lambda line: console.print(line, highlight=False)
@@ -99,7 +99,7 @@ def train(
     stages.make(config, mesh),
     loader.Stream(data, mesh),
     checkpoints.Checkpoints(workdir, config.keep_checkpoints, regular),
-    record.files(config, made),
+    workdir_lib.files(config, made),
   )
   try:
     state = _trained(run)
@@ -139,8 +139,8 @@ def _trained(run: _Run) -> TrainState:
     run.stream.skip(*skipped)
     run.say(said)
     if distributed.is_first():
-      tree = record.resolved(run.config)
-      cache.write_json(run.workdir / record.CONFIG_FILE, tree)
+      tree = workdir_lib.resolved(run.config)
+      cache.write_json(run.workdir / workdir_lib.CONFIG_FILE, tree)
     try:
       return _fit(run, state)
     except BadBatch as error:
@@ -186,7 +186,7 @@ def _start(run: _Run) -> tuple[TrainState, str]:
   state = step.init_state(run.stage, run.config.seed, run.mesh, params)
   restored = run.store.restore(state)
   if restored is None:
-    source = record.source(run.config, run.made)
+    source = workdir_lib.source(run.config, run.made)
     if source is None:
       return state, "starts from random weights"
     precision = quantize.precision_of(
@@ -211,7 +211,7 @@ def program(
   config: TrainConfig, stage: Stage, mesh: jax.sharding.Mesh
 ) -> step.ByShape:
   """The compiled step, shared by runs that differ only in data and start."""
-  tree = record.resolved(config)
+  tree = workdir_lib.resolved(config)
   other = {"init", "data", *stages.kind_of(config).folders}
   key = {k: v for k, v in tree.items() if k not in other}
   options = start.compiler_options(config, mesh)

@@ -14,6 +14,7 @@ import json
 import pathlib
 from typing import Any
 
+from embeddinggemma import config as config_lib
 from embeddinggemma import presets
 from embeddinggemma.cli import main
 
@@ -33,19 +34,10 @@ def configs() -> dict[str, Any]:
     for preset in presets.PRESETS if sized else ("",):
       config = module.get_config(preset or None)
       name = f"{path.name}:{preset}".rstrip(":")
-      resolved[name] = flat(json.loads(config.to_json_best_effort()))
+      resolved[name] = config_lib.flat(
+        json.loads(config.to_json_best_effort(sort_keys=True))
+      )
   return resolved
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-  """Dotted key -> value, of a tree of mappings; {} is a value."""
-  if not isinstance(tree, dict) or not tree:
-    return {prefix[:-1]: tree}
-  return {
-    key: value
-    for name, inner in sorted(tree.items())
-    for key, value in flat(inner, f"{prefix}{name}.").items()
-  }
 
 
 def helps() -> str:

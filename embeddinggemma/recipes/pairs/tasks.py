@@ -28,7 +28,7 @@ from embeddinggemma.recipes.pairs import (
 from embeddinggemma.recipes.pairs.config import PairsConfig
 from embeddinggemma.training import inputs, prepare
 from embeddinggemma.training import run as train
-from embeddinggemma.training import workdir as record
+from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.training.workdir import SCORES_FILE
 
@@ -148,7 +148,7 @@ def _of_training(run: Run, done: AllDone) -> dict[str, Any]:
     done["mine"].result(mine.Mined).hash_of_negatives if "mine" in done else ""
   )
   return {
-    "config": record.relevant(run.config.finetune),
+    "config": workdir_lib.relevant(run.config.finetune),
     "base": run.config.base_hash,
     "data": done["inputs"].key,
     "mined": mined,

@@ -22,7 +22,7 @@ from embeddinggemma.loading import load
 from embeddinggemma.mixture import search as search_lib
 from embeddinggemma.mixture.optimizer import MixtureOptimizerConfig
 from embeddinggemma.training import inputs, run
-from embeddinggemma.training import workdir as record
+from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.types import BadInput, Stopped, Weights
@@ -161,7 +161,7 @@ def search(
 
 def _without_mixture(config: PairConfig) -> dict[str, Any]:
   """What a trial's score depends on besides its shares."""
-  return record.relevant(with_mixture(config, {}))
+  return workdir_lib.relevant(with_mixture(config, {}))
 
 
 def _row(trial: search_lib.Trial) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def finetune(
     workdir = directory / str(number)
     workdir.mkdir(exist_ok=True)
     if "trial" in item:
-      record.go_on(searched / item["trial"], workdir)
+      workdir_lib.go_on(searched / item["trial"], workdir)
     own = with_mixture(config, item["weights"])
     results.append(run.train(own, made, workdir, console))
   return Finetuned(

@@ -137,18 +137,18 @@ def _prefinetune(run: Run, done: AllDone) -> Task:
   """
   chosen = done["initialise"].result(initialise.Chosen).chosen
   parent = {"decoder-only": "pretrain", "encoder-decoder": "adapt"}
-  hash = done[parent[chosen]].hash if chosen in parent else ""
+  weights = done[parent[chosen]].hash if chosen in parent else ""
   config = run.prefinetune(chosen)
-  step = _trained(run, "prefinetune", config, done, hash)
+  task = _trained(run, "prefinetune", config, done, weights)
 
   def work(directory: pathlib.Path) -> dict[str, Any]:
     candidates = run.workdir / "initialise"
     candidate = initialise.trial(candidates, chosen, config.seed)
     workdir.go_on(candidate, directory)
-    return step.work(directory)
+    return task.work(directory)
 
-  depends = {**step.inputs, "teacher": _taught(done)}
-  return dataclasses.replace(step, inputs=depends, work=work)
+  depends = {**task.inputs, "teacher": _taught(done)}
+  return dataclasses.replace(task, inputs=depends, work=work)
 
 
 def _mine(run: Run, done: AllDone) -> Task:

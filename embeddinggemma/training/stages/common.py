@@ -1,8 +1,12 @@
 """Parts that stages of every kind share."""
 
+import json
+import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from embeddinggemma import cache, checkpoint
 from embeddinggemma.training import optimizer
 from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.types import Key, Objective, Params, Stage
@@ -21,6 +25,22 @@ def stage(
     trainable=lambda path: not frozen.search(path),
     rules=config.mesh.rules,
   )
+
+
+def write(
+  params: Params,
+  content: checkpoint.Files,
+  changes: Mapping[str, Any],
+  step: int,
+  workdir: pathlib.Path,
+) -> None:
+  """Write parameters made of a training's steps as a checkpoint.
+
+  `changes` are the values of its recipe.json that differ from the training's.
+  """
+  recipe = json.loads(content["recipe.json"]) | changes
+  content = {**content, "recipe.json": cache.to_json(recipe)}
+  checkpoint.write(workdir, params, content, step)
 
 
 def is_regular(config: TrainConfig, last: int, step: int) -> bool:

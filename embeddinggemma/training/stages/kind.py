@@ -30,7 +30,7 @@ Documents = list[Int[np.ndarray, "_"]]
 Result = tuple[str, Params]
 
 
-def _last(
+def last_step(
   config: TrainConfig,
   params: Params,
   steps: int,
@@ -38,6 +38,7 @@ def _last(
   workdir: pathlib.Path,
   say: Say,
 ) -> Result:
+  """The parameters after the last step, as its checkpoint holds them."""
   del config, content, workdir, say
   return f"{checkpoint.CHECKPOINTS}/{steps}", jax.device_get(params)
 
@@ -114,4 +115,4 @@ class Kind(NamedTuple):
     lambda config, made, folder, console: config
   )
   # (config, params, steps, files, workdir, say) -> the result of a training.
-  result: Callable[..., Result] = _last
+  result: Callable[..., Result] = last_step

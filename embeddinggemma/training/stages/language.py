@@ -6,13 +6,11 @@ decoder into an encoder-decoder (paper section 2.1; T5Gemma 2, arXiv
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
-import jax
 from jax.sharding import Mesh
 from jaxtyping import Array
 from rich.console import Console
@@ -50,8 +48,16 @@ from embeddinggemma.training.stages.kind import (
   Result,
   Say,
   Shown,
+  last_step,
 )
-from embeddinggemma.types import BadInput, DenoiseBatch, Params, Stage, Text
+from embeddinggemma.types import (
+  BadInput,
+  DenoiseBatch,
+  Key,
+  Params,
+  Stage,
+  Text,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +179,9 @@ def pretrain(config: LanguageConfig, mesh: Mesh) -> Stage:
       config.vocab_block,
     )
 
-  init = decoder_lib.init_causal(config.model)
-  return common.stage(config, init, _objective(config, losses, mesh))
+  return common.stage(
+    config, _init_causal(config), _objective(config, losses, mesh)
+  )
 
 
 def adapt(config: AdaptConfig, mesh: Mesh) -> Stage:
@@ -202,12 +209,20 @@ def adapt(config: AdaptConfig, mesh: Mesh) -> Stage:
       config.vocab_block,
     )
 
-  init = decoder_lib.init_encoder_decoder(config.both)
-  stage = common.stage(config, init, _objective(config, losses, mesh))
+  objective = _objective(config, losses, mesh)
+  stage = common.stage(config, _init_both(config), objective)
   if not config.holds:
     return stage
   held = optimizer.hold(stage.optimizer, config.hold_steps, surgery.is_cross)
   return dataclasses.replace(stage, optimizer=held)
+
+
+def _init_causal(config: LanguageConfig) -> Callable[[Key], Params]:
+  return decoder_lib.init_causal(config.model)
+
+
+def _init_both(config: AdaptConfig) -> Callable[[Key], Params]:
+  return decoder_lib.init_encoder_decoder(config.both)
 
 
 def _objective(
@@ -351,11 +366,16 @@ def _denoised(config: AdaptConfig, made: Inputs) -> loader.Example:
 
 
 def _load(
-  config: LanguageConfig, made: Inputs, groups: int, example: loader.Example
+  config: LanguageConfig,
+  made: Inputs,
+  groups: int,
+  example_of: Callable[[Any, Inputs], loader.Example],
+  depends: Any = None,
 ) -> tuple[grain.MapDataset, int]:
   """The dataset step -> Loaded; no text is truncated: it has more windows.
 
-  Runs that differ only in weights share it.
+  Runs that differ only in weights share it. `depends` is what the examples
+  depend on besides.
   """
   key = {
     "inputs": text.about(made.shards),
@@ -363,10 +383,15 @@ def _load(
     "groups": groups,
     "size": [config.batch_size, config.max_length, config.seed],
     "stage": config.stage,
-    "denoisers": getattr(config, "denoisers", None),
+    "examples": depends,
   }
-  windows, size = lambda: read_windows(config, made), config.batch_size
-  load = lambda: loader.load_text(windows(), example, size, groups, config.seed)
+  load = lambda: loader.load_text(
+    read_windows(config, made),
+    example_of(config, made),
+    config.batch_size,
+    groups,
+    config.seed,
+  )
   return cache.share("text", key, load), 0
 
 
@@ -431,7 +456,7 @@ def _result(
   """The last step, or the mean of the last checkpoints."""
   if config.average > 1:
     return _averaged(config, steps, content, workdir, say)
-  return f"{checkpoint.CHECKPOINTS}/{steps}", jax.device_get(params)
+  return last_step(config, params, steps, content, workdir, say)
 
 
 def _averaged(
@@ -453,9 +478,8 @@ def _averaged(
       f"{error}; the result is a mean that takes it: delete it and the later"
       " steps beside it, and start again"
     ) from error
-  recipe = json.loads(content["recipe.json"]) | {"mean_of_steps": last}
-  content = {**content, "recipe.json": cache.to_json(recipe)}
-  checkpoint.write(workdir / checkpoint.AVERAGE, params, content, steps)
+  place = workdir / checkpoint.AVERAGE
+  common.write(params, content, {"mean_of_steps": last}, steps, place)
   say(f"the mean of steps {', '.join(map(str, last))}")
   return f"{checkpoint.AVERAGE}/{checkpoint.CHECKPOINTS}/{steps}", params
 
@@ -463,7 +487,7 @@ def _averaged(
 PRETRAIN = Kind(
   config=LanguageConfig,
   make=pretrain,
-  init=lambda config: decoder_lib.init_causal(config.model),
+  init=_init_causal,
   adopt=lambda config, given, other: surgery.to_causal(given),
   read=_read,
   write=lambda config, made, console: write_text(
@@ -474,7 +498,7 @@ PRETRAIN = Kind(
   texts=_texts,
   documents=_documents,
   dataset=lambda config, made, groups, say: _load(
-    config, made, groups, _causal(config, made)
+    config, made, groups, _causal
   ),
   show=lambda config, made: _show(config, made, _causal(config, made)),
   batch=_texts_of,
@@ -489,12 +513,12 @@ PRETRAIN = Kind(
 ADAPT = PRETRAIN._replace(
   config=AdaptConfig,
   make=adapt,
-  init=lambda config: decoder_lib.init_encoder_decoder(config.both),
+  init=_init_both,
   adopt=lambda config, given, other: surgery.to_encoder_decoder(
     given, config.both, other
   ),
   dataset=lambda config, made, groups, say: _load(
-    config, made, groups, _denoised(config, made)
+    config, made, groups, _denoised, config.denoisers
   ),
   show=lambda config, made: _show(config, made, _denoised(config, made)),
   batch=_denoise_batch,

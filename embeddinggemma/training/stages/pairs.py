@@ -5,7 +5,6 @@ larger batches and no hard negatives.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -43,7 +42,13 @@ from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.training.memory import Calls
 from embeddinggemma.training.stages import common, shapes
-from embeddinggemma.training.stages.kind import Kind, Result, Say, Shown
+from embeddinggemma.training.stages.kind import (
+  Kind,
+  Result,
+  Say,
+  Shown,
+  last_step,
+)
 from embeddinggemma.types import (
   BadInput,
   Key,
@@ -426,13 +431,11 @@ def _result(
   say: Say,
 ) -> Result:
   """The last step; with low-rank factors, merged into the weights."""
-  del say
-  name = f"{checkpoint.CHECKPOINTS}/{steps}"
   if not config.lora.rank:
-    return name, jax.device_get(params)
+    return last_step(config, params, steps, content, workdir, say)
   place = workdir / checkpoint.MERGED
-  merged = _merge(config, params, content, steps, place)
-  return f"{checkpoint.MERGED}/{name}", merged
+  whole = _merge(config, params, content, steps, place)
+  return f"{checkpoint.MERGED}/{checkpoint.CHECKPOINTS}/{steps}", whole
 
 
 def merged(
@@ -462,9 +465,7 @@ def _merge(
 ) -> Params:
   """Write, and return, parameters with the low-rank factors merged."""
   params = jax.device_get(lora.merge(config.lora, params))
-  recipe = json.loads(content["recipe.json"]) | {"view": "identity"}
-  content = {**content, "recipe.json": cache.to_json(recipe)}
-  checkpoint.write(workdir, params, content, step)
+  common.write(params, content, {"view": "identity"}, step, workdir)
   return params
 
 
