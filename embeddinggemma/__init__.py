@@ -182,7 +182,7 @@ def search(
 
   opened = indexes.open_index(pathlib.Path(index))
   return searching.search(
-    opened, model, query, model=model.hash, mode=mode, k=k
+    opened, model, query, model=model.identity, mode=mode, k=k
   )
 
 

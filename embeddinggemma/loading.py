@@ -21,6 +21,7 @@ from embeddinggemma.convert.read import families
 from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import adapt, embedder
+from embeddinggemma.model import identity as identity_lib
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.progress import Progress
 from embeddinggemma.types import BadInput, Encode, Params, Stopped
@@ -37,6 +38,17 @@ class Model:
   name: str  # path of the checkpoint
   hash: str  # content hash of the weights, rounded to `precision`
   precision: str = quantize.FLOAT  # of the weights: "float", or a spec
+
+  @functools.cached_property
+  def identity(self) -> identity_lib.Identity:
+    """All that decides its vectors; files of vectors and scores keep it."""
+    return identity_lib.of_model(
+      self.config,
+      self.hash,
+      self.precision,
+      self.tokenizer.identity,
+      self.prompts,
+    )
 
   def encode_query(
     self,

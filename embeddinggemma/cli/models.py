@@ -15,6 +15,7 @@ from embeddinggemma.cli.flags import console, file_of, say
 from embeddinggemma.convert import verbs as convert
 from embeddinggemma.evaluation import quality, suite
 from embeddinggemma.loading import load
+from embeddinggemma.model import identity
 from embeddinggemma.report import report
 from embeddinggemma.types import BadInput
 
@@ -30,6 +31,7 @@ def evaluate(values: flags.FlagValues) -> None:
   folder = pathlib.Path(values.data) if values.data else own()
   result = {
     "model": model.hash,
+    identity.KEY: model.identity.as_json(),
     "precision": model.precision,
     "data": str(folder),
     **quality.evaluate(model, suite.read_suite(folder), shown),

@@ -138,8 +138,8 @@ def _search(values: flags.FlagValues, text: str) -> None:
       console().print(said, highlight=False, soft_wrap=True)
     cache.keep_programs(folder, waiting=True)
     model = load(values.model)
-  name = model.hash if model else ""
-  hits = search.search(opened, model, text, model=name, mode=mode, k=values.k)
+  made = model.identity if model else None
+  hits = search.search(opened, model, text, model=made, mode=mode, k=values.k)
   if values.json:
     say([hit._asdict() for hit in hits])
     return

@@ -125,8 +125,7 @@ def build_index(
   most = model.config.embed_dim
   there: dict[str, Any] = {} if rebuild else index.choices(output)
   making = update.Making(
-    model.hash,
-    model.prompt("document"),
+    model.identity,
     there.get("dim", min(256, most)) if dim is None else dim,
     vectors or there.get("vectors", "int8"),
   )

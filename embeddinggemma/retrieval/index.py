@@ -31,6 +31,8 @@ import numpy as np
 from jaxtyping import Float16, Shaped
 
 from embeddinggemma import cache, checkpoint, lexical
+from embeddinggemma.model import identity
+from embeddinggemma.model.identity import Identity
 from embeddinggemma.retrieval import chunks, codes, reading
 from embeddinggemma.types import BadInput
 
@@ -167,14 +169,35 @@ def as_written(about: Mapping[str, Any]) -> bool:
   return checkpoint.AS_WRITTEN.items() <= about.items()
 
 
+def differences(about: Mapping[str, Any], model: Identity) -> list[str]:
+  """How a model differs from the one that an index was made with.
+
+  Earlier versions kept the weights' hash and the document prompt alone; these
+  are then compared.
+  """
+  there = about.get(identity.KEY) or {
+    "weights": about["model"],
+    "prompts": {"document": about["document_prompt"]},
+  }
+  used = identity.SEARCH if identity.KEY in about else ("document",)
+  return identity.differences(there, model.as_json(), used)
+
+
 def note(about: Mapping[str, Any], then: str) -> str:
-  """A note on an index of stripped texts, ending in `then`; "" for others."""
-  if as_written(about):
-    return ""
-  said = (
-    "the index was made by a version that ignored white space around a text"
-  )
-  return f"{said}; {then}"
+  """What earlier versions made otherwise in an index, or did not record.
+
+  "" for an index of this version. `then` is what becomes of the vectors of
+  texts that such a version stripped.
+  """
+  made = "the index was made by a version that"
+  notes = {
+    f"{made} ignored white space around a text; {then}": as_written(about),
+    f"{made} recorded only the weights and the document prompt of its model: its"
+    " tokenizer, query prompt and lengths cannot be compared": (
+      identity.KEY in about
+    ),
+  }
+  return "; ".join(note for note, fine in notes.items() if not fine)
 
 
 def require_format(directory: Path, about: Mapping[str, Any]) -> None:

@@ -8,8 +8,9 @@ from jaxtyping import Float, Int
 
 from embeddinggemma import encode as encode_lib
 from embeddinggemma import lexical
+from embeddinggemma.model.identity import Identity
 from embeddinggemma.retrieval import chunks, codes
-from embeddinggemma.retrieval.index import Index, open_index
+from embeddinggemma.retrieval.index import Index, differences, open_index
 from embeddinggemma.types import BadInput, TextEncoder
 
 CANDIDATES = 100  # that hybrid search takes from each of its two sides
@@ -34,7 +35,7 @@ def search(
   encode: TextEncoder | None,
   text: str,
   *,
-  model: str,
+  model: Identity | None = None,
   mode: Mode = "hybrid",
   k: int = 10,
 ) -> list[Hit]:
@@ -44,14 +45,14 @@ def search(
     index: an opened index, or its folder.
     encode: the model that embeds the query; "lexical" needs none.
     text: the query.
-    model: content hash of the model's weights.
+    model: the identity of `encode`; "lexical" needs none.
     mode: "dense" (cosine), "lexical" (BM25), or "hybrid", which sums both
       standardised over the corpus.
     k: the number of results at most.
 
   Raises:
     BadInput: the query is empty, k is below 1, or the index was made with
-      another model.
+      a model that differs, by whose difference the message is named.
   """
   if isinstance(index, Path):
     index = open_index(index)
@@ -97,14 +98,14 @@ def cosines(
 
 
 def _query_vector(
-  index: Index, encode: TextEncoder | None, text: str, model: str
+  index: Index, encode: TextEncoder | None, text: str, model: Identity | None
 ) -> Float[np.ndarray, "D"]:
-  if encode is None:
+  if encode is None or model is None:
     raise BadInput("dense search needs a model; give --model or --lexical")
-  if index.about["model"] != model:
+  if changed := differences(index.about, model):
     raise BadInput(
-      f"the index was made with model {index.about['model'][:12]}, not "
-      f"{model[:12]}; index again or search with that model"
+      f"{index.folder.parent} was made with another model: {'; '.join(changed)};"
+      " search with that one, or `index --rebuild` with this one"
     )
   vector = encode([text], "query")
   return encode_lib.truncate(vector, index.about["dim"])[0]

@@ -1,8 +1,8 @@
 """Build an index, or bring one up to date by embedding only what is new.
 
 A vector is identified by the title and text of its chunk, so moving, renaming
-or copying a file costs nothing. It is tied to the model, prompt and dimension
-that made it: an existing index of others is refused. If an index was made by a
+or copying a file costs nothing. It is tied to the model that made it (its
+weights, tokenizer, prompts and lengths: model/identity.py) and the dimension: an existing index of others is refused. If an index was made by a
 version that stripped white space, only the vectors of texts without any are
 reused.
 """
@@ -20,6 +20,8 @@ from jaxtyping import Float16
 from embeddinggemma import cache, checkpoint, lexical
 from embeddinggemma import encode as encode_lib
 from embeddinggemma.data import prompts
+from embeddinggemma.model import identity as identity_lib
+from embeddinggemma.model.identity import Identity
 from embeddinggemma.retrieval import chunks, codes, index, reading
 from embeddinggemma.retrieval.pending import ID_BYTES, Pending
 from embeddinggemma.types import BadInput, TextEncoder
@@ -33,10 +35,20 @@ Progress = Callable[[int, int], None]
 class Making(NamedTuple):
   """What the vectors of an index depend on besides the texts."""
 
-  model: str  # content hash of the weights
-  document_prompt: str  # the prompt itself, not its name
+  identity: Identity  # of the model
   dim: int
   vectors: codes.Kind
+
+  @property
+  def about(self) -> dict[str, Any]:
+    """Its part of index.json, where `model` is the hash of the weights."""
+    return {
+      "model": self.identity.weights,
+      "document_prompt": self.identity.prompts["document"],
+      identity_lib.KEY: self.identity.as_json(),
+      "dim": self.dim,
+      "vectors": self.vectors,
+    }
 
 
 def build_index(
@@ -86,11 +98,11 @@ def build_index(
         f"{source}: no text to index{left and f' (left out: {left})'}; what"
         " the index held before, if anything, it still holds"
       )
-    key = cache.key_of(making._asdict() | checkpoint.AS_WRITTEN)
+    key = cache.key_of(making.about | checkpoint.AS_WRITTEN)
     pending = Pending(output / index.PENDING, key)
     done = _embed(encode, read.chunks, making, before, pending, progress)
     about = {
-      **making._asdict(),
+      **making.about,
       "cut": chunks.VERSION,
       **checkpoint.AS_WRITTEN,
       "bm25": {"k1": lexical.K1, "b": lexical.B, "analyser": "stemmed"},
@@ -142,9 +154,9 @@ def _require_same(
 ) -> None:
   """Raise BadInput for an index whose vectors cannot be mixed with new ones."""
   index.require_format(output, about)
-  changed = [
-    f"{name}={_short(about[name])!r} there, {_short(value)!r} now"
-    for name, value in making._asdict().items()
+  changed = index.differences(about, making.identity) + [
+    f"{name}={about[name]!r} there, {value!r} now"
+    for name, value in (("dim", making.dim), ("vectors", making.vectors))
     if about[name] != value
   ]
   if changed:
@@ -152,12 +164,6 @@ def _require_same(
       f"{output}: {'; '.join(changed)}; add --rebuild to make it"
       " anew, or use another --output"
     )
-
-
-def _short(value: Any) -> Any:
-  """A value for a message; of a hash, its first 12 digits."""
-  is_hash = isinstance(value, str) and len(value) == 64
-  return value[:12] if is_hash else value
 
 
 class _Done(NamedTuple):
@@ -211,7 +217,8 @@ def _embed(
 
 def _stripped(row: chunks.Chunk, making: Making) -> bool:
   """Whether stripping white space, as older versions did, changes the text."""
-  text = prompts.with_prompt(making.document_prompt, row.text, row.title)
+  prompt = making.identity.prompts["document"]
+  text = prompts.with_prompt(prompt, row.text, row.title)
   return text != text.strip()
 
 

@@ -64,7 +64,7 @@ def run(path: str, count: int, dim: int) -> None:
     places = {}
     for kind in ("int8", "binary"):
       places[kind] = pathlib.Path(folder) / kind
-      making = update.Making(model.hash, model.prompt("document"), dim, kind)
+      making = update.Making(model.identity, dim, kind)
       about = update.build_index(encoder, source, places[kind], making)
       show(kind, about)
     for title, change in changes(source).items():

@@ -20,7 +20,7 @@ from embeddinggemma.config import sibling
 from embeddinggemma.convert import names, tensors
 from embeddinggemma.convert.read import families, hugging_face, transformers
 from embeddinggemma.convert.safetensors_io import INDEX, WEIGHTS
-from embeddinggemma.model import adapt
+from embeddinggemma.model import adapt, identity
 from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model.config import EncoderDecoderConfig
 from embeddinggemma.training import stages, start
@@ -88,7 +88,7 @@ def test_gemma_3_under_the_names_of_every_version(
   folder = write(tmp_path / "theirs", tree, arrays, tokenizer_model)
   found = assert_read(folder, params)
   assert found.left_out == ("language" in prefix)
-  assert hugging_face.same_model(
+  assert identity.same_model(
     dataclasses.replace(found.config, up_width=64, embed_dim=32), config
   )
   head[5, 5] += 1
@@ -162,7 +162,7 @@ def test_an_encoder_decoder_and_its_parts(sides):
   kind, both, params, folder = sides
   found = assert_read(folder, params)
   assert found.family == kind and found.left_out == 1
-  assert hugging_face.same_model(
+  assert identity.same_model(
     dataclasses.replace(found.config, up_width=64, embed_dim=32), both.encoder
   )
   assert found.more["tied"] == both.tied

@@ -27,7 +27,6 @@ from embeddinggemma.convert import names, sentencepiece_model, tensors
 from embeddinggemma.convert.read import (
   families,
   gguf_file,
-  hugging_face,
   on_grid,
 )
 from embeddinggemma.convert.write import exporting, sentence_transformers
@@ -35,6 +34,7 @@ from embeddinggemma.convert.write.gguf import FORMAT
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import decoder as decoder_lib
+from embeddinggemma.model import identity
 from embeddinggemma.model.config import GLOBAL, LOCAL
 from embeddinggemma.training import stages
 from embeddinggemma.training import start as starting
@@ -705,7 +705,7 @@ def test_an_embedder_that_we_exported_comes_back(workdir, tmp_path, capsys):
   assert recipe["grid"] == quantize.FLOAT and recipe["view"] == "identity"
   assert recipe["source"]["file_type"] == "ALL_F32"
   before, after = eg.load(workdir), eg.load(tmp_path / "w")
-  assert hugging_face.same_model(before.config, after.config)
+  assert identity.same_model(before.config, after.config)
   assert after.prompts == before.prompts and after.prompts["mine"] == "m: "
   assert after.tokenizer.pieces == before.tokenizer.pieces
   for text in TEXTS:

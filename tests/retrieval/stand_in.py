@@ -5,8 +5,17 @@ import zlib
 import numpy as np
 
 from embeddinggemma import lexical
+from embeddinggemma.model.identity import Identity
 from embeddinggemma.retrieval import update
 
+MODEL = Identity(
+  weights="m" * 64,
+  precision="float",
+  tokenizer="t" * 64,
+  prompts={"query": "query: ", "document": "title: none | text: "},
+  max_length=64,
+  model={"pooling": "mean"},
+)
 CODE = '''"""Dates and colours."""
 
 import datetime
@@ -44,4 +53,4 @@ def bag_of_words(texts, prompt_name, titles=()):
 def making(**options):
   """What an index of it is made with, unless the options say otherwise."""
   options = {"dim": 128, "vectors": "int8"} | options
-  return update.Making("m" * 64, "title: none | text: ", **options)
+  return update.Making(MODEL, **options)

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from stand_in import CODE, bag_of_words, making
+from stand_in import CODE, MODEL, bag_of_words, making
 
 from embeddinggemma import encode
 from embeddinggemma.retrieval import codes, index, search, update
@@ -19,7 +19,7 @@ def _build(source, output, **options):
 
 
 def _search(directory, text, **options):
-  options = {"model": "m" * 64} | options
+  options = {"model": MODEL} | options
   return search.search(directory, bag_of_words, text, **options)
 
 
@@ -81,7 +81,7 @@ def test_every_mode_finds_the_function(made, mode, kind):
 
 
 def test_lexical_needs_no_model_and_no_match_is_no_hit(made):
-  options = {"model": "other", "mode": "lexical"}
+  options = {"model": None, "mode": "lexical"}
   opened = index.open_index(made / "int8")
   found = search.search(opened, None, "tomato", **options)
   assert found[0].path == "broken.py"
@@ -214,19 +214,48 @@ def test_a_failed_build_leaves_the_old_index(folder, tmp_path):
 
 def test_a_search_with_another_model_is_refused(made, tmp_path):
   place = made / "int8"
+  other = MODEL._replace(weights="o" * 64)
   with pytest.raises(
-    BadInput, match=r"made with model mmmmmmmmmmmm, not other"
+    BadInput, match=r"weights=mmmmmmmmmmmm there, oooooooooooo now; search with"
   ):
-    _search(place, "x", model="other")
+    _search(place, "x", model=other)
   with pytest.raises(BadInput, match="needs a model"):
-    search.search(place, None, "x", model="m" * 64)
+    search.search(place, None, "x", model=MODEL)
   narrow = lambda *args: bag_of_words(*args)[:, :64]
   with pytest.raises(
     BadInput, match="dim=128: the model has dimensions 1 to 64"
   ):
-    search.search(place, narrow, "x", model="m" * 64)
+    search.search(place, narrow, "x", model=MODEL)
   with pytest.raises(BadInput, match="dim=0: the model has dimensions"):
     _build(made / "source", tmp_path / "other", dim=0)
+
+
+@pytest.mark.parametrize(
+  ("part", "said"),
+  [
+    ({"precision": "int4"}, "precision='float' there, 'int4' now"),
+    ({"tokenizer": "u" * 64}, "tokenizer=tttttttttttt there, uuuuuuuuuuuu now"),
+    ({"max_length": 32}, "max_length=64 there, 32 now"),
+    ({"model": {"pooling": "last"}}, "model.pooling='mean' there, 'last' now"),
+    (
+      {"prompts": {**MODEL.prompts, "query": "q: "}},
+      "prompts.query='query: ' there, 'q: ' now",
+    ),
+    (
+      {"prompts": {"query": "query: "}},
+      "prompts.document='title: none | text: ' there, <none> now",
+    ),
+  ],
+)
+def test_a_search_names_the_part_that_differs(made, part, said):
+  with pytest.raises(BadInput) as error:
+    _search(made / "int8", "x", model=MODEL._replace(**part))
+  assert f"another model: {said}; search with that one" in str(error.value)
+
+
+def test_a_prompt_that_no_search_uses_may_differ(made):
+  other = MODEL._replace(prompts={**MODEL.prompts, "STS": "sts: "})
+  assert _search(made / "int8", "rice", model=other)
 
 
 def test_bad_queries_are_refused(made):

@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from stand_in import bag_of_words, making
+from stand_in import MODEL, bag_of_words, making
 
 from embeddinggemma import cache
 from embeddinggemma.cli import main
@@ -110,9 +110,7 @@ def test_what_is_the_same_text_elsewhere_is_kept(source, tmp_path):
   about = _update(source, output, encode)
   assert encode.texts == []
   assert _counts(about) == (4, 0, 0, 0)
-  hits = search.search(
-    output, bag_of_words, "stone", model="m" * 64, mode="dense"
-  )
+  hits = search.search(output, bag_of_words, "stone", model=MODEL, mode="dense")
   assert hits[0].path == "sub/stone.txt"
   (source / "sub" / "river.txt").unlink()
   assert _counts(_update(source, output, encode)) == (3, 0, 1, 0)
@@ -169,10 +167,12 @@ def test_an_index_made_otherwise_is_not_mixed(source, tmp_path, options, said):
 def test_an_index_of_another_model_or_prompt_is_not_mixed(source, tmp_path):
   output = tmp_path / "i"
   _update(source, output)
-  other = making()._replace(model="n" * 64, document_prompt="passage: ")
+  prompts = {"query": "query: ", "document": "passage: "}
+  changed = MODEL._replace(weights="n" * 64, prompts=prompts)
+  other = making()._replace(identity=changed)
   with pytest.raises(BadInput) as error:
     update.build_index(bag_of_words, source, output, other)
-  assert "model='mmmmmmmmmmmm' there, 'nnnnnnnnnnnn' now" in str(error.value)
+  assert "weights=mmmmmmmmmmmm there, nnnnnnnnnnnn now" in str(error.value)
   assert "'title: none | text: ' there, 'passage: ' now" in str(error.value)
 
 
@@ -304,7 +304,7 @@ def test_an_open_index_outlives_an_update(source, tmp_path):
   opened = index.open_index(output)
   (source / "stone.txt").unlink()
   _update(source, output)
-  hits = search.search(opened, bag_of_words, "stone", model="m" * 64)
+  hits = search.search(opened, bag_of_words, "stone", model=MODEL)
   assert hits[0].path == "stone.txt"
   assert len(index.open_index(output)) == 2
 

@@ -5,11 +5,11 @@ of rotary bases are read (rope_theta and rope_local_base_freq; rope_parameters),
 and both a list of layer types and the length of its pattern.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from embeddinggemma.model.config import GLOBAL, LOCAL, ModelConfig
+from embeddinggemma.model.identity import layer_kinds
 from embeddinggemma.types import BadInput
 
 _KINDS = {"sliding_attention": LOCAL, "full_attention": GLOBAL}
@@ -279,28 +279,3 @@ def full_window(config: ModelConfig) -> int:
   An odd window reaches no further than the even one below it.
   """
   return config.window // 2 * 2 or 2  # 2: a window of 1 of no local layer
-
-
-# What only decides how weights start, and how they are computed with.
-_OF_TRAINING = ("dtype", "post_norm_gain", "projection_init", "pooling_heads")
-_OF_WINDOW = ("window", "window_rule")
-
-
-def same_model(a: ModelConfig, b: ModelConfig) -> bool:
-  """Whether two configs compute the same function of the same weights."""
-  return _meaning(a) == _meaning(b)
-
-
-def _meaning(config: ModelConfig) -> dict[str, Any]:
-  """The fields of a config that decide what is computed."""
-  tree = dataclasses.asdict(config.portable)
-  tree["pattern"] = kinds = layer_kinds(config)
-  if config.window_rule == "symmetric":
-    tree["window"] = config.window // 2
-  unused = _OF_TRAINING + (() if LOCAL in kinds else _OF_WINDOW)
-  return {name: value for name, value in tree.items() if name not in unused}
-
-
-def layer_kinds(config: ModelConfig) -> list[str]:
-  """LOCAL or GLOBAL for every layer."""
-  return [config.attention_kind(i) for i in range(config.num_layers)]

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 from embeddinggemma import cache, checkpoint, quantize, saved
 from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import tensors
-from embeddinggemma.convert.read import hugging_face
 from embeddinggemma.convert.write.output import MARK, whole
-from embeddinggemma.model import embedder, pooling
+from embeddinggemma.model import embedder, identity, pooling
 from embeddinggemma.model.arithmetic import EXACT, Arithmetic
 from embeddinggemma.model.config import LOCAL, ModelConfig
 from embeddinggemma.saved import Saved
@@ -190,7 +189,7 @@ def common_faults(config: ModelConfig, form: str) -> dict[str, bool]:
 
   Returns descriptions, and whether each holds for this config.
   """
-  local = LOCAL in hugging_face.layer_kinds(config)
+  local = LOCAL in identity.layer_kinds(config)
   return {
     f"model.pooling={config.pooling!r}; it pools by the"
     f" {pooling.all_held_by(form)}": (

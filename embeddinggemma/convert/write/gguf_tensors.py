@@ -17,10 +17,10 @@ from jaxtyping import Float16, Int8, UInt8
 from embeddinggemma import quantize
 from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import names
-from embeddinggemma.convert.read import hugging_face
 from embeddinggemma.convert.tensors import Shape
 from embeddinggemma.convert.write.exporting import BFLOAT16, Job
 from embeddinggemma.grids import BLOCK
+from embeddinggemma.model import identity
 from embeddinggemma.model.arithmetic import EXACT, Arithmetic
 from embeddinggemma.model.config import GLOBAL, LOCAL, ModelConfig
 from embeddinggemma.types import BadInput
@@ -57,7 +57,7 @@ def layer_kinds(config: ModelConfig) -> list[str]:
   them. So a model with one kind gets a layer of the other kind that adds
   nothing: all its tensors are zero, and so are the outputs of its last norms.
   """
-  kinds = hugging_face.layer_kinds(config)
+  kinds = identity.layer_kinds(config)
   return kinds + [kind for kind in (LOCAL, GLOBAL) if kind not in kinds]
 
 

@@ -27,7 +27,7 @@ from embeddinggemma.convert.write.exporting import (
   Written,
   common_faults,
 )
-from embeddinggemma.model import pooling
+from embeddinggemma.model import identity, pooling
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.types import Stopped
 
@@ -169,7 +169,7 @@ def _verify(job: Job, folder: pathlib.Path) -> None:
   back = sentence_transformers.read(folder)
   window = folders.read_json(folder, "config.json")["sliding_window"]
   wrong = {
-    "the config": not hugging_face.same_model(back.config, job.config),
+    "the config": not identity.same_model(back.config, job.config),
     "the window": window != hugging_face.full_window(job.config),
     "a prompt": back.prompts != job.prompts,
     "the tokenizer": back.tokenizer != job.files[checkpoint.TOKENIZER_FILE],
