@@ -17,12 +17,12 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import IDENTITY, BadInput
 
 T = TypeVar("T")
 
@@ -83,6 +83,22 @@ def key_of(inputs: Mapping[str, Any]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
+def keys_of(inputs: Mapping[str, Any]) -> tuple[str, ...]:
+  """The hash of inputs, and the one by which earlier versions knew them.
+
+  Those recorded no identity of a model, only the hash of its weights. What they
+  made is still read.
+  """
+  return tuple(dict.fromkeys(map(key_of, (inputs, _without(inputs)))))
+
+
+def _without(tree: Any) -> Any:
+  """A tree of mappings without identities."""
+  if not isinstance(tree, Mapping):
+    return tree
+  return {k: _without(v) for k, v in tree.items() if k != IDENTITY}
+
+
 def to_json(value: Any) -> bytes:
   """A value as JSON in the format of this project's files."""
   return (json.dumps(value, indent=1) + "\n").encode()
@@ -134,21 +150,21 @@ def bound(
 
 def perform(task: Task, workdir: pathlib.Path) -> Done:
   """The result of a task: found on disk, or continued, or done now."""
-  directory, key = workdir / task.name, key_of(task.inputs)
+  directory, keys = workdir / task.name, keys_of(task.inputs)
   target = directory if task.resumable else workdir / f"{task.name}.partial"
   for place in (directory, target):
     saved = read_json(place / STAGE_FILE)
-    if saved.get("key") == key:
+    if saved.get("key") in keys:
       if place != directory:
         _take_name(target, directory)
       return dataclasses.replace(Done(**saved), cached=True)
   _require_ours(directory)
-  spent = _start(target, key, keep=task.resumable)
+  key, spent = _start(target, keys, keep=task.resumable)
   began = time.perf_counter()
   try:
     result = as_dict(task.work(target))
   except BaseException:
-    _stopped(task, target, spent + time.perf_counter() - began)
+    _stopped(task, key, target, spent + time.perf_counter() - began)
     raise
   spent += time.perf_counter() - began
   checkpoint, digest = result.pop("checkpoint", ""), result.pop("hash", "")
@@ -171,18 +187,24 @@ def checkpoint_of(workdir: pathlib.Path, done: Done) -> str:
 def is_done(task: Task, workdir: pathlib.Path) -> bool:
   """Whether `perform` would find the result of the task."""
   saved = read_json(workdir / task.name / STAGE_FILE)
-  return saved.get("key") == key_of(task.inputs)
+  return saved.get("key") in keys_of(task.inputs)
 
 
-def _start(target: pathlib.Path, key: str, keep: bool) -> float:
-  """Prepare a folder, empty or to continue in; returns seconds spent before."""
+def _start(
+  target: pathlib.Path, keys: Sequence[str], keep: bool
+) -> tuple[str, float]:
+  """Prepare a folder, empty or to continue in.
+
+  Returns the key of the work there, which is the first unless an earlier
+  version began it, and the seconds spent before.
+  """
   started = read_json(target / KEY_FILE)
-  if keep and started.get("key") == key:
-    return started["seconds"]
+  if keep and started.get("key") in keys:
+    return started["key"], started["seconds"]
   _remove(target)
   target.mkdir(parents=True)
-  write_json(target / KEY_FILE, {"key": key, "seconds": 0.0})
-  return 0.0
+  write_json(target / KEY_FILE, {"key": keys[0], "seconds": 0.0})
+  return keys[0], 0.0
 
 
 def _remove(directory: pathlib.Path) -> None:
@@ -215,10 +237,10 @@ def _children(directory: pathlib.Path) -> list[pathlib.Path]:
   return list(directory.iterdir()) if directory.is_dir() else []
 
 
-def _stopped(task: Task, target: pathlib.Path, spent: float) -> None:
+def _stopped(task: Task, key: str, target: pathlib.Path, spent: float) -> None:
   """Record the time of a task that can continue; delete any other's folder."""
   if task.resumable:
-    started = {"key": key_of(task.inputs), "seconds": spent}
+    started = {"key": key, "seconds": spent}
     write_json(target / KEY_FILE, started)
   else:
     _remove(target)

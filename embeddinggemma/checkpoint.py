@@ -23,7 +23,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from embeddinggemma.types import BadInput, Params
+from embeddinggemma.types import IDENTITY, BadInput, Params
 
 CHECKPOINTS = "checkpoints"
 # Workdirs inside a training's: the mean of its last checkpoints, and its
@@ -397,6 +397,11 @@ def view_of(files: Files) -> Any:
 def keeps_white_space(files: Files) -> bool:
   """Whether the checkpoint's writer kept outer white space of texts."""
   return AS_WRITTEN.items() <= _recipe(files).items()
+
+
+def identity_of(files: Files) -> dict[str, Any]:
+  """What recipe.json records of the model's identity; {} in older ones."""
+  return _recipe(files).get(IDENTITY, {})
 
 
 def _recipe(files: Files) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from rich.console import Console
 
 from embeddinggemma import checkpoint, config, encode, quantize, saved, sharding
+from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import tensors
 from embeddinggemma.convert.read import families
 from embeddinggemma.data import prompts
@@ -238,7 +239,7 @@ def load(
         " and train one: --config=configs/prefinetune.py"
       )
     seen = quantize.known(precision or quantize.FLOAT)
-    return assemble(
+    model = assemble(
       dataclasses.replace(found.config, dtype=dtype or found.config.dtype),
       tensors.params(found, seen),
       Tokenizer(found.tokenizer, str(path)),
@@ -246,6 +247,8 @@ def load(
       found.prompts,
       seen,
     )
+    _say_changed(model, folders.recorded(pathlib.Path(path)))
+    return model
   found = saved.read(path)
   model = dataclasses.replace(found.config, dtype=dtype or found.config.dtype)
   seen = quantize.known(precision or found.precision)
@@ -259,7 +262,22 @@ def load(
   tokenizer = Tokenizer(found.files["tokenizer.model"], name)
   params = tensors.placed(checkpoint.stream(found.directory), seen)
   stored = dict(found.prompts)
-  return assemble(model, params, tokenizer, name, stored, seen)
+  opened = assemble(model, params, tokenizer, name, stored, seen)
+  _say_changed(opened, checkpoint.identity_of(found.files))
+  return opened
+
+
+def _say_changed(model: Model, recorded: Mapping[str, Any]) -> None:
+  """Print what of a model is not as it was when its folder was written.
+
+  The weights are left out: an export's are as its precision rounds them, and a
+  checkpoint does not record their hash.
+  """
+  now = model.identity.parts
+  for line in identity_lib.differences(recorded, now):
+    print(
+      f"{model.name} was changed after it was made: {line}", file=sys.stderr
+    )
 
 
 def assemble(

@@ -22,7 +22,7 @@ import numpy as np
 from embeddinggemma import cache, checkpoint
 from embeddinggemma import config as config_lib
 from embeddinggemma.checkpoint import Name, Shapes
-from embeddinggemma.types import BadInput, Params
+from embeddinggemma.types import IDENTITY, BadInput, Params
 
 # Files that ingredients must agree on, besides the tensors' names and shapes.
 _ALIKE = ("model.json", "tokenizer.model", "prompts.json")
@@ -207,6 +207,7 @@ def _recipe(
     "parents": {f"ingredient_{n}": hash for n, hash in enumerate(hashes, 1)},
     "weights": list(shares),
     "view": checkpoint.view_of(files[0]),
+    IDENTITY: checkpoint.identity_of(files[0]),
     **(checkpoint.AS_WRITTEN if kept else {}),
     "versions": {name: importlib.metadata.version(name) for name in names},
     "command": sys.argv,

@@ -25,6 +25,7 @@ Aux = Mapping[str, Any]
 Metrics = dict[str, Array]
 Key = jax.Array
 Weights = Mapping[str, float]  # task name -> share of the batches
+IDENTITY = "identity"  # key of a model's identity in JSON (model/identity.py)
 
 
 class BadInput(Exception):

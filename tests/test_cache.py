@@ -1,5 +1,6 @@
 """Stages done once: found, redone, continued, and adopted when whole."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -139,3 +140,27 @@ def test_a_folder_of_someone_else_is_not_replaced(
   with pytest.raises(BadInput, match="stage is not of a run"):
     cache.perform(step, tmp_path)
   assert (tmp_path / "stage" / "precious").read_text() == "x"
+
+
+def test_what_knew_only_the_weights_is_kept_and_other_identities_are_not(
+  tmp_path,
+):
+  """Until now a task's inputs had no identity of the model that it used."""
+  calls: list[str] = []
+
+  def task(**identity):
+    depends = {"base": "w", "of": identity}
+    return dataclasses.replace(make(calls), inputs=depends)
+
+  old = cache.perform(task(), tmp_path)
+  assert cache.is_done(task(identity={"tokenizer": "a"}), tmp_path)
+  assert cache.perform(task(identity={"tokenizer": "a"}), tmp_path).key == (
+    old.key
+  )
+  assert len(calls) == 1
+  other = tmp_path / "other"
+  other.mkdir()
+  cache.perform(task(identity={"tokenizer": "a"}), other)
+  assert not cache.is_done(task(identity={"tokenizer": "b"}), other)
+  cache.perform(task(identity={"tokenizer": "b"}), other)
+  assert len(calls) == 3

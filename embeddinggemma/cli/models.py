@@ -15,9 +15,8 @@ from embeddinggemma.cli.flags import console, file_of, say
 from embeddinggemma.convert import verbs as convert
 from embeddinggemma.evaluation import quality, suite
 from embeddinggemma.loading import load
-from embeddinggemma.model import identity
 from embeddinggemma.report import report
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import IDENTITY, BadInput
 
 
 def evaluate(values: flags.FlagValues) -> None:
@@ -31,7 +30,7 @@ def evaluate(values: flags.FlagValues) -> None:
   folder = pathlib.Path(values.data) if values.data else own()
   result = {
     "model": model.hash,
-    identity.KEY: model.identity.as_json(),
+    IDENTITY: model.identity.as_json(),
     "precision": model.precision,
     "data": str(folder),
     **quality.evaluate(model, suite.read_suite(folder), shown),

@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 from embeddinggemma.checkpoint import TOKENIZER_FILE, is_terms
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import IDENTITY, BadInput
 
+MARK = "embeddinggemma.json"  # says that a folder is an export of ours
 _README_TERMS = re.compile(r"^license(_name|_link)?:.*$", re.MULTILINE)
 
 
@@ -53,6 +54,14 @@ def read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
 def has(folder: pathlib.Path, name: str) -> bool:
   """Whether the folder has such a file."""
   return inside(folder, name).is_file()
+
+
+def recorded(place: pathlib.Path) -> dict[str, Any]:
+  """The identity that an export of ours says its model had; else {}."""
+  folder = place if place.is_dir() else place.parent
+  if not has(folder, MARK):
+    return {}
+  return read_json(folder, MARK).get(IDENTITY, {})
 
 
 def tokenizer_model(folder: pathlib.Path) -> bytes:

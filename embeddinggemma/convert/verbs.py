@@ -22,8 +22,9 @@ from embeddinggemma.convert.read import gguf as gguf_read
 from embeddinggemma.convert.tensors import Imported
 from embeddinggemma.convert.write import exporting
 from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.model import identity
 from embeddinggemma.saved import GRID
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import IDENTITY, BadInput
 
 Examine = Callable[[pathlib.Path], Any]
 # Patterns of files that are fetched from a repository: no pickles, no code.
@@ -218,6 +219,9 @@ def _files(
     "source": {**about, **model.source},
     "config": {"model": config, **model.more},
     "view": "identity",
+    IDENTITY: identity.parts(
+      model.config, Tokenizer(model.tokenizer).identity, model.prompts
+    ),
     GRID: grid,
     **checkpoint.AS_WRITTEN,
     "versions": {n: importlib.metadata.version(n) for n in _VERSIONS},

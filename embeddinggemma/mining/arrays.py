@@ -38,12 +38,13 @@ class Filling:
     layout: Layout,
   ):
     self._directory, self._about_name = directory, about_name
-    self._inputs, self.key = inputs, cache.key_of(inputs)
+    self._inputs, keys = inputs, cache.keys_of(inputs)
+    self.key = keys[0]
     self.arrays: dict[str, np.ndarray] = {}
     self.done = 0
     self.about = cache.read_json(directory / about_name)
     finals = [directory / f"{name}.npy" for name in layout]
-    if self.about.get("key") == self.key and all(map(Path.is_file, finals)):
+    if self.about.get("key") in keys and all(map(Path.is_file, finals)):
       (directory / _PROGRESS).unlink(missing_ok=True)
       return
     self.about = {}

@@ -2,8 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -14,7 +14,7 @@ from embeddinggemma.loading import Model, load
 from embeddinggemma.mining import negatives, teacher
 from embeddinggemma.mining.candidates import MiningConfig
 from embeddinggemma.mining.teach import teacher_of_model
-from embeddinggemma.types import Pair
+from embeddinggemma.types import IDENTITY, Pair
 
 LEDGER = "ledger"
 
@@ -66,6 +66,7 @@ def mining(
   weights: str,
   config: MiningConfig,
   console: Console,
+  identity: Mapping[str, Any] | None = None,
 ) -> Task:
   """The task `mine` of a recipe.
 
@@ -78,6 +79,7 @@ def mining(
     weights: the content hash of the model.
     config: what is searched, dropped and taken.
     console: for progress.
+    identity: of a model that no task of the run made.
   """
   dense = config.search == "dense"
 
@@ -91,5 +93,6 @@ def mining(
     "config": dataclasses.asdict(config),
     "inputs": data,
     "model": weights if dense else "",
+    **({IDENTITY: identity} if dense and identity else {}),
   }
   return Task("mine", depends, work, resumable=True)

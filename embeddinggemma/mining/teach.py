@@ -14,7 +14,7 @@ from rich.console import Console
 from embeddinggemma import progress as progress_lib
 from embeddinggemma.loading import Model, load
 from embeddinggemma.mining import teacher, tfidf
-from embeddinggemma.types import Pair
+from embeddinggemma.types import IDENTITY, Pair
 
 TFIDF = "tfidf"
 
@@ -47,7 +47,7 @@ class Teacher(NamedTuple):
 
 def teacher_of_model(model: Model) -> teacher.TeacherModel:
   """A loaded model as a teacher."""
-  return teacher.from_encoder(model, model.hash, model.config.embed_dim)
+  return teacher.from_encoder(model, model.identity, model.config.embed_dim)
 
 
 def _is_checkpoint(config: TeachConfig) -> bool:
@@ -92,5 +92,13 @@ def teach(
   with progress_lib.Progress(console, "teach", len(items)) as progress:
     about = teacher.teach(
       items, model, directory, dtype=dtype, progress=progress.show_of
+    )
+  if IDENTITY in model.about and IDENTITY not in about["teacher"]:
+    console.print(
+      f"{directory}: vectors of a version that recorded only the weights of the"
+      " teacher; its tokenizer, prompts and lengths cannot be compared",
+      highlight=False,
+      markup=False,
+      soft_wrap=True,
     )
   return Taught(about["count"], about["width"], about["hash"])

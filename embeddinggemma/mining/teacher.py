@@ -19,7 +19,8 @@ from jaxtyping import Float, Int, Shaped
 from embeddinggemma import cache
 from embeddinggemma.data import prompts
 from embeddinggemma.mining import arrays
-from embeddinggemma.types import BadInput, Pair, TextEncoder
+from embeddinggemma.model.identity import Identity
+from embeddinggemma.types import IDENTITY, BadInput, Pair, TextEncoder
 
 FORMAT = 1
 CHUNK = 4096  # texts: what a kill can lose
@@ -155,11 +156,10 @@ def _checked(
   return vectors / norms
 
 
-def from_encoder(encode: TextEncoder, model: str, width: int) -> TeacherModel:
-  """A model of this project as a teacher.
-
-  `model` is the content hash of its weights, `width` its dimension.
-  """
+def from_encoder(
+  encode: TextEncoder, model: Identity, width: int
+) -> TeacherModel:
+  """A model of this project as a teacher; `width` is its dimension."""
 
   def vectors(items: Sequence[Item]) -> Float[np.ndarray, "n _T"]:
     # A call has one prompt; what a chunk holds does not depend on kills.
@@ -173,7 +173,11 @@ def from_encoder(encode: TextEncoder, model: str, width: int) -> TeacherModel:
       out[rows] = found
     return out
 
-  about = {"teacher": "checkpoint", "model": model}
+  about = {
+    "teacher": "checkpoint",
+    "model": model.weights,
+    IDENTITY: model.as_json(),
+  }
   return TeacherModel(about, width, lambda items, own: vectors)
 
 
@@ -223,10 +227,21 @@ def sentence_transformer(name: str) -> TeacherModel:
     "modules": str(model),
     "prompts": own,
     "weights": digest.hexdigest(),
+    IDENTITY: {
+      "tokenizer": _tokenizer_hash(model.tokenizer),
+      "max_length": model.max_seq_length,
+    },
   }
   # Its method for the width has another name in each version.
   width = vectors([Item("document", "width", "")]).shape[1]
   return TeacherModel(about, width, lambda items, file: vectors)
+
+
+def _tokenizer_hash(tokenizer: Any) -> str:
+  """SHA-256 of a tokenizer of transformers, as its library writes it; or ""."""
+  backend = getattr(tokenizer, "backend_tokenizer", None)
+  text = backend.to_str() if backend else ""
+  return hashlib.sha256(text.encode()).hexdigest() if text else ""
 
 
 def _prompted(own: Mapping[str, str], item: Item) -> tuple[str, str]:

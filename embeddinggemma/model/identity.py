@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 from embeddinggemma import config as config_lib
 from embeddinggemma.model.config import LOCAL, ModelConfig
 
-KEY = "identity"  # in every JSON file that holds one
 SEARCH = ("query", "document")  # the prompts that a search uses
 # What only decides how weights start, and how they are computed with.
 _OF_TRAINING = ("dtype", "post_norm_gain", "projection_init", "pooling_heads")
 _OF_WINDOW = ("window", "window_rule")
 _HASH = 64  # digits of a SHA-256
 _LACKS = "<none>"
+_OF_WEIGHTS = ("weights", "precision")
 
 
 class Identity(NamedTuple):
@@ -40,6 +40,12 @@ class Identity(NamedTuple):
     text = json.dumps(self._asdict(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
+  @property
+  def parts(self) -> dict[str, Any]:
+    """All but the weights."""
+    known = self._asdict()
+    return {name: known[name] for name in known if name not in _OF_WEIGHTS}
+
   def as_json(self) -> dict[str, Any]:
     """The hash and the parts, as files hold them."""
     return {"hash": self.hash, **self._asdict()}
@@ -53,9 +59,20 @@ def of_model(
   prompts: Mapping[str, str],
 ) -> Identity:
   """The identity of a model, from its config and the hashes of its parts."""
+  return Identity(weights, precision, **parts(config, tokenizer, prompts))
+
+
+def parts(
+  config: ModelConfig, tokenizer: str, prompts: Mapping[str, str]
+) -> dict[str, Any]:
+  """All but the weights: what recipe.json records beside them."""
   model = meaning(config)
-  length = model.pop("max_length")
-  return Identity(weights, precision, tokenizer, dict(prompts), length, model)
+  return {
+    "tokenizer": tokenizer,
+    "prompts": dict(prompts),
+    "max_length": model.pop("max_length"),
+    "model": model,
+  }
 
 
 def differences(

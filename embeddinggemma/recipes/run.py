@@ -46,11 +46,8 @@ def run(plan: Plan, workdir: pathlib.Path, console: Console) -> dict[str, Any]:
       cached = cache.is_done(task, workdir)
       console.rule(name, align="left")
       done[name] = cache.perform(task, workdir)
-      note = (
-        "done before, nothing changed"
-        if cached
-        else f"{done[name].seconds:.0f} s"
-      )
+      note = _known(task, done[name])
+      note = note if cached else f"{done[name].seconds:.0f} s"
       console.print(f"{name}: {note}", highlight=False)
     summary = {
       "stages": _rows(workdir, done),
@@ -69,6 +66,16 @@ def run(plan: Plan, workdir: pathlib.Path, console: Console) -> dict[str, Any]:
       f"{name}  {said}", highlight=False, soft_wrap=True, markup=False
     )
   return summary
+
+
+def _known(task: Task, done: Done) -> str:
+  """What is known of a task that was done before."""
+  if done.key == cache.key_of(task.inputs):
+    return "done before, nothing changed"
+  return (
+    "done before, by a version that recorded only the weights of the base; its"
+    " tokenizer, prompts and lengths cannot be compared"
+  )
 
 
 def gflops() -> float:

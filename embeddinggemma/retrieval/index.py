@@ -34,7 +34,7 @@ from embeddinggemma import cache, checkpoint, lexical
 from embeddinggemma.model import identity
 from embeddinggemma.model.identity import Identity
 from embeddinggemma.retrieval import chunks, codes, reading
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import IDENTITY, BadInput
 
 FORMAT = 2
 INDEX_FILE = "index.json"
@@ -175,11 +175,11 @@ def differences(about: Mapping[str, Any], model: Identity) -> list[str]:
   Earlier versions kept the weights' hash and the document prompt alone; these
   are then compared.
   """
-  there = about.get(identity.KEY) or {
+  there = about.get(IDENTITY) or {
     "weights": about["model"],
     "prompts": {"document": about["document_prompt"]},
   }
-  used = identity.SEARCH if identity.KEY in about else ("document",)
+  used = identity.SEARCH if IDENTITY in about else ("document",)
   return identity.differences(there, model.as_json(), used)
 
 
@@ -194,7 +194,7 @@ def note(about: Mapping[str, Any], then: str) -> str:
     f"{made} ignored white space around a text; {then}": as_written(about),
     f"{made} recorded only the weights and the document prompt of its model: its"
     " tokenizer, query prompt and lengths cannot be compared": (
-      identity.KEY in about
+      IDENTITY in about
     ),
   }
   return "; ".join(note for note, fine in notes.items() if not fine)

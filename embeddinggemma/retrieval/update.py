@@ -20,11 +20,10 @@ from jaxtyping import Float16
 from embeddinggemma import cache, checkpoint, lexical
 from embeddinggemma import encode as encode_lib
 from embeddinggemma.data import prompts
-from embeddinggemma.model import identity as identity_lib
 from embeddinggemma.model.identity import Identity
 from embeddinggemma.retrieval import chunks, codes, index, reading
 from embeddinggemma.retrieval.pending import ID_BYTES, Pending
-from embeddinggemma.types import BadInput, TextEncoder
+from embeddinggemma.types import IDENTITY, BadInput, TextEncoder
 
 BLOCK = 512  # texts embedded at a time: what a killed process loses
 _NAMED = 3  # files that index.json lists for each reason to leave some out
@@ -45,7 +44,7 @@ class Making(NamedTuple):
     return {
       "model": self.identity.weights,
       "document_prompt": self.identity.prompts["document"],
-      identity_lib.KEY: self.identity.as_json(),
+      IDENTITY: self.identity.as_json(),
       "dim": self.dim,
       "vectors": self.vectors,
     }

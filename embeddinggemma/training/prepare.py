@@ -73,7 +73,7 @@ def given_tokenizer(config: TrainConfig) -> Tokenizer | None:
     given[f"data.path={shards}"] = Tokenizer(shards / TOKENIZER_FILE)
   first, *others = given or [""]
   for name in others:
-    if given[name].hash != given[first].hash:
+    if given[name].identity != given[first].identity:
       raise BadInput(
         f"{first} and {name} have different tokenizers; use one of them, or"
         " prepare the text again"

@@ -13,11 +13,12 @@ from embeddinggemma import cache, checkpoint
 from embeddinggemma import config as config_lib
 from embeddinggemma.checkpoint import TOKENIZER_FILE
 from embeddinggemma.data import prompts
+from embeddinggemma.model import identity
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.training import inputs, stages
 from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.training.inputs import Inputs
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import IDENTITY, BadInput
 
 CONFIG_FILE = "config.json"
 SCORES_FILE = "scores.json"  # of what was trained here
@@ -123,14 +124,18 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
     "versions": versions(),
     "command": sys.argv,
   }
-  return {
+  tokenizer = made.tokenizer()
+  content = {
     "model.json": cache.to_json(dataclasses.asdict(config.model.portable)),
     "prompts.json": cache.to_json(dict(prompts.PROMPTS)),
-    "recipe.json": cache.to_json(recipe),
-    TOKENIZER_FILE: made.tokenizer().model,
+    TOKENIZER_FILE: tokenizer.model,
     "LICENSE": _LICENSE.encode(),
     **_inherited(config, given),
   }
+  recipe[IDENTITY] = identity.parts(
+    config.model, tokenizer.identity, inputs.prompts_of(content)
+  )
+  return {**content, "recipe.json": cache.to_json(recipe)}
 
 
 def _inherited(

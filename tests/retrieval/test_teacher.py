@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from stand_in import MODEL
 
 from embeddinggemma.data import prompts
 from embeddinggemma.mining import teacher, tfidf
@@ -284,13 +285,17 @@ def test_our_own_model_is_a_teacher(tmp_path):
     Item("sts", "abcd", ""),
     Item("document", "ab", ""),
   ]
-  about = teach(items, teacher.from_encoder(encode, "f" * 64, 4), tmp_path)
+  about = teach(items, teacher.from_encoder(encode, MODEL, 4), tmp_path)
   assert sorted(asked) == [("document", 2), ("sts", 1)]
-  assert about["teacher"] == {"teacher": "checkpoint", "model": "f" * 64}
+  assert about["teacher"] == {
+    "teacher": "checkpoint",
+    "model": MODEL.weights,
+    "identity": MODEL.as_json(),
+  }
   want = np.array([[3, 5, 8, 1], [4, 0, 3, 1], [2, 0, 8, 1]], np.float32)
   want /= np.linalg.norm(want, axis=1, keepdims=True)
   np.testing.assert_allclose(rows(tmp_path, items), want, rtol=1e-6)
-  narrow = teacher.from_encoder(encode, "f" * 64, 6)
+  narrow = teacher.from_encoder(encode, MODEL, 6)
   with pytest.raises(BadInput, match=r"checkpoint gives .* width 4, not 6"):
     teach(items, narrow, tmp_path)
 
@@ -320,6 +325,9 @@ class SentenceTransformer:
     "passage": "P: ",
     "STS": "S: ",
   }
+
+  tokenizer = None
+  max_seq_length = 256
 
   def __init__(self, name, *, trust_remote_code, local_files_only):
     assert not trust_remote_code and local_files_only
@@ -464,3 +472,21 @@ def test_other_bad_input_is_named(tmp_path):
   (tmp_path / "c" / "vectors.npy").write_bytes(b"no array")
   with pytest.raises(BadInput, match="holds no teacher's vectors"):
     teacher.open_vectors(tmp_path / "c")
+
+
+def test_vectors_of_a_version_without_identities_are_kept(tmp_path):
+  """They are said to be so; those of another model are made anew."""
+  encode, calls = hashed()[0].start, []
+
+  def of(identity, model="w"):
+    about = {"teacher": "checkpoint", "model": model, **identity}
+    counted = lambda items, own: calls.append(1) or encode(items, own)
+    return TeacherModel(about, 8, counted)
+
+  teach(ITEMS, of({}), tmp_path)
+  teach(ITEMS, of({"identity": {"max_length": 9}}), tmp_path)
+  assert len(calls) == 1
+  teach(ITEMS, of({"identity": {"max_length": 9}}, model="v"), tmp_path)
+  assert len(calls) == 2
+  teach(ITEMS, of({"identity": {"max_length": 8}}, model="v"), tmp_path)
+  assert len(calls) == 3

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 from embeddinggemma import cache, checkpoint, quantize, saved
 from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import tensors
-from embeddinggemma.convert.write.output import MARK, whole
+from embeddinggemma.convert.folder import MARK
+from embeddinggemma.convert.write.output import whole
+from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import embedder, identity, pooling
 from embeddinggemma.model.arithmetic import EXACT, Arithmetic
 from embeddinggemma.model.config import LOCAL, ModelConfig
 from embeddinggemma.saved import Saved
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import IDENTITY, BadInput
 
 OnTensor = Callable[[int, int], Any]  # (tensors written, of how many)
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
@@ -136,6 +138,13 @@ def about(form: Format, job: Job, written: Written) -> dict[str, Any]:
     "precision": job.precision,
     "rounded_after_training": job.rounded,
     "weights": written.digest,
+    IDENTITY: identity.of_model(
+      job.config,
+      written.digest,
+      job.precision,
+      Tokenizer(job.files[checkpoint.TOKENIZER_FILE]).identity,
+      job.prompts,
+    ).as_json(),
     **written.about,
   }
 

@@ -7,9 +7,8 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
+from embeddinggemma.convert.folder import MARK
 from embeddinggemma.types import BadInput
-
-MARK = "embeddinggemma.json"  # says that a folder is an export of ours
 
 
 @contextlib.contextmanager

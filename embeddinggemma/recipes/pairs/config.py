@@ -87,6 +87,7 @@ class PairsConfig:
 
   base: str  # the model's path
   base_hash: str  # content hash of its weights
+  base_identity: dict[str, Any]  # all that decides its vectors
   pairs: int  # how many there are, on all sides of the split
   trainable: str  # one of TRAINABLE
   lora: LoraConfig
@@ -152,6 +153,7 @@ def build(tree: Mapping[str, Any]) -> PairsConfig:
   whole = {
     **tree,
     "base_hash": base.hash,
+    "base_identity": base.identity.as_json(),
     "pairs": len(pairs),
     "index": index,
     "finetune": dataclasses.asdict(trains(finetune, tree["trainable"], lora)),

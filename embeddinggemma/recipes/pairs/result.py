@@ -17,6 +17,7 @@ from embeddinggemma.recipes.run import Plan
 from embeddinggemma.report import forgetting, report
 from embeddinggemma.training import hooks, inputs
 from embeddinggemma.training.workdir import SCORES_FILE
+from embeddinggemma.types import IDENTITY
 
 FORECAST = ("before", "finetune", "choose", "index")  # tasks it covers
 _QUESTION = 60  # characters of a suggested query, at most
@@ -51,7 +52,11 @@ def summary(run: Run, done: Mapping[str, Done]) -> dict[str, Any]:
       "hash": done["choose"].hash,
       "metrics": scores.means(after),
     },
-    "base": {"path": run.config.base, "hash": run.config.base_hash},
+    "base": {
+      "path": run.config.base,
+      "hash": run.config.base_hash,
+      IDENTITY: run.config.base_identity,
+    },
     "forgetting": {
       "before": of("before"),
       "after": after,

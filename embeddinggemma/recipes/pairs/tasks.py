@@ -31,6 +31,7 @@ from embeddinggemma.training import run as train
 from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.training.workdir import SCORES_FILE
+from embeddinggemma.types import IDENTITY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +116,12 @@ def _suites(run: Run, done: AllDone) -> dict[str, Any]:
   return {"data": done["inputs"].key, "general": own}
 
 
+def _base(run: Run) -> dict[str, Any]:
+  """What a task depends on that uses the base."""
+  config = run.config
+  return {"base": config.base_hash, IDENTITY: config.base_identity}
+
+
 def _before(run: Run, done: AllDone) -> Task:
   """Score the base."""
   config = run.config
@@ -125,7 +132,7 @@ def _before(run: Run, done: AllDone) -> Task:
     cache.write_json(directory / SCORES_FILE, found)
     return dict(scores.means(found))
 
-  depends = {"base": config.base_hash, **_suites(run, done)}
+  depends = {**_base(run), **_suites(run, done)}
   return Task("before", depends, work)
 
 
@@ -139,6 +146,7 @@ def _mine(run: Run, done: AllDone) -> Task:
     config.base_hash,
     config.mine,
     run.console,
+    config.base_identity,
   )
 
 
@@ -149,7 +157,7 @@ def _of_training(run: Run, done: AllDone) -> dict[str, Any]:
   )
   return {
     "config": workdir_lib.relevant(run.config.finetune),
-    "base": run.config.base_hash,
+    **_base(run),
     "data": done["inputs"].key,
     "mined": mined,
   }
@@ -256,7 +264,7 @@ def _choose(run: Run, done: AllDone) -> Task:
     return {"hash": inputs.hash_of(place), **found._asdict(), **means}
 
   depends = {
-    "base": config.base_hash,
+    **_base(run),
     "result": done["finetune"].hash,
     "steps": checkpoint.steps(run.workdir / "finetune"),
     "points": config.points,

@@ -241,7 +241,7 @@ def check(recipe: RecipeConfig) -> None:
   theirs = prepare.given_tokenizer(recipe.pretrain)
   if ours:
     denoisers.sentinels_of(ours)
-  if theirs and (ours is None or ours.hash != theirs.hash):
+  if theirs and (ours is None or ours.identity != theirs.identity):
     raise BadInput(
       "pretrain has a tokenizer of its own (pretrain.init_from or"
       " pretrain.data); give the same as prefinetune.data.tokenizer"
