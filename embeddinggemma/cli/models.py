@@ -87,8 +87,8 @@ def _walk(
 ) -> None:
   """Score points between two models: WORKDIR/path.json, and a table.
 
-  A row is {"share", "checkpoint", "hash", "scores": {folder: mean over task
-  types}} at full dimension. Without data, the suites are the held-out tasks of
+  A row is {"share", "checkpoint", "hash", "identity", "scores": {folder: mean
+  over task types}} at full dimension. Without data, the suites are the held-out tasks of
   both.
   """
   own = lambda: [str(_own_test(pathlib.Path(path))) for path in ends]
@@ -104,8 +104,12 @@ def _walk(
       folder: suite.evaluate(model, tasks, dims)["mean_type"][str(dims[0])]
       for folder, tasks in suites.items()
     }
-    name = str(place.relative_to(workdir))
-    row = {"share": share, "checkpoint": name, "hash": model.hash}
+    row = {
+      "share": share,
+      "checkpoint": str(place.relative_to(workdir)),
+      "hash": model.hash,
+      IDENTITY: model.identity.as_json(),
+    }
     rows.append({**row, "scores": scores})
     cache.write_json(workdir / "path.json", {"points": rows})
   console().print(_path_table(rows))

@@ -17,7 +17,15 @@ from embeddinggemma.model.config import LOCAL, ModelConfig
 
 SEARCH = ("query", "document")  # the prompts that a search uses
 # What only decides how weights start, and how they are computed with.
-_OF_TRAINING = ("dtype", "post_norm_gain", "projection_init", "pooling_heads")
+_OF_TRAINING = (
+  "post_norm_gain",
+  "projection_init",
+  "pooling_heads",
+  "dtype",
+  "attention",
+  "mlp",
+  "remat",
+)
 _OF_WINDOW = ("window", "window_rule")
 _HASH = 64  # digits of a SHA-256
 _LACKS = "<none>"
@@ -120,7 +128,7 @@ def same_model(a: ModelConfig, b: ModelConfig) -> bool:
 
 def meaning(config: ModelConfig) -> dict[str, Any]:
   """The fields of a config that decide what is computed, as JSON."""
-  tree = dataclasses.asdict(config.portable)
+  tree = dataclasses.asdict(config)
   tree["pattern"] = kinds = layer_kinds(config)
   if config.window_rule == "symmetric":
     tree["window"] = config.window // 2

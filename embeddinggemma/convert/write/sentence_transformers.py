@@ -33,6 +33,14 @@ from embeddinggemma.types import Stopped
 
 _OLD = "sentence_transformers.models"  # names that every version knows
 _VERSION = "5.1.0"  # the first version that knows the model
+# Versions 6 and later refuse to load the folder, with the reason.
+_REQUIREMENTS = {
+  "transformers": {
+    "specifier": ">=4.57",
+    "reason": "older versions ignore use_bidirectional_attention: the model"
+    " would be causal, and its vectors others",
+  }
+}
 _DENSE = {("up",): UP, ("down",): DOWN}
 
 
@@ -116,6 +124,7 @@ def _files(job: Job) -> dict[str, bytes]:
       "prompts": dict(job.prompts),
       "default_prompt_name": None,
       "similarity_fn_name": "cosine",
+      "requirements": _REQUIREMENTS,
     },
     f"{POOLING}/config.json": _pooling(config),
     f"{UP}/config.json": dense(config.width, config.up_width),
