@@ -1,0 +1,1 @@
+"""Small models that are cut out of a large one."""

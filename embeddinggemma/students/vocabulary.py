@@ -1,0 +1,154 @@
+"""Prune a vocabulary to the pieces that some texts use.
+
+A byte-pair encoding merges two neighbours whose joint text is a piece, the one
+of the highest score first. If all pieces are kept that merging makes on the way
+to a piece, then a smaller vocabulary makes the same merges in the same order,
+and cuts a text as before wherever the pieces of that cut are kept. What is not
+kept falls apart into smaller pieces, and at last into bytes.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from embeddinggemma.convert import sentencepiece_model
+from embeddinggemma.convert.sentencepiece_model import Piece
+from embeddinggemma.data.sentencepiece_file import NORMAL, USER_DEFINED
+from embeddinggemma.data.tokenizer import NUM_SPARE, Tokenizer
+from embeddinggemma.types import BadInput
+
+_BATCH = 1024  # texts that are tokenised together
+_SPARE = re.compile(r"<unused(\d+)>")
+
+
+class Pruned(NamedTuple):
+  """A smaller vocabulary, and what it costs on the texts it was made for."""
+
+  model: bytes  # SentencePiece
+  ids: Int[np.ndarray, "V"]  # of its pieces in the larger one, ascending
+  used: int  # pieces of the larger one that the texts use
+  lost: int  # of them, those that were cut
+  share: float  # of the texts' tokens that are cut as before
+
+
+def prune(tokenizer: Tokenizer, texts: Sequence[str], size: int) -> Pruned:
+  """The vocabulary of at most `size` pieces that serves the texts best.
+
+  It keeps control pieces, bytes, pieces that are matched whole (of the spare
+  ones as many as this project's own tokenizers have), and then the pieces that
+  are most frequent in the texts, each with those from which it is merged.
+
+  Raises:
+    BadInput: there is no text, the tokenizer is no byte-pair encoding of
+      Gemma's kind, or `size` does not hold what is always kept.
+  """
+  pieces = sentencepiece_model.gemma_pieces(tokenizer.model, "a student")
+  counts = count(tokenizer, texts)
+  if not counts.sum():
+    raise BadInput("there is no text whose pieces a vocabulary could keep")
+  kept = _always(pieces, counts)
+  if size < len(kept):
+    raise BadInput(
+      f"--vocabulary={size} is too small: control pieces, bytes and pieces that"
+      f" are matched whole alone are {len(kept)}"
+    )
+  used = [n for n in np.argsort(-counts, kind="stable") if counts[n]]
+  ranks = {p.text: p.score for p in pieces if p.type == NORMAL}
+  by_text = {p.text: n for n, p in enumerate(pieces) if p.type == NORMAL}
+  for n in used:
+    if n in kept:
+      continue
+    more = {by_text[text] for text in merged_from(pieces[n].text, ranks)} - kept
+    if len(kept) + len(more) <= size:
+      kept |= more
+    if len(kept) == size:
+      break
+  ids = np.array(sorted(kept))
+  model = sentencepiece_model.serialise(
+    sentencepiece_model.parse(tokenizer.model)._replace(
+      pieces=[pieces[n] for n in ids]
+    )
+  )
+  lost = sum(int(n) not in kept for n in used)
+  share = same_cuts(tokenizer, Tokenizer(model), texts)
+  return Pruned(model, ids, len(used), lost, share)
+
+
+def count(tokenizer: Tokenizer, texts: Iterable[str]) -> Int[np.ndarray, "V"]:
+  """How often each piece occurs in the texts, BOS and EOS left out."""
+  total = np.zeros(tokenizer.vocab_size, np.int64)
+  texts = list(texts)
+  for start in range(0, len(texts), _BATCH):
+    rows, _ = tokenizer.encode_batch(texts[start : start + _BATCH], _NO_LIMIT)
+    ids = np.concatenate([row[1:-1] for row in rows])
+    total += np.bincount(ids, minlength=len(total))
+  return total
+
+
+_NO_LIMIT = 2**62
+
+
+def _always(
+  pieces: Sequence[Piece], counts: Int[np.ndarray, "V"]
+) -> set[int]:
+  """Ids of the pieces that every vocabulary keeps."""
+
+  def is_kept(n: int, piece: Piece) -> bool:
+    spare = _SPARE.fullmatch(piece.text)
+    few = not spare or int(spare[1]) < NUM_SPARE or counts[n] > 0
+    return piece.type != NORMAL and (piece.type != USER_DEFINED or few)
+
+  return {n for n, piece in enumerate(pieces) if is_kept(n, piece)}
+
+
+def merged_from(text: str, scores: Mapping[str, float]) -> set[str]:
+  """A piece, and all from which merging makes it; {} if it does not.
+
+  Merging takes the pair whose joint piece has the highest score, of equal ones
+  the first.
+  """
+  parts, made = list(text), set(text)
+  if not made <= scores.keys():
+    return set()
+  while len(parts) > 1:
+    joint = [a + b for a, b in zip(parts, parts[1:])]
+    known = [n for n, piece in enumerate(joint) if piece in scores]
+    if not known:
+      return set()
+    best = max(known, key=lambda n: (scores[joint[n]], -n))
+    parts[best : best + 2] = [joint[best]]
+    made.add(joint[best])
+  return made
+
+
+def same_cuts(
+  before: Tokenizer, after: Tokenizer, texts: Sequence[str]
+) -> float:
+  """The share of the tokens of `before` whose ends both tokenizers cut at."""
+  same = total = 0
+  for start in range(0, len(texts), _BATCH):
+    batch = texts[start : start + _BATCH]
+    for one, other in zip(_spans(before, batch), _spans(after, batch)):
+      same += len(one & other)
+      total += len(one)
+  return same / max(total, 1)
+
+
+def _spans(
+  tokenizer: Tokenizer, texts: Sequence[str]
+) -> list[set[tuple[int, int]]]:
+  """The (first byte, last byte) of the tokens of each text."""
+  sizes = np.array([_size(piece) for piece in tokenizer.pieces])
+  found = []
+  for row in tokenizer.encode_batch(texts, _NO_LIMIT)[0]:
+    ends = np.cumsum(sizes[row[1:-1]])
+    found.append({*zip((ends - sizes[row[1:-1]]).tolist(), ends.tolist())})
+  return found
+
+
+def _size(piece: str) -> int:
+  """Bytes of text for which a piece stands, a space as it is written."""
+  return 1 if re.fullmatch(r"<0x[0-9A-F]{2}>", piece) else len(piece.encode())
