@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from embeddinggemma import cache
-from embeddinggemma.data import prompts
+from embeddinggemma.data import prompts, truncation
 from embeddinggemma.mining import arrays
 from embeddinggemma.types import BadInput, Pair, TextEncoder
 
@@ -47,6 +47,8 @@ class TeacherModel:
   width: int
   # (all texts, a file that is its own until the end) -> what encodes a chunk
   start: Callable[[Sequence[Item], Path], Encode]
+  # Texts -> how many are cut; None: the teacher does not say, or cuts none.
+  counts: Callable[[Sequence[Item]], truncation.Counts] | None = None
 
 
 def items_of(pairs: Sequence[Pair]) -> list[Item]:
@@ -94,7 +96,8 @@ def teach(
     progress: called with (texts done, texts).
 
   Returns:
-    The content of teacher.json; its `hash` is that of the vectors and keys.
+    The content of teacher.json; its `hash` is that of the vectors and keys, and
+    `truncated` counts the texts that the teacher cut, with a warning.
 
   Raises:
     BadInput: a vector has the wrong width, is zero or not finite; there is no
@@ -124,13 +127,20 @@ def teach(
     encode = model.start(texts, directory / f"fit-{filling.key}.npy")
     for start in range(filling.done, len(texts), CHUNK):
       chunk = texts[start : start + CHUNK]
-      vectors = _checked(encode(chunk), chunk, model)
+      with truncation.counted():
+        vectors = _checked(encode(chunk), chunk, model)
       filling.add({"vectors": vectors})
       if progress:
         progress(filling.done, len(texts))
   for fit in directory.glob("fit-*"):
     fit.unlink()
-  return filling.finish({"count": len(texts)})
+  about: dict[str, Any] = {"count": len(texts)}
+  if model.counts is not None:
+    # Of all texts, also those of a call that was killed.
+    counts = model.counts(texts)
+    truncation.report(counts)
+    about["truncated"] = counts.as_json()
+  return filling.finish(about)
 
 
 def _checked(

@@ -1,13 +1,14 @@
 """Search in an index: by embedding, by words (BM25), or by both (hybrid)."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from embeddinggemma import encode as encode_lib
 from embeddinggemma import lexical
+from embeddinggemma.data import arguments
 from embeddinggemma.retrieval import chunks, codes
 from embeddinggemma.retrieval.index import Index, open_index
 from embeddinggemma.types import BadInput, TextEncoder
@@ -50,15 +51,17 @@ def search(
     k: the number of results at most.
 
   Raises:
-    BadInput: the query is empty, k is below 1, or the index was made with
-      another model.
+    BadInput: the query is no text or empty, k is below 1, the mode is unknown,
+      the index was made with another model, or it holds a vector that is zero
+      or not finite.
   """
-  if isinstance(index, Path):
-    index = open_index(index)
+  text = arguments.text("query", text)
   if not text.strip():
     raise BadInput("the query is empty; give some words to search for")
-  if k < 1:
-    raise BadInput(f"k is {k}; ask for at least one result")
+  mode = cast(Mode, arguments.choice("mode", mode, get_args(Mode)))
+  k = arguments.whole("k", k, 1)
+  if isinstance(index, Path):
+    index = open_index(index)
   if mode == "lexical":
     places, scores = _lexical(index, text, k)
   else:
@@ -93,7 +96,14 @@ def cosines(
   """Cosine similarities of a query with the chunks at some places."""
   # On one thread: a product as small as this waits for threads that are busy.
   rows = index.vectors[places].astype(np.float32)
-  return np.einsum("nd,d->n", rows, query)
+  found = np.einsum("nd,d->n", rows, query)
+  bad = np.flatnonzero(~np.isfinite(found) | ~rows.any(axis=1))
+  if len(bad):
+    raise BadInput(
+      f"{index.folder.parent}: the vector of chunk {places[bad[0]]} is zero or"
+      " not finite and would be ranked wrongly; `index --rebuild` makes it anew"
+    )
+  return found
 
 
 def _query_vector(
