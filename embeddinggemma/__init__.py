@@ -90,11 +90,13 @@ def train(config: "TrainConfig", workdir: PathLike) -> dict[str, Any]:
   cannot run, Stopped where training or its result is at fault.
   """
   from embeddinggemma.data import arguments
+  from embeddinggemma.distributed import forks
   from embeddinggemma.training import alone
   from embeddinggemma.training.config import TrainConfig
 
   arguments.instance("config", config, TrainConfig, "stage(...) gives one")
   place = pathlib.Path(arguments.path("workdir", workdir))
+  forks.require_own_jax()
   return alone.train(config, place, _console())
 
 
@@ -128,10 +130,12 @@ def soup(
   """
   from embeddinggemma import soups
   from embeddinggemma.data import arguments
+  from embeddinggemma.distributed import forks
 
   places = arguments.paths("checkpoints", checkpoints)
   shares = None if weights is None else arguments.numbers("weights", weights)
   output = pathlib.Path(arguments.path("workdir", workdir))
+  forks.require_own_jax()
   return soups.soup(places, shares, output)
 
 
@@ -152,6 +156,7 @@ def export(
   from embeddinggemma import doctor
   from embeddinggemma.convert import formats, verbs
   from embeddinggemma.data import arguments
+  from embeddinggemma.distributed import forks
 
   source, place = (
     arguments.path("model", model),
@@ -160,6 +165,7 @@ def export(
   form = arguments.choice("format", format, formats.FORMATS)
   if dtype is not None:
     dtype = arguments.text("dtype", dtype)
+  forks.require_own_jax()
   shown = _console()
   examine = lambda place: doctor.check_or_stop(place, shown)
   return verbs.export_model(
@@ -217,6 +223,9 @@ def search(
   from embeddinggemma.retrieval import search as searching
 
   _require_model(model)
+  query = arguments.text("query", query)
+  mode = arguments.choice("mode", mode, get_args(searching.Mode))
+  k = arguments.whole("k", k, 1)
   opened = indexes.open_index(pathlib.Path(arguments.path("index", index)))
   return searching.search(
     opened, model, query, model=model.hash, mode=mode, k=k
@@ -224,11 +233,13 @@ def search(
 
 
 def _require_model(value: Any) -> None:
-  """Raise BadInput for what is no model, such as the path of one."""
+  """Raise BadInput for what is no model here, such as the path of one."""
   from embeddinggemma.data import arguments
+  from embeddinggemma.distributed import forks
   from embeddinggemma.loading import Model
 
   arguments.instance("model", value, Model, "load(path) gives one")
+  forks.require_own_jax()
 
 
 def _console() -> "Console":

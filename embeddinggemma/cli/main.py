@@ -9,7 +9,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TextIO
 
 from embeddinggemma.cli.flags import function, parse, usage, verb_usage
 from embeddinggemma.cli.verbs import VERBS, unknown
@@ -98,9 +98,16 @@ def _plain_warnings() -> Iterator[None]:
   with warnings.catch_warnings():
     usual = warnings.showwarning
 
-    def show(message: Any, category: type[Warning], *place: Any) -> None:
+    def show(
+      message: Warning | str,
+      category: type[Warning],
+      filename: str,
+      lineno: int,
+      file: TextIO | None = None,
+      line: str | None = None,
+    ) -> None:
       if not issubclass(category, Notice):
-        usual(message, category, *place)
+        usual(message, category, filename, lineno, file, line)
       elif distributed.is_first():
         print(f"warning: {message}", file=sys.stderr)
 

@@ -41,7 +41,9 @@ def embed(values: flags.FlagValues) -> None:
     return
   cut = f", {counts.cut} of the texts cut" if counts.cut else ""
   shown.print(
-    f"{output}: {vectors.shape[0]} x {vectors.shape[1]}{cut}", highlight=False
+    f"{output}: {vectors.shape[0]} x {vectors.shape[1]}{cut}",
+    highlight=False,
+    soft_wrap=True,
   )
 
 

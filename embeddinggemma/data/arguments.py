@@ -8,13 +8,15 @@ what to do.
 import operator
 import os
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from embeddinggemma.config import suggest
 from embeddinggemma.types import BadType, BadValue
+
+Word = TypeVar("Word", bound=str)
 
 # Norms whose squares float32 holds with room to spare.
 _SMALL, _LARGE = 1e-15, 1e15
@@ -46,7 +48,7 @@ def texts(name: str, value: Any) -> list[str]:
 def text(name: str, value: Any) -> str:
   """A single text, as plain str; BadType or BadValue for anything else."""
   if not isinstance(value, str):
-    raise BadType(f"{name} is {_not_text(value)}")
+    raise BadType(f"{name} is {_not_text(value, 'give str')}")
   return texts(name, value)[0]
 
 
@@ -59,8 +61,8 @@ def titles(value: Any, sentences: Any, count: int) -> list[str]:
     return [""] * count
   if isinstance(value, str) and not isinstance(sentences, str):
     raise BadType(
-      f"titles is a single text, for several; give a list of {count}, with"
-      ' "" where there is none'
+      'titles is a single text; give a list with one for each of the texts, ""'
+      " for none"
     )
   found = texts("titles", value)
   if len(found) not in ({0, count} if count else {0}):
@@ -97,12 +99,12 @@ def switch(name: str, value: Any) -> bool:
   return bool(value)
 
 
-def choice(name: str, value: Any, known: Collection[str]) -> str:
+def choice(name: str, value: Any, known: Collection[Word]) -> Word:
   """One of the known words; BadType or BadValue, with the nearest, else."""
   word = text(name, value)
   if word not in known:
     raise BadValue(f"{name}={word!r} is unknown{suggest(word, list(known))}")
-  return word
+  return next(one for one in known if one == word)
 
 
 def path(name: str, value: Any) -> str:
@@ -180,14 +182,18 @@ def unit(name: str, value: Any) -> Float[np.ndarray, "n M"]:
 def _matrix(name: str, value: Any) -> Float[np.ndarray, "n M"]:
   try:
     array = np.asarray(value)
+    if array.dtype == object:  # a column of pandas whose items are vectors
+      array = np.stack([np.asarray(item) for item in array])
     if array.dtype.kind in "bcmMOSTU":
       raise TypeError
     if array.dtype not in (np.float32, np.float64):
       wide = array.dtype.kind in "iu" or array.dtype.itemsize > 8
       array = array.astype(np.float64 if wide else np.float32)
-  except (TypeError, ValueError, RuntimeError):
+  except (TypeError, ValueError, RuntimeError) as error:
+    reason = f" ({error})" if str(error) else ""
     raise BadType(
-      f"{name} is not one vector or a matrix of numbers but {_kind(value)}"
+      f"{name} is not one vector or a matrix of numbers but"
+      f" {_kind(value)}{reason}"
     ) from None
   if array.ndim not in (1, 2):
     raise BadValue(
@@ -225,7 +231,7 @@ def _items(name: str, value: Any) -> list[Any]:
     return value.to_pylist()
   readable = isinstance(value, Iterable)
   if not readable or isinstance(value, bytes | bytearray | memoryview):
-    raise BadType(f"{name} is {_not_text(value)}")
+    raise BadType(f"{name} is {_not_text(value, 'give a text or several')}")
   try:
     return list(value)
   except TypeError as error:  # an array without a dimension
@@ -239,7 +245,11 @@ def _plain(items: list[Any], place: Any) -> list[str]:
   bad = [n for n, item in enumerate(items) if not isinstance(item, str)]
   if bad:
     more = f"; {len(bad)} of {len(items)} are no texts" if bad[1:] else ""
-    raise BadType(f"{place(bad[0])} is {_not_text(items[bad[0]])}{more}")
+    value = items[bad[0]]
+    missing = value is None or type(value).__name__ in _MISSING
+    missing = missing or _is_nan(value)
+    fix = 'leave it out, or give ""' if missing else "give str"
+    raise BadType(f"{place(bad[0])} is {_not_text(value, fix)}{more}")
   return [str.__str__(item) for item in items]
 
 
@@ -253,14 +263,10 @@ def _require_characters(place: str, item: str) -> None:
     ) from None
 
 
-def _not_text(value: Any) -> str:
+def _not_text(value: Any, fix: str) -> str:
   """The rest of "X is ...", with what to do."""
   if isinstance(value, bytes | bytearray | memoryview):
     fix = "decode it"
-  elif value is None or type(value).__name__ in _MISSING or _is_nan(value):
-    fix = 'leave it out, or give ""'
-  else:
-    fix = "give str"
   return f"not text but {_kind(value)}; {fix}"
 
 

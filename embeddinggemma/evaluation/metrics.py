@@ -172,11 +172,11 @@ def _run(rankings: Sequence[Ranking], depth: int) -> dict[str, dict]:
 def _require_directions(*arrays: Float[np.ndarray, "_n _M"]) -> None:
   """Raise Stopped for a row that is zero or not finite, which has no cosine."""
   for array in arrays:
-    bad = ~(np.isfinite(array).all(axis=1) & array.any(axis=1))
-    if bad.any():
+    good = np.isfinite(array).all(axis=1) & array.any(axis=1)
+    if not good.all():
       raise Stopped(
-        f"embedding {int(np.argmax(bad))} of {len(bad)} is zero or not finite;"
-        " the weights are damaged"
+        f"embedding {int(np.argmin(good))} of {len(array)} is zero or not"
+        " finite; the weights are damaged"
       )
 
 

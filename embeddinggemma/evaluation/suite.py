@@ -24,6 +24,7 @@ from embeddinggemma.types import TextEncoder
 read_suite = tasks.read_suite
 
 TaskScores = dict[str, dict[str, dict[str, float]]]  # task, dim, metric
+_Side = tuple[Sequence[str], str, Sequence[str]]  # texts, prompt name, titles
 Vectors = tuple[Float[np.ndarray, "Q M"], Float[np.ndarray, "C M"]]
 
 
@@ -176,11 +177,9 @@ def truncated(
   return found
 
 
-def _sides(
-  task: EvalTask,
-) -> dict[str, tuple[Sequence[str], str, Sequence[str]]]:
+def _sides(task: EvalTask) -> dict[str, _Side]:
   """The arguments with which an encoder is called for each side of a task."""
-  sides = {"queries": (task.queries, task.task, ())}
+  sides: dict[str, _Side] = {"queries": (task.queries, task.task, ())}
   if task.documents:
     prompt = kinds.of(task).document_prompt(task.task)
     sides["documents"] = task.documents, prompt, task.titles

@@ -1,14 +1,13 @@
 """Search in an index: by embedding, by words (BM25), or by both (hybrid)."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from embeddinggemma import encode as encode_lib
 from embeddinggemma import lexical
-from embeddinggemma.data import arguments
 from embeddinggemma.retrieval import chunks, codes
 from embeddinggemma.retrieval.index import Index, open_index
 from embeddinggemma.types import BadInput, TextEncoder
@@ -51,17 +50,15 @@ def search(
     k: the number of results at most.
 
   Raises:
-    BadInput: the query is no text or empty, k is below 1, the mode is unknown,
-      the index was made with another model, or it holds a vector that is zero
-      or not finite.
+    BadInput: the query is empty, k is below 1, the index was made with another
+      model, or it holds a vector that is zero or not finite.
   """
-  text = arguments.text("query", text)
-  if not text.strip():
-    raise BadInput("the query is empty; give some words to search for")
-  mode = cast(Mode, arguments.choice("mode", mode, get_args(Mode)))
-  k = arguments.whole("k", k, 1)
   if isinstance(index, Path):
     index = open_index(index)
+  if not text.strip():
+    raise BadInput("the query is empty; give some words to search for")
+  if k < 1:
+    raise BadInput(f"k is {k}; ask for at least one result")
   if mode == "lexical":
     places, scores = _lexical(index, text, k)
   else:

@@ -14,7 +14,6 @@ from rich.console import Console
 from embeddinggemma import cache, checkpoint, distributed, quantize, sharding
 from embeddinggemma import progress as progress_lib
 from embeddinggemma.data import loader
-from embeddinggemma.distributed import forks
 from embeddinggemma.training import (
   checkpoints,
   guard,
@@ -83,7 +82,6 @@ def train(
     The final checkpoint (relative to the workdir), its content hash and
     metrics; in processes other than the first, {}.
   """
-  forks.require_own_jax()
   workdir_lib.check_workdir(config, workdir)
   steps = config.steps if until is None else min(until, config.steps)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
