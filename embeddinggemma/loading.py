@@ -227,7 +227,7 @@ class Model:
     if any(given) and prompt != prompts.DOCUMENT:
       truncation.warn(
         f"the prompt {prompt!r} has no place for titles, which are left out;"
-        ' prompt_name="document" has one'
+        " the prompt 'document' has one"
       )
     return [
       prompts.with_prompt(prompt, *item)

@@ -18,8 +18,8 @@ def require_own_jax() -> None:
   if any(_inherited):
     raise BadInput(
       "this process was forked from one that had used JAX, and would hang; start"
-      ' it with multiprocessing.get_context("spawn"), or load the model only in'
-      " the child"
+      ' it with multiprocessing.get_context("spawn"), or load the model only'
+      " after the fork"
     )
 
 

@@ -102,3 +102,19 @@ def test_non_finite_scores_raise():
 def test_main_metric():
   assert kinds.main_metric({"mrr@10": 1, "ndcg@10": 0}) == "ndcg@10"
   assert kinds.main_metric({"accuracy": 1, "f1": 0}) == "f1"
+
+
+def test_a_vector_without_direction_is_never_ranked():
+  rows, labels = np.eye(4), list("aabb")
+  for bad in (0.0, np.nan):
+    broken = rows.copy()
+    broken[2] = bad
+    for score in (
+      lambda: metrics.dense_scores(rows, broken),
+      lambda: metrics.similarity(broken, rows, range(4)),
+      lambda: metrics.probe(broken, labels, rows, labels),
+      lambda: metrics.clusters(broken, labels),
+      lambda: metrics.bitext(rows, broken, labels),
+    ):
+      with pytest.raises(Stopped, match="embedding 2 of 4 is zero or not fin"):
+        score()
