@@ -90,13 +90,11 @@ def train(config: "TrainConfig", workdir: PathLike) -> dict[str, Any]:
   cannot run, Stopped where training or its result is at fault.
   """
   from embeddinggemma.data import arguments
-  from embeddinggemma.distributed import forks
   from embeddinggemma.training import alone
   from embeddinggemma.training.config import TrainConfig
 
   arguments.instance("config", config, TrainConfig, "stage(...) gives one")
   place = pathlib.Path(arguments.path("workdir", workdir))
-  forks.require_own_jax()
   return alone.train(config, place, _console())
 
 
@@ -189,10 +187,12 @@ def index(
   Returns counts: {"chunks", "files", "new", "removed", "embedded", ...}.
   """
   from embeddinggemma.data import arguments
+  from embeddinggemma.distributed import forks
   from embeddinggemma.recipes.index import build_index
   from embeddinggemma.retrieval import codes
 
   _require_model(model)
+  forks.require_own_jax()
   places = (
     pathlib.Path(arguments.path("source", source)),
     pathlib.Path(arguments.path("output", output)),
@@ -233,13 +233,11 @@ def search(
 
 
 def _require_model(value: Any) -> None:
-  """Raise BadInput for what is no model here, such as the path of one."""
+  """Raise BadInput for what is no model, such as the path of one."""
   from embeddinggemma.data import arguments
-  from embeddinggemma.distributed import forks
   from embeddinggemma.loading import Model
 
   arguments.instance("model", value, Model, "load(path) gives one")
-  forks.require_own_jax()
 
 
 def _console() -> "Console":

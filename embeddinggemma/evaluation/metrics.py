@@ -172,7 +172,9 @@ def _run(rankings: Sequence[Ranking], depth: int) -> dict[str, dict]:
 def _require_directions(*arrays: Float[np.ndarray, "_n _M"]) -> None:
   """Raise Stopped for a row that is zero or not finite, which has no cosine."""
   for array in arrays:
-    good = np.isfinite(array).all(axis=1) & array.any(axis=1)
+    with np.errstate(all="ignore"):
+      squares = np.einsum("nm,nm->n", array, array)
+    good = np.isfinite(squares) & (squares > 0)
     if not good.all():
       raise Stopped(
         f"embedding {int(np.argmin(good))} of {len(array)} is zero or not"

@@ -236,7 +236,35 @@ def sentence_transformer(name: str) -> TeacherModel:
   }
   # Its method for the width has another name in each version.
   width = vectors([Item("document", "width", "")]).shape[1]
-  return TeacherModel(about, width, lambda items, file: vectors)
+  return TeacherModel(
+    about, width, lambda items, file: vectors, _counts(model, own)
+  )
+
+
+def _counts(
+  model: Any, own: Mapping[str, str]
+) -> Callable[[Sequence[Item]], truncation.Counts] | None:
+  """What counts the texts that a sentence-transformers model cuts.
+
+  It cuts without a word. None where it has no limit, or a tokenizer that is not
+  transformers' own.
+  """
+  most = getattr(model, "max_seq_length", None)
+  tokenizer: Any = getattr(model, "tokenizer", None)
+  if most is None or not hasattr(tokenizer, "num_special_tokens_to_add"):
+    return None
+
+  def counts(items: Sequence[Item]) -> truncation.Counts:
+    found = truncation.Counts()
+    for start in range(0, len(items), CHUNK):
+      chunk = items[start : start + CHUNK]
+      texts = ["".join(_prompted(own, item)) for item in chunk]
+      read = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+      lengths = np.array([len(ids) for ids in read])
+      found.add(truncation.of_lengths(lengths, most))
+    return found
+
+  return counts
 
 
 def _prompted(own: Mapping[str, str], item: Item) -> tuple[str, str]:

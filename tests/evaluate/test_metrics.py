@@ -104,17 +104,21 @@ def test_main_metric():
   assert kinds.main_metric({"accuracy": 1, "f1": 0}) == "f1"
 
 
-def test_a_vector_without_direction_is_never_ranked():
-  rows, labels = np.eye(4), list("aabb")
-  for bad in (0.0, np.nan):
-    broken = rows.copy()
-    broken[2] = bad
-    for score in (
-      lambda: metrics.dense_scores(rows, broken),
-      lambda: metrics.similarity(broken, rows, range(4)),
-      lambda: metrics.probe(broken, labels, rows, labels),
-      lambda: metrics.clusters(broken, labels),
-      lambda: metrics.bitext(rows, broken, labels),
-    ):
-      with pytest.raises(Stopped, match="embedding 2 of 4 is zero or not fin"):
-        score()
+@pytest.mark.parametrize("bad", [0.0, np.nan])
+@pytest.mark.parametrize(
+  "score",
+  [
+    metrics.dense_scores,
+    lambda broken, rows: metrics.dense_scores(rows, broken),
+    lambda broken, rows: metrics.similarity(broken, rows, range(4)),
+    lambda broken, rows: metrics.probe(broken, "aabb", rows, "aabb"),
+    lambda broken, rows: metrics.clusters(broken, "aabb"),
+    lambda broken, rows: metrics.bitext(rows, broken, "aabb"),
+  ],
+)
+def test_a_vector_without_direction_is_never_ranked(score, bad):
+  rows = np.eye(4)
+  broken = rows.copy()
+  broken[2] = bad
+  with pytest.raises(Stopped, match="embedding 2 of 4 is zero or not finite"):
+    score(broken, rows)
