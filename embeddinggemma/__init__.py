@@ -50,12 +50,12 @@ def load(path: PathLike, precision: str | None = None) -> "Model":
 
   Raises BadInput where there is no model at `path`, or it is damaged.
   """
-  from embeddinggemma import loading
+  from embeddinggemma import loading, quantize
   from embeddinggemma.data import arguments
 
   place = arguments.path("path", path)
   if precision is not None:
-    precision = arguments.text("precision", precision)
+    precision = quantize.known(arguments.text("precision", precision))
   return loading.load(place, precision=precision)
 
 
@@ -162,7 +162,7 @@ def export(
   )
   form = arguments.choice("format", format, formats.FORMATS)
   if dtype is not None:
-    dtype = arguments.text("dtype", dtype)
+    dtype = arguments.choice("dtype", dtype, formats.FORMATS[form].dtypes)
   forks.require_own_jax()
   shown = _console()
   examine = lambda place: doctor.check_or_stop(place, shown)

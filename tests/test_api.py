@@ -240,6 +240,8 @@ def test_pairs_have_as_many_of_both(model):
     (lambda m, d: eg.load(""), "path='' names nothing"),
     (lambda m, d: eg.load(d, precision=4), r"precision is not text but int"),
     (lambda m, d: eg.load(m.name, precision="int5"), "int5"),
+    (lambda m, d: eg.load(m.name, precision=""), "precision='' is unknown"),
+    (lambda m, d: eg.export(d, "gguf", d, dtype=""), "dtype='' is unknown"),
     (lambda m, d: eg.stage(None), "config is not text but NoneType"),
     (
       lambda m, d: eg.stage("configs/finetune.py:tiny", ["steps"]),
