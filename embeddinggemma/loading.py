@@ -106,8 +106,10 @@ class Model:
     )
     cuts = arguments.switch("truncate", truncate)
     forks.require_own_jax()
-    texts = self._prompted(sentences, prompt_name, prompt, titles)
+    given = prompt_name, prompt, titles
+    texts, untitled = self._prompted("sentences", sentences, *given)
     ids, counts = self._tokens(texts)
+    counts.untitled = untitled
     if counts.cut and not cuts:
       _refuse_long(ids, counts, one)
     truncation.report(counts)
@@ -131,7 +133,8 @@ class Model:
     Prompt, title and the special tokens at both ends count. Texts with more
     than `config.max_length` are cut when they are encoded.
     """
-    ids, _ = self._tokens(self._prompted(texts, prompt_name, prompt, titles))
+    given = prompt_name, prompt, titles
+    ids, _ = self._tokens(self._prompted("texts", texts, *given)[0])
     return np.array([len(row) for row in ids], np.int64)
 
   def prompt(self, name: str) -> str:
@@ -179,7 +182,8 @@ class Model:
     titles: Iterable[str] | None = (),
   ) -> Float[np.ndarray, "n M"]:
     """Embed texts as a TextEncoder, which evaluation and retrieval use."""
-    return np.atleast_2d(self.encode(texts, prompt_name, titles=titles))
+    checked = arguments.texts("texts", texts)
+    return self.encode(checked, prompt_name, titles=titles)
 
   def __repr__(self) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(self.params["model"]))
@@ -207,14 +211,16 @@ class Model:
 
   def _prompted(
     self,
-    sentences: str | Iterable[str],
+    name: str,
+    texts: str | Iterable[str],
     prompt_name: str | None,
     prompt: str | None,
     titles: str | Iterable[str] | None,
-  ) -> list[str]:
+  ) -> tuple[list[str], int]:
     """The texts with their prompt and titles, all checked.
 
-    Titles that the prompt has no place for are left out, with a warning.
+    Also how many titles are left out, since the prompt has no place for them.
+    `name` is the argument's of the texts.
     """
     if prompt is not None:
       prompt = arguments.text("prompt", prompt)
@@ -222,17 +228,13 @@ class Model:
       prompt = self.prompt(prompt_name)
     else:
       prompt = ""
-    texts = arguments.texts("sentences", sentences)
-    given = arguments.titles(titles, sentences, len(texts))
-    if any(given) and prompt != prompts.DOCUMENT:
-      truncation.warn(
-        f"the prompt {prompt!r} has no place for titles, which are left out;"
-        " the prompt 'document' has one"
-      )
+    found = arguments.texts(name, texts)
+    given = arguments.titles(titles, texts, len(found))
+    untitled = 0 if prompt == prompts.DOCUMENT else sum(map(bool, given))
     return [
       prompts.with_prompt(prompt, *item)
-      for item in zip(texts, given, strict=True)
-    ]
+      for item in zip(found, given, strict=True)
+    ], untitled
 
   def _tokens(
     self, texts: Sequence[str]

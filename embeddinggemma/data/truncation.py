@@ -1,4 +1,7 @@
-"""Texts that a model cannot read whole: counted, and said in every call.
+"""What a model does not read of its input: counted, and said in every call.
+
+That is the end of a text that is too long, and a title for which a prompt has
+no place.
 
 A call of a model warns by itself. Long work makes many calls, collects their
 counts (`counted`), and warns once (`report`).
@@ -23,12 +26,13 @@ _PACKAGE = __name__.partition(".")[0]
 
 @dataclasses.dataclass
 class Counts:
-  """How many of some texts were cut; `longest` is in tokens, before the cut."""
+  """How many of some texts were cut."""
 
   cut: int = 0
   of: int = 0
-  longest: int = 0
+  longest: int = 0  # in tokens, before the cut
   max_length: int = 0
+  untitled: int = 0  # titles that were left out
 
   def add(self, other: "Counts") -> None:
     """Counts other texts as well."""
@@ -36,10 +40,12 @@ class Counts:
     self.of += other.of
     self.longest = max(self.longest, other.longest)
     self.max_length = max(self.max_length, other.max_length)
+    self.untitled += other.untitled
 
   def as_json(self) -> dict[str, int]:
     """{"cut", "of", "longest", "max_length"}, for files."""
-    return dataclasses.asdict(self)
+    names = ("cut", "of", "longest", "max_length")
+    return {name: getattr(self, name) for name in names}
 
   def __str__(self) -> str:
     is_, was = ("is", "was") if self.cut == 1 else ("are", "were")
@@ -81,11 +87,19 @@ def report(counts: Counts) -> None:
   around = _collecting.get()
   if around is not None:
     around.add(counts)
-  elif counts.cut:
-    warn(str(counts), Truncated)
+    return
+  if counts.cut:
+    _warn(str(counts), Truncated)
+  if counts.untitled:
+    one = counts.untitled == 1
+    _warn(
+      f"{counts.untitled} {'title is' if one else 'titles are'} left out: the"
+      " prompt has no place for titles, as 'document' has",
+      Notice,
+    )
 
 
-def warn(line: str, category: type[Notice] = Notice) -> None:
+def _warn(line: str, category: type[Notice]) -> None:
   """Warns at the caller's line, at every call.
 
   Python shows equal warnings of a line once: a registry of its own makes each
