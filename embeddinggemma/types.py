@@ -32,6 +32,30 @@ class BadInput(Exception):
   """The user's input is wrong: one line with the thing and the fix, exit 2."""
 
 
+class BadType(BadInput, TypeError):
+  """An argument of another type, as Python's own functions raise it."""
+
+
+class BadValue(BadInput, ValueError):
+  """An argument of the right type with a value that cannot be used.
+
+  BadInput itself is no ValueError: readers of files catch that, where they add
+  the file's name.
+  """
+
+
+class Notice(UserWarning):
+  """A warning of this program; the command line prints its one line plainly."""
+
+
+class Truncated(Notice):
+  """Texts were longer than the model reads, and were cut.
+
+  Each call that cuts warns. Filter it as any other:
+  `warnings.simplefilter("error", Truncated)` turns it into an error.
+  """
+
+
 class Stopped(Exception):
   """A negative verdict, such as a loss that turned NaN: one line, exit 1."""
 

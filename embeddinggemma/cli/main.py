@@ -1,12 +1,15 @@
 """The program: it runs one verb and turns its end into an exit code."""
 
+import contextlib
 import errno
 import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 from embeddinggemma.cli.flags import function, parse, usage, verb_usage
 from embeddinggemma.cli.verbs import VERBS, unknown
@@ -58,7 +61,8 @@ def call(argv: Sequence[str]) -> int:
 
   try:
     values, words = parse(name, verb, rest)
-    return function(verb)(values, *words) or 0
+    with _plain_warnings():
+      return function(verb)(values, *words) or 0
   except BadInput as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
@@ -80,6 +84,36 @@ def call(argv: Sequence[str]) -> int:
       raise
     print(f"error: {reason}", file=sys.stderr)
     return 2
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+  """Print each warning of this program as one line, and lose none.
+
+  Those of other packages are shown as Python does, with their file.
+  """
+  from embeddinggemma import distributed
+  from embeddinggemma.types import Notice
+
+  with warnings.catch_warnings():
+    usual = warnings.showwarning
+
+    def show(
+      message: Warning | str,
+      category: type[Warning],
+      filename: str,
+      lineno: int,
+      file: TextIO | None = None,
+      line: str | None = None,
+    ) -> None:
+      if not issubclass(category, Notice):
+        usual(message, category, filename, lineno, file, line)
+      elif distributed.is_first():
+        print(f"warning: {message}", file=sys.stderr)
+
+    warnings.simplefilter("always", Notice)
+    warnings.showwarning = show
+    yield
 
 
 def _cannot_write(error: BaseException | None) -> str | None:

@@ -8,7 +8,7 @@ from absl import flags
 
 from embeddinggemma import cache
 from embeddinggemma.cli.flags import console, file_of, missing, say
-from embeddinggemma.data import jsonl
+from embeddinggemma.data import jsonl, truncation
 from embeddinggemma.evaluation import classify
 from embeddinggemma.loading import load
 from embeddinggemma.recipes.index import build_index
@@ -23,17 +23,27 @@ def embed(values: flags.FlagValues) -> None:
   texts, titles = read_texts(values.input)
   model = load(values.model)
   model.prompt(values.prompt)  # an unknown name fails before any work
-  vectors = model.encode(
-    texts,
-    values.prompt,
-    titles=titles,
-    truncate_dim=values.dim,
-    show_progress_bar=shown.is_terminal,
-  )
+  with truncation.counted() as counts:
+    vectors = model.encode(
+      texts,
+      values.prompt,
+      titles=titles,
+      truncate_dim=values.dim,
+      show_progress_bar=shown.is_terminal,
+    )
+  truncation.report(counts)
   output.parent.mkdir(parents=True, exist_ok=True)
   cache.write_array(output, vectors)
+  if values.json:
+    rows, dim = vectors.shape
+    about = {"output": str(output), "texts": rows, "dim": dim}
+    say({**about, "truncated": counts.as_json()})
+    return
+  cut = f", {counts.cut} of the texts cut" if counts.cut else ""
   shown.print(
-    f"{output}: {vectors.shape[0]} x {vectors.shape[1]}", highlight=False
+    f"{output}: {vectors.shape[0]} x {vectors.shape[1]}{cut}",
+    highlight=False,
+    soft_wrap=True,
   )
 
 
@@ -139,9 +149,12 @@ def _search(values: flags.FlagValues, text: str) -> None:
     cache.keep_programs(folder, waiting=True)
     model = load(values.model)
   made = model.identity if model else None
-  hits = search.search(opened, model, text, model=made, mode=mode, k=values.k)
+  with truncation.counted() as counts:
+    hits = search.search(opened, model, text, model=made, mode=mode, k=values.k)
+  truncation.report(counts)
   if values.json:
-    say([hit._asdict() for hit in hits])
+    cut = bool(counts.cut)
+    say([{**hit._asdict(), "query_cut": cut} for hit in hits])
     return
   for hit in hits:
     print(f"{hit.score:.3f}  {hit.path}:{hit.line}  {hit.title}".rstrip())
@@ -159,12 +172,18 @@ def _label(values: flags.FlagValues, text: str) -> None:
   else:
     texts, _ = read_texts(values.input)
   known = classify.read(pathlib.Path(values.labels))
-  guesses = classify.classify(load(values.model), known, texts)
+  model = load(values.model)
+  guesses = classify.classify(model, known, texts)
   if values.json:
+    lengths = model.token_counts(texts, classify.PROMPT)
     say(
       [
-        {"text": guess.text, "labels": dict(guess.labels[: values.k])}
-        for guess in guesses
+        {
+          "text": guess.text,
+          "labels": dict(guess.labels[: values.k]),
+          "cut": length > model.config.max_length,
+        }
+        for guess, length in zip(guesses, lengths.tolist(), strict=True)
       ]
     )
   elif values.input is None:

@@ -37,7 +37,7 @@ VERBS = {
     'texts to vectors; --input: a .txt, a .jsonl ({"text", "title"?}) or -',
     "search:embed",
     ("model", "input", "output"),
-    ("prompt", "dim"),
+    ("prompt", "dim", "json"),
   ),
   "index": Verb(
     'make a folder or a .jsonl ({"text", "title"?}) searchable; again: update',

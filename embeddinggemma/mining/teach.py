@@ -5,6 +5,7 @@ of teachers.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
+from embeddinggemma.data import truncation
 from embeddinggemma.loading import Model, load
 from embeddinggemma.mining import teacher, tfidf
 from embeddinggemma.types import IDENTITY, Pair
@@ -47,7 +49,23 @@ class Teacher(NamedTuple):
 
 def teacher_of_model(model: Model) -> teacher.TeacherModel:
   """A loaded model as a teacher."""
-  return teacher.from_encoder(model, model.identity, model.config.embed_dim)
+  made = teacher.from_encoder(model, model.identity, model.config.embed_dim)
+  return dataclasses.replace(made, counts=functools.partial(_counts, model))
+
+
+def _counts(model: Model, items: Sequence[teacher.Item]) -> truncation.Counts:
+  """How many of the texts the model cuts, counted chunk by chunk."""
+  counts = truncation.Counts()
+  for start in range(0, len(items), teacher.CHUNK):
+    by_prompt: dict[str, list[teacher.Item]] = {}
+    for item in items[start : start + teacher.CHUNK]:
+      by_prompt.setdefault(item.prompt, []).append(item)
+    for prompt, own in by_prompt.items():
+      lengths = model.token_counts(
+        [item.text for item in own], prompt, [item.title for item in own]
+      )
+      counts.add(truncation.of_lengths(lengths, model.config.max_length))
+  return counts
 
 
 def _is_checkpoint(config: TeachConfig) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
-from embeddinggemma.data import corpus, jsonl
+from embeddinggemma.data import corpus, jsonl, truncation
 from embeddinggemma.loading import Model, load
 from embeddinggemma.retrieval import chunks, codes, index, update
 from embeddinggemma.types import BadInput
@@ -131,8 +131,11 @@ def build_index(
   )
   if dim is not None and not 0 < dim <= most:
     raise BadInput(f"--dim={dim}: the model has dimensions 1 to {most}")
-  with progress_lib.Progress(console, "index", 1) as progress:
-    return update.build_index(
+  with (
+    progress_lib.Progress(console, "index", 1) as progress,
+    truncation.counted() as counts,
+  ):
+    about = update.build_index(
       model,
       source,
       output,
@@ -141,3 +144,5 @@ def build_index(
       excluded=excluded,
       progress=progress.show_of,
     )
+  truncation.report(counts)
+  return about

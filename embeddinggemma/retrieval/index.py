@@ -67,7 +67,7 @@ class Damaged(BadInput):
   """An index with a missing or broken part; the verb `index` rebuilds it."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Index:
   """An opened index; vectors and codes are memory-mapped."""
 
@@ -82,6 +82,13 @@ class Index:
 
   def __len__(self) -> int:
     return len(self.lines)
+
+  def __repr__(self) -> str:
+    kind, dim = self.about["vectors"], self.about["dim"]
+    place = str(self.folder.parent)
+    return (
+      f"Index({place!r}, chunks={len(self):,}, dim={dim}, vectors={kind!r})"
+    )
 
   def chunk(self, place: int) -> chunks.Chunk:
     """The chunk in a place; Damaged if its line is broken."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from embeddinggemma import cache, checkpoint, distributed, doctor
 from embeddinggemma.cache import Task
 from embeddinggemma.data import loader
+from embeddinggemma.distributed import forks
 from embeddinggemma.training import prepare as prepare_lib
 from embeddinggemma.training import run, stages, start
 from embeddinggemma.training import workdir as workdir_lib
@@ -29,6 +30,7 @@ def train(
   find a fault in a trained embedder, whose weights are kept, and BadInput for a
   config or workdir that cannot be used.
   """
+  forks.require_own_jax()
   distributed.agree("the config", workdir_lib.flat(config))
   distributed.agree("versions", workdir_lib.versions())
   check(config)

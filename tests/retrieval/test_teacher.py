@@ -14,7 +14,7 @@ from stand_in import MODEL
 from embeddinggemma.data import prompts
 from embeddinggemma.mining import teacher, tfidf
 from embeddinggemma.mining.teacher import Item, TeacherModel
-from embeddinggemma.types import BadInput, Pair
+from embeddinggemma.types import BadInput, Pair, Truncated
 
 NUMBERS = "one two three four five six seven eight nine ten".split()
 ITEMS = [Item("document", f"{a} and {b}", "") for a in NUMBERS for b in NUMBERS]
@@ -419,7 +419,11 @@ def test_a_real_sentence_transformers_model_teaches(tmp_path):
   items = [Item("qa", "three and four", ""), Item("document", "five", "six")]
   given = teacher.sentence_transformer(str(tmp_path / "model"))
   assert given.width == 16
-  teach(items, given, tmp_path / "taught")
+  about = teach(items, given, tmp_path / "taught")
+  assert about["truncated"]["cut"] == 0 and about["truncated"]["of"] == 2
+  long = [*items, Item("document", "five " * 60, "")]
+  with pytest.warns(Truncated, match=r"1 of 3 texts is .* max_length=32 .* 63"):
+    teach(long, given, tmp_path / "long")
   want = [
     model.encode("three and four", prompt="one "),
     model.encode("six\nfive", prompt="two "),

@@ -237,9 +237,10 @@ def _packed(
 ) -> tuple[dict[str, mixture.Rows], loader.Packer, int]:
   tasks, truncated = read_tasks(config, made)
   if truncated:
+    texts = sum(int((rows.lengths > 0).sum()) for rows in tasks.values())
     say(
-      f"{truncated} texts are longer than max_length={config.max_length}"
-      " tokens and were cut"
+      f"{truncated} of {texts} texts are longer than"
+      f" max_length={config.max_length} tokens and were cut"
     )
   if config.negatives:
     say(_about_negatives(tasks))
