@@ -7,7 +7,7 @@ from typing import cast
 from absl import flags
 
 from embeddinggemma import cache, config
-from embeddinggemma.cli.flags import console, say, tree_of
+from embeddinggemma.cli.flags import console, say, show, tree_of
 from embeddinggemma.data import sources
 from embeddinggemma.loading import load
 from embeddinggemma.mining import mine as mining
@@ -46,7 +46,7 @@ def mine(values: flags.FlagValues) -> None:
   ledger, shown = output / mining.LEDGER, console()
   if values.explain is not None:
     pairs, _ = sources.read_pairs(data)
-    print("\n".join(negatives.explain_row(pairs, ledger, values.explain)))
+    show(*negatives.explain_row(pairs, ledger, values.explain))
     return
   model = load(values.model) if values.model else None
   if choice.search == "dense" and model is None:

@@ -1,17 +1,18 @@
 """The flags of all verbs, and the parsing of command lines."""
 
 import importlib
-import json
 import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
 from embeddinggemma.convert import formats
+from embeddinggemma.terminal.printable import printable, to_json
 
 if TYPE_CHECKING:
-  from rich.console import Console
+  from embeddinggemma.terminal.console import Terminal
 
 
 class Verb(NamedTuple):
@@ -93,13 +94,12 @@ def function(verb: Verb) -> Callable[..., int | None]:
   return getattr(importlib.import_module(f"{__package__}.{module}"), name)
 
 
-def console() -> "Console":
+def console() -> "Terminal":
   """The console for progress and notes, on stderr; results go to stdout."""
-  from rich.console import Console
-
   from embeddinggemma import distributed
+  from embeddinggemma.terminal.console import Terminal
 
-  return Console(stderr=True, quiet=not distributed.is_first())
+  return Terminal(stderr=True, quiet=not distributed.is_first())
 
 
 def tree_of(values: flags.FlagValues) -> dict[str, Any]:
@@ -123,7 +123,13 @@ def file_of(path: str) -> pathlib.Path:
 
 def say(value: Any) -> None:
   """Print a value as a line of JSON."""
-  print(json.dumps(value, ensure_ascii=False))
+  print(to_json(value, getattr(sys.stdout, "encoding", None) or "utf-8"))
+
+
+def show(*lines: str) -> None:
+  """Print lines of a result for people, with nothing hidden in them."""
+  for line in lines:
+    print(printable(line))
 
 
 def usage(verbs: Mapping[str, Verb]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from absl import flags
 
 from embeddinggemma import cache
-from embeddinggemma.cli.flags import console, file_of, missing, say
+from embeddinggemma.cli.flags import console, file_of, missing, say, show
 from embeddinggemma.data import jsonl
 from embeddinggemma.evaluation import classify
 from embeddinggemma.loading import load
@@ -89,10 +89,10 @@ def index(values: flags.FlagValues) -> None:
   if values.json:
     say(about)
   else:
-    print(_summary(output, about))
+    show(*_summary(output, about))
 
 
-def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
+def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> list[str]:
   """What `index` did, as lines for people."""
   lines = [
     f"{output}: {about['chunks']:,} chunks of {about['files']:,} files,"
@@ -106,7 +106,7 @@ def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
     names = ", ".join(about["examples"][reason])
     more = ", ..." if count > len(about["examples"][reason]) else ""
     lines.append(f"left out, {reason}: {count:,} ({names}{more})")
-  return "\n".join([*lines, *filter(None, [about["note"]])])
+  return [*lines, *filter(None, [about["note"]])]
 
 
 def query(values: flags.FlagValues, *words: str) -> None:
@@ -144,8 +144,8 @@ def _search(values: flags.FlagValues, text: str) -> None:
     say([hit._asdict() for hit in hits])
     return
   for hit in hits:
-    print(f"{hit.score:.3f}  {hit.path}:{hit.line}  {hit.title}".rstrip())
-    print("\n".join(f"    {line}" for line in hit.snippet.splitlines()[:6]))
+    show(f"{hit.score:.3f}  {hit.path}:{hit.line}  {hit.title}".rstrip())
+    show(*(f"    {line}" for line in hit.snippet.splitlines()[:6]))
 
 
 def _label(values: flags.FlagValues, text: str) -> None:
@@ -169,11 +169,11 @@ def _label(values: flags.FlagValues, text: str) -> None:
     )
   elif values.input is None:
     for name, share in guesses[0].labels[: values.k]:
-      print(f"{share:.3f}  {name}")
+      show(f"{share:.3f}  {name}")
   else:
     for guess in guesses:
       name, share = guess.labels[0]
-      print(f"{share:.3f}  {name}  {guess.text}")
+      show(f"{share:.3f}  {name}  {guess.text}")
 
 
 def _last(what: str, text: str) -> str:

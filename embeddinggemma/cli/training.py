@@ -6,7 +6,7 @@ from typing import Any
 from absl import flags
 
 from embeddinggemma import cache, distributed
-from embeddinggemma.cli.flags import console, say, tree_of
+from embeddinggemma.cli.flags import console, say, show, tree_of
 from embeddinggemma.training import alone, stages
 from embeddinggemma.types import BadInput
 
@@ -34,9 +34,9 @@ def prepare(values: flags.FlagValues) -> None:
     if values.json:
       say(row)
       continue
-    print(f"step {row['step']}  task {row['task']}  {len(row['rows'])} rows")
+    show(f"step {row['step']}  task {row['task']}  {len(row['rows'])} rows")
     for origin, *sides in row["texts"]:
-      print("\n    ".join([f"  {origin}", *map(repr, sides)]))
+      show(f"  {origin}", *(f"    {side!r}" for side in sides))
 
 
 def train_config(values: flags.FlagValues) -> Any:
