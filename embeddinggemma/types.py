@@ -30,6 +30,8 @@ Weights = Mapping[str, float]  # task name -> share of the batches
 class BadInput(Exception):
   """The user's input is wrong: one line with the thing and the fix, exit 2."""
 
+  has_lines = False  # whether a line end in it is ours, not of a file's name
+
 
 class Stopped(Exception):
   """A negative verdict, such as a loss that turned NaN: one line, exit 1."""

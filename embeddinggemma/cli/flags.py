@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
+from embeddinggemma.cli import overrides
 from embeddinggemma.convert import formats
 from embeddinggemma.terminal.printable import printable, to_json
 
@@ -113,12 +114,31 @@ def is_recipe(tree: dict[str, Any]) -> bool:
 
 
 def file_of(path: str) -> pathlib.Path:
-  """The path of --output; BadInput, before any work, if it is a folder."""
+  """The path of --output.
+
+  Before any work, raises BadInput if it is a folder, and the OSError of writing
+  there.
+  """
+  from embeddinggemma import cache
   from embeddinggemma.types import BadInput
 
-  if pathlib.Path(path).is_dir():
+  file = cache.as_folder(path, "--output")
+  if file.is_dir():
     raise BadInput(f"--output={path} is a folder; name a file")
-  return pathlib.Path(path)
+  cache.require_place(file, folder=False)
+  return file
+
+
+def folder_of(path: str, flag: str = "--workdir") -> pathlib.Path:
+  """The folder that a flag names, to be made or used again.
+
+  Before any work, raises BadInput for an address and the OSError of making it.
+  """
+  from embeddinggemma import cache
+
+  folder = cache.as_folder(path, flag)
+  cache.require_place(folder, folder=True)
+  return folder
 
 
 def say(value: Any) -> None:
@@ -179,13 +199,18 @@ def parse(
   except flags.UnrecognizedFlagError as error:
     raise BadInput(_unknown_flag(name, verb, error.flagname)) from None
   except flags.Error as error:
-    raise BadInput(f"{name}: {_last_line(error)}") from None
-  except (AttributeError, KeyError) as error:
-    raise BadInput(_bad_key(name, verb, argv) or f"config: {error!r}") from None
+    tree, said = _tree_alone(name, verb, argv), _last_line(error)
+    refused = [word for word in argv if str(error).startswith(f"flag {word}:")]
+    better = [overrides.wrong_value(tree, word) for word in refused]
+    raise BadInput("".join(better) or f"{name}: {said}") from None
   except BadInput:
     raise
-  except Exception as error:  # what the user's own config file raised
-    raise BadInput(f"config: {_last_line(error)}") from None
+  except Exception as error:  # of an override, or of the user's config file
+    named = isinstance(error, AttributeError | KeyError)
+    said = repr(error) if named else _last_line(error)
+    tree = _tree_alone(name, verb, argv)
+    better = overrides.wrong_key(tree, argv) if tree is not None else ""
+    raise BadInput(better or f"config: {said}") from None
   lacking = [flag for flag in verb.required if values[flag].value is None]
   if lacking:
     raise BadInput(missing(name, lacking[0]))
@@ -279,23 +304,13 @@ def _unknown_flag(name: str, verb: Verb, flag: str) -> str:
   return f"{name}: unknown flag {flag!r}{suggest(flag, known)}"
 
 
-def _bad_key(name: str, verb: Verb, argv: Sequence[str]) -> str:
-  """The message for an unknown --config.a.b, with the nearest known key."""
-  from embeddinggemma.config import suggest
-
+def _tree_alone(name: str, verb: Verb, argv: Sequence[str]) -> Any:
+  """The config without overrides; None of a verb or file that gives none."""
+  if "config" not in verb.required:
+    return None
   values = _flags_of(verb, argv[:1])
   try:
     values([name, *argv[:1]])
   except Exception:  # it is the config file that fails
-    return ""
-  for word in argv[1:]:
-    if not word.startswith(("--config.", "-config.")):
-      continue
-    path = word.partition("=")[0].partition(".")[2]
-    tree = values.config
-    for key in path.split("."):
-      known = list(tree) if hasattr(tree, "keys") else []
-      if key not in known:
-        return f"unknown config key {path!r}{suggest(key, known)}"
-      tree = tree[key]
-  return ""
+    return None
+  return values.config

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
+
 from embeddinggemma import cache, soups
 from embeddinggemma import doctor as doctors
-from embeddinggemma.cli.flags import console, file_of, say
+from embeddinggemma.cli.flags import console, file_of, folder_of, say
 from embeddinggemma.convert import verbs as convert
 from embeddinggemma.evaluation import quality, suite
 from embeddinggemma.loading import load
@@ -49,7 +50,7 @@ def _own_test(workdir: pathlib.Path) -> pathlib.Path:
 def soup(values: flags.FlagValues) -> None:
   """Average checkpoints, or score points on the way from one to another."""
   inputs = values.inputs.split(",")
-  workdir = pathlib.Path(values.workdir)
+  workdir = folder_of(values.workdir)
   if values.last is not None:
     if len(inputs) != 1 or values.path is not None:
       raise BadInput(
@@ -136,13 +137,13 @@ def doctor(values: flags.FlagValues, *words: str) -> int:
 
 def import_(values: flags.FlagValues) -> None:
   """Import public weights as a checkpoint, and check it for silent faults."""
-  source, workdir = getattr(values, "from"), pathlib.Path(values.workdir)
+  source, workdir = getattr(values, "from"), folder_of(values.workdir)
   convert.import_model(source, workdir, values.part, _examine, console())
 
 
 def export(values: flags.FlagValues) -> None:
   """Export a checkpoint in another runtime's format."""
-  output = pathlib.Path(values.output)
+  output = folder_of(values.output, "--output")
   convert.export_model(
     values.model,
     values.format,

@@ -7,7 +7,14 @@ from typing import Any
 from absl import flags
 
 from embeddinggemma import cache
-from embeddinggemma.cli.flags import console, file_of, missing, say, show
+from embeddinggemma.cli.flags import (
+  console,
+  file_of,
+  folder_of,
+  missing,
+  say,
+  show,
+)
 from embeddinggemma.data import jsonl
 from embeddinggemma.evaluation import classify
 from embeddinggemma.loading import load
@@ -71,7 +78,8 @@ def index(values: flags.FlagValues) -> None:
   """Index a folder or a JSONL file, or update its index."""
   if values.vectors not in (None, "int8", "binary"):
     raise BadInput(f"--vectors={values.vectors}: give int8 or binary")
-  source, output = pathlib.Path(values.input), pathlib.Path(values.output)
+  source = pathlib.Path(values.input)
+  output = folder_of(values.output, "--output")
   reading.require(source)
   indexes.require_ours(output)
   model = load(values.model)
