@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
-from embeddinggemma.cli import overrides
 from embeddinggemma.convert import formats
 from embeddinggemma.terminal.printable import printable, to_json
 
@@ -187,6 +186,7 @@ def parse(
   Raises BadInput for an unknown flag or config key, with the nearest known one;
   for a value of the wrong type; and for superfluous words.
   """
+  from embeddinggemma.cli import overrides
   from embeddinggemma.types import BadInput
 
   takes_config = "config" in verb.required

@@ -149,7 +149,9 @@ def _folded(name: str, width: int) -> str:
 
 def _columns(labels: Iterable[str]) -> int:
   """The number of legend columns that fits the longest label, at most four."""
-  longest = max((len(line) for x in labels for line in x.split("\n")), default=0)
+  longest = max(
+    (len(line) for x in labels for line in x.split("\n")), default=0
+  )
   points = 5.2 * longest + 40  # 9 pt text and its line
   return max(1, min(4, int(72 * _WIDTH / points)))
 

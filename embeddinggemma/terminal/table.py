@@ -19,7 +19,7 @@ Cell = str | Sequence[tuple[str, str]]
 Grid = Sequence[Sequence[Text]]  # the header, then the rows
 
 _GAP = 2  # columns between two columns
-_PROSE = range(24, 61)  # widths of a column of prose
+_PROSE = range(24, 57)  # widths of a column of prose: the doctor's fit 80
 _INDENT = 2
 _LEAST = 16  # the terminal itself breaks the lines of a narrower one
 

@@ -95,7 +95,8 @@ def test_what_training_reads_is_text(call, pairs, tmp_path, monkeypatch):
   assert code == 0 and r"\x1b[2J\x1b]0;t\x07" in said
   monkeypatch.setattr(cache, "_shared", {})  # as in another process
   code, said, _ = call(*argv, "--json")
-  assert "\x1b[2J" in json.loads(said.splitlines()[0])["texts"][0][1]
+  (text, *_) = json.loads(said)["texts"]
+  assert "\x1b[2J\x1b]0;t" in " ".join(text)
   flags = [f"--data={pairs}", f"--output={tmp_path / 'mined'}"]
   argv = ["mine", "--config=configs/mine.py", *flags]
   assert call(*argv, "--config.search=stemmed")[0] == 0
