@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from embeddinggemma.cli.flags import function, parse, usage, verb_usage
 from embeddinggemma.cli.verbs import VERBS, unknown
@@ -49,14 +50,19 @@ class _Harmless(logging.Formatter):
     return lines(super().format(record))
 
 
-def _harmless_warnings() -> None:
+def _show_harmless() -> None:
   """Let warnings and tracebacks, which quote files, reach the terminal so."""
+
+  def format_warning(*words: Any, **more: Any) -> str:
+    return lines(plain(*words, **more))
+
+  def show_error(kind: Any, error: BaseException, trace: Any) -> None:
+    whole = "".join(traceback.format_exception(error))
+    print(lines(whole), end="", file=sys.stderr)
+
   plain = warnings.formatwarning
-  warnings.formatwarning = lambda *words, **more: lines(plain(*words, **more))
-  whole = traceback.format_exception
-  sys.excepthook = lambda *error: print(
-    lines("".join(whole(*error))), end="", file=sys.stderr
-  )
+  warnings.formatwarning = format_warning
+  sys.excepthook = show_error
 
 
 def call(argv: Sequence[str]) -> int:
@@ -157,7 +163,7 @@ def main() -> None:
   """The console script."""
   if sys.argv[1:2] and sys.argv[1] in VERBS and "--help" not in sys.argv:
     _with_huge_pages()
-  _harmless_warnings()
+  _show_harmless()
   if isinstance(sys.stdout, io.TextIOWrapper):  # else "é" is an error in C
     sys.stdout.reconfigure(errors="backslashreplace")
   if sys.argv[1:2] != ["train"]:  # which listens itself (distributed/)

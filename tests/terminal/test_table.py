@@ -71,14 +71,30 @@ TABLES = {
     ],
   ),
   "before and after": (
-    lambda: list(forgetting.tables(FORGETTING))[0],
-    ["own test", "qa, ndcg@10", "queries", "1234", "before", "0.412"]
-    + ["after", "0.512", "change", "+0.100"],
+    lambda: next(iter(forgetting.tables(FORGETTING))),
+    [
+      "own test",
+      "qa, ndcg@10",
+      "queries",
+      "1234",
+      "before",
+      "0.412",
+      "after",
+      "0.512",
+      "change",
+      "+0.100",
+    ],
   ),
   "candidates": (
     lambda: list(forgetting.tables(FORGETTING))[1],
-    ["candidate", "step 20", "own validation", "0.613"]
-    + ["general suite", "0.714"],
+    [
+      "candidate",
+      "step 20",
+      "own validation",
+      "0.613",
+      "general suite",
+      "0.714",
+    ],
   ),
   "precision": (
     lambda: precision.table(
@@ -95,18 +111,46 @@ TABLES = {
   ),
   "sweep": (
     lambda: sweeps.table(RESULTS, "loss"),
-    ["run", "seed=0,optimizer.lr=0.001", "loss", "1.250", "mean_type.ndcg@10"]
-    + ["0.375", "time", "12.3 s", "13.3 s", "done", "[red]no[/]"],
+    [
+      "run",
+      "seed=0,optimizer.lr=0.001",
+      "loss",
+      "1.250",
+      "mean_type.ndcg@10",
+      "0.375",
+      "time",
+      "12.3 s",
+      "13.3 s",
+      "done",
+      "[red]no[/]",
+    ],
   ),
   "doctor": (
     lambda: doctor.as_table(FINDINGS),
-    ["check", "reason and fix", "opens", "pass", "with/a/long/name", "FAIL"]
-    + ["12 of 103 tokens", "fix: set attention to full", "not run"],
+    [
+      "check",
+      "reason and fix",
+      "opens",
+      "pass",
+      "with/a/long/name",
+      "FAIL",
+      "12 of 103 tokens",
+      "fix: set attention to full",
+      "not run",
+    ],
   ),
   "soup --path": (
     lambda: models._path_table(PATH),
-    ["weights", "1.000 0.000", "0.500 0.500", "suites/own", "0.2500"]
-    + ["0.7500", "/data/b", "0.1250"],
+    [
+      "weights",
+      "1.000 0.000",
+      "0.500 0.500",
+      "suites/own",
+      "0.2500",
+      "0.7500",
+      "/data/b",
+      "0.1250",
+    ],
   ),
 }
 
