@@ -23,6 +23,7 @@ from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import adapt, embedder
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.progress import Progress
+from embeddinggemma.terminal.printable import printable
 from embeddinggemma.types import BadInput, Encode, Params, Stopped
 
 
@@ -240,7 +241,7 @@ def load(
   name = str(found.directory)
   if not checkpoint.keeps_white_space(found.files):
     print(
-      f"{name} was made by a version that ignored white space around a text; it"
+      f"{printable(name)} was made by a version that ignored white space around a text; it"
       " counts now, so vectors of such texts differ from those made then",
       file=sys.stderr,
     )
