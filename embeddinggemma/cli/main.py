@@ -87,7 +87,9 @@ def call(argv: Sequence[str]) -> int:
 
   try:
     values, words = parse(name, verb, rest)
-    return function(verb)(values, *words) or 0
+    code = function(verb)(values, *words) or 0
+    _deliver()
+    return code
   except BadInput as error:
     said = str(error).split("\n") if error.has_lines else [str(error)]
     _complain(f"error: {said[0]}", *said[1:])
@@ -102,7 +104,7 @@ def call(argv: Sequence[str]) -> int:
     _complain("interrupted; the same command continues")
     return 42
   except BrokenPipeError:  # such as `| head`, which has read enough
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _drop_output()
     return 0
   except Exception as error:
     reason = _of_the_system(error)
@@ -110,6 +112,21 @@ def call(argv: Sequence[str]) -> int:
       raise
     _complain(f"error: {reason}")
     return 2
+
+
+def _deliver() -> None:
+  """Hand over what was printed; an OSError that Python would raise at exit."""
+  if sys.stdout is None:  # closed by whoever started this
+    return
+  try:
+    sys.stdout.flush()
+  except OSError:
+    _drop_output()
+    raise
+
+
+def _drop_output() -> None:
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(*said: str) -> None:

@@ -32,6 +32,7 @@ from embeddinggemma.doctor.opened import (
 from embeddinggemma.loading import Model, load
 from embeddinggemma.progress import Progress
 from embeddinggemma.quantize import FLOAT
+from embeddinggemma.terminal.printable import printable
 from embeddinggemma.terminal.table import Table
 from embeddinggemma.types import BadInput, Stopped
 
@@ -167,10 +168,10 @@ def as_table(findings: Sequence[Finding]) -> Table:
   """The findings as a table, with the fix below the reason."""
   rows = []
   for finding in findings:
-    said = [(finding.reason, "")]
+    said = [(printable(finding.reason), "")]
     if finding.fix:
       word = "so" if finding.verdict == NOTE else "fix"
-      said.append((f"\n{word}: {finding.fix}", "bold"))
+      said.append((f"\n{word}: {printable(finding.fix)}", "bold"))
     rows.append([finding.check, [_SHOWN[finding.verdict]], said])
   return Table(("check", "", "reason and fix"), rows, prose=(2,))
 

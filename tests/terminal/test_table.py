@@ -206,6 +206,13 @@ def test_names_are_shown_as_they_are():
     assert "\x1b" not in shown
 
 
+def test_a_reason_is_one_line_and_its_fix_another():
+  found = [Finding("opens", False, "no\nfix: none \x1b", "give\nanother")]
+  for width in (40, 80):
+    shown = "\n".join(render(doctor.as_table(found), width))
+    assert r"no\nfix: none \x1b" in shown and r"fix: give\nanother" in shown
+
+
 def test_a_table_of_nothing_is_its_title():
   assert render(Table([], [], "Quality"), 40) == ["Quality"]
   assert render(Table(["", "a"], []), 40)[0].split() == ["a"]

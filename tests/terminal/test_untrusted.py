@@ -17,6 +17,7 @@ from embeddinggemma.report import report
 
 EVIL = "\x1b[2J\x1b]0;t\x07\r\x08\x9b1m\u202e\u200b [red]x[/] :smile:"
 SEEN = r"\x1b[2J\x1b]0;t\x07\r\x08\x9b1m\u202e\u200b [red]x[/] :smile:"
+ROOT = pathlib.Path(__file__).parents[2]
 TINY = "--config=configs/prefinetune.py:tiny"
 
 
@@ -157,6 +158,24 @@ def test_warnings_logs_and_tracebacks_are_text(encoding):
   assert done.stderr.count(rb"\x1b[2J") >= 3
   assert b"ZeroDivisionError: in" in done.stderr
   assert rb"\ud800" in done.stdout
+
+
+@pytest.mark.parametrize(
+  ("shell", "code", "said"),
+  [
+    ("{} > /dev/full", 2, "error: No space left on device; make room"),
+    ("{} >&-", 0, ""),
+    ("{} | true; exit ${{PIPESTATUS[0]}}", 0, ""),
+  ],
+)
+def test_an_output_that_takes_nothing(shell, code, said):
+  argv = f"{TINY} --print --workdir=x --sweep='product(seed=[0])'"
+  line = shell.format(f"{sys.executable} -m embeddinggemma sweep {argv}")
+  done = subprocess.run(
+    ["bash", "-c", line], stderr=subprocess.PIPE, text=True, cwd=ROOT
+  )
+  assert done.returncode == code
+  assert done.stderr.startswith(said) and done.stderr.count("\n") == bool(said)
 
 
 def test_a_narrow_evaluation_keeps_every_column(
