@@ -242,9 +242,9 @@ def _require_model(value: Any) -> None:
 
 def _console() -> "Console":
   """Where long work tells how it goes."""
-  from rich.console import Console
+  from embeddinggemma.terminal.console import Terminal
 
-  return Console(stderr=True)
+  return Terminal(stderr=True)
 
 
 def __getattr__(name: str) -> Any:

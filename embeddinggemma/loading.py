@@ -26,6 +26,7 @@ from embeddinggemma.model import adapt, embedder
 from embeddinggemma.model import identity as identity_lib
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.progress import Progress
+from embeddinggemma.terminal.printable import printable
 from embeddinggemma.types import BadInput, BadValue, Encode, Params, Stopped
 
 _NO_LIMIT = 2**62  # of tokens
@@ -379,7 +380,7 @@ def load(
   name = str(found.directory)
   if not checkpoint.keeps_white_space(found.files):
     print(
-      f"{name} was made by a version that ignored white space around a text; it"
+      f"{printable(name)} was made by a version that ignored white space around a text; it"
       " counts now, so vectors of such texts differ from those made then",
       file=sys.stderr,
     )
@@ -399,9 +400,8 @@ def _say_changed(model: Model, recorded: Mapping[str, Any]) -> None:
   """
   now = model.identity.parts
   for line in identity_lib.differences(recorded, now):
-    print(
-      f"{model.name} was changed after it was made: {line}", file=sys.stderr
-    )
+    said = f"{model.name} was changed after it was made: {line}"
+    print(printable(said), file=sys.stderr)
 
 
 def assemble(

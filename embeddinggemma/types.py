@@ -31,6 +31,8 @@ IDENTITY = "identity"  # key of a model's identity in JSON (model/identity.py)
 class BadInput(Exception):
   """The user's input is wrong: one line with the thing and the fix, exit 2."""
 
+  has_lines = False  # whether a line end in it is ours, not of a file's name
+
 
 class BadType(BadInput, TypeError):
   """An argument of another type, as Python's own functions raise it."""

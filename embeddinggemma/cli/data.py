@@ -7,7 +7,7 @@ from typing import cast
 from absl import flags
 
 from embeddinggemma import cache, config
-from embeddinggemma.cli.flags import console, say, tree_of
+from embeddinggemma.cli.flags import console, folder_of, say, show, tree_of
 from embeddinggemma.data import sources
 from embeddinggemma.loading import load
 from embeddinggemma.mining import mine as mining
@@ -23,7 +23,7 @@ from embeddinggemma.types import BadInput
 def teach(values: flags.FlagValues) -> None:
   """Write a teacher's vectors of all texts of a folder of pairs."""
   choice = config.build(teaching.TeachConfig, tree_of(values))
-  output, shown = pathlib.Path(values.output), console()
+  output, shown = folder_of(values.output, "--output"), console()
   pairs, _ = sources.read_pairs(pathlib.Path(values.data))
   with cache.locked(output):
     model = teaching.teacher_of(choice)
@@ -46,8 +46,9 @@ def mine(values: flags.FlagValues) -> None:
   ledger, shown = output / mining.LEDGER, console()
   if values.explain is not None:
     pairs, _ = sources.read_pairs(data)
-    print("\n".join(negatives.explain_row(pairs, ledger, values.explain)))
+    show(*negatives.explain_row(pairs, ledger, values.explain))
     return
+  cache.require_place(output, folder=True)
   model = load(values.model) if values.model else None
   if choice.search == "dense" and model is None:
     raise BadInput(
@@ -71,7 +72,7 @@ def mixture(values: flags.FlagValues) -> None:
   choice = config.build(finetuning.SearchConfig, tree["search"])
   if values.pick is not None:
     choice = dataclasses.replace(choice, pick=values.pick)
-  workdir, shown = pathlib.Path(values.workdir), console()
+  workdir, shown = folder_of(values.workdir), console()
   stage = stages.build(tree["finetune"])
   if not stages.kind_of(stage).embeds:
     raise BadInput(f"mixture: {stage.stage!r} is no training on pairs")

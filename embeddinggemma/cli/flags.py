@@ -1,17 +1,18 @@
 """The flags of all verbs, and the parsing of command lines."""
 
 import importlib
-import json
 import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
 from embeddinggemma.convert import formats
+from embeddinggemma.terminal.printable import printable, to_json
 
 if TYPE_CHECKING:
-  from rich.console import Console
+  from embeddinggemma.terminal.console import Terminal
 
 
 class Verb(NamedTuple):
@@ -93,13 +94,12 @@ def function(verb: Verb) -> Callable[..., int | None]:
   return getattr(importlib.import_module(f"{__package__}.{module}"), name)
 
 
-def console() -> "Console":
+def console() -> "Terminal":
   """The console for progress and notes, on stderr; results go to stdout."""
-  from rich.console import Console
-
   from embeddinggemma import distributed
+  from embeddinggemma.terminal.console import Terminal
 
-  return Console(stderr=True, quiet=not distributed.is_first())
+  return Terminal(stderr=True, quiet=not distributed.is_first())
 
 
 def tree_of(values: flags.FlagValues) -> dict[str, Any]:
@@ -113,17 +113,42 @@ def is_recipe(tree: dict[str, Any]) -> bool:
 
 
 def file_of(path: str) -> pathlib.Path:
-  """The path of --output; BadInput, before any work, if it is a folder."""
+  """The path of --output.
+
+  Before any work, raises BadInput if it is a folder, and the OSError of writing
+  there.
+  """
+  from embeddinggemma import cache
   from embeddinggemma.types import BadInput
 
-  if pathlib.Path(path).is_dir():
+  file = cache.as_folder(path, "--output")
+  if file.is_dir():
     raise BadInput(f"--output={path} is a folder; name a file")
-  return pathlib.Path(path)
+  cache.require_place(file, folder=False)
+  return file
+
+
+def folder_of(path: str, flag: str = "--workdir") -> pathlib.Path:
+  """The folder that a flag names, to be made or used again.
+
+  Before any work, raises BadInput for an address and the OSError of making it.
+  """
+  from embeddinggemma import cache
+
+  folder = cache.as_folder(path, flag)
+  cache.require_place(folder, folder=True)
+  return folder
 
 
 def say(value: Any) -> None:
   """Print a value as a line of JSON."""
-  print(json.dumps(value, ensure_ascii=False))
+  print(to_json(value, getattr(sys.stdout, "encoding", None) or "utf-8"))
+
+
+def show(*lines: str) -> None:
+  """Print lines of a result for people, with nothing hidden in them."""
+  for line in lines:
+    print(printable(line))
 
 
 def usage(verbs: Mapping[str, Verb]) -> str:
@@ -161,6 +186,7 @@ def parse(
   Raises BadInput for an unknown flag or config key, with the nearest known one;
   for a value of the wrong type; and for superfluous words.
   """
+  from embeddinggemma.cli import overrides
   from embeddinggemma.types import BadInput
 
   takes_config = "config" in verb.required
@@ -173,13 +199,18 @@ def parse(
   except flags.UnrecognizedFlagError as error:
     raise BadInput(_unknown_flag(name, verb, error.flagname)) from None
   except flags.Error as error:
-    raise BadInput(f"{name}: {_last_line(error)}") from None
-  except (AttributeError, KeyError) as error:
-    raise BadInput(_bad_key(name, verb, argv) or f"config: {error!r}") from None
+    tree, said = _tree_alone(name, verb, argv), _last_line(error)
+    refused = [word for word in argv if str(error).startswith(f"flag {word}:")]
+    better = [overrides.wrong_value(tree, word) for word in refused]
+    raise BadInput("".join(better) or f"{name}: {said}") from None
   except BadInput:
     raise
-  except Exception as error:  # what the user's own config file raised
-    raise BadInput(f"config: {_last_line(error)}") from None
+  except Exception as error:  # of an override, or of the user's config file
+    named = isinstance(error, AttributeError | KeyError)
+    said = repr(error) if named else _last_line(error)
+    tree = _tree_alone(name, verb, argv)
+    better = overrides.wrong_key(tree, argv) if tree is not None else ""
+    raise BadInput(better or f"config: {said}") from None
   lacking = [flag for flag in verb.required if values[flag].value is None]
   if lacking:
     raise BadInput(missing(name, lacking[0]))
@@ -273,23 +304,13 @@ def _unknown_flag(name: str, verb: Verb, flag: str) -> str:
   return f"{name}: unknown flag {flag!r}{suggest(flag, known)}"
 
 
-def _bad_key(name: str, verb: Verb, argv: Sequence[str]) -> str:
-  """The message for an unknown --config.a.b, with the nearest known key."""
-  from embeddinggemma.config import suggest
-
+def _tree_alone(name: str, verb: Verb, argv: Sequence[str]) -> Any:
+  """The config without overrides; None of a verb or file that gives none."""
+  if "config" not in verb.required:
+    return None
   values = _flags_of(verb, argv[:1])
   try:
     values([name, *argv[:1]])
   except Exception:  # it is the config file that fails
-    return ""
-  for word in argv[1:]:
-    if not word.startswith(("--config.", "-config.")):
-      continue
-    path = word.partition("=")[0].partition(".")[2]
-    tree = values.config
-    for key in path.split("."):
-      known = list(tree) if hasattr(tree, "keys") else []
-      if key not in known:
-        return f"unknown config key {path!r}{suggest(key, known)}"
-      tree = tree[key]
-  return ""
+    return None
+  return values.config

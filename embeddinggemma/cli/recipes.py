@@ -1,10 +1,8 @@
 """The verb `run`: a recipe."""
 
-import pathlib
-
 from absl import flags
 
-from embeddinggemma.cli.flags import console, is_recipe, tree_of
+from embeddinggemma.cli.flags import console, folder_of, is_recipe, tree_of
 from embeddinggemma.recipes import pairs, whole
 from embeddinggemma.recipes import run as recipes
 from embeddinggemma.types import BadInput
@@ -23,7 +21,7 @@ def run(values: flags.FlagValues) -> None:
       if isinstance(stage, dict) and "data" in stage:
         stage["data"]["skip_bad_rows"] = True
 
-  workdir, shown = pathlib.Path(values.workdir), console()
+  workdir, shown = folder_of(values.workdir), console()
   if "base" in tree:
     plan = pairs.plan(pairs.build(tree), workdir, shown)
   else:

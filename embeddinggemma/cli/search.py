@@ -7,7 +7,14 @@ from typing import Any
 from absl import flags
 
 from embeddinggemma import cache
-from embeddinggemma.cli.flags import console, file_of, missing, say
+from embeddinggemma.cli.flags import (
+  console,
+  file_of,
+  folder_of,
+  missing,
+  say,
+  show,
+)
 from embeddinggemma.data import jsonl, truncation
 from embeddinggemma.evaluation import classify
 from embeddinggemma.loading import load
@@ -81,7 +88,8 @@ def index(values: flags.FlagValues) -> None:
   """Index a folder or a JSONL file, or update its index."""
   if values.vectors not in (None, "int8", "binary"):
     raise BadInput(f"--vectors={values.vectors}: give int8 or binary")
-  source, output = pathlib.Path(values.input), pathlib.Path(values.output)
+  source = pathlib.Path(values.input)
+  output = folder_of(values.output, "--output")
   reading.require(source)
   indexes.require_ours(output)
   model = load(values.model)
@@ -99,10 +107,10 @@ def index(values: flags.FlagValues) -> None:
   if values.json:
     say(about)
   else:
-    print(_summary(output, about))
+    show(*_summary(output, about))
 
 
-def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
+def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> list[str]:
   """What `index` did, as lines for people."""
   lines = [
     f"{output}: {about['chunks']:,} chunks of {about['files']:,} files,"
@@ -116,7 +124,7 @@ def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
     names = ", ".join(about["examples"][reason])
     more = ", ..." if count > len(about["examples"][reason]) else ""
     lines.append(f"left out, {reason}: {count:,} ({names}{more})")
-  return "\n".join([*lines, *filter(None, [about["note"]])])
+  return [*lines, *filter(None, [about["note"]])]
 
 
 def query(values: flags.FlagValues, *words: str) -> None:
@@ -157,8 +165,8 @@ def _search(values: flags.FlagValues, text: str) -> None:
     say([{**hit._asdict(), "query_cut": cut} for hit in hits])
     return
   for hit in hits:
-    print(f"{hit.score:.3f}  {hit.path}:{hit.line}  {hit.title}".rstrip())
-    print("\n".join(f"    {line}" for line in hit.snippet.splitlines()[:6]))
+    show(f"{hit.score:.3f}  {hit.path}:{hit.line}  {hit.title}".rstrip())
+    show(*(f"    {line}" for line in hit.snippet.splitlines()[:6]))
 
 
 def _label(values: flags.FlagValues, text: str) -> None:
@@ -188,11 +196,11 @@ def _label(values: flags.FlagValues, text: str) -> None:
     )
   elif values.input is None:
     for name, share in guesses[0].labels[: values.k]:
-      print(f"{share:.3f}  {name}")
+      show(f"{share:.3f}  {name}")
   else:
     for guess in guesses:
       name, share = guess.labels[0]
-      print(f"{share:.3f}  {name}  {guess.text}")
+      show(f"{share:.3f}  {name}  {guess.text}")
 
 
 def _last(what: str, text: str) -> str:

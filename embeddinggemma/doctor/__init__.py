@@ -9,10 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from embeddinggemma.convert.read import sentence_transformers
 from embeddinggemma.data import samples
@@ -35,6 +32,8 @@ from embeddinggemma.doctor.opened import (
 from embeddinggemma.loading import Model, load
 from embeddinggemma.progress import Progress
 from embeddinggemma.quantize import FLOAT
+from embeddinggemma.terminal.printable import printable
+from embeddinggemma.terminal.table import Table
 from embeddinggemma.types import BadInput, Stopped
 
 Findings = list[Finding]
@@ -157,27 +156,24 @@ def as_json(
   }
 
 
-_VERDICTS = {
-  PASS: Text("pass", "green"),
-  NOTE: Text("note", "yellow"),
-  FAIL: Text("FAIL", "bold red"),
-  NOT_RUN: Text("not run", "dim"),
+_SHOWN = {  # with its style
+  PASS: ("pass", "green"),
+  NOTE: ("note", "yellow"),
+  FAIL: ("FAIL", "bold red"),
+  NOT_RUN: ("not run", "dim"),
 }
 
 
 def as_table(findings: Sequence[Finding]) -> Table:
-  """The findings as a table of 80 columns, with the fix below the reason."""
-  table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-  table.add_column("check", no_wrap=True)
-  table.add_column("", no_wrap=True)
-  table.add_column("reason and fix", overflow="fold")
+  """The findings as a table, with the fix below the reason."""
+  rows = []
   for finding in findings:
-    said = Text(finding.reason)
+    said = [(printable(finding.reason), "")]
     if finding.fix:
       word = "so" if finding.verdict == NOTE else "fix"
-      said.append(f"\n{word}: {finding.fix}", "bold")
-    table.add_row(finding.check, _VERDICTS[finding.verdict], said)
-  return table
+      said.append((f"\n{word}: {printable(finding.fix)}", "bold"))
+    rows.append([finding.check, [_SHOWN[finding.verdict]], said])
+  return Table(("check", "", "reason and fix"), rows, prose=(2,))
 
 
 def _refused(error: BadInput) -> Finding:
