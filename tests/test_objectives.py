@@ -184,7 +184,7 @@ def test_rows_at_once_change_nothing(at_once: int) -> None:
   def loss(vectors, over_rows=contrastive.at_once):
     query, positive = vectors
     embeddings = Embeddings(query, positive, None, positive)
-    losses = term(over_rows)({}, embeddings, batch)
+    losses = term(over_rows)({}, embeddings, batch).total
     return jnp.sum(jnp.where(valid, losses, 0.0)), losses
 
   divided = lambda f: sharding.over_rows(f, mesh, at_once)

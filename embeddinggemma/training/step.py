@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from embeddinggemma import sharding
+from embeddinggemma.losses import objectives
 from embeddinggemma.types import BadInput, Metrics, Stage, TrainState
 
 Program = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
@@ -68,7 +69,28 @@ def train_step(
     "grad_norm": optax.tree.norm(grads),
     "update_norm": optax.tree.norm(updates),
   }
-  return TrainState(state.step + 1, params, opt_state), metrics
+  new = TrainState(state.step + 1, params, opt_state)
+  if (idle := metrics.get(objectives.IDLE)) is not None:
+    new = _unless(idle, state, new)
+    for name in ("grad_norm", "update_norm"):
+      metrics[name] = jnp.where(idle, 0.0, metrics[name])
+  return new, metrics
+
+
+def _unless(idle: jax.Array, old: TrainState, new: TrainState) -> TrainState:
+  """The new state, but of a batch that teaches nothing the old one.
+
+  Only the number of the step and the schedule's place go on: moments and weight
+  decay would else move weights by noise.
+  """
+  counts = lambda x: isinstance(x, optax.ScaleByScheduleState)
+  kept = jax.tree.map(
+    lambda a, b: b if counts(a) else jnp.where(idle, a, b),
+    (old.params, old.opt_state),
+    (new.params, new.opt_state),
+    is_leaf=counts,
+  )
+  return TrainState(new.step, *kept)
 
 
 def compile_step(
