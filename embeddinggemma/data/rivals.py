@@ -35,9 +35,7 @@ def alone(keys: UInt32[np.ndarray, "n 2"]) -> Bool[np.ndarray, "n"]:
 
 def _count(values: np.ndarray) -> Int[np.ndarray, "n"]:
   """How often each value occurs."""
-  _, places, counts = np.unique(
-    values, return_inverse=True, return_counts=True
-  )
+  _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
   return counts[places]
 
 

@@ -181,9 +181,7 @@ def _figure(values: Values, valid: Bool[Array, "B"]) -> Float[Array, ""]:
   return jnp.where(some, _mean(values, valid), jnp.nan)
 
 
-def _negatives(
-  found: Mapping[str, Values], valid: Bool[Array, "B"]
-) -> Metrics:
+def _negatives(found: Mapping[str, Values], valid: Bool[Array, "B"]) -> Metrics:
   """How many pairs have no negative, and whether nothing else teaches them.
 
   Without a term that compares, there are no such metrics.

@@ -177,9 +177,7 @@ def test_an_absent_negative_changes_no_bit(keep_positive):
   e, batch = example(empty=(5,))
   hard, padded, there = with_negatives(e, batch)
   junk = jnp.where(there[:, :, None], hard.negative, jnp.nan)
-  got = info_nce(TAU, keep_positive, 5.0)(
-    {}, e._replace(negative=junk), padded
-  )
+  got = info_nce(TAU, keep_positive, 5.0)({}, e._replace(negative=junk), padded)
   want = info_nce(TAU, keep_positive)({}, e, batch)
   none = ~there.any(axis=1)
   np.testing.assert_array_equal(got[none], want[none])
@@ -295,3 +293,51 @@ def test_a_zero_prefix_has_a_finite_gradient():
 )
 def test_a_preset_uses_dimensions_up_to_its_own(width, dims):
   assert matryoshka.dims_of(width) == dims
+
+
+def alike(e, batch):
+  """The pairs with one positive: none has a negative."""
+  return e, batch._replace(keys=batch.keys.at[:, 1].set(7))
+
+
+@pytest.mark.parametrize("keep_positive", [True, False])
+@pytest.mark.parametrize("margin", [None, -2.5])
+def test_a_pair_without_a_negative_is_not_counted(keep_positive, margin):
+  """All others share its positive, or score too high to be a negative."""
+  given = example(duplicates=False, empty=(5,))
+  e, batch = given if margin else alike(*given)
+  term = contrastive.info_nce(TAU, keep_positive, margin=margin)
+  found = term({}, e, batch)
+  assert not found.counted.any() and not found.total.any()
+  loss = lambda q, p: term(
+    {}, e._replace(query=q, positive=p, candidates=p), batch
+  ).total.sum()
+  for gradient in jax.grad(loss, (0, 1))(e.query, e.positive):
+    assert not gradient.any()
+
+
+def test_a_hard_negative_is_one():
+  e, batch, there = with_negatives(*alike(*example(duplicates=False)))
+  found = contrastive.info_nce(TAU, True)({}, e, batch)
+  np.testing.assert_array_equal(found.counted, there.any(axis=1))
+  np.testing.assert_array_equal(found.total != 0, there.any(axis=1))
+
+
+def test_of_duplicates_only_those_with_others_are_counted():
+  """Pair 0 shares a text with each of the others, which have each other."""
+  e, batch = example(size=4, duplicates=False)
+  keys = batch.keys.at[1:3, 0].set(batch.keys[0, 0])
+  keys = keys.at[3, 1].set(batch.keys[0, 1])
+  found = contrastive.info_nce(TAU, True)({}, e, batch._replace(keys=keys))
+  assert found.counted.tolist() == [False, True, True, True]
+
+
+def test_the_parts_of_a_sum_are_its_dimensions():
+  e, batch = example()
+  term = contrastive.info_nce(TAU, True)
+  found = matryoshka.matryoshka(term, (16, 8, 4))({}, e, batch)
+  assert list(found.parts) == ["16", "8", "4"]
+  total = sum(part.total for part in found.parts.values())
+  np.testing.assert_array_equal(found.total, total)
+  assert found.counted.all()
+  assert not matryoshka.matryoshka(term, (16,))({}, e, batch).parts

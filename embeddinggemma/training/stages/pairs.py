@@ -430,7 +430,9 @@ def examine(config: PairConfig, made: Inputs, say: Say) -> None:
   taught = bool(config.loss.distill)
   never = {task for task in weights if rivals.never(tasks[task], size)}
   if never == set(weights) and not taught:
-    raise BadInput(_nothing_to_compare(config, sum(len(tasks[t]) for t in never)))
+    raise BadInput(
+      _nothing_to_compare(config, sum(len(tasks[t]) for t in never))
+    )
   found = rivals.drawn(tasks, weights, size, config.seed, config.steps)
   if found.share > _MOST_ALONE:
     others = "learn from the teacher alone" if taught else "teach nothing"
