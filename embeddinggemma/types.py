@@ -109,7 +109,7 @@ class Values(NamedTuple):
 
   total: Float[Array, "B"]
   counted: Bool[Array, "B"] | None = None
-  parts: "Mapping[str, Values]" = {}
+  parts: Mapping[str, "Values"] = {}
 
 
 class TrainState(NamedTuple):

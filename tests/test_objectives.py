@@ -234,9 +234,11 @@ def test_pairs_without_a_negative_in_any_division(division, margin) -> None:
   data, fsdp, groups, rules = division
   size = data * fsdp * groups
   for filled, share in ((20, 1.0), (21, 0.0)):
-    given = lambda n: shared_by(test_mesh.batch(3, n, filled), 20)
-    (loss, whole), _ = compared(1, 1, "fsdp", margin)(params(1), given(1))
-    got = compared(data, fsdp, rules, margin)(params(1), given(size))
+    whole_batch, batch = (
+      shared_by(test_mesh.batch(3, n, filled), 20) for n in (1, size)
+    )
+    (loss, whole), _ = compared(1, 1, "fsdp", margin)(params(1), whole_batch)
+    got = compared(data, fsdp, rules, margin)(params(1), batch)
     (divided, metrics), gradients = got
     np.testing.assert_allclose(divided, loss, rtol=1e-5)
     assert set(metrics) == set(whole)

@@ -20,6 +20,7 @@ from embeddinggemma.training import (
   guard,
   hooks,
   prepare,
+  resuming,
   stages,
   start,
   step,
@@ -83,7 +84,7 @@ def train(
     The final checkpoint (relative to the workdir), its content hash and
     metrics; in processes other than the first, {}.
   """
-  workdir_lib.check_workdir(config, workdir)
+  resuming.check(config, workdir)
   steps = config.steps if until is None else min(until, config.steps)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   say = lambda line: console.print(line, highlight=False)

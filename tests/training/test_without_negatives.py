@@ -107,7 +107,7 @@ def test_a_batch_of_one_pair_is_refused(trained):
   made = prepare.inputs_in(config, trained / "inputs")
   one = dataclasses.replace(config, batch_size=1)
   pairs.examine(config, made, lambda line: pytest.fail(line))
-  with pytest.raises(BadInput, match="set --config.batch_size=32"):
+  with pytest.raises(BadInput, match=r"set --config\.batch_size=32"):
     pairs.examine(one, made, print)
 
 
