@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
-from embeddinggemma.evaluation import suite
+from embeddinggemma.evaluation import kinds, suite
 from embeddinggemma.loading import Model
 from embeddinggemma.losses import matryoshka
 from embeddinggemma.types import TextEncoder
@@ -54,7 +54,8 @@ def evaluate(
   """Scores of a model on a suite, at each of its Matryoshka dimensions.
 
   Returns {"quality": what `quality` returns, "summary": by dimension, the means
-  over tasks and over task types, and each task's main metric}.
+  over tasks and over task types, and each task's main metric; "notes": {task:
+  what its scores say less than they seem to}}.
   """
   dims = matryoshka.dims_of(model.config.embed_dim)
   encode = suite.remember(model)
@@ -63,4 +64,11 @@ def evaluate(
   return {
     "quality": table,
     "summary": {k: v for k, v in summary.items() if k != "tasks"},
+    "notes": notes(tasks),
   }
+
+
+def notes(tasks: Sequence[suite.EvalTask]) -> dict[str, list[str]]:
+  """What tasks' scores say less than they seem to, of those with such notes."""
+  found = {task.name: list(kinds.of(task).notes(task)) for task in tasks}
+  return {name: lines for name, lines in found.items() if lines}

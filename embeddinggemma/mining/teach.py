@@ -93,4 +93,12 @@ def teach(
     about = teacher.teach(
       items, model, directory, dtype=dtype, progress=progress.show_of
     )
+  if teacher.all_alike(teacher.open_vectors(directory).vectors):
+    console.print(
+      f"warning: teacher {model.about['teacher']} gives all {about['count']}"
+      " texts one vector, from which nothing can be learned",
+      highlight=False,
+      markup=False,
+      soft_wrap=True,
+    )
   return Taught(about["count"], about["width"], about["hash"])

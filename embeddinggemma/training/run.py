@@ -38,6 +38,11 @@ from embeddinggemma.types import (
   TrainState,
 )
 
+_AFTER_A_FAULT = (
+  "look at those rows; guard.skips=1 (or more) goes on without such batches, and"
+  " a lower optimizer.lr, in another --workdir, often has none"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
@@ -151,7 +156,9 @@ def _trained(run: _Run) -> TrainState:
       most = run.config.guard.skips
       if len(skipped) > most:
         if not before or error.step != before + 1:
-          raise
+          raise BadBatch(
+            f"{error}; {_AFTER_A_FAULT}", error.step, error.index
+          ) from None
         place = run.workdir / checkpoint.CHECKPOINTS / str(before)
         raise Stopped(
           f"{error}; it was the first after {place}: if that is damaged, delete"

@@ -86,8 +86,8 @@ def _check_frozen(config: TrainConfig, shapes: Params) -> None:
   for pattern in config.frozen:
     if not any(re.search(pattern, name) for name in names):
       raise BadInput(
-        f"frozen: {pattern!r} matches no parameter; such are"
-        f" {', '.join(names[:3])}"
+        f"frozen: {pattern!r} matches no parameter; leave it out, or match a"
+        f" path such as {', '.join(names[:3])}"
       )
   if all(any(re.search(p, name) for p in config.frozen) for name in names):
     raise BadInput("frozen: every parameter is; leave something to train")

@@ -9,8 +9,10 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from embeddinggemma.data import prompts
+from embeddinggemma.mining import teach as teaching
 from embeddinggemma.mining import teacher, tfidf
 from embeddinggemma.mining.teacher import Item, TeacherModel
 from embeddinggemma.types import BadInput, Pair
@@ -464,3 +466,16 @@ def test_other_bad_input_is_named(tmp_path):
   (tmp_path / "c" / "vectors.npy").write_bytes(b"no array")
   with pytest.raises(BadInput, match="holds no teacher's vectors"):
     teacher.open_vectors(tmp_path / "c")
+
+
+def test_one_vector_for_all_texts_is_said(tmp_path, capsys):
+  start = lambda items, own: lambda chunk: np.ones((len(chunk), 4), np.float32)
+  model = TeacherModel({"teacher": "constant"}, 4, start)
+  pair = Pair("a", "b", (), "", "qa", "", "x:1")
+  console = Console(file=sys.stdout, width=200)
+  teaching.teach([pair], model, "float16", tmp_path / "same", console)
+  said = capsys.readouterr().out
+  assert "teacher constant gives all 2 texts one vector" in said
+  model, _ = hashed()
+  teaching.teach([pair], model, "float16", tmp_path / "other", console)
+  assert "one vector" not in capsys.readouterr().out
