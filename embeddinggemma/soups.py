@@ -210,10 +210,17 @@ def _recipe(
     "parents": {f"ingredient_{n}": hash for n, hash in enumerate(hashes, 1)},
     "weights": list(shares),
     "view": checkpoint.view_of(files[0]),
+    **({"origin": origin} if (origin := _one_origin(files)) else {}),
     **(checkpoint.AS_WRITTEN if kept else {}),
     "versions": {name: importlib.metadata.version(name) for name in names},
     "command": sys.argv,
   }
+
+
+def _one_origin(files: Sequence[checkpoint.Files]) -> dict[str, Any]:
+  """From where all of the models descend; {} if that is not one place."""
+  first, *others = map(checkpoint.origin, files)
+  return first if all(other == first for other in others) else {}
 
 
 def alike(place: pathlib.Path) -> list[str]:
