@@ -28,7 +28,7 @@ def evaluate(values: flags.FlagValues) -> None:
   model = load(values.model, precision=values.precision)
   own = lambda: _own_test(pathlib.Path(values.model))
   folder = pathlib.Path(values.data) if values.data else own()
-  result = {
+  result: dict[str, Any] = {
     "model": model.hash,
     "precision": model.precision,
     "data": str(folder),
