@@ -62,35 +62,38 @@ def train_step(
     state.params
   )
   optimizer = optimizer_of(stage, state.params)
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  update = lambda: optimizer.update(grads, state.opt_state, state.params)
+  grad_norm = optax.tree.norm(grads)
+  idle = metrics.get(objectives.IDLE)
+  if idle is None:
+    updates, opt_state = update()
+  else:
+    # Chosen by a condition: to compute both would take memory for moments.
+    held = lambda: _held(grads, state.opt_state)
+    updates, opt_state = jax.lax.cond(idle, held, update)
+    grad_norm = jnp.where(idle, 0.0, grad_norm)
   params: Any = optax.apply_updates(state.params, updates)
   metrics |= {
     "loss": loss,
-    "grad_norm": optax.tree.norm(grads),
+    "grad_norm": grad_norm,
     "update_norm": optax.tree.norm(updates),
   }
-  new = TrainState(state.step + 1, params, opt_state)
-  if (idle := metrics.get(objectives.IDLE)) is not None:
-    new = _unless(idle, state, new)
-    for name in ("grad_norm", "update_norm"):
-      metrics[name] = jnp.where(idle, 0.0, metrics[name])
-  return new, metrics
+  return TrainState(state.step + 1, params, opt_state), metrics
 
 
-def _unless(idle: jax.Array, old: TrainState, new: TrainState) -> TrainState:
-  """The new state, but of a batch that teaches nothing the old one.
+def _held(grads: Any, opt_state: Any) -> tuple[Any, Any]:
+  """Updates that change nothing, and the optimizer's state as it was.
 
-  Only the number of the step and the schedule's place go on: moments and weight
-  decay would else move weights by noise.
+  Only the schedule's place goes on, as the number of the step does. By momentum
+  and weight decay, a batch that teaches nothing would else move weights. A
+  weight plus -0.0 is that weight, whatever its sign.
   """
-  counts = lambda x: isinstance(x, optax.ScaleByScheduleState)
-  kept = jax.tree.map(
-    lambda a, b: b if counts(a) else jnp.where(idle, a, b),
-    (old.params, old.opt_state),
-    (new.params, new.opt_state),
-    is_leaf=counts,
+  is_place = lambda x: isinstance(x, optax.ScaleByScheduleState)
+  goes_on = lambda x: (
+    x._replace(count=optax.safe_increment(x.count)) if is_place(x) else x
   )
-  return TrainState(new.step, *kept)
+  nothing = jax.tree.map(lambda x: jnp.full_like(x, -0.0), grads)
+  return nothing, jax.tree.map(goes_on, opt_state, is_leaf=is_place)
 
 
 def compile_step(
