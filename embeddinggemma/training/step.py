@@ -62,38 +62,40 @@ def train_step(
     state.params
   )
   optimizer = optimizer_of(stage, state.params)
-  update = lambda: optimizer.update(grads, state.opt_state, state.params)
+
+  def update() -> tuple[Any, Any, jax.Array]:
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return params, opt_state, optax.tree.norm(updates)
+
   grad_norm = optax.tree.norm(grads)
   idle = metrics.get(objectives.IDLE)
   if idle is None:
-    updates, opt_state = update()
+    params, opt_state, update_norm = update()
   else:
     # Chosen by a condition: to compute both would take memory for moments.
-    held = lambda: _held(grads, state.opt_state)
-    updates, opt_state = jax.lax.cond(idle, held, update)
+    held = lambda: (state.params, _held(state.opt_state), jnp.zeros(()))
+    params, opt_state, update_norm = jax.lax.cond(idle, held, update)
     grad_norm = jnp.where(idle, 0.0, grad_norm)
-  params: Any = optax.apply_updates(state.params, updates)
   metrics |= {
     "loss": loss,
     "grad_norm": grad_norm,
-    "update_norm": optax.tree.norm(updates),
+    "update_norm": update_norm,
   }
   return TrainState(state.step + 1, params, opt_state), metrics
 
 
-def _held(grads: Any, opt_state: Any) -> tuple[Any, Any]:
-  """Updates that change nothing, and the optimizer's state as it was.
+def _held(opt_state: Any) -> Any:
+  """The optimizer's state after a batch that teaches nothing.
 
   Only the schedule's place goes on, as the number of the step does. By momentum
-  and weight decay, a batch that teaches nothing would else move weights. A
-  weight plus -0.0 is that weight, whatever its sign.
+  and weight decay, such a batch would else move weights.
   """
   is_place = lambda x: isinstance(x, optax.ScaleByScheduleState)
   goes_on = lambda x: (
     x._replace(count=optax.safe_increment(x.count)) if is_place(x) else x
   )
-  nothing = jax.tree.map(lambda x: jnp.full_like(x, -0.0), grads)
-  return nothing, jax.tree.map(goes_on, opt_state, is_leaf=is_place)
+  return jax.tree.map(goes_on, opt_state, is_leaf=is_place)
 
 
 def compile_step(
