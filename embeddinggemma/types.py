@@ -126,6 +126,19 @@ class Embeddings(NamedTuple):
   candidates: Float[Array, "B M"]  # the positives of the whole global batch
 
 
+class Values(NamedTuple):
+  """What a term of the loss is for each pair of a batch.
+
+  `counted` says for which pairs it is a loss at all: one that has nothing to be
+  compared with has none. None: for every valid pair. `parts` are the summands
+  of `total` by name, such as a Matryoshka dimension, which become metrics.
+  """
+
+  total: Float[Array, "B"]
+  counted: Bool[Array, "B"] | None = None
+  parts: Mapping[str, "Values"] = {}
+
+
 class TrainState(NamedTuple):
   """All that training carries from step to step."""
 
@@ -157,7 +170,8 @@ class Pair(NamedTuple):
 
 
 Encode = Callable[[Params, Text], Array]  # -> (B, M), unit norm, float32
-LossTerm = Callable[[Aux, Embeddings, PairBatch], Array]  # per example (B,)
+# -> a value for each pair, (B,), or those with more to say.
+LossTerm = Callable[[Aux, Embeddings, PairBatch], Array | Values]
 Objective = Callable[[Params, Any], tuple[Array, Metrics]]  # (params, batch)
 
 

@@ -27,7 +27,7 @@ def evaluate(values: flags.FlagValues) -> None:
   model = load(values.model, precision=values.precision)
   own = lambda: _own_test(pathlib.Path(values.model))
   folder = pathlib.Path(values.data) if values.data else own()
-  result = {
+  result: dict[str, Any] = {
     "model": model.hash,
     IDENTITY: model.identity.as_json(),
     "precision": model.precision,
@@ -37,6 +37,9 @@ def evaluate(values: flags.FlagValues) -> None:
   output.parent.mkdir(parents=True, exist_ok=True)
   cache.write_json(output, result)
   shown.print(report.terminal_table(result))
+  for name, lines in result["notes"].items():
+    line = f"note: {name}: {'; '.join(lines)}"
+    shown.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _own_test(workdir: pathlib.Path) -> pathlib.Path:
@@ -62,7 +65,15 @@ def soup(values: flags.FlagValues) -> None:
   if values.path is None:
     if values.data:
       raise BadInput("soup: --data is for --path=N; `evaluate` scores a soup")
-    print(soups.soup(inputs, _weights(values.weights), workdir))
+    place = soups.soup(inputs, _weights(values.weights), workdir)
+    print(place)
+    if twice := soups.alike(place):
+      console().print(
+        f"note: {', '.join(twice)}: the same weights as an ingredient before,"
+        " so this is a mean of fewer models than were given",
+        highlight=False,
+        soft_wrap=True,
+      )
     return
   if values.weights is not None:
     raise BadInput("soup: --path and --weights exclude each other")

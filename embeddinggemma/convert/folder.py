@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from embeddinggemma.checkpoint import TOKENIZER_FILE, is_terms
+from embeddinggemma.convert import origin
 from embeddinggemma.types import IDENTITY, BadInput
 
 MARK = "embeddinggemma.json"  # says that a folder is an export of ours
@@ -85,20 +86,21 @@ def terms(folder: pathlib.Path, said: str = "") -> dict[str, bytes]:
   """The files of licence and use policy, as name -> content.
 
   Without such files, LICENSE is `said`, what the weights' own file says, or
-  else what the README's header says.
+  else what the README's header says. Beside them, that is kept in a file of its
+  own if it names a licence, which the others may do in many words only.
   """
   found = {
     path.name: inside(folder, path.name).read_bytes()
     for path in sorted(folder.iterdir())
     if path.is_file() and is_terms(path.name)
   }
+  said = said or _readme_terms(folder)
   if found:
-    return found
-  said = (
-    said
-    or _readme_terms(folder)
-    or "The folder of the weights names no licence."
-  )
+    header = {origin.METADATA: f"{said}\n".encode()}
+    named = origin.licence(header)["license"] if said else origin.OTHER
+    known = (origin.OTHER, origin.licence(found)["license"])
+    return found if named in known else {**found, **header}
+  said = said or "The folder of the weights names no licence."
   return {
     "LICENSE": f"{said}\nThe terms of the weights' publisher apply.\n".encode()
   }

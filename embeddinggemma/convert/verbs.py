@@ -15,7 +15,7 @@ from embeddinggemma import progress as progress_lib
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.config import suggest
 from embeddinggemma.convert import folder as folders
-from embeddinggemma.convert import formats, safetensors_io
+from embeddinggemma.convert import formats, origin, safetensors_io
 from embeddinggemma.convert.certify import certificate
 from embeddinggemma.convert.read import families, on_grid
 from embeddinggemma.convert.read import gguf as gguf_read
@@ -135,6 +135,8 @@ def export_model(
     job: exporting.Job, folder: pathlib.Path, written: exporting.Written
   ) -> None:
     found.update(certificate.certify(how, job, folder, written))
+    if how.card is not None:
+      (folder / origin.CARD).write_bytes(how.card(job, written, found))
     if not uncertified:
       certificate.require(found)
 
@@ -204,6 +206,13 @@ def _watched(
   }
 
 
+def _repository(source: str, folder: pathlib.Path) -> str:
+  """The repository on the Hub that weights are from, as far as it is known."""
+  if not pathlib.Path(source).exists():
+    return source  # it was fetched
+  return origin.repository(f"{folder.absolute().as_posix()}/")
+
+
 def _files(
   model: Imported, folder: pathlib.Path, source: str, grid: str
 ) -> dict[str, bytes]:
@@ -212,7 +221,12 @@ def _files(
   root = folder if folder.is_dir() else folder.parent
   paths = [folder] if folder != root else sorted(root.rglob("*.safetensors"))
   weights = {p.relative_to(root).as_posix(): p.stat().st_size for p in paths}
-  about = {"from": source, "family": model.family, "bytes": weights}
+  about = {
+    "from": source,
+    "family": model.family,
+    "repository": _repository(source, folder),
+    "bytes": weights,
+  }
   recipe = {
     "stage": "import",
     "parents": {},

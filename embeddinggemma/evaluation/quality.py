@@ -7,7 +7,7 @@ from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
 from embeddinggemma.data import truncation
-from embeddinggemma.evaluation import suite
+from embeddinggemma.evaluation import kinds, suite
 from embeddinggemma.loading import Model
 from embeddinggemma.losses import matryoshka
 from embeddinggemma.types import TextEncoder
@@ -57,7 +57,8 @@ def evaluate(
 
   Returns {"quality": what `quality` returns, "summary": by dimension, the means
   over tasks and over task types, and each task's main metric; "truncated":
-  {task: {"queries" or "documents": {"cut", "of", "longest", "max_length"}}}}.
+  {task: {"queries" or "documents": {"cut", "of", "longest", "max_length"}}};
+  "notes": {task: what its scores say less than they seem to}}.
   """
   dims = matryoshka.dims_of(model.config.embed_dim)
   encode = suite.remember(model)
@@ -70,4 +71,11 @@ def evaluate(
       task: {side: counts.as_json() for side, counts in sides.items()}
       for task, sides in suite.truncated(encode, tasks).items()
     },
+    "notes": notes(tasks),
   }
+
+
+def notes(tasks: Sequence[suite.EvalTask]) -> dict[str, list[str]]:
+  """What tasks' scores say less than they seem to, of those with such notes."""
+  found = {task.name: list(kinds.of(task).notes(task)) for task in tasks}
+  return {name: lines for name, lines in found.items() if lines}

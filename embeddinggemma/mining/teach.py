@@ -111,12 +111,18 @@ def teach(
     about = teacher.teach(
       items, model, directory, dtype=dtype, progress=progress.show_of
     )
+
+  def say(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
   if IDENTITY in model.about and IDENTITY not in about["teacher"]:
-    console.print(
+    say(
       f"{directory}: vectors of a version that recorded only the weights of the"
-      " teacher; its tokenizer, prompts and lengths cannot be compared",
-      highlight=False,
-      markup=False,
-      soft_wrap=True,
+      " teacher; its tokenizer, prompts and lengths cannot be compared"
+    )
+  if teacher.all_alike(teacher.open_vectors(directory).vectors):
+    say(
+      f"warning: teacher {model.about['teacher']} gives all {about['count']}"
+      " texts one vector, from which nothing can be learned"
     )
   return Taught(about["count"], about["width"], about["hash"])

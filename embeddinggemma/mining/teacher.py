@@ -144,6 +144,17 @@ def teach(
   return filling.finish(about)
 
 
+def all_alike(vectors: Shaped[np.ndarray, "n T"]) -> bool:
+  """Whether several texts have one vector, from which nothing can be learned."""
+  first = np.asarray(vectors[:1], np.float32)
+  return len(vectors) > 1 and all(
+    np.allclose(
+      np.asarray(vectors[n : n + CHUNK], np.float32), first, atol=1e-6
+    )
+    for n in range(0, len(vectors), CHUNK)
+  )
+
+
 def _checked(
   vectors: Float[np.ndarray, "n _T"], items: Sequence[Item], model: TeacherModel
 ) -> Float[np.ndarray, "n T"]:

@@ -54,7 +54,7 @@ def _losses(path: pathlib.Path) -> Iterator[float]:
         row = json.loads(line)
       except ValueError:
         return
-      if "loss" in row:
+      if row.get("loss") is not None:  # null: the step moved nothing
         yield row["loss"]
 
 

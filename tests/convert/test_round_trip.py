@@ -56,7 +56,8 @@ def test_import_then_export_changes_nothing(capsys, model, exported, tmp_path):
   names = lambda root: {
     p.relative_to(root) for p in root.rglob("*") if p.is_file()
   }
-  assert names(exported) | {pathlib.Path(certificate.FILE)} == names(again)
+  said_of_it = {pathlib.Path(certificate.FILE), pathlib.Path("README.md")}
+  assert names(exported) | said_of_it == names(again)
   for name in names(exported):
     assert (exported / name).read_bytes() == (again / name).read_bytes(), name
   models = [eg.load(place) for place in (model, workdir, exported)]

@@ -9,9 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from rich.console import Console
 from stand_in import MODEL
 
 from embeddinggemma.data import prompts
+from embeddinggemma.mining import teach as teaching
 from embeddinggemma.mining import teacher, tfidf
 from embeddinggemma.mining.teacher import Item, TeacherModel
 from embeddinggemma.types import BadInput, Pair, Truncated
@@ -494,3 +496,16 @@ def test_vectors_of_a_version_without_identities_are_kept(tmp_path):
   assert len(calls) == 2
   teach(ITEMS, of({"identity": {"max_length": 8}}, model="v"), tmp_path)
   assert len(calls) == 3
+
+
+def test_one_vector_for_all_texts_is_said(tmp_path, capsys):
+  start = lambda items, own: lambda chunk: np.ones((len(chunk), 4), np.float32)
+  model = TeacherModel({"teacher": "constant"}, 4, start)
+  pair = Pair("a", "b", (), "", "qa", "", "x:1")
+  console = Console(file=sys.stdout, width=200)
+  teaching.teach([pair], model, "float16", tmp_path / "same", console)
+  said = capsys.readouterr().out
+  assert "teacher constant gives all 2 texts one vector" in said
+  model, _ = hashed()
+  teaching.teach([pair], model, "float16", tmp_path / "other", console)
+  assert "one vector" not in capsys.readouterr().out

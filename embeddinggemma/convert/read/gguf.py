@@ -66,6 +66,16 @@ _FIXED: Mapping[str, Any] = {
   "expert_count": 0,
   "expert_used_count": 0,
 }
+# Metadata that say what the model is and from which one it descends.
+_GENERAL = (
+  "name",
+  "organization",
+  "author",
+  "repo_url",
+  "base_model.0.name",
+  "base_model.0.organization",
+  "base_model.0.repo_url",
+)
 
 
 class _Said(NamedTuple):
@@ -502,7 +512,9 @@ def _source(file: File, sources: Mapping[Name, Source]) -> dict[str, Any]:
   if number is not None:
     known = {int(kind): kind.name for kind in gguf.LlamaFileType}
     found["file_type"] = known.get(number, number)
-  return found
+  general = {key: file.keys.get(f"general.{key}") for key in _GENERAL}
+  said = {k: v for k, v in general.items() if v and isinstance(v, str)}
+  return {**found, **({"general": said} if said else {})}
 
 
 def _licence(file: File) -> str:
