@@ -206,7 +206,7 @@ def without(pair: Pair, held: Held) -> Pair:
   def apart(text: str) -> bool:
     number = np.uint64(beir.text_number(text))
     at = np.searchsorted(held, number)
-    return at == len(held) or held[at] != number
+    return bool(at == len(held) or held[at] != number)
 
   return pair.keep_negatives(apart)
 
@@ -370,3 +370,31 @@ def _pair_row(pair: Pair) -> dict[str, Any]:
     "lang": pair.lang,
   }
   return {key: value for key, value in row.items() if value}
+
+
+def most_negatives(pairs: Sequence[Pair]) -> int:
+  """At least as many negatives as any of the pairs has."""
+  if isinstance(pairs, Pairs | Part):
+    return pairs.most_negatives
+  return max((len(pair.negatives) for pair in pairs), default=0)
+
+
+def origins(pairs: Sequence[Pair]) -> Sequence[str]:
+  """Where each of the pairs comes from."""
+  if isinstance(pairs, Pairs | Part):
+    return _Origins(pairs)
+  return [pair.origin for pair in pairs]
+
+
+# A bare Sequence, as `Pairs` is.
+class _Origins(Sequence):
+  """The origins of pairs that stay in their files."""
+
+  def __init__(self, pairs: Pairs | Part) -> None:
+    self._pairs = pairs
+
+  def __len__(self) -> int:
+    return len(self._pairs)
+
+  def __getitem__(self, row: int) -> str:  # type: ignore
+    return self._pairs.origin(row)

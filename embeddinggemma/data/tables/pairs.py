@@ -298,9 +298,8 @@ class Pairs(Sequence):
     self._parse = Parser(fields)
     self._file, self._sub = array.array("I"), array.array("I")
     self._number, self._offset = array.array("Q"), array.array("q")
-    self._task = array.array("H")
+    self._task, self._negatives = array.array("H"), array.array("I")
     self._labels: _Negatives | None = None
-    self._most = 0
 
   def __len__(self) -> int:
     return len(self._file)
@@ -320,7 +319,16 @@ class Pairs(Sequence):
   @property
   def most_negatives(self) -> int:
     """At least as many negatives as any pair has."""
-    return self._most + (self._labels.most() if self._labels else 0)
+    return Part(self, np.arange(len(self))).most_negatives
+
+  def most_of(self, chosen: Int[np.ndarray, "_"]) -> int:
+    """At least as many negatives as any pair of these places has."""
+    own = int(np.asarray(self._negatives)[chosen].max(initial=0))
+    return own + (self._labels.most() if self._labels else 0)
+
+  def origin(self, place: int) -> str:
+    """Where a pair comes from, as its `origin` says."""
+    return rows.origin(self.files[self._file[place]], self._number[place])
 
   def task_codes(self) -> UInt16[np.ndarray, "n"]:
     """For each pair the place of its task in `tasks`."""
@@ -409,7 +417,7 @@ class Pairs(Sequence):
     if pair.task not in self.tasks:
       self.tasks.append(pair.task)
     self._task.append(self.tasks.index(pair.task))
-    self._most = max(self._most, len(pair.negatives))
+    self._negatives.append(len(pair.negatives))
     if self._labels is not None:
       self._labels.positive(pair)
 
@@ -514,6 +522,15 @@ class Part(Sequence):
     if isinstance(index, slice):
       return Part(self._base, self._chosen[index])
     return next(self._base.read(self._chosen[[index]]))
+
+  @property
+  def most_negatives(self) -> int:
+    """At least as many negatives as any pair has."""
+    return self._base.most_of(self._chosen)
+
+  def origin(self, place: int) -> str:
+    """Where a pair comes from, as its `origin` says."""
+    return self._base.origin(int(self._chosen[place]))
 
   def by_task(self) -> "dict[str, Part]":
     """Task -> its pairs; the order of tasks is that of their first pairs."""

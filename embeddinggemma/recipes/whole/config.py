@@ -93,7 +93,7 @@ class RecipeConfig:
         "pretrain.data and adapt.data differ; a recipe prepares one text"
       )
     for stage in ("finetune", "qat"):
-      for name in ("path", "tokenizer", "skip_bad_rows"):
+      for name in ("path", "tokenizer", "skip_bad_rows", "fields"):
         ours = getattr(getattr(self, stage).data, name)
         theirs = getattr(self.prefinetune.data, name)
         if ours != theirs:
