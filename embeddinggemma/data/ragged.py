@@ -74,7 +74,7 @@ class Writer:
   def rows(self) -> Ragged:
     """What was written; nothing can be appended then."""
     self._file.flush()
-    ends = np.array(self._ends)
+    ends = np.array(self._ends, np.int64)
     if not ends[-1]:  # nothing can be mapped of an empty file
       return Ragged(np.zeros(0, np.int32), ends)
     mapped = np.memmap(self._file, np.int32, "r", shape=(int(ends[-1]),))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from jaxtyping import Bool, Int, UInt8, UInt64
+from jaxtyping import Bool, Int, UInt8, UInt16, UInt64
 from scipy import sparse
 from scipy.sparse import csgraph
 
@@ -145,7 +145,7 @@ class Keys:
     return np.unique(self._by_pair()[side > 0])
 
   def chosen(
-    self, side: UInt8[np.ndarray, "n"], tasks: Int[np.ndarray, "n"]
+    self, side: UInt8[np.ndarray, "n"], tasks: UInt16[np.ndarray, "n"]
   ) -> Bool[np.ndarray, "n"]:
     """The held-out pairs whose queries `beir.as_retrieval` would keep.
 

@@ -146,7 +146,7 @@ class Plan:
     same = all(name == role for name, role in roles)
     return same and not self.label and not self.aside
 
-  def said(self) -> str:
+  def said(self, fields: Fields) -> str:
     """The plan in words, for people."""
     parts = [
       f"{role} from {', '.join(map(repr, names))}"
@@ -161,6 +161,8 @@ class Plan:
       )
       if any(names)
     ]
+    if self.label:
+      parts[-1] += f" ({labels.said(fields.rule, self.three)})"
     if self.aside:
       parts.append(f"left aside: {', '.join(self.aside)}")
     return "; ".join(parts)

@@ -33,11 +33,20 @@ def parse(text: str) -> tuple[str, Rule | None]:
   if not match:
     return text, None
   name, sign, bound = (part.strip() for part in match.groups())
-  if sign == ">=" and _number(bound) is None:
+  if sign == ">=" and number(bound) is None:
     raise BadInput(
       f"--fields: {bound!r} in label:{text} is no number; write label:{name}>=1"
     )
   return name, Rule(sign, bound)
+
+
+def said(rule: Rule | None, three: bool) -> str:
+  """Which labels are those of positives, in words."""
+  if rule is not None:
+    return f"{rule.sign}{rule.bound} is a positive"
+  if three:
+    return "0 or entailment is a positive, 1 or neutral neither"
+  return "1 is a positive, 0 none"
 
 
 def verdict(value: Any, rule: Rule | None, three: bool) -> Verdict:
@@ -56,14 +65,14 @@ def verdict(value: Any, rule: Rule | None, three: bool) -> Verdict:
     raise ValueError("it is empty")
   if not isinstance(value, str | bool | int | float):
     raise ValueError(f"it is {type(value).__name__}")
-  number = _number(value)
+  figure = number(value)
   if rule is not None:
-    return _by_rule(value, number, rule)
-  if three and number in _SNLI:
-    return _SNLI[int(number)]
-  if number in (0, 1):
-    return "positive" if number else "negative"
-  text = str(int(number) if number == -1 else value).strip().casefold()
+    return _by_rule(value, figure, rule)
+  if three and figure in _SNLI:
+    return _SNLI[int(figure)]
+  if figure in (0, 1):
+    return "positive" if figure else "negative"
+  text = str(-1 if figure == -1 else value).strip().casefold()
   if text in _YES:
     return "positive"
   if text in _NEITHER:
@@ -73,22 +82,22 @@ def verdict(value: Any, rule: Rule | None, three: bool) -> Verdict:
   raise ValueError(f"{value!r} is neither 0 nor 1 nor a label that is known")
 
 
-def _by_rule(value: Any, number: float | None, rule: Rule) -> Verdict:
+def _by_rule(value: Any, figure: float | None, rule: Rule) -> Verdict:
   if rule.sign == ">=":
-    if number is None:
+    if figure is None:
       raise ValueError(f"{value!r} is no number")
-    return "positive" if number >= float(rule.bound) else "negative"
-  bound = _number(rule.bound)
+    return "positive" if figure >= float(rule.bound) else "negative"
+  bound = number(rule.bound)
   same = str(value).strip().casefold() == rule.bound.casefold()
-  if number is not None and bound is not None:
-    same = number == bound
+  if figure is not None and bound is not None:
+    same = figure == bound
   return "positive" if same else "negative"
 
 
-def _number(value: Any) -> float | None:
-  """A finite number, or None."""
+def number(value: Any) -> float | None:
+  """The finite number that a value is or spells, or None."""
   try:
-    number = float(value)
-  except ValueError:
+    found = float(value)
+  except (TypeError, ValueError):
     return None
-  return number if abs(number) < float("inf") else None
+  return found if abs(found) < float("inf") else None

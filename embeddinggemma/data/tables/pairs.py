@@ -95,11 +95,12 @@ class Parser:
       return labels.verdict(given, self.fields.rule, plan.three)
     except ValueError as error:
       name = plan.label
-      bound = (
-        f"label:{name}>=1" if isinstance(given, int) else f"label:{name}>=0.8"
-      )
-      if isinstance(given, str) and not _is_number(given):
-        bound = f"label:{name}={given.strip()}" if given.strip() else bound
+      bound = f"label:{name}={str(given).strip() if given else 'VALUE'}"
+      number = labels.number(given)
+      if number is not None:
+        bound = (
+          f"label:{name}>={0.8 if 0 < number < 1 else 4 if number > 1 else 1}"
+        )
       base = ",".join(
         part
         for part in self.fields.text.split(",")
@@ -112,14 +113,6 @@ class Parser:
         f"label {name!r}: {error}; say which rows are positives, as in"
         f" {line(bound)}, or {line(f'ignore:{name}')} if all are"
       ) from None
-
-
-def _is_number(text: str) -> bool:
-  try:
-    float(text)
-  except ValueError:
-    return False
-  return True
 
 
 def _text(role: str, name: str, row: Row) -> str:
@@ -393,7 +386,8 @@ class Pairs(Sequence):
     if self._labels:
       self._labels.close()
     self._check_fields(uses)
-    for line in _lines(self.files, uses, len(self), self._labels, neither):
+    found = self.files, self._fields, uses, len(self), self._labels, neither
+    for line in _lines(*found):
       say(line)
 
   def _parsed(
@@ -427,9 +421,12 @@ class Pairs(Sequence):
     for role, names in self._fields.columns.items():
       for name in names:
         if role != "ignore" and used and name not in used:
+          known = dict.fromkeys(
+            key for names in self._parse.plans for key in names
+          )
           raise BadInput(
             f"--fields gives {role!r} the column {name!r}, which no row has;"
-            f" there are {', '.join(sorted(used))}"
+            f" there are {', '.join(known)}"
           )
 
   def _ascending(self, chosen: Int[np.ndarray, "_"]) -> Iterator[Pair]:
@@ -544,6 +541,7 @@ class Part(Sequence):
 
 def _lines(
   files: Sequence[Path],
+  fields: Fields,
   uses: "collections.Counter[Plan]",
   pairs: int,
   labelled: _Negatives | None,
@@ -554,7 +552,7 @@ def _lines(
     return []
   where = str(files[0]) + (f" and {len(files) - 1} more" if files[1:] else "")
   lines = [
-    f"{where}: {plan.said()} ({count} rows)"
+    f"{where}: {plan.said(fields)} ({count} rows)"
     for plan, count in uses.most_common(5)
   ]
   if len(uses) > 5:

@@ -363,21 +363,24 @@ def _header(
     if names.count(name) > 1:
       raise BadInput(f"{path}: two columns are called {name!r}; rename one")
   try:
-    columns.plan(dict.fromkeys(names, ""), fields)
+    columns.plan(dict.fromkeys(names, "..."), fields)
   except ValueError as error:
-    raise BadInput(f"{path}: {_not_understood(names, fields, error)}") from None
+    raise BadInput(f"{path}: {_not_understood(names, error)}") from None
   return names, False
 
 
-def _not_understood(names: list[str], fields: Fields, error: ValueError) -> str:
+def _not_understood(names: list[str], error: ValueError) -> str:
   """Why a first line is no line of names, and what to write if it is a row."""
-  longest = max(map(len, names))
-  if fields.columns or (longest < 40 and all(" " not in n for n in names)):
+  joined = "".join(names)
+  if "\0" in joined or not joined.isprintable():
+    return "its first line is not UTF-8; save the file as UTF-8"
+  if all(len(name) < 40 and " " not in name for name in names):
     return str(error)
   numbers = ("query:1", "positive:2", "negative:3")[: max(len(names), 2)]
   return (
-    f"{error}; or, if its first line is a row and there are no names,"
-    f" --fields={','.join(numbers)}"
+    f"its first line names no columns that are known ({' | '.join(names)[:80]});"
+    f" if it is a row itself, write --fields={','.join(numbers)}; else say which"
+    f" column is what, as in {columns.EXAMPLE}"
   )
 
 
