@@ -7,6 +7,7 @@ is mapped: the operating system keeps in memory what is read often.
 import array
 import tempfile
 from collections.abc import Iterable, Sequence
+from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Int
@@ -24,11 +25,9 @@ class Ragged(Sequence):
   def __len__(self) -> int:
     return len(self._ends) - 1
 
-  def __getitem__(self, row: int) -> Int[np.ndarray, "_"]:  # type: ignore
-    if not -len(self) <= row < len(self):
-      raise IndexError(row)
-    row %= len(self)
-    return self._ids[self._ends[row] : self._ends[row + 1]]
+  def __getitem__(self, row: SupportsIndex) -> Int[np.ndarray, "_"]:  # type: ignore
+    place = range(len(self))[row]
+    return self._ids[self._ends[place] : self._ends[place + 1]]
 
   @property
   def sizes(self) -> Int[np.ndarray, "_"]:
@@ -46,10 +45,8 @@ class Grouped(Sequence):
   def __len__(self) -> int:
     return len(self._rows) // self._size
 
-  def __getitem__(self, group: int) -> list[Int[np.ndarray, "_"]]:  # type: ignore
-    if not -len(self) <= group < len(self):
-      raise IndexError(group)
-    first = group % len(self) * self._size
+  def __getitem__(self, group: SupportsIndex) -> list[Int[np.ndarray, "_"]]:  # type: ignore
+    first = range(len(self))[group] * self._size
     return [self._rows[row] for row in range(first, first + self._size)]
 
   @property

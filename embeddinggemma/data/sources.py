@@ -10,10 +10,11 @@ import collections
 import contextlib
 import hashlib
 import json
+import operator
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from absl import logging
@@ -396,5 +397,5 @@ class _Origins(Sequence):
   def __len__(self) -> int:
     return len(self._pairs)
 
-  def __getitem__(self, row: int) -> str:  # type: ignore
-    return self._pairs.origin(row)
+  def __getitem__(self, row: SupportsIndex) -> str:  # type: ignore
+    return self._pairs.origin(operator.index(row))

@@ -8,10 +8,11 @@ import array
 import collections
 import dataclasses
 import json
+import operator
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from jaxtyping import Int, UInt16, UInt64
@@ -301,12 +302,12 @@ class Pairs(Sequence):
     return self.read(np.arange(len(self)))
 
   @overload
-  def __getitem__(self, index: int) -> Pair: ...
+  def __getitem__(self, index: SupportsIndex) -> Pair: ...
 
   @overload
   def __getitem__(self, index: slice) -> Sequence[Pair]: ...
 
-  def __getitem__(self, index: int | slice) -> Pair | Sequence[Pair]:
+  def __getitem__(self, index: SupportsIndex | slice) -> Pair | Sequence[Pair]:
     return Part(self, np.arange(len(self)))[index]
 
   @property
@@ -510,15 +511,15 @@ class Part(Sequence):
     return self._base.read(self._chosen)
 
   @overload
-  def __getitem__(self, index: int) -> Pair: ...
+  def __getitem__(self, index: SupportsIndex) -> Pair: ...
 
   @overload
   def __getitem__(self, index: slice) -> Sequence[Pair]: ...
 
-  def __getitem__(self, index: int | slice) -> Pair | Sequence[Pair]:
+  def __getitem__(self, index: SupportsIndex | slice) -> Pair | Sequence[Pair]:
     if isinstance(index, slice):
       return Part(self._base, self._chosen[index])
-    return next(self._base.read(self._chosen[[index]]))
+    return next(self._base.read(self._chosen[[operator.index(index)]]))
 
   @property
   def most_negatives(self) -> int:
