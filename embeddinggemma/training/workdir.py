@@ -50,7 +50,9 @@ def relevant(config: TrainConfig) -> dict[str, Any]:
   """The part of a config on which the weights depend, as JSON."""
   tree = resolved(config)
   if "data" in tree and not tree["data"].get("fields"):
-    tree["data"].pop("fields", None)  # what was trained before it was a key holds
+    tree["data"].pop(
+      "fields", None
+    )  # what was trained before it was a key holds
   return {key: tree[key] for key in tree if key not in _free(config)}
 
 

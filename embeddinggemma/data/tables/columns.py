@@ -76,7 +76,7 @@ _OTHERS_SCORES = re.compile(
 )
 _IDS = re.compile(r"(.*_)?(doc)?[pq]?ids?(_?\d+)?")
 _SUSPECT = re.compile(
-  r"neg|label|score|relevan|similar|duplicate|grade|rating|entail"
+  r"neg|label|score|relev|similar|duplicate|grade|rating|entail"
 )
 # Fields of FlagEmbedding, tevatron and others whose cells hold a list.
 _LISTS = {"pos", "neg", "positives", "negatives", "answers"}

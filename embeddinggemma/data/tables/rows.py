@@ -16,7 +16,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from embeddinggemma.data import jsonl
 from embeddinggemma.data.tables import columns
@@ -41,7 +41,7 @@ _LONGEST = 1 << 26  # characters of one element; a longer one is an open bracket
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def opened(path: Path) -> IO[bytes]:
+def opened(path: Path) -> io.BufferedIOBase:
   """The bytes of a file, unpacked if its name ends in .gz, .zst, .bz2, .xz.
 
   Raises BadInput if it cannot be read.
@@ -58,7 +58,7 @@ def opened(path: Path) -> IO[bytes]:
     raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _zstd(path: Path, mode: str) -> IO[bytes]:
+def _zstd(path: Path, mode: str) -> io.BufferedIOBase:
   # pyarrow's reader sees a file that ends too early; zstandard's does not.
   from embeddinggemma.data.tables import arrow
 
@@ -138,7 +138,7 @@ def json_file(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
   yield from _array(path, fields)
 
 
-def _first_lines(file: IO[bytes]) -> Iterator[bytes]:
+def _first_lines(file: io.BufferedIOBase) -> Iterator[bytes]:
   """The first line with more than white space."""
   for line in file:
     if line.strip(codecs.BOM_UTF8 + b" \t\r\n"):
@@ -197,7 +197,7 @@ class _Elements:
   The file is read in pieces, and an element is decoded once it is whole.
   """
 
-  def __init__(self, path: Path, raw: IO[bytes]) -> None:
+  def __init__(self, path: Path, raw: io.BufferedIOBase) -> None:
     file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
     self._pieces = whole(path, iter(lambda: file.read(_PIECE), ""))
     self._decoder = json.JSONDecoder(object_pairs_hook=jsonl.unique)
@@ -372,7 +372,7 @@ def _header(
 def _not_understood(names: list[str], error: ValueError) -> str:
   """Why a first line is no line of names, and what to write if it is a row."""
   joined = "".join(names)
-  if "\0" in joined or not joined.isprintable():
+  if "\0" in joined or _undecoded(joined):
     return "its first line is not UTF-8; save the file as UTF-8"
   if all(len(name) < 40 and " " not in name for name in names):
     return str(error)
@@ -390,9 +390,14 @@ def _record(names: list[str], cells: list[str]) -> dict[str, Any] | ValueError:
   for name, cell in zip(names, cells):
     if "\0" in cell:
       return ValueError(f"{name!r} holds a NUL byte; save the file as UTF-8")
-    if not cell.isascii() and any("\udc80" <= c <= "\udcff" for c in cell):
+    if not cell.isascii() and _undecoded(cell):
       return ValueError(f"{name!r} is not UTF-8; save the file as UTF-8")
   return dict(zip(names, cells))
+
+
+def _undecoded(text: str) -> bool:
+  """Whether a text holds bytes that are not UTF-8."""
+  return any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def origin(path: Path, number: int) -> str:
