@@ -298,7 +298,7 @@ def _present(row: Row, given: Iterable[str]) -> tuple[str, ...]:
 def _numbered(names: Mapping[str, str], kind: re.Pattern[str]) -> tuple:
   """The columns of a kind, in the order of their numbers."""
   matches = [(kind.fullmatch(key), name) for key, name in names.items()]
-  pairs = [(int(m[m.lastindex] or 0), name) for m, name in matches if m]
+  pairs = [(int(m.groups()[-1] or 0), name) for m, name in matches if m]
   return tuple(name for _, name in sorted(pairs, key=lambda pair: pair[0]))
 
 

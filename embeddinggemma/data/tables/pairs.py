@@ -200,8 +200,8 @@ class _Negatives:
     self._queries, self._both = array.array("Q"), array.array("Q")
     self._places = array.array("Q")
     self._answered, self._positives = array.array("Q"), array.array("Q")
-    self._sorted: UInt64[np.ndarray, _] = np.zeros(0, np.uint64)
-    self._at: UInt64[np.ndarray, _] = np.zeros(0, np.uint64)
+    self._sorted = np.zeros(0, np.uint64)
+    self._at = np.zeros(0, np.uint64)
     self.used = self.alone = self.contrary = 0
 
   def add(self, pair: Pair) -> None:

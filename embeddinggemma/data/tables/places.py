@@ -224,7 +224,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _from_hub(name: str) -> Found:
   """The Arrow files of a data set of the Hub, which `datasets` downloads."""
   try:
-    import datasets
+    import datasets  # type: ignore
   except ImportError:
     raise BadInput(
       f"{name}: no such folder or file; to fetch it from the Hugging Face Hub,"

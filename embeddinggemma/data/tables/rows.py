@@ -198,7 +198,7 @@ class _Elements:
   """
 
   def __init__(self, path: Path, raw: io.BufferedIOBase) -> None:
-    file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+    file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")  # type: ignore
     self._pieces = whole(path, iter(lambda: file.read(_PIECE), ""))
     self._decoder = json.JSONDecoder(object_pairs_hook=jsonl.unique)
     self._text, self._place = "", 0
@@ -270,7 +270,7 @@ def table(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
   """
   csv.field_size_limit(_MOST)
   with opened(path) as raw:
-    file = io.TextIOWrapper(
+    file = io.TextIOWrapper(  # type: ignore
       raw, encoding="utf-8-sig", errors="surrogateescape", newline=""
     )
     lines = whole(path, file)
