@@ -7,28 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from embeddinggemma.data.tables import columns
+from embeddinggemma.data.tables import columns, opening
 from embeddinggemma.data.tables.columns import Fields
 from embeddinggemma.data.tables.rows import Read, Say
 from embeddinggemma.types import BadInput
 
 _ROWS = 2048  # of a batch
-INSTALL = "pip install 'embeddinggemma[data]'"
-
-
-def library() -> Any:
-  """pyarrow; BadInput with the line to run if it is not installed."""
-  try:
-    import pyarrow
-  except ImportError:
-    raise BadInput(f"Parquet, Arrow and .zst need pyarrow; {INSTALL}") from None
-  return pyarrow
 
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
   """Errors of pyarrow as BadInput that names the file."""
-  pyarrow = library()
+  pyarrow = opening.library()
   try:
     yield
   except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -39,7 +29,7 @@ def _named(path: Path) -> Iterator[None]:
 def parquet(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
   """The rows of a Parquet file; only the columns that are used are read."""
   del say
-  library()
+  opening.library()
   import pyarrow.parquet
 
   with (
@@ -58,7 +48,7 @@ def parquet(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
 def arrow(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
   """The rows of an Arrow file: a stream, as `datasets` saves it, or Feather."""
   del say
-  pyarrow = library()
+  pyarrow = opening.library()
   with _named(path), pyarrow.memory_map(str(path)) as mapped:
     batches, schema = _batches(pyarrow, mapped)
     first = next(batches, None)

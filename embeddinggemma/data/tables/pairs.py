@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int, UInt16, UInt64
 
 from embeddinggemma.data import beir, jsonl, prompts
-from embeddinggemma.data.tables import columns, labels, places, rows
+from embeddinggemma.data.tables import columns, labels, opening, places, rows
 from embeddinggemma.data.tables.columns import Fields, Plan, Row
 from embeddinggemma.types import BadInput, Pair
 
@@ -460,7 +460,7 @@ class Pairs(Sequence):
   def _sought(self, place: int, own: Int[np.ndarray, "_"]) -> Iterator[Pair]:
     """Pairs of one file of lines, each at its own place."""
     path = self.files[place]
-    with rows.opened(path) as file:
+    with opening.opened(path) as file:
       for number, offset, sub in self._wanted(own):
         file.seek(offset)
         row = rows.json_line(file.readline(), self._fields)

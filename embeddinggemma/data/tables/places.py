@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from embeddinggemma.data.tables import arrow, rows
+from embeddinggemma.data.tables import arrow, opening, rows
 from embeddinggemma.data.tables.columns import Fields
 from embeddinggemma.data.tables.rows import Read, Say
 from embeddinggemma.types import BadInput
@@ -35,7 +35,6 @@ READERS: dict[str, Reader] = {
   ".tab": rows.table,
   **arrow.READERS,
 }
-PACKED = (".gz", ".zst", ".bz2", ".xz")
 FORMATS = (
   "JSONL, .json, CSV, TSV (each also as .gz, .zst, .bz2 or .xz), Parquet, Arrow,"
   " and a folder that `datasets` saved"
@@ -63,7 +62,7 @@ def find(path: Path) -> Found:
     return Found([path], path.parent)
   if path.is_dir():
     return _in_folder(path)
-  if path.suffix.lower() not in (*READERS, *PACKED) and _HUB.fullmatch(
+  if path.suffix.lower() not in (*READERS, *opening.PACKED) and _HUB.fullmatch(
     path.as_posix()
   ):
     return _from_hub(path.as_posix())
@@ -74,18 +73,12 @@ def find(path: Path) -> Found:
 
 def reader_of(path: Path) -> Reader:
   """What reads a file, by the end of its name; BadInput if nothing does."""
-  suffix = _suffix(path)
+  suffix = opening.bare_suffix(path)
   if suffix in READERS and not (
-    path.suffix.lower() in PACKED and suffix in arrow.READERS
+    opening.is_packed(path) and suffix in arrow.READERS
   ):
     return READERS[suffix]
   raise BadInput(f"{path}: no format of pairs that is known; known: {FORMATS}")
-
-
-def _suffix(path: Path) -> str:
-  """The end of a name that says the format, without that of a packing."""
-  bare = path.with_suffix("") if path.suffix.lower() in PACKED else path
-  return bare.suffix.lower()
 
 
 def _in_folder(folder: Path) -> Found:
@@ -122,7 +115,7 @@ def _files(folder: Path) -> list[Path]:
     path
     for path in folder.rglob("*")
     if path.is_file()
-    and _suffix(path) in READERS
+    and opening.bare_suffix(path) in READERS
     and path.name not in _ABOUT
     and visible(path)
   )
@@ -225,16 +218,23 @@ def _from_hub(name: str) -> Found:
   """The Arrow files of a data set of the Hub, which `datasets` downloads."""
   try:
     import datasets  # type: ignore
+    import huggingface_hub
   except ImportError:
     raise BadInput(
       f"{name}: no such folder or file; to fetch it from the Hugging Face Hub,"
-      f" {arrow.INSTALL}"
+      f" {opening.INSTALL}"
     ) from None
   repository, _, subset = name.partition(":")
   try:
-    splits = datasets.get_dataset_split_names(repository, subset or None)
+    # One question first: without a network, `datasets` tries for long.
+    revision = huggingface_hub.HfApi().dataset_info(repository, timeout=10).sha
+    splits = datasets.get_dataset_split_names(
+      repository, subset or None, revision=revision
+    )
     split = "train" if "train" in splits else splits[0]
-    found = datasets.load_dataset(repository, subset or None, split=split)
+    found = datasets.load_dataset(
+      repository, subset or None, split=split, revision=revision
+    )
   except Exception as error:  # of many libraries, down to the network
     lines = [line for line in str(error).splitlines() if line.strip()]
     reason = lines[0] if lines else type(error).__name__

@@ -4,22 +4,18 @@ A row comes as its number, where it begins, and its columns, or as the ValueErro
 that says what is wrong with it. Reading goes on after a bad row.
 """
 
-import bz2
 import codecs
 import csv
-import gzip
 import io
 import itertools
 import json
-import lzma
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from embeddinggemma.data import jsonl
-from embeddinggemma.data.tables import columns
+from embeddinggemma.data.tables import columns, opening
 from embeddinggemma.data.tables.columns import Fields
 from embeddinggemma.types import BadInput
 
@@ -41,55 +37,13 @@ _LONGEST = 1 << 26  # characters of one element; a longer one is an open bracket
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def opened(path: Path) -> io.BufferedIOBase:
-  """The bytes of a file, unpacked if its name ends in .gz, .zst, .bz2, .xz.
-
-  Raises BadInput if it cannot be read.
-  """
-  openers = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": _zstd,
-  }
-  try:
-    return openers.get(path.suffix.lower(), Path.open)(path, "rb")  # type: ignore
-  except OSError as error:
-    raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
-
-
-def _zstd(path: Path, mode: str) -> io.BufferedIOBase:
-  # pyarrow's reader sees a file that ends too early; zstandard's does not.
-  from embeddinggemma.data.tables import arrow
-
-  del mode
-  packed = arrow.library().OSFile(str(path))
-  stream = arrow.library().CompressedInputStream(packed, "zstd")
-  return io.BufferedReader(stream)  # type: ignore
-
-
-def whole(path: Path, lines: Iterable[Any]) -> Iterator[Any]:
-  """What `lines` yields; BadInput with its place if the file is damaged."""
-  number = 0
-  try:
-    for line in lines:
-      number += 1
-      yield line
-  except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-    reason = str(error).splitlines()[0].rstrip(".") if str(error) else "?"
-    raise BadInput(
-      f"{path}:{number + 1}: the file is damaged or cut off here ({reason});"
-      " get it again"
-    ) from None
-
-
 def json_lines(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
   """The rows of JSONL, in which each line is an object."""
   del say
-  packed = path.suffix.lower() in (".gz", ".zst", ".bz2", ".xz")
+  packed = opening.is_packed(path)
   offset = 0
-  with opened(path) as file:
-    for number, line in enumerate(whole(path, file), 1):
+  with opening.opened(path) as file:
+    for number, line in enumerate(opening.whole(path, file), 1):
       yield Read(number, -1 if packed else offset, json_line(line, fields))
       offset += len(line)
 
@@ -119,8 +73,8 @@ def _as_row(found: Any, fields: Fields) -> dict[str, Any]:
 
 def json_file(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
   """The rows of a .json: one array of objects, or JSON lines."""
-  with opened(path) as file:
-    start = next(whole(path, _first_lines(file)), b"")
+  with opening.opened(path) as file:
+    start = next(opening.whole(path, _first_lines(file)), b"")
   head = start.lstrip(codecs.BOM_UTF8 + b" \t\r\n")
   if not head.startswith(b"["):
     yield from _rows_or_object(path, head, fields, say)
@@ -180,7 +134,7 @@ def _is_rows(item: Any) -> bool:
 def _array(path: Path, fields: Fields) -> Iterator[Read]:
   """The objects of an array, one at a time; a broken one ends the reading."""
   number = 0
-  with opened(path) as raw:
+  with opening.opened(path) as raw:
     try:
       for number, found in enumerate(_Elements(path, raw), 1):
         try:
@@ -199,7 +153,7 @@ class _Elements:
 
   def __init__(self, path: Path, raw: io.BufferedIOBase) -> None:
     file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")  # type: ignore
-    self._pieces = whole(path, iter(lambda: file.read(_PIECE), ""))
+    self._pieces = opening.whole(path, iter(lambda: file.read(_PIECE), ""))
     self._decoder = json.JSONDecoder(object_pairs_hook=jsonl.unique)
     self._text, self._place = "", 0
 
@@ -269,11 +223,11 @@ def table(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
   The delimiter is the one with which the names are understood.
   """
   csv.field_size_limit(_MOST)
-  with opened(path) as raw:
+  with opening.opened(path) as raw:
     file = io.TextIOWrapper(  # type: ignore
       raw, encoding="utf-8-sig", errors="surrogateescape", newline=""
     )
-    lines = whole(path, file)
+    lines = opening.whole(path, file)
     ahead = list(itertools.islice(lines, 20))
     if not "".join(ahead).strip():
       raise BadInput(f"{path}: the file is empty")
@@ -402,7 +356,11 @@ def _undecoded(text: str) -> bool:
 
 def origin(path: Path, number: int) -> str:
   """FILE:LINE or, of files without lines, "FILE: row N"."""
-  packed = path.suffix.lower() in (".gz", ".zst", ".bz2", ".xz")
-  suffix = path.with_suffix("").suffix if packed else path.suffix
-  lines = suffix.lower() in (".jsonl", ".ndjson", ".csv", ".tsv", ".tab")
+  lines = opening.bare_suffix(path) in (
+    ".jsonl",
+    ".ndjson",
+    ".csv",
+    ".tsv",
+    ".tab",
+  )
   return f"{path}:{number}" if lines else f"{path}: row {number}"
