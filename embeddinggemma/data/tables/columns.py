@@ -84,6 +84,13 @@ _LISTS |= {"positive_passages", "negative_passages", "hard_negatives"}
 _SHOWN = 40  # characters of an example
 
 
+class _Unseen(str):
+  """Stands for the text of a column of which only the name is known."""
+
+
+UNSEEN = _Unseen()
+
+
 @dataclasses.dataclass(frozen=True)
 class Fields:
   """What --fields says: columns by role, and how labels and quotes are read."""
@@ -249,7 +256,7 @@ def is_listed(name: str) -> bool:
 
 def all_known(cells: Sequence[str]) -> bool:
   """Whether the cells of a first line are names of columns, and no texts."""
-  row = dict.fromkeys(cells, "")
+  row = dict.fromkeys(cells, UNSEEN)
   try:
     plan(row, Fields())
   except ValueError:
@@ -259,16 +266,17 @@ def all_known(cells: Sequence[str]) -> bool:
 
 def found(row: Row) -> str:
   """The columns of a row with their types and beginnings, for a message."""
-  return ", ".join(f"{name} ({_example(row[name])})" for name in row) or "none"
+  return ", ".join(f"{name}{_example(row[name])}" for name in row) or "none"
 
 
 def _example(given: Any) -> str:
-  kind = type(given).__name__
+  if given is UNSEEN:
+    return ""
   if given is None:
-    return "null"
+    return " (null)"
   shown = repr(given)
   shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-  return f"{kind} {shown}"
+  return f" ({type(given).__name__} {shown})"
 
 
 def _folded(name: str) -> str:
@@ -395,7 +403,7 @@ def _no_suspects(
       continue
     role = "negative" if negative else "label"
     raise ValueError(
-      f"column {name!r} ({_example(row[name])}) may matter and is not"
+      f"column {name!r}{_example(row[name])} may matter and is not"
       f" understood; write {fields.with_(f'{role}:{name}')} to use it, or"
       f" {fields.with_(f'ignore:{name}')}"
     )

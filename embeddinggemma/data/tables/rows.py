@@ -6,6 +6,7 @@ that says what is wrong with it. Reading goes on after a bad row.
 
 import codecs
 import csv
+import functools
 import io
 import itertools
 import json
@@ -317,7 +318,7 @@ def _header(
     if names.count(name) > 1:
       raise BadInput(f"{path}: two columns are called {name!r}; rename one")
   try:
-    columns.plan(dict.fromkeys(names, "..."), fields)
+    columns.plan(dict.fromkeys(names, columns.UNSEEN), fields)
   except ValueError as error:
     raise BadInput(f"{path}: {_not_understood(names, error)}") from None
   return names, False
@@ -356,11 +357,10 @@ def _undecoded(text: str) -> bool:
 
 def origin(path: Path, number: int) -> str:
   """FILE:LINE or, of files without lines, "FILE: row N"."""
-  lines = opening.bare_suffix(path) in (
-    ".jsonl",
-    ".ndjson",
-    ".csv",
-    ".tsv",
-    ".tab",
-  )
-  return f"{path}:{number}" if lines else f"{path}: row {number}"
+  return f"{_before_number(path)}{number}"
+
+
+@functools.lru_cache(maxsize=256)
+def _before_number(path: Path) -> str:
+  lines = (".jsonl", ".ndjson", ".csv", ".tsv", ".tab")
+  return f"{path}:" if opening.bare_suffix(path) in lines else f"{path}: row "
