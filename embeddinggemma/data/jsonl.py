@@ -97,7 +97,7 @@ def any_text(field: str, value: Any) -> str:
   if not isinstance(value, str):
     raise ValueError(f"{field!r} is not text but {type(value).__name__}")
   try:
-    value.encode("utf-8")
+    value.isascii() or value.encode("utf-8")
   except UnicodeEncodeError:
     raise ValueError(f"{field!r} holds half a surrogate pair") from None
   return value
@@ -106,7 +106,7 @@ def any_text(field: str, value: Any) -> str:
 def checked(field: str, value: Any) -> str:
   """The value if it is a text with more than white space; else ValueError."""
   text = any_text(field, value)
-  if not text.strip():
+  if not text or text.isspace():
     raise ValueError(f"{field!r} is empty")
   return text
 

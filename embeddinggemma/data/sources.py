@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import operator
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -70,8 +71,11 @@ def read_pairs(
 
 
 def read_file(path: Path) -> Pairs:
-  """The pairs of one file; BadInput for its first bad row."""
-  return read_pairs(path)[0]
+  """The pairs of one file; BadInput for its first bad row.
+
+  What was read as what is logged.
+  """
+  return read_pairs(path, say=logging.warning)[0]
 
 
 def split_pairs(
@@ -308,11 +312,14 @@ def _hash(directory: Path, paths: Iterable[Path]) -> str:
   digest = hashlib.sha256()
   files = {path.relative_to(directory).as_posix(): path for path in paths}
   for name in sorted(files):
-    size = files[name].stat().st_size
-    digest.update(f"{len(name.encode())} {name} {size} ".encode())
-    with files[name].open("rb") as file:
-      while piece := file.read(_PIECE):
-        digest.update(piece)
+    try:
+      with files[name].open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest.update(f"{len(name.encode())} {name} {size} ".encode())
+        while piece := file.read(_PIECE):
+          digest.update(piece)
+    except OSError as error:
+      raise BadInput(f"cannot read {files[name]}: {error.strerror}") from None
   return digest.hexdigest()
 
 

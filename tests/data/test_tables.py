@@ -171,6 +171,12 @@ def test_numbers_stand_for_the_columns_of_files_without_names(tmp_path, name):
   assert fields in refused(path) or "query:1,positive:2" in refused(path)
 
 
+def test_an_array_of_arrays_is_rows(tmp_path):
+  path = tmp_path / "a.json"
+  path.write_text('[["a", "b"], ["c", "d"]]')
+  assert len(read(path, fields="query:1,positive:2")[0]) == 2
+
+
 def test_a_line_of_names_is_no_row_where_numbers_are_given(tmp_path):
   path = tmp_path / "a.tsv"
   path.write_bytes(as_cells("\t"))

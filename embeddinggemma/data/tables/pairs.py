@@ -25,6 +25,7 @@ from embeddinggemma.types import BadInput, Pair
 Each = Callable[[Pair], None]
 Say = Callable[[str], None]
 
+_TASK = "retrieval"  # of a pair that names none
 _MOST_PLANS = 1000  # sets of names in a file; more are keys that are values
 _FEW = 0.5  # share of a file's pairs below which each is looked up by its place
 _BLOCK = 1 << 14  # pairs whose places are Python's numbers at a time
@@ -61,34 +62,31 @@ class Parser:
     verdict: labels.Verdict = "positive"
     if plan.label:
       verdict = self._verdict(row, plan)
-    query = _text("query", plan.query, row)
-    positives = _positives(plan, row)
-    negatives = [
-      item for name in plan.negatives for item in _negatives(name, row)
+    query = _text(plan.query, row)
+    task = self._task(row, plan) if plan.task else _TASK
+    texts = titles = ()
+    if plan.negatives:
+      items = [
+        item for name in plan.negatives for item in _negatives(name, row)
+      ]
+      texts = tuple(text for text, _ in items)
+      titles = tuple(title for _, title in items)
+      titles = titles if any(titles) else ()
+    own_title = _optional(plan.title, row) if plan.title else ""
+    lang = _optional(plan.lang, row).strip() if plan.lang else ""
+    return verdict, [
+      Pair(query, text, texts, title or own_title, task, lang, origin, titles)
+      for text, title in _positives(plan, row)
     ]
-    titles = tuple(title for _, title in negatives)
-    own_title = _optional(plan.title, row)
-    task = _optional(plan.task, row).strip() or "retrieval"
+
+  def _task(self, row: Row, plan: Plan) -> str:
+    task = _optional(plan.task, row).strip() or _TASK
     try:
       prompts.task_named(task)
     except BadInput as error:
       line = self.fields.with_(f"ignore:{plan.task}")
       raise ValueError(f"{error}; or leave the column aside: {line}") from None
-    lang = _optional(plan.lang, row).strip()
-    texts = tuple(text for text, _ in negatives)
-    return verdict, [
-      Pair(
-        query=query,
-        positive=text,
-        negatives=texts,
-        negative_titles=titles if any(titles) else (),
-        title=title or own_title,
-        task=task,
-        lang=lang,
-        origin=origin,
-      )
-      for text, title in positives
-    ]
+    return task
 
   def _verdict(self, row: Row, plan: Plan) -> labels.Verdict:
     given = columns.value(row, plan.label)
@@ -116,7 +114,7 @@ class Parser:
       ) from None
 
 
-def _text(role: str, name: str, row: Row) -> str:
+def _text(name: str, row: Row) -> str:
   found = columns.value(row, name)
   if found is None and name not in row:
     raise ValueError(f"no field {name!r}")
@@ -124,7 +122,7 @@ def _text(role: str, name: str, row: Row) -> str:
 
 
 def _optional(name: str, row: Row) -> str:
-  return jsonl.optional_text(name, columns.value(row, name)) if name else ""
+  return jsonl.optional_text(name, columns.value(row, name))
 
 
 def _positives(plan: Plan, row: Row) -> list[tuple[str, str]]:

@@ -83,7 +83,7 @@ def json_file(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
   try:  # lines that are arrays themselves
     first = jsonl.parse_json(head)
     lines = isinstance(first, list) and not any(
-      isinstance(x, dict) for x in first
+      isinstance(x, dict | list) for x in first
     )
   except ValueError:
     lines = False
