@@ -96,10 +96,11 @@ def any_text(field: str, value: Any) -> str:
   """The value if it is a text, even a blank one; else ValueError."""
   if not isinstance(value, str):
     raise ValueError(f"{field!r} is not text but {type(value).__name__}")
-  try:
-    value.isascii() or value.encode("utf-8")
-  except UnicodeEncodeError:
-    raise ValueError(f"{field!r} holds half a surrogate pair") from None
+  if not value.isascii():
+    try:
+      value.encode("utf-8")
+    except UnicodeEncodeError:
+      raise ValueError(f"{field!r} holds half a surrogate pair") from None
   return value
 
 

@@ -117,9 +117,12 @@ class Fields:
     return f"--fields={self.text},{more}" if self.text else f"--fields={more}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-  """Which columns of rows with the same names are what of a pair."""
+  """Which columns of rows with the same names are what of a pair.
+
+  Plans are counted row by row, so they are compared by identity.
+  """
 
   query: str
   positives: tuple[str, ...]

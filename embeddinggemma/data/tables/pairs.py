@@ -27,6 +27,7 @@ Say = Callable[[str], None]
 
 _TASK = "retrieval"  # of a pair that names none
 _MOST_PLANS = 1000  # sets of names in a file; more are keys that are values
+_SHOWN = 5  # sets of names that are said
 _FEW = 0.5  # share of a file's pairs below which each is looked up by its place
 _BLOCK = 1 << 14  # pairs whose places are Python's numbers at a time
 
@@ -550,12 +551,14 @@ def _lines(
   if all(plan.own for plan in uses):
     return []
   where = str(files[0]) + (f" and {len(files) - 1} more" if files[1:] else "")
-  lines = [
-    f"{where}: {plan.said(fields)} ({count} rows)"
-    for plan, count in uses.most_common(5)
-  ]
-  if len(uses) > 5:
-    lines.append(f"{where}: and {len(uses) - 5} more sets of columns")
+  counts: collections.Counter[str] = collections.Counter()
+  for plan, count in uses.items():
+    counts[plan.said(fields)] += count
+  most = counts.most_common(_SHOWN)
+  lines = [f"{where}: {said} ({count} rows)" for said, count in most]
+  if len(counts) > _SHOWN:
+    rest = sum(counts.values()) - sum(count for _, count in most)
+    lines.append(f"{where}: and {rest} rows of other columns")
   if labelled is not None:
     lines.append(
       f"{where}: {pairs} positives by their labels; of the others,"
