@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import pathlib
+import shlex
 
 import pyarrow as pa
 import pyarrow.feather
@@ -211,6 +212,7 @@ def test_a_line_of_names_is_no_row_where_numbers_are_given(tmp_path):
     ),
     ({"query": "a", "positive": "b", "label": "x"}, ["label:label=x"]),
     ({"query": "a", "positive": "b", "label": None}, ["empty"]),
+    ({"query": "a", "positive": "b", "score": [1.0]}, ["ignore:score"]),
     ({"query": "a", "positive": "b", "task": "chess"}, ["ignore:task"]),
     ({"query": "a", "pos": []}, ["'pos' is empty"]),
     ({"query": "a", "pos": ["b"], "neg": [None]}, ["not text but NoneType"]),
@@ -225,11 +227,21 @@ def test_what_is_not_understood_stops_with_the_line_to_write(
     assert part in said
 
 
-def test_the_line_to_write_works(tmp_path):
-  row = {"query": "a", "positive": "b", "negtive": "c"}
+@pytest.mark.parametrize(
+  ("row", "negatives"),
+  [
+    ({"query": "a", "positive": "b", "negtive": "c"}, ("c",)),
+    ({"query": "a", "positive": "b", "a negative": "c"}, ("c",)),
+    ({"query": "a", "positive": "b", "score": 0.9}, ()),
+    ({"query": "a", "positive": "b", "label": "so so"}, ()),
+    ({"the query": "a", "its > answer": "b"}, ()),
+  ],
+)
+def test_the_line_to_write_works_in_a_shell(tmp_path, row, negatives):
   said = refused(tmp_path / "a.jsonl", row)
-  fields = said.partition("--fields=")[2].split()[0]
-  assert read(tmp_path / "a.jsonl", fields=fields)[0] == [("a", "b", ("c",))]
+  words = shlex.split(said[said.index("--fields=") :].replace(";", " "))
+  fields = words[0].removeprefix("--fields=").rstrip(",")
+  assert read(tmp_path / "a.jsonl", fields=fields)[0] == [("a", "b", negatives)]
 
 
 def test_a_late_row_of_other_columns_is_seen(tmp_path):

@@ -6,6 +6,7 @@ FlagEmbedding, tevatron, MS MARCO triplets, SNLI, Quora), or told by --fields.
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -113,8 +114,13 @@ class Fields:
     return self.columns.get(role, ())
 
   def with_(self, more: str) -> str:
-    """The flag to write, with more than was given."""
-    return f"--fields={self.text},{more}" if self.text else f"--fields={more}"
+    """The flag to write in a shell, with more than was given.
+
+    What was given of a label is left out, since more is said of it.
+    """
+    given = [part.strip() for part in self.text.split(",") if part.strip()]
+    kept = [part for part in given if not part.startswith("label:")]
+    return flag(*(kept if "label:" in more else given), more)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -176,6 +182,11 @@ class Plan:
     if self.aside:
       parts.append(f"left aside: {', '.join(self.aside)}")
     return "; ".join(parts)
+
+
+def flag(*parts: str) -> str:
+  """The flag with these parts, as it is written in a shell."""
+  return f"--fields={shlex.quote(','.join(parts))}"
 
 
 def parse(text: str) -> Fields:
@@ -366,7 +377,7 @@ def _lacking(row: Row, fields: Fields, role: str, other: str) -> ValueError:
   sides = (rest[0], other) if role == "query" else (other, rest[0])
   if not other:
     role, sides = ("query", (rest[0], rest[1]))
-  line = f"--fields=query:{sides[0]},positive:{sides[1]}"
+  line = flag(f"query:{sides[0]}", f"positive:{sides[1]}")
   return ValueError(
     f"no field {role!r}; found: {found(row)}; say which column is what, as in"
     f" {line}"

@@ -40,6 +40,15 @@ def parse(text: str) -> tuple[str, Rule | None]:
   return name, Rule(sign, bound)
 
 
+def example(value: Any) -> str:
+  """A rule that a label of this value could have, for a message."""
+  figure = number(value)
+  if figure is not None:
+    return f">={0.8 if 0 < figure < 1 else 4 if figure > 1 else 1}"
+  text = str(value).strip() if value is not None else ""
+  return f"={text}" if text and "," not in text else "=VALUE"
+
+
 def said(rule: Rule | None, three: bool) -> str:
   """Which labels are those of positives, in words."""
   if rule is not None:

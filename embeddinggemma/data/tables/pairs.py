@@ -95,23 +95,15 @@ class Parser:
       return labels.verdict(given, self.fields.rule, plan.three)
     except ValueError as error:
       name = plan.label
-      bound = f"label:{name}={str(given).strip() if given else 'VALUE'}"
-      number = labels.number(given)
-      if number is not None:
-        bound = (
-          f"label:{name}>={0.8 if 0 < number < 1 else 4 if number > 1 else 1}"
-        )
-      base = ",".join(
-        part
-        for part in self.fields.text.split(",")
-        if part and not part.strip().startswith("label:")
-      )
-      line = lambda more: (
-        f"--fields={base},{more}" if base else f"--fields={more}"
-      )
+      ignore = self.fields.with_(f"ignore:{name}")
+      if isinstance(given, list | dict):
+        raise ValueError(
+          f"label {name!r}: {error}; to leave it aside, write {ignore}"
+        ) from None
+      use = self.fields.with_(f"label:{name}{labels.example(given)}")
       raise ValueError(
-        f"label {name!r}: {error}; say which rows are positives, as in"
-        f" {line(bound)}, or {line(f'ignore:{name}')} if all are"
+        f"label {name!r}: {error}; say which rows are positives, as in {use},"
+        f" or {ignore} if all are"
       ) from None
 
 
