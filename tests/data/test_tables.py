@@ -1,6 +1,7 @@
 """Pairs as people have them: formats, columns, labels, and what stops a run."""
 
 import bz2
+import csv
 import gzip
 import json
 import lzma
@@ -12,8 +13,10 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
+from embeddinggemma.cli import flags, main, training, verbs
 from embeddinggemma.data import corpus, sources
 from embeddinggemma.data.tables import columns
+from embeddinggemma.training import prepare
 from embeddinggemma.types import BadInput
 
 ROWS = [
@@ -540,3 +543,55 @@ def test_a_name_of_the_hub_is_one_line_without_a_network(monkeypatch):
   monkeypatch.setenv("HF_HUB_OFFLINE", "1")
   said = refused(pathlib.Path("nobody/no-such-data-set"))
   assert said.startswith("nobody/no-such-data-set: no such folder or file")
+
+
+def test_verbs_read_a_table_and_say_how(tmp_path, capsys):
+  rows = [
+    [f"where is {i}?", f"{i} is in row {i}, {kind}", label]
+    for i in range(40)
+    for kind, label in (("really", "good"), ("not at all", "bad"))
+  ]
+  with (tmp_path / "faq.csv").open("w", newline="") as file:
+    csv.writer(file).writerows([["Question", "Text", "verdict"], *rows])
+  argv = [
+    "prepare",
+    f"--config=configs/finetune.py:tiny,data={tmp_path / 'faq.csv'}",
+    "--config.negatives=1",
+    "--show=0:1",
+  ]
+  fields = "query:Question,positive:Text"
+  assert main.call(argv) == 2
+  assert "no field 'positive'; found: Question, Text, verdict" in (
+    capsys.readouterr().err
+  )
+  labelled = f"{fields},label:verdict=good"
+  assert main.call([*argv, f"--fields={labelled}"]) == 0
+  said = " ".join(capsys.readouterr().err.split())
+  assert "label from 'verdict' (=good is a positive)" in said
+  assert "40 positives by their labels; of the others, 40 are negatives" in said
+  mine = [
+    "mine",
+    "--config=configs/mine.py",
+    f"--data={tmp_path / 'faq.csv'}",
+    f"--output={tmp_path / 'mined'}",
+    "--config.search=stemmed",
+  ]
+  assert main.call([*mine, f"--fields={labelled}"]) == 0
+  pairs, _ = sources.read_pairs(tmp_path / "mined")
+  assert pairs[3].negatives == ("3 is in row 3, not at all",)
+
+
+def test_mapping_and_path_decide_the_inputs_of_a_training(tmp_path):
+  (tmp_path / "faq.csv").write_bytes(as_cells(","))
+  keys = []
+  for fields in "", "query:positive,positive:query":
+    argv = [
+      f"--config=configs/finetune.py:tiny,data={tmp_path / 'faq.csv'}",
+      f"--workdir={tmp_path}",
+      f"--fields={fields}" if fields else "--noskip_bad_rows",
+    ]
+    values, _ = flags.parse("train", verbs.VERBS["train"], argv)
+    config = training.train_config(values)
+    keys.append(prepare.dependencies(config))
+  assert keys[0] != keys[1]
+  assert "fields" not in keys[0]["data"]

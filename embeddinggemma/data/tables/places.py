@@ -43,7 +43,7 @@ _HELD_OUT = r"validation|valid|val|dev|test|testing|eval|evaluation|heldout"
 _SPLIT = re.compile(rf"(train|training|{_HELD_OUT})(?![a-z])", re.IGNORECASE)
 _ABOUT = {"dataset_info.json", "dataset_infos.json", "state.json"}
 _ABOUT |= {"dataset_dict.json", "corpus.json", "stage.json"}
-_HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
 _SHOWN = 8  # files in a message
 
 
