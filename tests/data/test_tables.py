@@ -175,6 +175,12 @@ def test_numbers_stand_for_the_columns_of_files_without_names(tmp_path, name):
   assert fields in refused(path) or "query:1,positive:2" in refused(path)
 
 
+def test_one_line_of_json_with_lists_of_passages_is_a_row(tmp_path):
+  row = {"query": "a", "pos": [{"text": "b", "k": 1}], "neg": []}
+  (tmp_path / "a.json").write_bytes(lines(row))
+  assert read(tmp_path / "a.json")[0] == [("a", "b", ())]
+
+
 def test_an_array_of_arrays_is_rows(tmp_path):
   path = tmp_path / "a.json"
   path.write_text('[["a", "b"], ["c", "d"]]')

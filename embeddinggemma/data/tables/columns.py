@@ -268,11 +268,10 @@ def is_listed(name: str) -> bool:
   return _folded(name) in _LISTS
 
 
-def all_known(cells: Sequence[str]) -> bool:
-  """Whether the cells of a first line are names of columns, and no texts."""
-  row = dict.fromkeys(cells, UNSEEN)
+def is_understood(row: Row, fields: Fields | None = None) -> bool:
+  """Whether it is clear which columns of a row are what."""
   try:
-    plan(row, Fields())
+    plan(row, fields or Fields())
   except ValueError:
     return False
   return True

@@ -113,7 +113,7 @@ def _rows_or_object(
       f"{path}: one JSON object over several lines, and no rows; write an array"
       " of objects, or an object a line"
     )
-  if isinstance(found, dict):
+  if isinstance(found, dict) and not columns.is_understood(found, fields):
     lists = [key for key, item in found.items() if _is_rows(item)]
     if lists:
       raise BadInput(
@@ -124,12 +124,8 @@ def _rows_or_object(
 
 
 def _is_rows(item: Any) -> bool:
-  whole = isinstance(item, list) and len(item) > 1
-  return (
-    whole
-    and all(isinstance(row, dict) and len(row) > 1 for row in item)
-    and any(not {"text", "title", "docid"} & set(row) for row in item)
-  )
+  several = isinstance(item, list) and len(item) > 0
+  return several and all(isinstance(row, dict) and len(row) > 1 for row in item)
 
 
 def _array(path: Path, fields: Fields) -> Iterator[Read]:
@@ -298,7 +294,9 @@ def _delimiter(path: Path, ahead: list[str], fields: Fields) -> str:
     if fields.numbered:
       if max(map(int, wanted)) <= len(first):
         return delimiter
-    elif columns.all_known(names) or (wanted and set(wanted) <= set(names)):
+    elif columns.is_understood(dict.fromkeys(names, columns.UNSEEN)) or (
+      wanted and set(wanted) <= set(names)
+    ):
       return delimiter
   return usual
 
@@ -309,7 +307,7 @@ def _header(
   """The names of the columns, and whether the first record is a row itself."""
   names = [name.strip() for name in first]
   if fields.numbered:
-    known = columns.all_known(names)
+    known = columns.is_understood(dict.fromkeys(names, columns.UNSEEN))
     if known:
       say(f"{path}: the first line holds names and is no row")
     return [str(n) for n in range(1, len(first) + 1)], not known
