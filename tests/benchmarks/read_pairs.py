@@ -5,7 +5,7 @@
 Writes as many pairs as Parquet and as JSONL, and reads each file in processes of
 their own: `embeddinggemma` checks every row, then reads all pairs once more;
 `datasets` builds its cache, then reads all rows once. Prints a line for each,
-and the ratio of the seconds. Needs pip install 'embeddinggemma[data]'.
+and the ratio of the seconds. Needs pip install '.[data]'.
 """
 
 import argparse

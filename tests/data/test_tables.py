@@ -7,6 +7,7 @@ import json
 import lzma
 import pathlib
 import shlex
+import sys
 
 import pyarrow as pa
 import pyarrow.feather
@@ -601,3 +602,21 @@ def test_mapping_and_path_decide_the_inputs_of_a_training(tmp_path):
     keys.append(prepare.dependencies(config))
   assert keys[0] != keys[1]
   assert "fields" not in keys[0]["data"]
+
+
+@pytest.mark.parametrize(
+  ("package", "name"),
+  [
+    ("pyarrow", "a.parquet"),
+    ("pyarrow", "a.jsonl.zst"),
+    ("datasets", "owner/name"),
+  ],
+)
+def test_what_is_not_installed_is_one_line(
+  tmp_path, monkeypatch, package, name
+):
+  monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
+  path = pathlib.Path(name) if package == "datasets" else tmp_path / name
+  if package == "pyarrow":
+    path.write_bytes(b"x")
+  assert f"pip install {package}" in refused(path)

@@ -12,7 +12,6 @@ from typing import Any
 from embeddinggemma.types import BadInput
 
 PACKED = (".gz", ".zst", ".bz2", ".xz")
-INSTALL = "pip install 'embeddinggemma[data]'"
 
 
 def is_packed(path: Path) -> bool:
@@ -30,7 +29,9 @@ def library() -> Any:
   try:
     import pyarrow
   except ImportError:
-    raise BadInput(f"Parquet, Arrow and .zst need pyarrow; {INSTALL}") from None
+    raise BadInput(
+      f"Parquet, Arrow and .zst need pyarrow; pip install pyarrow"
+    ) from None
   return pyarrow
 
 

@@ -222,7 +222,7 @@ def _from_hub(name: str) -> Found:
   except ImportError:
     raise BadInput(
       f"{name}: no such folder or file; to fetch it from the Hugging Face Hub,"
-      f" {opening.INSTALL}"
+      f" pip install datasets"
     ) from None
   repository, _, subset = name.partition(":")
   try:
