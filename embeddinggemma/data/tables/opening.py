@@ -30,7 +30,7 @@ def library() -> Any:
     import pyarrow
   except ImportError:
     raise BadInput(
-      f"Parquet, Arrow and .zst need pyarrow; pip install pyarrow"
+      "Parquet, Arrow and .zst need pyarrow; pip install pyarrow"
     ) from None
   return pyarrow
 
