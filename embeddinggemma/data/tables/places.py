@@ -67,7 +67,7 @@ def find(path: Path) -> Found:
   ):
     return _from_hub(path.as_posix())
   raise BadInput(
-    f"{path}: no such folder or file; give one of pairs, {FORMATS}"
+    f"{path}: no such folder; give one of pairs, or a file: {FORMATS}"
   )
 
 
