@@ -41,6 +41,10 @@ TEXT_FLAGS = {
     None,
     "a folder of evaluation tasks (BEIR, STS, labels, bitext, pairs)",
   ),
+  "fields": (
+    None,
+    "which column of the pairs is what, as in query:question,positive:answer",
+  ),
   "prompt": ("document", "the prompt's name: query, document, STS, ..."),
   "index": (None, "a folder that `index` made"),
   "labels": (None, 'a .jsonl of examples ({"text", "label"})'),
@@ -105,6 +109,16 @@ def console() -> "Terminal":
 def tree_of(values: flags.FlagValues) -> dict[str, Any]:
   """The config of a command line, with overrides and references resolved."""
   return values.config.to_dict()
+
+
+def with_data(values: flags.FlagValues, tree: dict[str, Any]) -> None:
+  """Put --skip_bad_rows and --fields into a stage's tree that reads data."""
+  if "data" not in tree:
+    return
+  if values.skip_bad_rows:
+    tree["data"]["skip_bad_rows"] = True
+  if values.fields is not None:
+    tree["data"]["fields"] = values.fields
 
 
 def is_recipe(tree: dict[str, Any]) -> bool:

@@ -5,7 +5,14 @@ from typing import Any
 from absl import flags
 
 from embeddinggemma import cache, distributed
-from embeddinggemma.cli.flags import console, folder_of, say, show, tree_of
+from embeddinggemma.cli.flags import (
+  console,
+  folder_of,
+  say,
+  show,
+  tree_of,
+  with_data,
+)
 from embeddinggemma.training import alone, stages
 from embeddinggemma.types import BadInput
 
@@ -42,8 +49,7 @@ def train_config(values: flags.FlagValues) -> Any:
   """The config of one stage; of a recipe, that of its pre-finetuning."""
   tree = tree_of(values)
   tree = tree.get("prefinetune", tree)
-  if values.skip_bad_rows and "data" in tree:
-    tree["data"]["skip_bad_rows"] = True
+  with_data(values, tree)
   return stages.build(tree)
 
 

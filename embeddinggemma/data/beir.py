@@ -30,8 +30,13 @@ def normalised(text: str) -> str:
 
 def text_id(text: str) -> str:
   """An id that equal texts share, whatever their case and spacing."""
+  return f"{text_number(text):016x}"
+
+
+def text_number(text: str) -> int:
+  """The same id as a number of 64 bits."""
   data = normalised(text).encode()
-  return hashlib.blake2b(data, digest_size=8).hexdigest()
+  return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest())
 
 
 def as_retrieval(pairs: Sequence[Pair], max_queries: int) -> Retrieval:

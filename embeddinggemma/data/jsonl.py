@@ -21,14 +21,7 @@ def parse_row(
   are then "". Raises ValueError with the reason for any other line.
   """
   check = check or checked
-  if not line.strip():
-    raise ValueError("empty line")
-  try:
-    row = json.loads(line.decode("utf-8"))
-  except UnicodeDecodeError as error:
-    raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f"not JSON ({error})") from None
+  row = parse_json(line)
   if not isinstance(row, dict):
     raise ValueError(f"not a JSON object but {type(row).__name__}")
   for field in fields:
@@ -38,6 +31,37 @@ def parse_row(
   for field in optional:
     row[field] = optional_text(field, row.get(field))
   return row
+
+
+class Twice(ValueError):
+  """A JSON object that has a key twice, so that one value would be lost."""
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """The object of a decoder's pairs; Twice if a key comes twice."""
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    names = [name for name, _ in pairs]
+    again = next(name for name in names if names.count(name) > 1)
+    raise Twice(f"key {again!r} comes twice in an object")
+  return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=unique)
+
+
+def parse_json(line: bytes) -> Any:
+  """The JSON value of a line; ValueError with the reason if it is none."""
+  if not line.strip():
+    raise ValueError("empty line")
+  try:
+    return _DECODER.decode(line.decode("utf-8"))
+  except UnicodeDecodeError as error:
+    raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
+  except Twice:
+    raise
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f"not JSON ({error})") from None
 
 
 def read_rows(
@@ -72,17 +96,18 @@ def any_text(field: str, value: Any) -> str:
   """The value if it is a text, even a blank one; else ValueError."""
   if not isinstance(value, str):
     raise ValueError(f"{field!r} is not text but {type(value).__name__}")
-  try:
-    value.encode("utf-8")
-  except UnicodeEncodeError:
-    raise ValueError(f"{field!r} holds half a surrogate pair") from None
+  if not value.isascii():
+    try:
+      value.encode("utf-8")
+    except UnicodeEncodeError:
+      raise ValueError(f"{field!r} holds half a surrogate pair") from None
   return value
 
 
 def checked(field: str, value: Any) -> str:
   """The value if it is a text with more than white space; else ValueError."""
   text = any_text(field, value)
-  if not text.strip():
+  if not text or text.isspace():
     raise ValueError(f"{field!r} is empty")
   return text
 

@@ -50,6 +50,9 @@ def source(config: TrainConfig, made: Inputs) -> pathlib.Path | None:
 def relevant(config: TrainConfig) -> dict[str, Any]:
   """The part of a config on which the weights depend, as JSON."""
   tree = resolved(config)
+  if "data" in tree and not tree["data"].get("fields"):
+    # What was trained before it was a key holds.
+    tree["data"].pop("fields", None)
   return {key: tree[key] for key in tree if key not in free(config)}
 
 

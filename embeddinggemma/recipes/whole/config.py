@@ -94,7 +94,7 @@ class RecipeConfig:
         " both alike"
       )
     for stage in ("finetune", "qat"):
-      for name in ("path", "tokenizer", "skip_bad_rows"):
+      for name in ("path", "tokenizer", "skip_bad_rows", "fields"):
         ours = getattr(getattr(self, stage).data, name)
         theirs = getattr(self.prefinetune.data, name)
         if ours != theirs:

@@ -299,7 +299,7 @@ def read_tasks(
   return cache.share("tokens", key, tokenise)
 
 
-def read_pairs(config: PairConfig, made: Inputs) -> list[Pair]:
+def read_pairs(config: PairConfig, made: Inputs) -> Sequence[Pair]:
   """The training pairs, with mined hard negatives if there are any."""
   pairs = corpus.read_train(made.corpus)
   if made.mined and config.negatives:
@@ -522,7 +522,9 @@ KIND = Kind(
   adopt=_adopt,
   read=inputs.write_corpus,
   write=lambda config, made, console: {},
-  fingerprint=lambda config: corpus.fingerprint(config.data.path),
+  fingerprint=lambda config: corpus.fingerprint(
+    config.data.path, config.data.fields
+  ),
   about=about,
   texts=lambda config, made: inputs.side_texts(made),
   documents=lambda config, made, tokenizer: inputs.pair_documents(
