@@ -120,6 +120,8 @@ def test_every_format_gives_the_same_pairs(tmp_path, name):
     ({"sentence1": "q", "sentence2": "p"}, ("p", ())),
     ({"question": "q", "answer": "p"}, ("p", ())),
     ({"question1": "q", "question2": "p"}, ("p", ())),
+    ({"Query": "q", "pos": "p", "hardNegative 1": "n"}, ("p", ("n",))),
+    ({"query": "q", "positive": "p", "operating_system": "x"}, ("p", ())),
     ({"query": "q", "pos": ["p"], "neg": ["a", "b"]}, ("p", ("a", "b"))),
     (
       {
@@ -223,6 +225,8 @@ def test_a_line_of_names_is_no_row_where_numbers_are_given(tmp_path):
     ({"query": "a", "positive": "b", "label": "x"}, ["label:label=x"]),
     ({"query": "a", "positive": "b", "label": None}, ["empty"]),
     ({"query": "a", "positive": "b", "score": [1.0]}, ["ignore:score"]),
+    ({"query": "a", "positive": "b", "bm25-score": 1}, ["ignore:bm25-score"]),
+    ({"query": "a", "positive": "b", "isRelevent": 1}, ["ignore:isRelevent"]),
     ({"query": "a", "positive": "b", "task": "chess"}, ["ignore:task"]),
     ({"query": "a", "pos": []}, ["'pos' is empty"]),
     ({"query": "a", "pos": ["b"], "neg": [None]}, ["not text but NoneType"]),
@@ -374,6 +378,7 @@ def test_nulls_in_parquet_have_a_row(tmp_path):
     ("a.csv", b"", "the file is empty"),
     ("a.csv", b"query,positive\n", "no usable pair"),
     ("a.csv", "query,positive\na,b\n".encode("utf-16"), "not UTF-8"),
+    ("a.csv", b"query,positive,n\xe4chstes\na,b,c\n", "not UTF-8"),
     ("a.csv", b"query,query,positive\na,b,c\n", "two columns"),
     ("a.csv", b"query,pos\na,\"['x', 'y']\"\n", "a list as text"),
     ("a.jsonl", b"", "no usable pair"),

@@ -77,7 +77,8 @@ _OTHERS_SCORES = re.compile(
 )
 _IDS = re.compile(r"(.*_)?(doc)?[pq]?ids?(_?\d+)?")
 _SUSPECT = re.compile(
-  r"neg|label|score|relev|similar|duplicate|grade|rating|entail"
+  r"(^|_)(neg\w*|relev\w*|similar\w*|entail\w*"
+  r"|(labell?ed|labels?|scores?|duplicates?|grades?|ratings?)(?=_|\d|$))"
 )
 # Fields of FlagEmbedding, tevatron and others whose cells hold a list.
 _LISTS = {"pos", "neg", "positives", "negatives", "answers"}
@@ -293,7 +294,9 @@ def _example(given: Any) -> str:
 
 
 def _folded(name: str) -> str:
-  return re.sub(r"[\s\-]+", "_", name.strip().casefold())
+  """The name as names are compared: "hardNegative 1" is hard_negative_1."""
+  apart = re.sub(r"(?<=[a-z])(?=[A-Z])|[\s\-.]+", "_", name.strip())
+  return apart.casefold()
 
 
 def _names(row: Row) -> dict[str, str]:

@@ -306,6 +306,8 @@ def _header(
 ) -> tuple[list[str], bool]:
   """The names of the columns, and whether the first record is a row itself."""
   names = [name.strip() for name in first]
+  if any("\0" in name or _undecoded(name) for name in names):
+    raise BadInput(f"{path}:1: is not UTF-8; save the file as UTF-8")
   if fields.numbered:
     known = columns.is_understood(dict.fromkeys(names, columns.UNSEEN))
     if known:
@@ -324,9 +326,6 @@ def _header(
 
 def _not_understood(names: list[str], error: ValueError) -> str:
   """Why a first line is no line of names, and what to write if it is a row."""
-  joined = "".join(names)
-  if "\0" in joined or _undecoded(joined):
-    return "its first line is not UTF-8; save the file as UTF-8"
   if all(len(name) < 40 and " " not in name for name in names):
     return str(error)
   numbers = ("query:1", "positive:2", "negative:3")[: max(len(names), 2)]
