@@ -207,6 +207,9 @@ def parse(
   argv = _config_first(argv) if takes_config else list(argv)
   if takes_config and not (argv and argv[0].startswith("--config=")):
     raise BadInput(missing(name, "config"))
+  if any(word.startswith("--config.") and "," in word for word in argv):
+    tree = _tree_alone(name, verb, argv)
+    argv = [overrides.quoted(tree, word) for word in argv]
   values = _flags_of(verb, argv)
   try:
     rest = values([name, *argv])[1:]

@@ -1,4 +1,4 @@
-"""What is wrong with a --config.key=value, and the form that is right."""
+"""The --config.key=value of a command line: lists, and what is wrong with one."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,25 @@ from typing import Any
 
 from embeddinggemma.config import suggest
 
+_TEXTS = re.compile(r"[A-Za-z][\w./-]*(,[A-Za-z][\w./-]*)*,?")
 _WORD = re.compile(r"[^\s,()\[\]'\"]+")
+
+
+def quoted(tree: Any, word: str) -> str:
+  """An override of a list of texts, `key=a,b`, as ml_collections reads it.
+
+  It takes such a word for one text, or refuses it; it wants `key='a','b'`.
+  """
+  path, text = _parts(word)
+  plain = "," in text and _TEXTS.fullmatch(text)
+  if path is None or not plain or _wrong_key(tree, path):
+    return word
+  value = _at(tree, path)
+  texts = isinstance(value, list | tuple) and (
+    all(isinstance(item, str) for item in value)
+  )
+  parts = [repr(part) for part in text.split(",") if part]
+  return f"--config.{path}={','.join(parts)}," if texts else word
 
 
 def wrong_key(tree: Any, argv: Sequence[str]) -> str:
@@ -29,15 +47,19 @@ def wrong_value(tree: Any, word: str) -> str:
   path, text = _parts(word)
   if path is None or _wrong_key(tree, path):
     return ""
-  value = tree
-  for key in path.split("."):
-    value = value[key]
+  value = _at(tree, path)
   if not (isinstance(value, bool | list | tuple) or _is_group(value)):
     return ""
   return (
     f"config key {path!r} is {_kind(value)}, not {text!r}; write"
     f" {_right(path, value, text)}"
   )
+
+
+def _at(tree: Any, path: str) -> Any:
+  for key in path.split("."):
+    tree = tree[key]
+  return tree
 
 
 def _parts(word: str) -> tuple[str | None, str]:
@@ -98,9 +120,8 @@ def _right(path: str, value: Any, text: str) -> str:
     words = _WORD.findall(text) or [str(item) for item in value]
     if not words:
       return f"--config.{path}=A,B"
-    if any(isinstance(item, str) for item in value):
-      quoted = ",".join(repr(word) for word in words) + ","
-      return f'--config.{path}="{quoted}"'
+    if re.search("[{*+?|\\\\]", text):  # a pattern, whose commas are its own
+      return f'--config.{path}="{text!r},"'
     return f"--config.{path}={','.join(words)}"
   if isinstance(value, bool):
     return f"--config.{path}=true or --config.{path}=false"

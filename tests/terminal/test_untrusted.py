@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from embeddinggemma import cache
-from embeddinggemma.cli import main
+from embeddinggemma.cli import flags, main, verbs
 from embeddinggemma.report import report
 
 EVIL = "\x1b[2J\x1b]0;t\x07\r\x08\x9b1m\u202e\u200b [red]x[/] :smile:"
@@ -134,7 +134,7 @@ def test_the_doctor_shows_names(call, tmp_path, trained):
 
 ALONE = """
 import sys, logging, warnings
-from embeddinggemma.cli import main
+from embeddinggemma.cli import flags, main, verbs
 def verb(argv):
   main._quiet()
   warnings.warn("of \\x1b[2J file")
@@ -296,10 +296,11 @@ def test_a_device_is_written_not_replaced(trained, tmp_path):
     ("loss.matryoshka.0=8", "'loss.matryoshka' is a list of values and has no"),
     ("loss.matryoshka=8 16", "write --config.loss.matryoshka=8,16"),
     (
-      "model.pattern=local,global",
-      "config key 'model.pattern' is a list of values, not 'local,global';"
-      " write --config.model.pattern=\"'local','global',\"",
+      "model.pattern=local global",
+      "config key 'model.pattern' is a list of values, not 'local global';"
+      " write --config.model.pattern=local,global",
     ),
+    ("frozen=layer_{0,1}", "write --config.frozen=\"'layer_{0,1}',\""),
     ("model.pattern.x=1", "'model.pattern' is a list of values and has no 'x'"),
     ("model.pattern[9]=local", "'model.pattern' is a list of values, which"),
     ("seed.x=1", "'seed' is a number and has no 'x'; write --config.seed=0"),
@@ -333,13 +334,28 @@ def test_an_override_that_does_not_fit(call, override, message):
   assert message in said
 
 
-@pytest.mark.parametrize("given", ["8,16", "(8,16)", "[8,16]", "8,16,"])
-def test_the_form_that_a_message_gives_is_right(given):
-  from embeddinggemma.cli import flags, verbs
-
-  argv = [TINY, "--workdir=w", f"--config.loss.matryoshka={given}"]
+@pytest.mark.parametrize(
+  ("override", "value"),
+  [
+    ("loss.matryoshka=8,16", (8, 16)),
+    ("loss.matryoshka=(8,16)", (8, 16)),
+    ("loss.matryoshka=[8,16]", (8, 16)),
+    ("loss.matryoshka=8,16,", (8, 16)),
+    ("loss.matryoshka=8", (8,)),
+    ("model.pattern=local,global", ("local", "global")),
+    ("model.pattern=local,", ("local",)),
+    ("model.pattern=local", ("local",)),
+    ("model.pattern='local','global'", ("local", "global")),
+    ("model.pattern=('local','global')", ("local", "global")),
+    ("frozen=encoder/layer_0,embedder", ("encoder/layer_0", "embedder")),
+    ("frozen='layer_{0,1}',", ("layer_{0,1}",)),
+    ("data.path=a,b", "a,b"),
+  ],
+)
+def test_the_forms_of_a_list(override, value):
+  argv = [TINY, "--workdir=w", f"--config.{override}"]
   values, _ = flags.parse("train", verbs.VERBS["train"], argv)
-  assert tuple(values.config.loss.matryoshka) == (8, 16)
-  argv[-1] = "--config.model.pattern='local','global',"
-  values, _ = flags.parse("train", verbs.VERBS["train"], argv)
-  assert tuple(values.config.model.pattern) == ("local", "global")
+  found = values.config
+  for key in override.partition("=")[0].split("."):
+    found = found[key]
+  assert found == value
