@@ -12,8 +12,8 @@ from embeddinggemma.data import jsonl
 from embeddinggemma.evaluation import classify
 from embeddinggemma.loading import load
 from embeddinggemma.recipes.index import build_index
+from embeddinggemma.retrieval import cutting, reading, search
 from embeddinggemma.retrieval import index as indexes
-from embeddinggemma.retrieval import reading, search
 from embeddinggemma.types import BadInput
 
 
@@ -68,7 +68,7 @@ def _read_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def index(values: flags.FlagValues) -> None:
-  """Index a folder or a JSONL file, or update its index."""
+  """Index a folder, a JSONL or a single file, or update its index."""
   if values.vectors not in (None, "int8", "binary"):
     raise BadInput(f"--vectors={values.vectors}: give int8 or binary")
   source, output = pathlib.Path(values.input), pathlib.Path(values.output)
@@ -102,11 +102,27 @@ def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
     f" removed; {about['embedded']:,} embedded in"
     f" {about['embedding_seconds']:.1f} s, {about['seconds']:.1f} s in all",
   ]
+  lines += filter(None, [_cuts(about)])
   for reason, count in about["skipped"].items():
     names = ", ".join(about["examples"][reason])
     more = ", ..." if count > len(about["examples"][reason]) else ""
     lines.append(f"left out, {reason}: {count:,} ({names}{more})")
   return "\n".join([*lines, *filter(None, [about["note"]])])
+
+
+def _cuts(about: Mapping[str, Any]) -> str:
+  """What was cut besides between lines; "" for nothing."""
+  said = {
+    cutting.LINES_CUT: "lines longer than a chunk cut",
+    cutting.TITLES_CUT: "titles shortened",
+    cutting.PAGES_EMPTY: "pages without text in PDFs that have some",
+    cutting.TRUNCATED: "chunks longer than the model reads",
+  }
+  most = about["cut"].get("max_length")
+  found = [
+    f"{about[name]:,} {words}" for name, words in said.items() if about[name]
+  ]
+  return f"to fit {most:,} tokens: {', '.join(found)}" if found else ""
 
 
 def query(values: flags.FlagValues, *words: str) -> None:
@@ -133,8 +149,12 @@ def _search(values: flags.FlagValues, text: str) -> None:
   folder, model = pathlib.Path(values.index), None
   opened = indexes.open_index(folder)
   if mode != "lexical":
-    again = "`index` again embeds what has any anew"
-    if said := indexes.note(opened.about, again):
+    stripped = "`index` again embeds what has any anew"
+    cut = (
+      "dense search may miss the ends of long chunks until `index` again cuts"
+      " them anew"
+    )
+    if said := indexes.note(opened.about, stripped, cut):
       console().print(said, highlight=False, soft_wrap=True)
     cache.keep_programs(folder, waiting=True)
     model = load(values.model)
