@@ -94,19 +94,32 @@ def cut(page: Page, sections: Iterable[Section]) -> list[Chunk]:
   sections = _with_short_titles(page, sections)
   short = lambda first, last: page.size(first, last) <= MAX_CHARS
   drafts = [_drafts(page, section, short) for section in sections]
-  unsure = [n for n, own in enumerate(drafts) if not _surely_fit(page, own)]
-  fits = _by_tokens(page, [sections[n] for n in unsure])
-  for n in unsure:
-    drafts[n] = _drafts(page, sections[n], fits(sections[n].title))
-  found = list(itertools.chain.from_iterable(drafts))
-  fit = page.fit([d.text for d in found], [d.title for d in found])
+  fit = _fit(page, drafts)
+  long = [n for n, own in enumerate(fit) if not all(own)]
+  if long:
+    fits = _by_tokens(page, [sections[n] for n in long])
+    for n in long:
+      drafts[n] = _drafts(page, sections[n], fits(sections[n].title))
+    again = _fit(page, [drafts[n] for n in long])
+    for n, own in zip(long, again, strict=True):
+      fit[n] = own
   chunks: list[Chunk] = []
-  for draft, is_chunk in zip(found, fit, strict=True):
+  flat = itertools.chain.from_iterable
+  for draft, is_chunk in zip(flat(drafts), flat(fit), strict=True):
     if is_chunk:
       chunks.append(page.chunk(draft.lines[0], draft.title, draft.text))
     else:
       chunks += _apart(page, draft)
   return chunks
+
+
+def _fit(
+  page: Page, drafts: Sequence[Sequence[_Draft]]
+) -> list[Sequence[bool]]:
+  """Whether each draft of each section fits, counted in one call."""
+  every = list(itertools.chain.from_iterable(drafts))
+  fit = iter(page.fit([d.text for d in every], [d.title for d in every]))
+  return [list(itertools.islice(fit, len(own))) for own in drafts]
 
 
 def _with_short_titles(
@@ -119,13 +132,6 @@ def _with_short_titles(
   }
   page.did[TITLES_CUT] += sum(a != b for a, b in short.items())
   return [s._replace(title=short[s.title]) for s in sections]
-
-
-def _surely_fit(page: Page, drafts: Sequence[_Draft]) -> bool:
-  """Whether drafts fit that need not be tokenised to know it."""
-  measure = page.measure
-  read = (measure.read(draft.text, draft.title) for draft in drafts)
-  return all(measure.surely_fits(text, measure.limit) for text in read)
 
 
 def _by_tokens(
