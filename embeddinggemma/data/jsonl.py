@@ -23,14 +23,23 @@ def parse_row(
   check = check or checked
   if not line.strip():
     raise ValueError("empty line")
+  outermost: list[tuple[str, Any]] = []  # of the objects, which ends last
+
+  def objects(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    outermost[:] = pairs
+    return dict(pairs)
+
   try:
-    row = json.loads(line.decode("utf-8"))
+    row = json.loads(line.decode("utf-8"), object_pairs_hook=objects)
   except UnicodeDecodeError as error:
     raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
   except (ValueError, RecursionError) as error:
     raise ValueError(f"not JSON ({error})") from None
   if not isinstance(row, dict):
     raise ValueError(f"not a JSON object but {type(row).__name__}")
+  for name, value in outermost if len(outermost) > len(row) else ():
+    if name in (*fields, *optional) and value != row[name]:
+      raise ValueError(f"the field {name!r} twice, with two values")
   for field in fields:
     if field not in row:
       raise ValueError(f"no field {field!r}")

@@ -1,5 +1,6 @@
 """Every chunk fits the model, and nothing of a file is lost for that."""
 
+import itertools
 import unicodedata
 from collections import Counter
 
@@ -10,7 +11,7 @@ from stand_in import CODE
 
 from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import Tokenizer, train_tokenizer
-from embeddinggemma.retrieval import chunks, cutting, measure, reading
+from embeddinggemma.retrieval import chunks, cutting, measure
 from embeddinggemma.types import BadInput
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
@@ -84,7 +85,7 @@ LONG = {
   "base64": "QmFzZTY0IGlz" * 300,
   "prose": "It rains, and rains again. The river rises by night! " * 60,
   "words": "rain river night " * 200,
-  "chinese": "今天下雨了，河水上涨。" * 120,
+  "chinese": "今天下雨了。河水上涨。" * 120,
   "accents": "e\u0301a\u0308" * 900,
   "families": FAMILY * 300,
   "flags": FLAG * 500,
@@ -100,7 +101,7 @@ def test_the_pieces_of_a_line_are_the_line(tokenizer, name, limit):
   line = LONG[name]
   found = measure.pieces(line, "a", _measure(tokenizer, limit))
   assert "".join(found) == line
-  for before, after in zip(found, found[1:]):
+  for before, after in itertools.pairwise(found):
     assert unicodedata.category(after[0]) not in ("Mn", "Mc", "Me")
     assert "\u200d" not in (before[-1], after[0])
     assert not "\U0001f3fb" <= after[0] <= "\U0001f3ff"

@@ -10,6 +10,7 @@ import faulthandler
 import io
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 SECONDS = 30  # for a page, and for what comes before the first
@@ -17,8 +18,11 @@ MAX_PAGES = 5000
 MAX_MEMORY = 4 * 2**30  # of addresses
 
 
-def read(data: bytes) -> dict[str, Any]:
-  """The text of each page, "" for one that cannot be read; or a reason."""
+def read(data: bytes, begin: Callable[[], object]) -> dict[str, Any]:
+  """The text of each page, "" for one that cannot be read; or a reason.
+
+  `begin` is called before each page.
+  """
   import pypdf
   from pypdf import errors
 
@@ -31,7 +35,7 @@ def read(data: bytes) -> dict[str, Any]:
       return {"reason": "too large"}
     pages = []
     for page in reader.pages:
-      faulthandler.dump_traceback_later(SECONDS, exit=True)
+      begin()
       pages.append(_text(page))
   except errors.DependencyError:
     return {"reason": "encrypted PDF (to read it: pip install cryptography)"}
@@ -61,7 +65,12 @@ def _limit_memory() -> None:
     pass
 
 
+def _end_later() -> None:
+  """End the process after SECONDS, unless this is called again before."""
+  faulthandler.dump_traceback_later(SECONDS, exit=True)
+
+
 if __name__ == "__main__":
   _limit_memory()
-  faulthandler.dump_traceback_later(SECONDS, exit=True)
-  print(json.dumps(read(sys.stdin.buffer.read())))
+  _end_later()
+  print(json.dumps(read(sys.stdin.buffer.read(), _end_later)))
