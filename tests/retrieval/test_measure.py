@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from stand_in import CODE
 
 from embeddinggemma.data import prompts
-from embeddinggemma.data.tokenizer import Tokenizer, train_tokenizer
 from embeddinggemma.retrieval import chunks, cutting, measure
 from embeddinggemma.types import BadInput
 
@@ -18,14 +17,6 @@ FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
 FLAG = "\U0001f1eb\U0001f1f7"  # of France
 THUMB = "\U0001f44d\U0001f3fd"
 LENGTHS = (48, 64, 256, 2048)
-
-
-@pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory):
-  """A vocabulary of a page of code: most of other scripts is bytes to it."""
-  path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-  train_tokenizer([CODE, prompts.DOCUMENT] * 20, path, 600)
-  return Tokenizer(path)
 
 
 def _measure(tokenizer, limit):
