@@ -6,6 +6,7 @@ too long even so is halved, and a single line cut.
 """
 
 import dataclasses
+import functools
 import itertools
 import textwrap
 from collections import Counter
@@ -58,7 +59,13 @@ class Page:
 
   def size(self, first: int, last: int) -> int:
     """The number of characters of lines."""
-    return sum(map(len, self.lines[first:last])) + last - first - 1
+    return self._starts[last] - self._starts[first] - 1
+
+  @functools.cached_property
+  def _starts(self) -> list[int]:
+    """The number of characters before each line, with ends of lines."""
+    sizes = (len(line) + 1 for line in self.lines)
+    return list(itertools.accumulate(sizes, initial=0))
 
   def chunk(self, first: int, title: str, text: str) -> Chunk:
     """A chunk that begins in a line."""
