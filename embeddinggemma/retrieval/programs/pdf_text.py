@@ -23,8 +23,8 @@ def read(data: bytes, begin: Callable[[], object]) -> dict[str, Any]:
 
   `begin` is called before each page.
   """
-  import pypdf
-  from pypdf import errors
+  import pypdf  # pyrefly: ignore[missing-import]
+  from pypdf import errors  # pyrefly: ignore[missing-import]
 
   try:
     reader = pypdf.PdfReader(io.BytesIO(data))
