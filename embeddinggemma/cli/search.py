@@ -113,16 +113,17 @@ def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
 def _cuts(about: Mapping[str, Any]) -> str:
   """What was cut besides between lines; "" for nothing."""
   said = {
-    cutting.LINES_CUT: "lines longer than a chunk cut",
+    cutting.LINES_CUT: "long lines cut",
     cutting.TITLES_CUT: "titles shortened",
-    cutting.PAGES_EMPTY: "pages without text in PDFs that have some",
-    cutting.TRUNCATED: "chunks longer than the model reads",
+    cutting.PAGES_EMPTY: "pages of PDFs without text",
+    cutting.TRUNCATED: "chunks longer than that",
   }
-  most = about["cut"].get("max_length")
   found = [
-    f"{about[name]:,} {words}" for name, words in said.items() if about[name]
+    f"{about[name]:,} {what}" for name, what in said.items() if about[name]
   ]
-  return f"to fit {most:,} tokens: {', '.join(found)}" if found else ""
+  most = about["cut"]["max_length"]
+  head = f"chunks of at most {most:,} tokens: "
+  return head + ", ".join(found) if found else ""
 
 
 def query(values: flags.FlagValues, *words: str) -> None:

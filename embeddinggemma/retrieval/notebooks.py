@@ -51,5 +51,6 @@ def _text(cell: Mapping[str, Any]) -> str:
   text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
   text = text.replace("\r\n", "\n").replace("\r", "\n")
   if cell["cell_type"] == "heading":
-    return f"{'#' * int(cell.get('level', 1))} {text}"
+    level = cell.get("level", 1)
+    return f"{'#' * min(max(level, 1), 6)} {text}"
   return text

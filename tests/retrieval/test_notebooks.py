@@ -128,11 +128,16 @@ def test_outputs_do_not_make_a_notebook_too_large(tmp_path):
     (b'{"cells": [{"cell_type": "code", "source": 3}]}', "broken notebook"),
     (b'{"cells": [{"cell_type": "code"}]}', "broken notebook"),
     (b"[" * 100_000, "broken notebook"),
+    (
+      b'{"worksheets": [{"cells": [{"cell_type": "heading", "source": "a",'
+      b' "level": "x"}]}]}',
+      "broken notebook",
+    ),
     (b'{"cells": []}', "empty"),
     (b'{"cells": [{"cell_type": "code", "source": " "}]}', "empty"),
     (b"\xff", "not UTF-8"),
   ],
-  ids=range(12),
+  ids=range(13),
 )
 def test_a_broken_notebook_is_left_out_by_name(tmp_path, data, reason):
   (tmp_path / "a.ipynb").write_bytes(data)
