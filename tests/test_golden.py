@@ -68,6 +68,19 @@ def test_an_old_index_is_brought_up_to_date(old, capsys, tmp_path):
   assert (about["truncated"], about["cut"]["max_length"]) == (0, 64)
 
 
+def test_a_model_that_reads_too_little_makes_no_index(old, capsys, tmp_path):
+  model = shutil.copytree(old / "trained", tmp_path / "trained")
+  config = json.loads((model / CHECKPOINT / "model.json").read_text())
+  (model / CHECKPOINT / "model.json").write_text(
+    json.dumps(config | {"max_length": 8})
+  )
+  argv = ["index", f"--model={model}", f"--input={old / 'texts'}"]
+  assert main.call([*argv, f"--output={tmp_path / 'index'}"]) == 2
+  said = capsys.readouterr().err
+  assert "max_length=8: the document prompt 'title: none | text: '" in said
+  assert not (tmp_path / "index").exists()
+
+
 def test_an_old_training_goes_on(old, capsys, tmp_path, monkeypatch):
   workdir = shutil.copytree(old / "trained", tmp_path / "trained")
   recipe = json.loads((workdir / CHECKPOINT / "recipe.json").read_text())

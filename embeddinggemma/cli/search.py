@@ -11,7 +11,7 @@ from embeddinggemma.cli.flags import console, file_of, missing, say
 from embeddinggemma.data import jsonl
 from embeddinggemma.evaluation import classify
 from embeddinggemma.loading import load
-from embeddinggemma.recipes.index import build_index
+from embeddinggemma.recipes.index import build_index, measure
 from embeddinggemma.retrieval import cutting, reading, search
 from embeddinggemma.retrieval import index as indexes
 from embeddinggemma.types import BadInput
@@ -75,6 +75,7 @@ def index(values: flags.FlagValues) -> None:
   reading.require(source)
   indexes.require_ours(output)
   model = load(values.model)
+  measure(model)  # a model that reads too little fails before a folder is made
   output.mkdir(parents=True, exist_ok=True)
   cache.keep_programs(output, waiting=True)
   about = build_index(
