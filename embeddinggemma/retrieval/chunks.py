@@ -34,7 +34,7 @@ VERSION = 4  # increase it when a change here cuts the same content differently
 _HEADING = re.compile(r"#{1,6} +(.+)")
 # A line of a notebook that is IPython's: magics, shell commands, help.
 _MAGIC = re.compile(
-  r"^(?P<indent>[ \t]*)(?:[%!?].*|[\w ,.\[\]\"']+=[ \t]*[%!].*|[^#\n]*\?[ \t]*)$",
+  r"^(?P<indent>[ \t]*+)(?:[%!?].*|[\w ,.\[\]\"']+=[ \t]*[%!].*|[^#\n]*\?[ \t]*)$",
   re.MULTILINE,
 )
 _DEFS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
