@@ -42,6 +42,8 @@ def test_a_model_is_scored_and_searched_with(trained, data_folder, tmp_path):
   assert set(scores) == {"quality", "summary", "truncated"}
   about = eg.index(model, data_folder, tmp_path / "index", dim=16)
   assert about["new"] == about["chunks"] > 0
+  assert about["truncated"] == 0
+  assert about["cut"]["max_length"] == model.config.max_length
   best, *_ = eg.search(model, tmp_path / "index", "where is the river", k=3)
   assert best.path == "small/pairs.jsonl"
 

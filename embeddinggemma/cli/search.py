@@ -18,9 +18,9 @@ from embeddinggemma.cli.flags import (
 from embeddinggemma.data import jsonl, truncation
 from embeddinggemma.evaluation import classify
 from embeddinggemma.loading import load
-from embeddinggemma.recipes.index import build_index
+from embeddinggemma.recipes.index import build_index, measure
+from embeddinggemma.retrieval import cutting, reading, search
 from embeddinggemma.retrieval import index as indexes
-from embeddinggemma.retrieval import reading, search
 from embeddinggemma.types import BadInput
 
 
@@ -85,7 +85,7 @@ def _read_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def index(values: flags.FlagValues) -> None:
-  """Index a folder or a JSONL file, or update its index."""
+  """Index a folder, a JSONL or a single file, or update its index."""
   if values.vectors not in (None, "int8", "binary"):
     raise BadInput(f"--vectors={values.vectors}: give int8 or binary")
   source = pathlib.Path(values.input)
@@ -93,6 +93,7 @@ def index(values: flags.FlagValues) -> None:
   reading.require(source)
   indexes.require_ours(output)
   model = load(values.model)
+  measure(model)  # a model that reads too little fails before a folder is made
   output.mkdir(parents=True, exist_ok=True)
   cache.keep_programs(output, waiting=True)
   about = build_index(
@@ -120,11 +121,28 @@ def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> list[str]:
     f" removed; {about['embedded']:,} embedded in"
     f" {about['embedding_seconds']:.1f} s, {about['seconds']:.1f} s in all",
   ]
+  lines += filter(None, [_cuts(about)])
   for reason, count in about["skipped"].items():
     names = ", ".join(about["examples"][reason])
     more = ", ..." if count > len(about["examples"][reason]) else ""
     lines.append(f"left out, {reason}: {count:,} ({names}{more})")
   return [*lines, *filter(None, [about["note"]])]
+
+
+def _cuts(about: Mapping[str, Any]) -> str:
+  """What was cut besides between lines; "" for nothing."""
+  said = {
+    cutting.LINES_CUT: "long lines cut",
+    cutting.TITLES_CUT: "titles shortened",
+    cutting.PAGES_EMPTY: "pages of PDFs without text",
+    cutting.TRUNCATED: "chunks longer than that",
+  }
+  found = [
+    f"{about[name]:,} {what}" for name, what in said.items() if about[name]
+  ]
+  most = about["cut"]["max_length"]
+  head = f"chunks of at most {most:,} tokens: "
+  return head + ", ".join(found) if found else ""
 
 
 def query(values: flags.FlagValues, *words: str) -> None:
@@ -151,8 +169,12 @@ def _search(values: flags.FlagValues, text: str) -> None:
   folder, model = pathlib.Path(values.index), None
   opened = indexes.open_index(folder)
   if mode != "lexical":
-    again = "`index` again embeds what has any anew"
-    if said := indexes.note(opened.about, again):
+    stripped = "`index` again embeds what has any anew"
+    cut = (
+      "dense search may miss the ends of long chunks until `index` again cuts"
+      " them anew"
+    )
+    if said := indexes.note(opened.about, stripped, cut):
       console().print(said, highlight=False, soft_wrap=True)
     cache.keep_programs(folder, waiting=True)
     model = load(values.model)

@@ -34,16 +34,15 @@ def parse_row(
 
 
 class Twice(ValueError):
-  """A JSON object that has a key twice, so that one value would be lost."""
+  """A JSON object that has a key with two values, of which one would be lost."""
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """The object of a decoder's pairs; Twice if a key comes twice."""
+  """The object of a decoder's pairs; Twice if a key has two values."""
   found = dict(pairs)
-  if len(found) < len(pairs):
-    names = [name for name, _ in pairs]
-    again = next(name for name in names if names.count(name) > 1)
-    raise Twice(f"key {again!r} comes twice in an object")
+  for name, value in pairs if len(found) < len(pairs) else ():
+    if value != found[name]:
+      raise Twice(f"the field {name!r} comes twice, with two values")
   return found
 
 
