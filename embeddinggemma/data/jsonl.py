@@ -21,9 +21,16 @@ def parse_row(
   are then "". Raises ValueError with the reason for any other line.
   """
   check = check or checked
-  row = parse_json(line)
+  outermost: list[tuple[str, Any]] = []  # of the objects, which ends last
+
+  def objects(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    outermost[:] = pairs
+    return dict(pairs)
+
+  row = parse_json(line, objects)
   if not isinstance(row, dict):
     raise ValueError(f"not a JSON object but {type(row).__name__}")
+  unique([pair for pair in outermost if pair[0] in (*fields, *optional)])
   for field in fields:
     if field not in row:
       raise ValueError(f"no field {field!r}")
@@ -46,15 +53,18 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   return found
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=unique)
+def parse_json(
+  line: bytes,
+  objects: Callable[[list[tuple[str, Any]]], dict[str, Any]] = unique,
+) -> Any:
+  """The JSON value of a line; ValueError with the reason if it is none.
 
-
-def parse_json(line: bytes) -> Any:
-  """The JSON value of a line; ValueError with the reason if it is none."""
+  `objects` makes an object of its names and values.
+  """
   if not line.strip():
     raise ValueError("empty line")
   try:
-    return _DECODER.decode(line.decode("utf-8"))
+    return json.loads(line.decode("utf-8"), object_pairs_hook=objects)
   except UnicodeDecodeError as error:
     raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
   except Twice:

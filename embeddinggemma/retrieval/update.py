@@ -147,7 +147,11 @@ def _before(
   except index.Damaged:
     return nothing, f"{output} was damaged, and is made anew"
   stripped = "what has any is embedded anew"
-  return before, index.note(about, stripped, _cut_anew(before, measure))
+  note = index.note(about, stripped, _cut_anew(before, measure))
+  there, now = _length(about), making.identity.max_length
+  if there not in (None, now):
+    note = f"max_length={there} there, {now} now: all files are cut anew"
+  return before, note
 
 
 def _cut_anew(before: _Before, measure: Measure) -> str:
@@ -172,7 +176,7 @@ def _require_same(
 ) -> None:
   """Raise BadInput for an index whose vectors cannot be mixed with new ones."""
   index.require_format(output, about)
-  changed = index.differences(about, making.identity) + [
+  changed = index.differences(about, _of_length(about, making.identity)) + [
     f"{name}={about[name]!r} there, {value!r} now"
     for name, value in (("dim", making.dim), ("vectors", making.vectors))
     if about[name] != value
@@ -182,6 +186,20 @@ def _require_same(
       f"{output}: {'; '.join(changed)}; add --rebuild to make it"
       " anew, or use another --output"
     )
+
+
+def _length(about: Mapping[str, Any]) -> int | None:
+  """The longest text of the model that an index was made with, if it says so."""
+  return about.get(IDENTITY, {}).get("max_length")
+
+
+def _of_length(about: Mapping[str, Any], model: Identity) -> Identity:
+  """The model, as if it read as much as the one of an index.
+
+  For the vectors of an index that does not matter: a chunk is kept if the text
+  is cut so again, and then both read it whole.
+  """
+  return model._replace(max_length=_length(about) or model.max_length)
 
 
 class _Done(NamedTuple):

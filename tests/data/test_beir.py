@@ -66,9 +66,11 @@ def test_one_name_of_two_things_names_both_lines(tmp_path, more, reason):
 
 def test_a_field_of_two_values_is_refused():
   parse = lambda line: jsonl.parse_row(line, ("text",), ("title",))
-  with pytest.raises(ValueError, match="the field 'text' comes twice, with two"):
+  with pytest.raises(
+    ValueError, match="the field 'text' comes twice, with two"
+  ):
     parse(b'{"text": "a", "text": "b"}')
-  with pytest.raises(ValueError, match="the field 'title' twice"):
+  with pytest.raises(ValueError, match="the field 'title' comes twice"):
     parse(b'{"text": "a", "title": "b", "title": null}')
   same = {"text": "a", "title": ""}
   assert parse(b'{"text": "a", "text": "a"}') == same

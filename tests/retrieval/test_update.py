@@ -358,7 +358,7 @@ def test_a_full_disk_leaves_the_old_index(tmp_path, share):
       _update(source, output, dim=256)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  said = main._cannot_write(error.value)
+  said = main._of_the_system(error.value)
   assert said is not None and "make room or choose another folder" in said
   assert error.value.errno in (errno.EFBIG, None)
   assert _data(output) == old
@@ -388,12 +388,14 @@ def test_a_changed_way_of_cutting_cuts_again(source, tmp_path, monkeypatch):
 
 
 def _cut_for(limit, tokenizer):
-  prompt = making().document_prompt
+  prompt = MODEL.prompts["document"]
   return measure.of_tokenizer(tokenizer, prompt, limit)
 
 
 def _index(source, output, measure_, encode=bag_of_words):
-  return update.build_index(encode, source, output, making(), measure=measure_)
+  read = MODEL._replace(max_length=measure_.limit)
+  how = making()._replace(identity=read)
+  return update.build_index(encode, source, output, how, measure=measure_)
 
 
 LINES = [" ".join(f"w{n}{m}" for m in range(12)) for n in range(9)]
@@ -414,7 +416,7 @@ def test_an_index_says_how_it_was_cut(long, tmp_path, tokenizer):
       "version": chunks.VERSION,
       "characters": measure.MAX_CHARS,
       "max_length": 64,
-      "tokenizer": tokenizer.hash,
+      "tokenizer": tokenizer.identity,
     }
     counts = {"truncated": 0, "lines_cut": 2, "titles_shortened": 1}
     assert counts.items() <= about.items()
@@ -428,21 +430,12 @@ def test_another_length_cuts_again_and_embeds_what_is_new(
   assert _index(long, output, _cut_for(2048, tokenizer))["chunks"] == 4
   about = _index(long, output, _cut_for(64, tokenizer), encode)
   assert about["kept"] == 3 and about["removed"] == 1
-  assert about["note"] == ""
+  assert about["note"].startswith("max_length=2048 there, 64 now")
   assert "\n".join(encode.texts) == "\n".join(LINES)
   again = Counting()
   assert _index(long, output, _cut_for(64, tokenizer), again)["new"] == 0
   assert again.texts == []
   assert _index(long, output, _cut_for(2048, tokenizer))["new"] == 1
-
-
-def test_vectors_of_another_tokenizer_are_not_kept(long, tmp_path, tokenizer):
-  output = tmp_path / "i"
-  first = _cut_for(2048, tokenizer)
-  _index(long, output, first._replace(tokenizer="another"))
-  about = _index(long, output, first)
-  assert about["note"].endswith("made with another tokenizer; it is made anew")
-  assert _counts(about) == (0, 4, 0, 4)
 
 
 def test_an_index_that_was_cut_by_characters_is_cut_anew(
@@ -452,7 +445,7 @@ def test_an_index_that_was_cut_by_characters_is_cut_anew(
   _update(long, output)
   old = index.about_of(output) | {"cut": 3}  # as versions before wrote it
   cache.write_json(output / index.INDEX_FILE, old)
-  assert search.search(output, bag_of_words, "stone", model="m" * 64)
+  assert search.search(output, bag_of_words, "stone", model=MODEL)
   about = _index(long, output, _cut_for(64, tokenizer), encode)
   assert "of its 4 chunks, 1 were longer than what the model" in about["note"]
   assert about["kept"] == 3
