@@ -17,6 +17,7 @@ import numpy as np
 import sentencepiece
 from jaxtyping import Int
 
+from embeddinggemma.data import sentencepiece_file
 from embeddinggemma.types import BadInput
 
 PAD, EOS, BOS, UNK = 0, 1, 2, 3
@@ -96,8 +97,13 @@ class Tokenizer:
 
   @functools.cached_property
   def hash(self) -> str:
-    """SHA-256 of the model."""
+    """SHA-256 of the model's bytes."""
     return hashlib.sha256(self.model).hexdigest()
+
+  @functools.cached_property
+  def identity(self) -> str:
+    """SHA-256 of what decides ids: equal however the model was written."""
+    return sentencepiece_file.identity(self.model)
 
   def encode(self, text: str) -> Int[np.ndarray, "_"]:
     """BOS, the pieces of the text as it is, EOS.

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 import sentencepiece
 
+from embeddinggemma.data import sentencepiece_file
 from embeddinggemma.data import tokenizer as tokenizer_lib
 from embeddinggemma.data.tokenizer import Tokenizer, train_tokenizer
 from embeddinggemma.types import BadInput
@@ -158,3 +159,59 @@ def test_what_is_not_gemmas_kind(tmp_path):
     Tokenizer(b"nothing")
   with pytest.raises(BadInput, match=r"missing\.model"):
     Tokenizer(tmp_path / "missing.model")
+
+
+def _changed(model: bytes, change) -> Tokenizer:
+  """The tokenizer after a change of the fields of its file."""
+  read = sentencepiece_file.Model.FromString(model)
+  change(read)
+  return Tokenizer(read.SerializeToString())
+
+
+def _long(model: bytes) -> list[int]:
+  """The ids of pieces that a merge makes, in its order."""
+  pieces = sentencepiece_file.Model.FromString(model).pieces
+  ids = [n for n, p in enumerate(pieces) if p.type == 1 and len(p.piece) > 3]
+  return sorted(ids, key=lambda n: -pieces[n].score)
+
+
+def _scaled(read) -> None:
+  for piece in read.pieces:
+    piece.score = 2 * piece.score - 7
+
+
+def _swapped(read) -> None:
+  first, *_, last = _long(read.SerializeToString())
+  a, b = read.pieces[first], read.pieces[last]
+  a.score, b.score = b.score, a.score
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda read: None,
+    _scaled,
+    lambda read: setattr(read.pieces[4], "score", -3.0),
+    lambda read: setattr(read.trainer_spec, "treat_whitespace_as_suffix", True),
+    lambda read: setattr(read.normalizer_spec, "name", b"another"),
+  ],
+)
+def test_models_of_the_same_ids_have_one_identity(tokenizer, change):
+  other = _changed(tokenizer.model, change)
+  assert other.model != tokenizer.model
+  assert other.identity == tokenizer.identity
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    _swapped,
+    lambda read: read.pieces.add(piece=b"parse_date", score=-9999, type=1),
+    lambda read: setattr(read.pieces[4], "type", 1),
+    lambda read: setattr(read.pieces[4], "piece", b"<mask2>"),
+    lambda read: setattr(read.normalizer_spec, "add_dummy_prefix", True),
+    lambda read: setattr(read.trainer_spec, "model_type", 1),
+  ],
+)
+def test_models_of_other_ids_have_another(tokenizer, change):
+  assert _changed(tokenizer.model, change).identity != tokenizer.identity

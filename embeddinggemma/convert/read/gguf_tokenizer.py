@@ -17,13 +17,15 @@ import numpy as np
 
 from embeddinggemma.convert.read.gguf_file import File
 from embeddinggemma.convert.sentencepiece_model import (
+  Piece,
+  SentencePieceModel,
+  serialise,
+)
+from embeddinggemma.data.sentencepiece_file import (
   CONTROL,
   UNKNOWN,
   UNUSED,
   USER_DEFINED,
-  Piece,
-  SentencePieceModel,
-  serialise,
 )
 from embeddinggemma.data.tokenizer import BOS, EOS, PAD, UNK
 from embeddinggemma.types import BadInput

@@ -18,7 +18,6 @@ from embeddinggemma import checkpoint, quantize
 from embeddinggemma.convert import sentencepiece_model
 from embeddinggemma.convert.read import hugging_face
 from embeddinggemma.convert.read.gguf_file import PROMPTS
-from embeddinggemma.convert.sentencepiece_model import UNUSED, USER_DEFINED
 from embeddinggemma.convert.write import gguf_tensors
 from embeddinggemma.convert.write.exporting import (
   FLOATS,
@@ -32,6 +31,7 @@ from embeddinggemma.convert.write.exporting import (
 from embeddinggemma.convert.write.gguf_head import settle
 from embeddinggemma.convert.write.gguf_tensors import ARCHITECTURE, DOWN, UP
 from embeddinggemma.convert.write.gguf_verify import verify
+from embeddinggemma.data.sentencepiece_file import UNUSED, USER_DEFINED
 from embeddinggemma.data.tokenizer import BOS, EOS, PAD, UNK
 from embeddinggemma.model import pooling
 from embeddinggemma.model.config import LOCAL

@@ -15,12 +15,12 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, processors
 
 from embeddinggemma.convert import sentencepiece_model
-from embeddinggemma.convert.sentencepiece_model import (
+from embeddinggemma.convert.sentencepiece_model import Piece
+from embeddinggemma.data.sentencepiece_file import (
   CONTROL,
   NORMAL,
   UNKNOWN,
   USER_DEFINED,
-  Piece,
 )
 from embeddinggemma.data.tokenizer import BOS, EOS, PAD, UNK
 
