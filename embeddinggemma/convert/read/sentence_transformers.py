@@ -14,7 +14,7 @@ from typing import Any
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import names, safetensors_io, tensors
-from embeddinggemma.convert.read import hugging_face
+from embeddinggemma.convert.read import hugging_face, tokenizer_files
 from embeddinggemma.convert.tensors import Imported, Source
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.model import embedder
@@ -61,13 +61,16 @@ def read(folder: pathlib.Path) -> Imported:
     embed_dim=widths[1],
     max_length=_max_length(transformer, config),
   )
-  _check_tokenizer(transformer)
+  tokenizer = tokenizer_files.read(transformer, config.vocab_size)
   return Imported(
     config,
     _tensors(transformer, up, down, config),
-    folders.tokenizer_model(transformer),
+    tokenizer.model,
     _prompts(folder),
     FAMILY,
+    notes=tokenizer.notes,
+    aside=tokenizer.aside,
+    source={"tokenizer": tokenizer.source},
   )
 
 
@@ -223,19 +226,6 @@ def _dense(
   tensors.check([source], {k: t.shape for k, t in weights.items()}, place)
   read = lambda key: safetensors_io.read(weights[key])
   return tensors.lazy({name: source}, {name: shape}, read)
-
-
-def _check_tokenizer(folder: pathlib.Path) -> None:
-  """Raise BadInput unless texts get BOS and EOS, as they do here."""
-  if not folders.has(folder, "tokenizer_config.json"):
-    return
-  settings = folders.read_json(folder, "tokenizer_config.json")
-  for name in ("add_bos_token", "add_eos_token"):
-    if settings.get(name, True) is not True:
-      raise BadInput(
-        f"{folder / 'tokenizer_config.json'}: {name}={settings[name]!r} is not"
-        " supported; EmbeddingGemma's texts have both"
-      )
 
 
 def _prompts(folder: pathlib.Path) -> dict[str, str]:

@@ -12,6 +12,7 @@ library finds tokens that have it in such texts only, SentencePiece in others
 too. It is in the published folders, and kept.
 """
 
+import collections
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -78,18 +79,17 @@ def read(
   vocabulary = _vocabulary(tree["model"], where)
   given = _added(tree, vocabulary, where)
   tokens = tokenizer_settings.tokens(given, vocabulary, settings, rows)
-  beyond = [one for one in tokens if one.id >= rows > len(vocabulary) - 1]
-  beyond = [one for one in beyond if one.text not in vocabulary]
+  unused = [x for x in tokens if x.id >= rows and x.text not in vocabulary]
   searched = [
     one
     for one in tokens
-    if one not in beyond
+    if one not in unused
     and one.id not in _OWN
     and not (one.special and settings.splits)
   ]
   merges = _merges(tree["model"], vocabulary, where)
   types, notes = _types_of_tokens(searched, merges, where)
-  texts = dict(vocabulary) | {x.text: x.id for x in given if x not in beyond}
+  texts = dict(vocabulary) | {x.text: x.id for x in given if x.id < rows}
   types = _types(texts, types, merges, where)
   order = _order(merges, texts, types, where)
   _check_complete(merges, where)
@@ -107,11 +107,15 @@ def read(
     ),
     order,
     tuple(notes),
-    tuple(
-      f"the token {x.text!r} has the id {x.id} and no row of the table: other"
-      " programs fail on a text with it, here it is text"
-      for x in beyond
-    ),
+    tuple(beyond(x.text, x.id) for x in unused),
+  )
+
+
+def beyond(text: str, number: int) -> str:
+  """What is said of a token whose id has no row in the table."""
+  return (
+    f"the token {text!r} has the id {number} and no row of the table: other"
+    " programs fail on a text with it, here it is text"
   )
 
 
@@ -340,9 +344,7 @@ def _run_first(
       break
     ranks.setdefault(pair, n)
   growth = [ranks.get((_SPACE * (n - 1), _SPACE), first) for n in lengths]
-  return growth[0] < first and all(
-    a > b for a, b in itertools.pairwise(growth)
-  )
+  return growth[0] < first and all(a > b for a, b in itertools.pairwise(growth))
 
 
 def _types(
@@ -357,10 +359,9 @@ def _types(
   is never the result in the library; nor is a control piece in SentencePiece.
   """
   found = dict.fromkeys(texts.values(), NORMAL)
-  for text, number in texts.items():
-    if len(text) > 1 and text not in merges.reached:
-      if any(_splits(text, merges.reached, unknown=True)):
-        found[number] = CONTROL
+  for text in texts.keys() - merges.reached:
+    if any(_splits(text, merges.reached, unknown=True)):
+      found[texts[text]] = CONTROL
   for name in _BYTES:
     if texts[name] in types or texts[name] in _OWN:
       raise BadInput(f"{where}: the piece {name!r} is a token as well; {_FIX}")
@@ -398,9 +399,11 @@ def _order(
   order = list(dict.fromkeys(own))
   runs = [text for text, _ in itertools.groupby(own)]
   if runs != order:
-    at = next(n for n, (a, b) in enumerate(zip(runs, order)) if a != b) if (
-      runs[: len(order)] != order
-    ) else len(order)
+    at = (
+      next(n for n, (a, b) in enumerate(zip(runs, order)) if a != b)
+      if (runs[: len(order)] != order)
+      else len(order)
+    )
     raise BadInput(
       f"{where}: the merges of {runs[at]!r} stand among those of other pieces,"
       f" which SentencePiece cannot express; {_FIX}"
@@ -410,9 +413,17 @@ def _order(
 
 def _check_complete(merges: _Merges, where: Any) -> None:
   """Raise BadInput for a pair that SentencePiece would merge and they do not."""
-  listed = set(merges.pairs)
-  for text in dict.fromkeys(merges.results):
-    for pair in _splits(text, merges.reached):
+  listed, reached = set(merges.pairs), merges.reached
+  texts = set(merges.results)
+  count = sum(
+    text[:at] in reached and text[at:] in reached
+    for text in texts
+    for at in range(1, len(text))
+  )
+  if count == len(listed):
+    return
+  for text in sorted(texts):
+    for pair in _splits(text, reached):
       if pair not in listed:
         raise BadInput(
           f"{where}: {pair[0]!r} and {pair[1]!r} are not merged, though"
@@ -427,13 +438,13 @@ def _check_reached(
   where: Any,
 ) -> None:
   """Raise BadInput if `ignore_merges` gives a text a piece of its own."""
-  for text, number in texts.items():
-    if types[number] in (NORMAL, CONTROL) and number not in _OWN:
-      if text not in merges.reached and len(text) > 1:
-        raise BadInput(
-          f"{where}: ignore_merges is true, and no merge makes the piece"
-          f" {text!r}; set it to false if the model was trained so"
-        )
+  for text in sorted(texts.keys() - merges.reached):
+    number = texts[text]
+    if number not in _OWN and types[number] in (NORMAL, CONTROL):
+      raise BadInput(
+        f"{where}: ignore_merges is true, and no merge makes the piece"
+        f" {text!r}; set it to false if the model was trained so"
+      )
 
 
 def _pieces(
@@ -448,20 +459,21 @@ def _pieces(
   Where that is the order of ids, as in Gemma's own model, so are the scores of
   pieces that no merge makes.
   """
-  by_id = sorted((n, names.get(n, text)) for text, n in texts.items())
-  seen: dict[str, int] = {}
-  for number, text in by_id:
-    if seen.setdefault(text, number) != number:
-      raise BadInput(
-        f"{where}: the added token of id {number} would be the piece {text!r}"
-        f" of id {seen[text]} again; give it another text"
-      )
+  by_id = {n: names.get(n, text) for text, n in texts.items()}
+  if len(set(by_id.values())) < len(by_id):
+    text, _ = collections.Counter(by_id.values()).most_common(1)[0]
+    ids = [n for n, other in by_id.items() if other == text]
+    raise BadInput(
+      f"{where}: the added token of id {max(ids)} would be the piece {text!r} of"
+      f" id {min(ids)} again; give it another text"
+    )
   if all(a < b for a, b in itertools.pairwise(order)):
-    scores = {n: -float(n) for n, _ in by_id}
+    scores = [-float(n) for n in range(len(by_id))]
   else:
-    scores = {n: -float(rank) for rank, n in enumerate(order, 1)}
-  last = -float(len(by_id) + 1)
+    scores = [-float(len(by_id) + n) for n in range(len(by_id))]
+    for rank, n in enumerate(order, 1):
+      scores[n] = -float(rank)
   return [
-    Piece(text, scores.get(n, last - n) if types[n] == NORMAL else 0.0, types[n])
-    for n, text in by_id
+    Piece(by_id[n], score if types[n] == NORMAL else 0.0, types[n])
+    for n, score in enumerate(scores)
   ]

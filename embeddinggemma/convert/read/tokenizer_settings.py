@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from embeddinggemma.convert import folder as folders
+from embeddinggemma.data.tokenizer import BOS, EOS, PAD, UNK
 from embeddinggemma.types import BadInput
 
 TOKENS, CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -29,6 +30,7 @@ _CLASSES = {  # -> whether transformers 5 builds its class for Gemma
 }
 _MASK = "<mask>"  # a special token of transformers 5's class, unless said else
 _LISTS = ("extra_special_tokens", "additional_special_tokens")
+_OWN = {PAD, EOS, BOS, UNK}  # their names in a text are not searched for
 _MATCHING = ("lstrip", "rstrip", "single_word", "normalized")
 # Arguments of sentence-transformers' module that change no id.
 _HARMLESS = {
@@ -64,7 +66,7 @@ class Settings(NamedTuple):
   listed: Mapping[int, Token] | None = None  # added_tokens_decoder
   legacy: Mapping[str, int] = {}  # added_tokens.json
   adds: tuple[Any, Any] = (None, None)  # add_bos_token, add_eos_token
-  cut: str = "right"  # where a text that is too long loses tokens
+  cut: str = ""  # where a text that is too long loses tokens, if it is said
 
 
 def read(folder: pathlib.Path) -> Settings:
@@ -96,13 +98,15 @@ def read(folder: pathlib.Path) -> Settings:
     _listed(tree.get("added_tokens_decoder"), where),
     _optional(folder, _ADDED),
     (tree.get("add_bos_token"), tree.get("add_eos_token")),
-    str(tree.get("truncation_side", "right")).lower(),
+    str(tree.get("truncation_side") or "").lower(),
   )
 
 
 def token(tree: Any, where: Any, number: Any = None) -> Token:
   """The Token of an entry in JSON; `number` where that is not part of it."""
-  number = tree.get("id") if number is None and isinstance(tree, dict) else number
+  number = (
+    tree.get("id") if number is None and isinstance(tree, dict) else number
+  )
   text = tree.get("content") if isinstance(tree, dict) else None
   if type(number) is not int or not isinstance(text, str) or not text:
     raise BadInput(f"{where}: {tree!r} is no added token; {SAVE_AGAIN}")
@@ -160,17 +164,22 @@ def _check_listed(
   listed = settings.listed or {}
   of_config = f"{CONFIG}: added_tokens_decoder has"
   for number in sorted(own.keys() | listed.keys()):
-    ours, theirs = own.get(number), listed.get(number)
-    # Version 5's other class, and version 4, add to those of tokenizer.json.
-    alone = theirs is None and not settings.gemma
-    if ours == theirs or alone or number >= rows or number < 4:
+    if number in _OWN or number >= rows:
       continue
+    ours, theirs = own.get(number), listed.get(number)
     if theirs is None:
-      raise _differs(settings, f"{of_config} no {ours.text!r}", f"it as {number}")  # type: ignore
-    said = f"{ours.text!r}" if ours else "none"
-    if ours and ours.text == theirs.text:
-      said = "it with another way of finding it in a text"
-    raise _differs(settings, f"{of_config} {theirs.text!r} as {number}", said)
+      # Version 5's other class, and version 4, add to those of tokenizer.json.
+      if ours is not None and settings.gemma:
+        said = f"{of_config} no {ours.text!r}"
+        raise _differs(settings, said, f"it as {number}")
+      continue
+    said = f"{of_config} {theirs.text!r} as {number}"
+    if ours is None or ours.text != theirs.text:
+      raise _differs(settings, said, repr(ours.text) if ours else "none")
+    if not settings.splits:
+      theirs = theirs._replace(special=ours.special)
+    if ours != theirs:
+      raise _differs(settings, said, "it with other flags")
 
 
 def _differs(settings: Settings, one: str, other: str) -> BadInput:

@@ -1,0 +1,250 @@
+"""Read the tokenizer of a folder: all its files, compared with each other.
+
+Where both are there, transformers (and sentence-transformers with it) reads
+tokenizer.json and leaves tokenizer.model aside. So does this module, which says
+in what they differ.
+"""
+
+import itertools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tokenizers
+
+from embeddinggemma.checkpoint import TOKENIZER_FILE
+from embeddinggemma.convert import folder as folders
+from embeddinggemma.convert import sentencepiece_model
+from embeddinggemma.convert.read import tokenizer_json, tokenizer_settings
+from embeddinggemma.convert.read.tokenizer_json import Made
+from embeddinggemma.convert.read.tokenizer_settings import (
+  CONFIG,
+  TOKENS,
+  Settings,
+)
+from embeddinggemma.convert.sentencepiece_model import Piece
+from embeddinggemma.data.sentencepiece_file import CONTROL, USER_DEFINED
+from embeddinggemma.data.tokenizer import BOS, EOS
+from embeddinggemma.types import BadInput
+
+_ENDS = {"add_bos_token": "BOS", "add_eos_token": "EOS"}
+_PIECE = 4  # an id that stands for a text's pieces, to see what is put around
+_SHOWN = 3  # pieces that a note names
+
+
+class Read(NamedTuple):
+  """The tokenizer of a folder."""
+
+  model: bytes  # a SentencePiece model
+  source: str  # the name of the file that decides
+  notes: tuple[str, ...] = ()  # on what gives other ids elsewhere
+  aside: tuple[str, ...] = ()  # what is left out, and why that changes nothing
+
+
+def read(folder: pathlib.Path, rows: int, ends: bool = True) -> Read:
+  """The tokenizer of a folder, by all files that say something of it.
+
+  Args:
+    folder: of transformers, or of sentence-transformers' first module.
+    rows: of the embedding table.
+    ends: whether texts must get BOS and EOS, as an EmbeddingGemma's do.
+
+  Raises:
+    BadInput: there is none, or a file is not whole or not of Gemma's kind, or
+      texts get other ids than BOS, pieces, EOS.
+  """
+  settings = tokenizer_settings.read(folder)
+  if not folders.has(folder, TOKENS):
+    return _of_model(settings, rows, ends)
+  where = folder / TOKENS
+  tree = folders.read_json(folder, TOKENS)
+  if ends:
+    _check_ends(tree.get("post_processor"), where)
+  made = tokenizer_json.read(tree, settings, rows, where)
+  notes, aside = list(made.notes), list(made.aside)
+  if ends:
+    notes += _cut(settings, tree)
+    aside += _unread_flags(settings)
+  model = None
+  if folders.has(folder, TOKENIZER_FILE):
+    model = folders.inside(folder, TOKENIZER_FILE).read_bytes()
+    differences = _differences(made, model)
+    if differences:
+      model = None
+      notes.append(
+        f"{TOKENIZER_FILE} is left aside, as transformers does, and differs from"
+        f" {TOKENS}: {'; '.join(differences)}"
+      )
+  source = TOKENIZER_FILE if model else TOKENS
+  model = model or sentencepiece_model.serialise(made.model)
+  return Read(model, source, tuple(notes), tuple(aside))
+
+
+def _check_ends(processor: Any, where: pathlib.Path) -> None:
+  """Raise BadInput unless the post-processor puts BOS and EOS around a text.
+
+  It is run, since there are several kinds, on a text of one piece.
+  """
+  tree = {
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [],
+    "normalizer": None,
+    "pre_tokenizer": None,
+    "post_processor": processor,
+    "decoder": None,
+    "model": {"type": "BPE", "vocab": {"x": _PIECE}, "merges": []},
+  }
+  try:
+    ids = tokenizers.Tokenizer.from_str(json.dumps(tree)).encode("x").ids
+  except Exception as error:  # the library has no exceptions of its own
+    reason = str(error).splitlines()[0]
+    raise BadInput(
+      f"{where}: its post_processor cannot be read: {reason};"
+      f" {tokenizer_settings.SAVE_AGAIN}"
+    ) from None
+  if ids == [BOS, _PIECE, EOS]:
+    return
+  shown = ", ".join("a text's pieces" if n == _PIECE else str(n) for n in ids)
+  raise BadInput(
+    f"{where}: its post_processor makes of a text {shown}; an EmbeddingGemma"
+    f" reads {BOS} (BOS), the pieces, {EOS} (EOS): set add_bos_token and"
+    " add_eos_token of the tokenizer with transformers and save it, or take the"
+    " file of the base model"
+  )
+
+
+def _of_model(settings: Settings, rows: int, ends: bool) -> Read:
+  """The tokenizer of a folder without tokenizer.json."""
+  path = folders.tokenizer_model(settings.folder)
+  model, notes = path.read_bytes(), []
+  if path.parent != settings.folder:
+    notes.append(f"{path} is read: {settings.folder.name} has no tokenizer")
+  if ends:
+    notes += _cut(settings, {})
+    for (key, name), value in zip(_ENDS.items(), settings.adds, strict=True):
+      if value is False:
+        raise BadInput(
+          f"{settings.folder / CONFIG}: {key}={value} is not supported;"
+          " EmbeddingGemma's texts have BOS and EOS: set it to true"
+        )
+      if value is None:
+        notes.append(
+          f"{CONFIG} has no {key}, without which transformers makes no {name}"
+          f" of {TOKENIZER_FILE}; here texts have BOS and EOS"
+        )
+  more, aside = _appended(model, settings, rows, path)
+  if more:
+    read_model = sentencepiece_model.parse(model)
+    pieces = [*read_model.pieces, *more]
+    model = sentencepiece_model.serialise(read_model._replace(pieces=pieces))
+    notes.append(
+      f"{TOKENIZER_FILE} lacks {_names([p.text for p in more])}, which the"
+      " files beside it add; texts are searched for them"
+    )
+  return Read(model, TOKENIZER_FILE, tuple(notes), tuple(aside))
+
+
+def _appended(
+  model: bytes, settings: Settings, rows: int, path: pathlib.Path
+) -> tuple[list[Piece], list[str]]:
+  """(pieces that other files add behind the model's, what is left out)."""
+  given = {n: x for x, n in settings.legacy.items()}
+  listed = settings.listed or {}
+  given |= {n: one.text for n, one in listed.items()}
+  if not given:
+    return [], []
+  own = sentencepiece_model.parse(model).pieces
+  found, aside = [], []
+  for number, text in sorted(given.items()):
+    name = text.replace(" ", "\u2581")
+    strips = number in listed and listed[number].strips
+    if number >= rows:
+      aside.append(tokenizer_json.beyond(text, number))
+    elif number < len(own) and name == own[number].text:
+      continue
+    elif number != len(own) + len(found) or strips:
+      raise BadInput(
+        f"{path}: the files beside it add {text!r} as {number}, which does not"
+        f" fit its {len(own)} pieces; {tokenizer_settings.SAVE_AGAIN}"
+      )
+    else:
+      special = number in listed and listed[number].special
+      hidden = special and settings.splits
+      found.append(Piece(name, 0.0, CONTROL if hidden else USER_DEFINED))
+  return found, aside
+
+
+def _cut(settings: Settings, tree: Mapping[str, Any]) -> list[str]:
+  """A note if other programs keep the end of a text that is too long."""
+  section = tree.get("truncation") or {}
+  side = settings.cut or str(section.get("direction", "right")).lower()
+  if side == "right":
+    return []
+  return [
+    f"sentence-transformers cuts texts that are too long on the {side}"
+    " (truncation_side); here they are cut on the right"
+  ]
+
+
+def _unread_flags(settings: Settings) -> list[str]:
+  """What transformers 4 makes of settings that are not read here."""
+  found = []
+  for (key, name), value in zip(_ENDS.items(), settings.adds, strict=True):
+    # Version 4 adds BOS unless told not to, and EOS if told to.
+    drops = value is False or (value is None and name == "EOS")
+    if drops and settings.gemma:
+      said = f"has no {key}" if value is None else f"says {key}={value}"
+      found.append(
+        f"{CONFIG} {said}, so transformers 4 makes no {name}; version 5 reads"
+        f" {TOKENS} instead, as is done here, and that has it"
+      )
+  return found
+
+
+def _differences(made: Made, model: bytes) -> list[str]:
+  """In what a tokenizer.model differs from tokenizer.json, in words."""
+  try:
+    theirs = sentencepiece_model.parse(model)
+  except BadInput:
+    return ["it is no SentencePiece model of Gemma's kind"]
+  ours, other = made.model.pieces, theirs.pieces
+  pairs = list(zip(ours, other))
+  texts = [n for n, (a, b) in enumerate(pairs) if a.text != b.text]
+  types = [a.text for a, b in pairs if a.text == b.text and a.type != b.type]
+  scores = [other[n].score for n in made.merged if n < len(other)]
+  ordered = all(a > b for a, b in itertools.pairwise(scores))
+  more = [[p.text for p in rest[len(pairs) :]] for rest in (ours, other)]
+  return [
+    *([f"it lacks {_names(more[0])}"] if more[0] else []),
+    *([f"it has {_names(more[1])} besides"] if more[1] else []),
+    *([_changed(pairs, texts)] if texts else []),
+    *([f"it finds {_names(types)} otherwise in a text"] if types else []),
+    *([] if ordered or texts else ["it merges pieces in another order"]),
+    *(
+      ["it treats characters or spaces otherwise"]
+      if theirs._replace(pieces=[]) != made.model._replace(pieces=[])
+      else []
+    ),
+  ]
+
+
+def _changed(
+  common: Sequence[tuple[Piece, Piece]], numbers: Sequence[int]
+) -> str:
+  """The first piece that differs, and how many do, for a note."""
+  ours, other = common[numbers[0]]
+  are = "piece is another" if len(numbers) == 1 else "pieces are others"
+  return (
+    f"{len(numbers)} {are} (first id {numbers[0]}: {other.text!r}, not"
+    f" {ours.text!r})"
+  )
+
+
+def _names(texts: Sequence[str]) -> str:
+  """The first of some texts, and how many there are, for a note."""
+  more = len(texts) - _SHOWN
+  shown = ", ".join(repr(text) for text in texts[:_SHOWN])
+  return f"{shown} and {more} more" if more > 0 else shown
