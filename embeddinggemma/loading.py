@@ -218,6 +218,18 @@ def load(
       weights need a view that this version lacks; or the precision is unknown,
       or has blocks that do not divide the model's sizes.
   """
+  model, found = opened(path, dtype, precision)
+  for note in found.notes if found else ():
+    print(f"{path}: {note}", file=sys.stderr)
+  return model
+
+
+def opened(
+  path: str | pathlib.Path,
+  dtype: str | None = None,
+  precision: str | None = None,
+) -> tuple[Model, tensors.Imported | None]:
+  """As `load`, and what was read, with its notes, where it is public weights."""
   if families.is_public(pathlib.Path(path)):
     found = families.read(pathlib.Path(path))
     if not found.is_embedder:
@@ -226,9 +238,7 @@ def load(
         " and train one: --config=configs/prefinetune.py"
       )
     seen = quantize.known(precision or quantize.FLOAT)
-    for note in found.notes:
-      print(f"{path}: {note}", file=sys.stderr)
-    return assemble(
+    model = assemble(
       dataclasses.replace(found.config, dtype=dtype or found.config.dtype),
       tensors.params(found, seen),
       Tokenizer(found.tokenizer, str(path)),
@@ -236,8 +246,9 @@ def load(
       found.prompts,
       seen,
     )
+    return model, found
   found = saved.read(path)
-  model = dataclasses.replace(found.config, dtype=dtype or found.config.dtype)
+  shown = dataclasses.replace(found.config, dtype=dtype or found.config.dtype)
   seen = quantize.known(precision or found.precision)
   name = str(found.directory)
   if not checkpoint.keeps_white_space(found.files):
@@ -249,7 +260,7 @@ def load(
   tokenizer = Tokenizer(found.files["tokenizer.model"], name)
   params = tensors.placed(checkpoint.stream(found.directory), seen)
   stored = dict(found.prompts)
-  return assemble(model, params, tokenizer, name, stored, seen)
+  return assemble(shown, params, tokenizer, name, stored, seen), None
 
 
 def assemble(

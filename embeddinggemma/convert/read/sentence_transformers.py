@@ -74,15 +74,29 @@ def read(folder: pathlib.Path) -> Imported:
   )
 
 
+def transformer_of(folder: pathlib.Path) -> pathlib.Path:
+  """The folder of the first module, which has the tokenizer."""
+  return _paths(folder)[1][0]
+
+
+def check_ends(folder: pathlib.Path) -> None:
+  """Raise BadInput if an EmbeddingGemma is read without its BOS or EOS.
+
+  Folders of other models, which may be made otherwise, pass.
+  """
+  place = transformer_of(folder)
+  if not folders.has(place, "config.json"):
+    return
+  tree = folders.read_json(place, "config.json")
+  if tree.get("model_type") == "gemma3_text":
+    if tree.get("use_bidirectional_attention") is True:
+      tokenizer_files.check_ends(place)
+
+
 def _modules(folder: pathlib.Path) -> Sequence[pathlib.Path]:
   """The folders of the five modules, in order."""
   place = folder / MODULES
-  try:
-    rows = json.loads(folders.inside(folder, MODULES).read_bytes())
-    kinds = [str(row["type"]) for row in rows]
-    paths = [str(row["path"]) for row in rows]
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise BadInput(f"{place} cannot be read: {error}") from None
+  kinds, paths = _paths(folder)
   for kind in kinds:
     known = kind.startswith("sentence_transformers.")
     if not known or kind.split(".")[-1] not in KINDS:
@@ -101,7 +115,25 @@ def _modules(folder: pathlib.Path) -> Sequence[pathlib.Path]:
     raise BadInput(
       f"{place} is {', '.join(short)}; an EmbeddingGemma is {', '.join(KINDS)}"
     )
-  return [folders.inside(folder, path) if path else folder for path in paths]
+  return paths
+
+
+def _paths(
+  folder: pathlib.Path,
+) -> tuple[Sequence[str], Sequence[pathlib.Path]]:
+  """(the classes, the folders) of the modules, whichever they are."""
+  place = folder / MODULES
+  try:
+    rows = json.loads(folders.inside(folder, MODULES).read_bytes())
+    kinds = [str(row["type"]) for row in rows]
+    paths = [str(row["path"]) for row in rows]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise BadInput(f"{place} cannot be read: {error}") from None
+  if not rows:
+    raise BadInput(f"{place} has no modules; download the folder again")
+  return kinds, [
+    folders.inside(folder, path) if path else folder for path in paths
+  ]
 
 
 def _check_encoder(tree: Mapping[str, Any], where: pathlib.Path) -> None:

@@ -57,11 +57,10 @@ def read(folder: pathlib.Path, rows: int, ends: bool = True) -> Read:
   settings = tokenizer_settings.read(folder)
   if not folders.has(folder, TOKENS):
     return _of_model(settings, rows, ends)
-  where = folder / TOKENS
   tree = folders.read_json(folder, TOKENS)
   if ends:
-    _check_ends(tree.get("post_processor"), where)
-  made = tokenizer_json.read(tree, settings, rows, where)
+    _check_processor(tree.get("post_processor"), folder / TOKENS)
+  made = tokenizer_json.read(tree, settings, rows, folder / TOKENS)
   notes, aside = list(made.notes), list(made.aside)
   if ends:
     notes += _cut(settings, tree)
@@ -81,7 +80,26 @@ def read(folder: pathlib.Path, rows: int, ends: bool = True) -> Read:
   return Read(model, source, tuple(notes), tuple(aside))
 
 
-def _check_ends(processor: Any, where: pathlib.Path) -> None:
+def check_ends(folder: pathlib.Path) -> None:
+  """Raise BadInput unless transformers puts BOS and EOS around a text."""
+  if folders.has(folder, TOKENS):
+    tree = folders.read_json(folder, TOKENS)
+    _check_processor(tree.get("post_processor"), folder / TOKENS)
+    return
+  settings = tokenizer_settings.read(folder)
+  for key, value in zip(_ENDS, settings.adds, strict=True):
+    if value is not True:
+      raise _not_added(folder, key, value)
+
+
+def _not_added(folder: pathlib.Path, key: str, value: Any) -> BadInput:
+  return BadInput(
+    f"{folder / CONFIG}: {key}={value} is not supported; EmbeddingGemma's texts"
+    " have BOS and EOS: set it to true"
+  )
+
+
+def _check_processor(processor: Any, where: pathlib.Path) -> None:
   """Raise BadInput unless the post-processor puts BOS and EOS around a text.
 
   It is run, since there are several kinds, on a text of one piece.
@@ -126,10 +144,7 @@ def _of_model(settings: Settings, rows: int, ends: bool) -> Read:
     notes += _cut(settings, {})
     for (key, name), value in zip(_ENDS.items(), settings.adds, strict=True):
       if value is False:
-        raise BadInput(
-          f"{settings.folder / CONFIG}: {key}={value} is not supported;"
-          " EmbeddingGemma's texts have BOS and EOS: set it to true"
-        )
+        raise _not_added(settings.folder, key, value)
       if value is None:
         notes.append(
           f"{CONFIG} has no {key}, without which transformers makes no {name}"
