@@ -125,12 +125,12 @@ def _check_processor(processor: Any, where: pathlib.Path) -> None:
     ) from None
   if ids == [BOS, _PIECE, EOS]:
     return
-  shown = ", ".join("a text's pieces" if n == _PIECE else str(n) for n in ids)
+  names = {BOS: "BOS", EOS: "EOS", _PIECE: "pieces"}
+  shown = " ".join(names.get(number, str(number)) for number in ids)
   raise BadInput(
-    f"{where}: its post_processor makes of a text {shown}; an EmbeddingGemma"
-    f" reads {BOS} (BOS), the pieces, {EOS} (EOS): set add_bos_token and"
-    " add_eos_token of the tokenizer with transformers and save it, or take the"
-    " file of the base model"
+    f"{where}: by its post_processor a text is read as '{shown}', by an"
+    " EmbeddingGemma as 'BOS pieces EOS'; set add_bos_token and add_eos_token"
+    " of the tokenizer to true, with transformers, and save it there"
   )
 
 
