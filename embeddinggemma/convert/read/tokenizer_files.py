@@ -24,7 +24,12 @@ from embeddinggemma.convert.read.tokenizer_settings import (
   Settings,
 )
 from embeddinggemma.convert.sentencepiece_model import Piece
-from embeddinggemma.data.sentencepiece_file import CONTROL, USER_DEFINED
+from embeddinggemma.data.sentencepiece_file import (
+  CONTROL,
+  NORMAL,
+  UNKNOWN,
+  USER_DEFINED,
+)
 from embeddinggemma.data.tokenizer import BOS, EOS
 from embeddinggemma.types import BadInput
 
@@ -150,11 +155,12 @@ def _of_model(settings: Settings, rows: int, ends: bool) -> Read:
           f"{CONFIG} has no {key}, without which transformers makes no {name}"
           f" of {TOKENIZER_FILE}; here texts have BOS and EOS"
         )
-  more, aside = _appended(model, settings, rows, path)
+  pieces = sentencepiece_model.parse(model).pieces
+  _check_named(settings, pieces, rows, ends)
+  more, aside = _appended(pieces, settings, rows)
   if more:
-    read_model = sentencepiece_model.parse(model)
-    pieces = [*read_model.pieces, *more]
-    model = sentencepiece_model.serialise(read_model._replace(pieces=pieces))
+    whole = sentencepiece_model.parse(model)._replace(pieces=[*pieces, *more])
+    model = sentencepiece_model.serialise(whole)
     notes.append(
       f"{TOKENIZER_FILE} lacks {_names([p.text for p in more])}, which the"
       " files beside it add; texts are searched for them"
@@ -162,28 +168,68 @@ def _of_model(settings: Settings, rows: int, ends: bool) -> Read:
   return Read(model, TOKENIZER_FILE, tuple(notes), tuple(aside))
 
 
+def _check_named(
+  settings: Settings, pieces: Sequence[Piece], rows: int, ends: bool
+) -> None:
+  """Raise BadInput for special tokens that are not those of the model.
+
+  Without tokenizer.json, transformers makes a tokenizer of both, and each
+  version another one.
+  """
+  own = {p.text for p in pieces if p.type in (CONTROL, USER_DEFINED, UNKNOWN)}
+  listed = {one.text for one in (settings.listed or {}).values()}
+  own |= listed | settings.legacy.keys()
+  for key, number in {"bos_token": BOS, "eos_token": EOS}.items():
+    if (
+      ends
+      and settings.ends.get(key, pieces[number].text) != pieces[number].text
+    ):
+      raise BadInput(
+        f"{settings.folder}: {key} is {settings.ends[key]!r}, the piece"
+        f" {number} of {TOKENIZER_FILE} {pieces[number].text!r}; write that"
+      )
+  known = {p.text for p in pieces}
+  for text, who in settings.named.items():
+    if who and text not in own and (text in known or len(pieces) < rows):
+      raise BadInput(
+        f"{settings.folder}: {who} names {text!r}, which {TOKENIZER_FILE} does"
+        f" not find in a text; {tokenizer_settings.SAVE_AGAIN}"
+      )
+  split = {p.text for p in pieces if p.type == USER_DEFINED} & settings.marked
+  if settings.splits and split:
+    raise BadInput(
+      f"{settings.folder}: split_special_tokens is true, and {min(split)!r} a"
+      f" special token that {TOKENIZER_FILE} finds in a text;"
+      f" {tokenizer_settings.SAVE_AGAIN}"
+    )
+  if settings.lists:
+    raise BadInput(
+      f"{settings.folder}: {settings.lists} is read in several ways without"
+      f" {TOKENS}; {tokenizer_settings.SAVE_AGAIN}"
+    )
+
+
 def _appended(
-  model: bytes, settings: Settings, rows: int, path: pathlib.Path
+  own: Sequence[Piece], settings: Settings, rows: int
 ) -> tuple[list[Piece], list[str]]:
   """(pieces that other files add behind the model's, what is left out)."""
-  given = {n: x for x, n in settings.legacy.items()}
   listed = settings.listed or {}
+  given = {n: text for text, n in settings.legacy.items()}
   given |= {n: one.text for n, one in listed.items()}
-  if not given:
-    return [], []
-  own = sentencepiece_model.parse(model).pieces
   found, aside = [], []
   for number, text in sorted(given.items()):
     name = text.replace(" ", "\u2581")
+    size = len(own) + len(found)
     strips = number in listed and listed[number].strips
-    if number >= rows:
-      aside.append(tokenizer_json.beyond(text, number))
-    elif number < len(own) and name == own[number].text:
+    if number < len(own) and name == own[number].text:
       continue
-    elif number != len(own) + len(found) or strips:
+    if number >= rows and size >= rows:
+      aside.append(tokenizer_json.beyond(text, number))
+    elif number != size or strips:
       raise BadInput(
-        f"{path}: the files beside it add {text!r} as {number}, which does not"
-        f" fit its {len(own)} pieces; {tokenizer_settings.SAVE_AGAIN}"
+        f"{settings.folder}: {text!r} is added as {number}, which does not fit"
+        f" the {len(own)} pieces of {TOKENIZER_FILE};"
+        f" {tokenizer_settings.SAVE_AGAIN}"
       )
     else:
       special = number in listed and listed[number].special
@@ -229,7 +275,8 @@ def _differences(made: Made, model: bytes) -> list[str]:
   pairs = list(zip(ours, other))
   texts = [n for n, (a, b) in enumerate(pairs) if a.text != b.text]
   types = [a.text for a, b in pairs if a.text == b.text and a.type != b.type]
-  scores = [other[n].score for n in made.merged if n < len(other)]
+  merged = [n for n in made.merged if n < len(other)]
+  scores = [other[n].score for n in merged if other[n].type == NORMAL]
   ordered = all(a > b for a, b in itertools.pairwise(scores))
   more = [[p.text for p in rest[len(pairs) :]] for rest in (ours, other)]
   return [

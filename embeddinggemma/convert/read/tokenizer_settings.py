@@ -62,7 +62,10 @@ class Settings(NamedTuple):
   folder: pathlib.Path
   gemma: bool = True  # transformers 5 builds its class for Gemma
   splits: bool = False  # special tokens in a text are text
-  named: Mapping[str, str] = {}  # a special token's text -> who names it
+  named: Mapping[str, str] = {}  # a token's text -> the file and key naming it
+  marked: frozenset[str] = frozenset()  # of them, those that become special
+  lists: str = ""  # the key that lists further tokens, if one does
+  ends: Mapping[str, str] = {}  # bos_token and eos_token
   listed: Mapping[int, Token] | None = None  # added_tokens_decoder
   legacy: Mapping[str, int] = {}  # added_tokens.json
   adds: tuple[Any, Any] = (None, None)  # add_bos_token, add_eos_token
@@ -86,16 +89,30 @@ def read(folder: pathlib.Path) -> Settings:
       f" file that is meant, as {TOKENS}, and delete the entry"
     )
   _check_module(folder)
-  named = dict(_named(tree, CONFIG))
-  if "mask_token" not in tree and _CLASSES[kind]:
-    named.setdefault(_MASK, "")
-  named |= dict(_named(_optional(folder, _MAP), _MAP))
+  listed = _listed(tree.get("added_tokens_decoder"), where)
+  more = {} if listed is not None else _optional(folder, _MAP)
+  whole = [(CONFIG, tree), (_MAP, more)]
+  rows = [row for name, given in whole for row in _named(given, name)]
+  if _CLASSES[kind] and "mask_token" not in {**more, **tree}:
+    rows.append(("mask_token", _MASK, ""))
+  single = [(key, text) for key, text, _ in rows if key not in _LISTS]
   return Settings(
     folder,
     _CLASSES[kind],
     tree.get("split_special_tokens") is True,
-    named,
-    _listed(tree.get("added_tokens_decoder"), where),
+    {text: who for _, text, who in reversed(rows)},
+    frozenset(text for _, text in single if _CLASSES[kind]),
+    next(
+      (
+        f"{name}: {key}"
+        for name, given in whole
+        for key in _LISTS
+        if isinstance(given.get(key), list)
+      ),
+      "",
+    ),
+    {k: text for k, text in single if k in ("bos_token", "eos_token")},
+    listed,
     _optional(folder, _ADDED),
     (tree.get("add_bos_token"), tree.get("add_eos_token")),
     str(tree.get("truncation_side") or "").lower(),
@@ -140,7 +157,7 @@ def tokens(
   found = {one.text: one for one in given}
   size = max([*vocabulary.values(), *(one.id for one in found.values())]) + 1
   if settings.listed is not None:
-    _check_listed(found, settings, rows)
+    _check_listed(found, settings, size, rows)
   for text, number in settings.legacy.items():
     known = found[text].id if text in found else None
     if known != number and (text in vocabulary or size < rows):
@@ -148,7 +165,8 @@ def tokens(
       raise _differs(settings, f"{_ADDED} has {text!r} as {number}", said)
   for text, who in settings.named.items():
     if text in found:
-      found[text] = found[text]._replace(special=True)
+      special = found[text].special or text in settings.marked
+      found[text] = found[text]._replace(special=special)
     elif text in vocabulary:
       found[text] = Token(vocabulary[text], text, True, False)
     elif who and size < rows:
@@ -157,14 +175,14 @@ def tokens(
 
 
 def _check_listed(
-  found: Mapping[str, Token], settings: Settings, rows: int
+  found: Mapping[str, Token], settings: Settings, size: int, rows: int
 ) -> None:
   """Raise BadInput unless added_tokens_decoder has the same tokens."""
   own = {one.id: one for one in found.values()}
   listed = settings.listed or {}
   of_config = f"{CONFIG}: added_tokens_decoder has"
   for number in sorted(own.keys() | listed.keys()):
-    if number in _OWN or number >= rows:
+    if number in _OWN or min(number, size) >= rows:
       continue
     ours, theirs = own.get(number), listed.get(number)
     if theirs is None:
@@ -200,20 +218,23 @@ def _listed(tree: Any, where: pathlib.Path) -> Mapping[int, Token] | None:
     ) from None
 
 
-def _named(tree: Mapping[str, Any], name: str) -> Iterator[tuple[str, str]]:
-  """Each special token that a file names: its text, and file and key."""
+def _named(
+  tree: Mapping[str, Any], name: str
+) -> Iterator[tuple[str, str, str]]:
+  """Each special token that a file names: its key, its text, file and key."""
   for key, value in tree.items():
     several = key in (*_LISTS, "model_specific_special_tokens")
     if not several and not key.endswith("_token"):
       continue
+    values = (value,)
     if several:
       values = value.values() if isinstance(value, Mapping) else value or ()
-    else:
-      values = (value,)
+      # An object gives each a name of its own.
+      key = key if isinstance(value, list) else "model_specific_special_tokens"
     for one in values:
       text = one.get("content") if isinstance(one, Mapping) else one
       if isinstance(text, str) and text:
-        yield text, f"{name}: {key}"
+        yield key, text, f"{name}: {key}"
 
 
 def _check_module(folder: pathlib.Path) -> None:
