@@ -156,6 +156,8 @@ def _of_model(settings: Settings, rows: int, ends: bool) -> Read:
           f" of {TOKENIZER_FILE}; here texts have BOS and EOS"
         )
   pieces = sentencepiece_model.parse(model).pieces
+  if ends:
+    notes += _long_runs(pieces)
   _check_named(settings, pieces, rows, ends)
   more, aside = _appended(pieces, settings, rows)
   if more:
@@ -166,6 +168,18 @@ def _of_model(settings: Settings, rows: int, ends: bool) -> Read:
       " files beside it add; texts are searched for them"
     )
   return Read(model, TOKENIZER_FILE, tuple(notes), tuple(aside))
+
+
+def _long_runs(pieces: Sequence[Piece]) -> list[str]:
+  """A note if the model finds runs of spaces, which transformers merges."""
+  runs = [p.text for p in pieces if p.type == USER_DEFINED]
+  longest = max((len(x) for x in runs if not x.strip("\u2581")), default=0)
+  if not longest:
+    return []
+  return [
+    f"without {TOKENS}, transformers 5 makes one of {TOKENIZER_FILE}, which cuts"
+    f" runs of more than {longest} spaces elsewhere than is done here"
+  ]
 
 
 def _check_named(
