@@ -240,5 +240,6 @@ def _rewrite(
   change: Callable[[random.Random, Any], None],
 ) -> None:
   tree = json.loads(path.read_text()) if path.exists() else {}
-  change(r, tree)
-  path.write_text(json.dumps(tree))
+  if path.name == CONFIG or {"model", "added_tokens"} <= tree.keys():
+    change(r, tree)
+    path.write_text(json.dumps(tree))
