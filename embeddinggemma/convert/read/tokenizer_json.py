@@ -14,6 +14,7 @@ too. It is in the published folders, and kept.
 
 import collections
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -237,12 +238,13 @@ def _merges(
   try:
     pairs = [(a, b) for a, b in rows]
     results = [a + b for a, b in pairs]
+    made = set(results)
   except (TypeError, ValueError):
     raise fault from None
-  unknown = set(itertools.chain.from_iterable(pairs)) | set(results)
-  if unknown := unknown - vocabulary.keys():
+  if unknown := made - vocabulary.keys():
     raise BadInput(
-      f"{where}: its merges have {min(unknown)!r}, which is no piece; {_FIX}"
+      f"{where}: its merges make {min(map(str, unknown))!r}, which is no piece;"
+      f" {_FIX}"
     )
   characters = {text for text in vocabulary if len(text) == 1}
   while True:
@@ -250,6 +252,12 @@ def _merges(
     kept = [a in reached and b in reached for a, b in pairs]
     if all(kept):
       return _Merges(pairs, results, frozenset(reached))
+    dropped = itertools.compress(pairs, map(operator.not_, kept))
+    parts = set(itertools.chain.from_iterable(dropped))
+    if unknown := parts - vocabulary.keys():
+      raise BadInput(
+        f"{where}: its merges have {min(unknown)!r}, which is no piece; {_FIX}"
+      )
     pairs = list(itertools.compress(pairs, kept))
     results = list(itertools.compress(results, kept))
 
@@ -395,20 +403,18 @@ def _order(
   BadInput if the merges of one stand among those of another, which no score of
   a piece can say.
   """
-  own = [text for text in merges.results if types[texts[text]] == NORMAL]
+  runs = [texts[text] for text, _ in itertools.groupby(merges.results)]
+  own = [number for number in runs if types[number] == NORMAL]
+  own = [number for number, _ in itertools.groupby(own)]
   order = list(dict.fromkeys(own))
-  runs = [text for text, _ in itertools.groupby(own)]
-  if runs != order:
-    at = (
-      next(n for n, (a, b) in enumerate(zip(runs, order)) if a != b)
-      if (runs[: len(order)] != order)
-      else len(order)
-    )
+  if len(own) > len(order):
+    again = next(b for a, b in zip([*order, None], own) if a != b)
+    text = next(text for text, number in texts.items() if number == again)
     raise BadInput(
-      f"{where}: the merges of {runs[at]!r} stand among those of other pieces,"
-      f" which SentencePiece cannot express; {_FIX}"
+      f"{where}: the merges of {text!r} stand among those of other pieces, which"
+      f" SentencePiece cannot express; {_FIX}"
     )
-  return [texts[text] for text in order]
+  return order
 
 
 def _check_complete(merges: _Merges, where: Any) -> None:

@@ -77,7 +77,7 @@ def read(folder: pathlib.Path) -> Settings:
   tree = _optional(folder, CONFIG)
   where = folder / CONFIG
   kind = tree.get("tokenizer_class") or "GemmaTokenizer"
-  if kind not in _CLASSES:
+  if not isinstance(kind, str) or kind not in _CLASSES:
     raise BadInput(
       f"{where}: tokenizer_class={kind!r} is not supported; a Gemma model's is"
       " 'GemmaTokenizer'"
@@ -113,7 +113,7 @@ def read(folder: pathlib.Path) -> Settings:
     ),
     {k: text for k, text in single if k in ("bos_token", "eos_token")},
     listed,
-    _optional(folder, _ADDED),
+    _legacy(folder),
     (tree.get("add_bos_token"), tree.get("add_eos_token")),
     str(tree.get("truncation_side") or "").lower(),
   )
@@ -218,6 +218,16 @@ def _listed(tree: Any, where: pathlib.Path) -> Mapping[int, Token] | None:
     ) from None
 
 
+def _legacy(folder: pathlib.Path) -> Mapping[str, int]:
+  """Token -> id of added_tokens.json."""
+  found = _optional(folder, _ADDED)
+  if any(type(number) is not int or not text for text, number in found.items()):
+    raise BadInput(
+      f"{folder / _ADDED} is no object of ids by token; {SAVE_AGAIN}"
+    )
+  return found
+
+
 def _named(
   tree: Mapping[str, Any], name: str
 ) -> Iterator[tuple[str, str, str]]:
@@ -228,7 +238,8 @@ def _named(
       continue
     values = (value,)
     if several:
-      values = value.values() if isinstance(value, Mapping) else value or ()
+      values = value if isinstance(value, list) else ()
+      values = value.values() if isinstance(value, Mapping) else values
       # An object gives each a name of its own.
       key = key if isinstance(value, list) else "model_specific_special_tokens"
     for one in values:
@@ -254,6 +265,8 @@ def _check_module(folder: pathlib.Path) -> None:
   if isinstance(more, Mapping):
     sections |= {f"processing_kwargs.{k}": v for k, v in more.items()}
   for section, given in sections.items():
+    if given and not isinstance(given, Mapping):
+      raise BadInput(f"{where}: {section}={given!r} is no object; delete it")
     for key, value in (given or {}).items():
       usual = key == "truncation" and value in (True, "longest_first")
       if key not in _HARMLESS and not usual:
