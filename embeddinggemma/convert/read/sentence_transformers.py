@@ -14,7 +14,11 @@ from typing import Any
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import names, safetensors_io, tensors
-from embeddinggemma.convert.read import hugging_face, tokenizer_files
+from embeddinggemma.convert.read import (
+  hugging_face,
+  tokenizer_ends,
+  tokenizer_files,
+)
 from embeddinggemma.convert.tensors import Imported, Source
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.model import embedder
@@ -90,7 +94,7 @@ def check_ends(folder: pathlib.Path) -> None:
   tree = folders.read_json(place, "config.json")
   if tree.get("model_type") == "gemma3_text":
     if tree.get("use_bidirectional_attention") is True:
-      tokenizer_files.check_ends(place)
+      tokenizer_ends.check(place)
 
 
 def _modules(folder: pathlib.Path) -> Sequence[pathlib.Path]:

@@ -8,17 +8,18 @@ in what they differ.
 import contextlib
 import gc
 import itertools
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import tokenizers
-
 from embeddinggemma.checkpoint import TOKENIZER_FILE
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import sentencepiece_model
-from embeddinggemma.convert.read import tokenizer_json, tokenizer_settings
+from embeddinggemma.convert.read import (
+  tokenizer_ends,
+  tokenizer_json,
+  tokenizer_settings,
+)
 from embeddinggemma.convert.read.tokenizer_json import Made
 from embeddinggemma.convert.read.tokenizer_settings import (
   CONFIG,
@@ -35,8 +36,6 @@ from embeddinggemma.data.sentencepiece_file import (
 from embeddinggemma.data.tokenizer import BOS, EOS
 from embeddinggemma.types import BadInput
 
-_ENDS = {"add_bos_token": "BOS", "add_eos_token": "EOS"}
-_PIECE = 4  # an id that stands for a text's pieces, to see what is put around
 _SHOWN = 3  # pieces that a note names
 
 
@@ -88,12 +87,12 @@ def _of_tokens(settings: Settings, rows: int, ends: bool) -> Read:
   folder = settings.folder
   tree = folders.read_json(folder, TOKENS)
   if ends:
-    _check_processor(tree.get("post_processor"), folder / TOKENS)
+    tokenizer_ends.check_processor(tree.get("post_processor"), folder / TOKENS)
   made = tokenizer_json.read(tree, settings, rows, folder / TOKENS)
   notes, aside = list(made.notes), list(made.aside)
   if ends:
     notes += _cut(settings, tree)
-    aside += _unread_flags(settings)
+    aside += tokenizer_ends.unread_flags(settings)
   model = None
   if folders.has(folder, TOKENIZER_FILE):
     model = folders.inside(folder, TOKENIZER_FILE).read_bytes()
@@ -109,80 +108,6 @@ def _of_tokens(settings: Settings, rows: int, ends: bool) -> Read:
   return Read(model, source, tuple(notes), tuple(aside))
 
 
-def check_ends(folder: pathlib.Path) -> None:
-  """Raise BadInput unless transformers puts BOS and EOS around a text."""
-  if folders.has(folder, TOKENS):
-    tree = folders.read_json(folder, TOKENS)
-    _check_processor(tree.get("post_processor"), folder / TOKENS)
-    return
-  settings = tokenizer_settings.read(folder)
-  for key, value in zip(_ENDS, settings.adds, strict=True):
-    if value is not True:
-      raise _not_added(folder, key, value)
-
-
-def _not_added(folder: pathlib.Path, key: str, value: Any) -> BadInput:
-  return BadInput(
-    f"{folder / CONFIG}: {key}={value} is not supported; EmbeddingGemma's texts"
-    " have BOS and EOS: set it to true"
-  )
-
-
-def _check_processor(processor: Any, where: pathlib.Path) -> None:
-  """Raise BadInput unless the post-processor puts BOS and EOS around a text.
-
-  It is run, since there are several kinds, on a text of one piece.
-  """
-  tree = {
-    "version": "1.0",
-    "truncation": None,
-    "padding": None,
-    "added_tokens": [],
-    "normalizer": None,
-    "pre_tokenizer": None,
-    "post_processor": processor,
-    "decoder": None,
-    "model": {"type": "BPE", "vocab": {"x": _PIECE}, "merges": []},
-  }
-  try:
-    _check_template(processor)
-    ids = tokenizers.Tokenizer.from_str(json.dumps(tree)).encode("x").ids
-  except Exception as error:  # the library has no exceptions of its own
-    reason = str(error).splitlines()[0]
-    raise BadInput(
-      f"{where}: its post_processor cannot be read: {reason};"
-      f" {tokenizer_settings.SAVE_AGAIN}"
-    ) from None
-  if ids == [BOS, _PIECE, EOS]:
-    return
-  names = {BOS: "BOS", EOS: "EOS", _PIECE: "pieces"}
-  shown = " ".join(names.get(number, str(number)) for number in ids)
-  raise BadInput(
-    f"{where}: by its post_processor a text is read as '{shown}', by an"
-    " EmbeddingGemma as 'BOS pieces EOS'; set add_bos_token and add_eos_token"
-    " of the tokenizer to true, with transformers, and save it there"
-  )
-
-
-def _check_template(processor: Any) -> None:
-  """Raise KeyError for a token that a template uses and does not describe.
-
-  The library would panic, which is no exception that a program may catch.
-  """
-  if not isinstance(processor, dict):
-    return
-  for step in processor.get("processors") or ():
-    _check_template(step)
-  known = processor.get("special_tokens") or {}
-  for part in (
-    *(processor.get("single") or ()),
-    *(processor.get("pair") or ()),
-  ):
-    special = part.get("SpecialToken")
-    if special and special["id"] not in known:
-      raise KeyError(special["id"])
-
-
 def _of_model(settings: Settings, rows: int, ends: bool) -> Read:
   """The tokenizer of a folder without tokenizer.json."""
   path = folders.tokenizer_model(settings.folder)
@@ -191,9 +116,11 @@ def _of_model(settings: Settings, rows: int, ends: bool) -> Read:
     notes.append(f"{path} is read: {settings.folder.name} has no tokenizer")
   if ends:
     notes += _cut(settings, {})
-    for (key, name), value in zip(_ENDS.items(), settings.adds, strict=True):
+    for (key, name), value in zip(
+      tokenizer_ends.FLAGS.items(), settings.adds, strict=True
+    ):
       if value is False:
-        raise _not_added(settings.folder, key, value)
+        raise tokenizer_ends.not_added(settings.folder, key, value)
       if value is None:
         notes.append(
           f"{CONFIG} has no {key}, without which transformers makes no {name}"
@@ -307,21 +234,6 @@ def _cut(settings: Settings, tree: Mapping[str, Any]) -> list[str]:
     f"sentence-transformers cuts texts that are too long on the {side}"
     " (truncation_side); here they are cut on the right"
   ]
-
-
-def _unread_flags(settings: Settings) -> list[str]:
-  """What transformers 4 makes of settings that are not read here."""
-  found = []
-  for (key, name), value in zip(_ENDS.items(), settings.adds, strict=True):
-    # Version 4 adds BOS unless told not to, and EOS if told to.
-    drops = value is False or (value is None and name == "EOS")
-    if drops and settings.gemma:
-      said = f"has no {key}" if value is None else f"says {key}={value}"
-      found.append(
-        f"{CONFIG} {said}, so transformers 4 makes no {name}; version 5 reads"
-        f" {TOKENS} instead, as is done here, and that has it"
-      )
-  return found
 
 
 def _differences(made: Made, model: bytes) -> list[str]:

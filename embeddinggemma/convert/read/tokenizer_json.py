@@ -14,11 +14,11 @@ too. It is in the published folders, and kept.
 
 import collections
 import itertools
-import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from embeddinggemma.convert.read import tokenizer_settings
+from embeddinggemma.convert.read import tokenizer_merges, tokenizer_settings
+from embeddinggemma.convert.read.tokenizer_merges import FIX, Merges
 from embeddinggemma.convert.read.tokenizer_settings import (
   SAVE_AGAIN,
   Settings,
@@ -38,10 +38,6 @@ from embeddinggemma.types import BadInput
 _SPACE = "\u2581"
 _OWN = {PAD: CONTROL, EOS: CONTROL, BOS: CONTROL, UNK: UNKNOWN}
 _BYTES = tuple(f"<0x{n:02X}>" for n in range(256))
-_FIX = (
-  "take the tokenizer.json of the model that this one was made from (the"
-  " published Gemma repositories hold it)"
-)
 
 
 class Made(NamedTuple):
@@ -51,14 +47,6 @@ class Made(NamedTuple):
   merged: Sequence[int]  # ids of pieces that merges make, the first one first
   notes: tuple[str, ...]
   aside: tuple[str, ...]  # what was left out, and why that changes no vector
-
-
-class _Merges(NamedTuple):
-  """The pairs of pieces that are merged."""
-
-  pairs: Sequence[tuple[str, str]]
-  results: Sequence[str]  # the joint text of each pair
-  reached: frozenset[str]  # characters, and the pieces that pairs make
 
 
 def read(
@@ -88,14 +76,14 @@ def read(
     and one.id not in _OWN
     and not (one.special and settings.splits)
   ]
-  merges = _merges(tree["model"], vocabulary, where)
+  merges = tokenizer_merges.read(tree["model"], vocabulary, where)
   types, notes = _types_of_tokens(searched, merges, where)
   texts = dict(vocabulary) | {x.text: x.id for x in given if x.id < rows}
   types = _types(texts, types, merges, where)
-  order = _order(merges, texts, types, where)
-  _check_complete(merges, where)
+  order = tokenizer_merges.order_of(merges, texts, types, where)
+  tokenizer_merges.check_complete(merges, where)
   if tree["model"].get("ignore_merges"):
-    _check_reached(texts, types, merges, where)
+    tokenizer_merges.check_reached(texts, types, merges, where)
   names = {x.id: x.text.replace(" ", _SPACE) for x in searched}
   return Made(
     SentencePieceModel(
@@ -124,7 +112,7 @@ def _check_form(tree: Mapping[str, Any], where: Any) -> None:
   """Raise BadInput unless texts are treated as Gemma's tokenizer does."""
   model = tree.get("model")
   if not isinstance(model, Mapping):
-    raise BadInput(f"{where} has no model; {_FIX}")
+    raise BadInput(f"{where} has no model; {FIX}")
   kind = model.get("type") or ("BPE" if "merges" in model else "none")
   normal, before = tree.get("normalizer"), tree.get("pre_tokenizer")
   faults = {
@@ -140,7 +128,7 @@ def _check_form(tree: Mapping[str, Any], where: Any) -> None:
   }
   for fault, found in faults.items():
     if found:
-      raise BadInput(f"{where}: {fault}; {_FIX}")
+      raise BadInput(f"{where}: {fault}; {FIX}")
 
 
 def _named(part: Any) -> str:
@@ -185,12 +173,12 @@ def _vocabulary(model: Mapping[str, Any], where: Any) -> dict[str, int]:
   if not isinstance(found, dict) or not all(
     type(n) is int for n in found.values()
   ):
-    raise BadInput(f"{where}: its vocab is no object of ids by piece; {_FIX}")
+    raise BadInput(f"{where}: its vocab is no object of ids by piece; {FIX}")
   missing = [name for name in _BYTES if name not in found]
   if missing:
     raise BadInput(
       f"{where}: the piece {missing[0]!r} is missing, without which some"
-      f" characters cannot be written as bytes; {_FIX}"
+      f" characters cannot be written as bytes; {FIX}"
     )
   return found
 
@@ -205,7 +193,7 @@ def _added(
   """
   rows = tree.get("added_tokens") or []
   if not isinstance(rows, list):
-    raise BadInput(f"{where}: its added_tokens are no list; {_FIX}")
+    raise BadInput(f"{where}: its added_tokens are no list; {FIX}")
   found = [tokenizer_settings.token(row, where) for row in rows]
   for one in found:
     if vocabulary.get(one.text, one.id) != one.id:
@@ -225,45 +213,8 @@ def _added(
   return found
 
 
-def _merges(
-  model: Mapping[str, Any], vocabulary: Mapping[str, int], where: Any
-) -> _Merges:
-  """The pairs that are merged, without those whose parts no text reaches."""
-  rows = model.get("merges")
-  fault = BadInput(f"{where}: its merges are no list of pairs; {_FIX}")
-  if not isinstance(rows, list):
-    raise fault
-  if rows and isinstance(rows[0], str):
-    rows = [str(row).split(" ") for row in rows]
-  try:
-    pairs = [(a, b) for a, b in rows]
-    results = [a + b for a, b in pairs]
-    made = set(results)
-  except (TypeError, ValueError):
-    raise fault from None
-  if unknown := made - vocabulary.keys():
-    raise BadInput(
-      f"{where}: its merges make {min(map(str, unknown))!r}, which is no piece;"
-      f" {_FIX}"
-    )
-  characters = {text for text in vocabulary if len(text) == 1}
-  while True:
-    reached = characters.union(results)
-    kept = [a in reached and b in reached for a, b in pairs]
-    if all(kept):
-      return _Merges(pairs, results, frozenset(reached))
-    dropped = itertools.compress(pairs, map(operator.not_, kept))
-    parts = set(itertools.chain.from_iterable(dropped))
-    if unknown := parts - vocabulary.keys():
-      raise BadInput(
-        f"{where}: its merges have {min(unknown)!r}, which is no piece; {_FIX}"
-      )
-    pairs = list(itertools.compress(pairs, kept))
-    results = list(itertools.compress(results, kept))
-
-
 def _types_of_tokens(
-  tokens: Sequence[Token], merges: _Merges, where: Any
+  tokens: Sequence[Token], merges: Merges, where: Any
 ) -> tuple[dict[int, int], list[str]]:
   """Id -> type of the tokens that a text is searched for, and notes.
 
@@ -325,7 +276,7 @@ def _never_found(one: Token, early: Sequence[str], where: Any) -> bool:
 def _run_first(
   runs: Sequence[Token],
   others: Iterable[str],
-  merges: _Merges,
+  merges: Merges,
   added: set[str],
 ) -> bool:
   """Whether merges make of n spaces what a search for the longest run finds.
@@ -358,7 +309,7 @@ def _run_first(
 def _types(
   texts: Mapping[str, int],
   types: Mapping[int, int],
-  merges: _Merges,
+  merges: Merges,
   where: Any,
 ) -> dict[int, int]:
   """Id -> type of all pieces.
@@ -368,89 +319,13 @@ def _types(
   """
   found = dict.fromkeys(texts.values(), NORMAL)
   for text in texts.keys() - merges.reached:
-    if any(_splits(text, merges.reached, unknown=True)):
+    if any(tokenizer_merges.splits(text, merges.reached, unknown=True)):
       found[texts[text]] = CONTROL
   for name in _BYTES:
     if texts[name] in types or texts[name] in _OWN:
-      raise BadInput(f"{where}: the piece {name!r} is a token as well; {_FIX}")
+      raise BadInput(f"{where}: the piece {name!r} is a token as well; {FIX}")
     found[texts[name]] = BYTE
   return found | dict(types) | _OWN
-
-
-def _splits(
-  text: str, reached: frozenset[str], unknown: bool = False
-) -> Iterator[tuple[str, str]]:
-  """The ways to make a text of two reached pieces.
-
-  With `unknown`, any single character counts as one.
-  """
-  for at in range(1, len(text)):
-    left, right = text[:at], text[at:]
-    if (left in reached or (unknown and len(left) == 1)) and (
-      right in reached or (unknown and len(right) == 1)
-    ):
-      yield left, right
-
-
-def _order(
-  merges: _Merges,
-  texts: Mapping[str, int],
-  types: Mapping[int, int],
-  where: Any,
-) -> list[int]:
-  """The ids of normal pieces in the order in which merges make them.
-
-  BadInput if the merges of one stand among those of another, which no score of
-  a piece can say.
-  """
-  runs = [texts[text] for text, _ in itertools.groupby(merges.results)]
-  own = [number for number in runs if types[number] == NORMAL]
-  own = [number for number, _ in itertools.groupby(own)]
-  order = list(dict.fromkeys(own))
-  if len(own) > len(order):
-    again = next(b for a, b in zip([*order, None], own) if a != b)
-    text = next(text for text, number in texts.items() if number == again)
-    raise BadInput(
-      f"{where}: the merges of {text!r} stand among those of other pieces, which"
-      f" SentencePiece cannot express; {_FIX}"
-    )
-  return order
-
-
-def _check_complete(merges: _Merges, where: Any) -> None:
-  """Raise BadInput for a pair that SentencePiece would merge and they do not."""
-  listed, reached = set(merges.pairs), merges.reached
-  texts = set(merges.results)
-  count = sum(
-    text[:at] in reached and text[at:] in reached
-    for text in texts
-    for at in range(1, len(text))
-  )
-  if count == len(listed):
-    return
-  for text in sorted(texts):
-    for pair in _splits(text, reached):
-      if pair not in listed:
-        raise BadInput(
-          f"{where}: {pair[0]!r} and {pair[1]!r} are not merged, though"
-          f" {text!r} is a piece, which SentencePiece cannot express; {_FIX}"
-        )
-
-
-def _check_reached(
-  texts: Mapping[str, int],
-  types: Mapping[int, int],
-  merges: _Merges,
-  where: Any,
-) -> None:
-  """Raise BadInput if `ignore_merges` gives a text a piece of its own."""
-  for text in sorted(texts.keys() - merges.reached):
-    number = texts[text]
-    if number not in _OWN and types[number] in (NORMAL, CONTROL):
-      raise BadInput(
-        f"{where}: ignore_merges is true, and no merge makes the piece"
-        f" {text!r}; set it to false if the model was trained so"
-      )
 
 
 def _pieces(
