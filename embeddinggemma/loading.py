@@ -356,6 +356,18 @@ def load(
       or has blocks that do not divide the model's sizes.
   """
   forks.require_own_jax()
+  model, found = opened(path, dtype, precision)
+  for note in found.notes if found else ():
+    print(printable(f"{path}: {note}"), file=sys.stderr)
+  return model
+
+
+def opened(
+  path: str | pathlib.Path,
+  dtype: str | None = None,
+  precision: str | None = None,
+) -> tuple[Model, tensors.Imported | None]:
+  """As `load`, and what was read, with its notes, where it is public weights."""
   if families.is_public(pathlib.Path(path)):
     found = families.read(pathlib.Path(path))
     if not found.is_embedder:
@@ -373,9 +385,9 @@ def load(
       seen,
     )
     _say_changed(model, folders.recorded(pathlib.Path(path)))
-    return model
+    return model, found
   found = saved.read(path)
-  model = dataclasses.replace(found.config, dtype=dtype or found.config.dtype)
+  shown = dataclasses.replace(found.config, dtype=dtype or found.config.dtype)
   seen = quantize.known(precision or found.precision)
   name = str(found.directory)
   if not checkpoint.keeps_white_space(found.files):
@@ -387,9 +399,9 @@ def load(
   tokenizer = Tokenizer(found.files["tokenizer.model"], name)
   params = tensors.placed(checkpoint.stream(found.directory), seen)
   stored = dict(found.prompts)
-  opened = assemble(model, params, tokenizer, name, stored, seen)
-  _say_changed(opened, checkpoint.identity_of(found.files))
-  return opened
+  model = assemble(shown, params, tokenizer, name, stored, seen)
+  _say_changed(model, checkpoint.identity_of(found.files))
+  return model, None
 
 
 def _say_changed(model: Model, recorded: Mapping[str, Any]) -> None:
@@ -398,8 +410,7 @@ def _say_changed(model: Model, recorded: Mapping[str, Any]) -> None:
   The weights are left out: an export's are as its precision rounds them, and a
   checkpoint does not record their hash.
   """
-  now = model.identity.parts
-  for line in identity_lib.differences(recorded, now):
+  for line in identity_lib.differences(recorded, model.identity.parts):
     said = f"{model.name} was changed after it was made: {line}"
     print(printable(said), file=sys.stderr)
 

@@ -65,20 +65,18 @@ def recorded(place: pathlib.Path) -> dict[str, Any]:
   return read_json(folder, MARK).get(IDENTITY, {})
 
 
-def tokenizer_model(folder: pathlib.Path) -> bytes:
-  """The bytes of the SentencePiece model.
+def tokenizer_model(folder: pathlib.Path) -> pathlib.Path:
+  """The path of the SentencePiece model.
 
   In Gemma's archives it may lie one level up.
   """
   for place in (folder, folder.parent):
     if (place / TOKENIZER_FILE).is_file():
-      return inside(place, TOKENIZER_FILE).read_bytes()
-  json_only = has(folder, "tokenizer.json")
-  found = "has only tokenizer.json, no" if json_only else "has no"
+      return inside(place, TOKENIZER_FILE)
   raise BadInput(
-    f"{folder} {found} {TOKENIZER_FILE}; put the SentencePiece model of its"
-    f" family beside it (the published Gemma repositories hold"
-    f" {TOKENIZER_FILE})"
+    f"{folder} has neither tokenizer.json nor {TOKENIZER_FILE}; put the"
+    " tokenizer of its family there (the published Gemma repositories hold"
+    " both)"
   )
 
 

@@ -35,6 +35,7 @@ class Imported(NamedTuple):
   more: Mapping[str, Any] = {}  # further fields of an encoder-decoder's config
   left_out: int = 0  # tensors of parts that are not imported
   notes: tuple[str, ...] = ()  # for the user
+  aside: tuple[str, ...] = ()  # what was not read, and why no vector changes
   source: Mapping[str, Any] = {}  # further facts on where it is from
   licence: str = ""  # what the file of weights says of it
 

@@ -89,6 +89,7 @@ def import_model(
     f"{place}",
     f"{model.family}: {total} tensors, {count:,} parameters{left}",
     *model.notes,
+    *model.aside,
     *([found.line] if found.line else []),
   ):
     console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -154,7 +155,7 @@ def check_tokenizer(model: Imported, where: Any) -> None:
   pieces = Tokenizer(model.tokenizer, str(where)).vocab_size
   if pieces > model.config.vocab_size:
     raise BadInput(
-      f"{where}: {checkpoint.TOKENIZER_FILE} has {pieces} pieces, the table"
+      f"{where}: the tokenizer has {pieces} pieces, the table"
       f" {model.config.vocab_size} rows; they are not of one model"
     )
 

@@ -29,7 +29,7 @@ from embeddinggemma.doctor.opened import (
   Finding,
   Opened,
 )
-from embeddinggemma.loading import Model, load
+from embeddinggemma.loading import Model, opened
 from embeddinggemma.progress import Progress
 from embeddinggemma.quantize import FLOAT
 from embeddinggemma.terminal.printable import printable
@@ -83,7 +83,7 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
     raise BadInput(f"{path} does not exist; give a checkpoint or a workdir")
   try:
     words = _language(path)
-    model = None if words else load(path)
+    model, found = (None, None) if words else opened(path)
   except BadInput as error:
     return [_refused(error)]
   if words:
@@ -98,8 +98,9 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
   if sentence_transformers.is_folder(path):
     prompted = [model.prompt(name) for name in ("query", "document")]
     texts = (*_texts(model), *prompted)  # a prompt alone: of an empty text
-    of_files = folder.check_folder(path, model.tokenizer, texts)
-    findings.append(of_files)
+    notes = (*found.notes, *found.aside) if found else ()
+    place = sentence_transformers.transformer_of(path)
+    findings.append(folder.check_folder(place, model.tokenizer, texts, notes))
   with Progress(console, "doctor", len(CHECKS)) as progress:
     return [*findings, *diagnose(model, progress.show)]
 
@@ -131,7 +132,7 @@ def check_or_stop(model: Model | str | pathlib.Path, console: Console) -> None:
   """
   if not isinstance(model, Model):
     try:
-      model = load(model)
+      model, _ = opened(model)
     except BadInput as error:
       raise Stopped(f"doctor: {error}") from None
   findings = _quick(model)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
+from embeddinggemma.convert.read import sentence_transformers
 from embeddinggemma.data import truncation
 from embeddinggemma.loading import Model, load
 from embeddinggemma.mining import teacher, tfidf
@@ -77,6 +78,14 @@ def _is_checkpoint(config: TeachConfig) -> bool:
   return folder.is_dir() and not (folder / "modules.json").is_file()
 
 
+def _sentence_transformer(name: str) -> teacher.TeacherModel:
+  """The library's model; BadInput for an EmbeddingGemma read without EOS."""
+  folder = pathlib.Path(name)
+  if sentence_transformers.is_folder(folder):
+    sentence_transformers.check_ends(folder)
+  return teacher.sentence_transformer(name)
+
+
 # The first that recognises a config teaches; so the last takes all other names.
 TEACHERS: tuple[Teacher, ...] = (
   Teacher(
@@ -87,8 +96,7 @@ TEACHERS: tuple[Teacher, ...] = (
     _is_checkpoint, lambda config: teacher_of_model(load(config.teacher))
   ),
   Teacher(
-    lambda config: True,
-    lambda config: teacher.sentence_transformer(config.teacher),
+    lambda config: True, lambda config: _sentence_transformer(config.teacher)
   ),
 )
 

@@ -168,6 +168,16 @@ def edit(name, **changes):
   return lambda folder: rewrite(folder / name, **changes)
 
 
+def without_tokens(**changes):
+  """A fault: no tokenizer.json, so that tokenizer_config.json decides."""
+
+  def fault(folder):
+    (folder / "tokenizer.json").unlink()
+    rewrite(folder / "tokenizer_config.json", **changes)
+
+  return fault
+
+
 def modules(change):
   def fault(folder):
     path = folder / "modules.json"
@@ -284,7 +294,7 @@ FAULTS = {
   ),
   "a truncated dimension": (edit(SETTINGS, truncate_dim=8), "truncate_dim=8"),
   "no EOS": (
-    edit("tokenizer_config.json", add_eos_token=False),
+    without_tokens(add_eos_token=False),
     "add_eos_token=False is not supported",
   ),
   "half a window plus one": (
@@ -319,9 +329,9 @@ FAULTS = {
     lambda folder: (folder / "config.json").write_text("{"),
     "config.json cannot be read",
   ),
-  "no tokenizer.model": (
-    lambda folder: (folder / "tokenizer.model").unlink(),
-    "has only tokenizer.json, no tokenizer.model; put",
+  "no tokenizer": (
+    lambda folder: [path.unlink() for path in folder.glob("tokenizer.*")],
+    "has neither tokenizer.json nor tokenizer.model; put",
   ),
   "a tokenizer of more pieces": (shorter_table, "pieces, the table 300 rows"),
   "pickles": (

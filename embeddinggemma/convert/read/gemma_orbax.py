@@ -127,7 +127,7 @@ def read(folder: pathlib.Path) -> Imported:
   return Imported(
     config,
     tensors.lazy(sources, ours, read_one),
-    folders.tokenizer_model(folder),
+    folders.tokenizer_model(folder).read_bytes(),
     PROMPTS,
     f"{FAMILY}, {side}",
     left_out=left_out,

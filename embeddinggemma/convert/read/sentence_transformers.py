@@ -14,7 +14,11 @@ from typing import Any
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import names, safetensors_io, tensors
-from embeddinggemma.convert.read import hugging_face
+from embeddinggemma.convert.read import (
+  hugging_face,
+  tokenizer_ends,
+  tokenizer_files,
+)
 from embeddinggemma.convert.tensors import Imported, Source
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.model import embedder
@@ -61,25 +65,42 @@ def read(folder: pathlib.Path) -> Imported:
     embed_dim=widths[1],
     max_length=_max_length(transformer, config),
   )
-  _check_tokenizer(transformer)
+  tokenizer = tokenizer_files.read(transformer, config.vocab_size)
   return Imported(
     config,
     _tensors(transformer, up, down, config),
-    folders.tokenizer_model(transformer),
+    tokenizer.model,
     _prompts(folder),
     FAMILY,
+    notes=tokenizer.notes,
+    aside=tokenizer.aside,
+    source={"tokenizer": tokenizer.source},
   )
+
+
+def transformer_of(folder: pathlib.Path) -> pathlib.Path:
+  """The folder of the first module, which has the tokenizer."""
+  return _paths(folder)[1][0]
+
+
+def check_ends(folder: pathlib.Path) -> None:
+  """Raise BadInput if an EmbeddingGemma is read without its BOS or EOS.
+
+  Folders of other models, which may be made otherwise, pass.
+  """
+  place = transformer_of(folder)
+  if not folders.has(place, "config.json"):
+    return
+  tree = folders.read_json(place, "config.json")
+  if tree.get("model_type") == "gemma3_text":
+    if tree.get("use_bidirectional_attention") is True:
+      tokenizer_ends.check(place)
 
 
 def _modules(folder: pathlib.Path) -> Sequence[pathlib.Path]:
   """The folders of the five modules, in order."""
   place = folder / MODULES
-  try:
-    rows = json.loads(folders.inside(folder, MODULES).read_bytes())
-    kinds = [str(row["type"]) for row in rows]
-    paths = [str(row["path"]) for row in rows]
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise BadInput(f"{place} cannot be read: {error}") from None
+  kinds, paths = _paths(folder)
   for kind in kinds:
     known = kind.startswith("sentence_transformers.")
     if not known or kind.split(".")[-1] not in KINDS:
@@ -98,7 +119,25 @@ def _modules(folder: pathlib.Path) -> Sequence[pathlib.Path]:
     raise BadInput(
       f"{place} is {', '.join(short)}; an EmbeddingGemma is {', '.join(KINDS)}"
     )
-  return [folders.inside(folder, path) if path else folder for path in paths]
+  return paths
+
+
+def _paths(
+  folder: pathlib.Path,
+) -> tuple[Sequence[str], Sequence[pathlib.Path]]:
+  """(the classes, the folders) of the modules, whichever they are."""
+  place = folder / MODULES
+  try:
+    rows = json.loads(folders.inside(folder, MODULES).read_bytes())
+    kinds = [str(row["type"]) for row in rows]
+    paths = [str(row["path"]) for row in rows]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise BadInput(f"{place} cannot be read: {error}") from None
+  if not rows:
+    raise BadInput(f"{place} has no modules; download the folder again")
+  return kinds, [
+    folders.inside(folder, path) if path else folder for path in paths
+  ]
 
 
 def _check_encoder(tree: Mapping[str, Any], where: pathlib.Path) -> None:
@@ -223,19 +262,6 @@ def _dense(
   tensors.check([source], {k: t.shape for k, t in weights.items()}, place)
   read = lambda key: safetensors_io.read(weights[key])
   return tensors.lazy({name: source}, {name: shape}, read)
-
-
-def _check_tokenizer(folder: pathlib.Path) -> None:
-  """Raise BadInput unless texts get BOS and EOS, as they do here."""
-  if not folders.has(folder, "tokenizer_config.json"):
-    return
-  settings = folders.read_json(folder, "tokenizer_config.json")
-  for name in ("add_bos_token", "add_eos_token"):
-    if settings.get(name, True) is not True:
-      raise BadInput(
-        f"{folder / 'tokenizer_config.json'}: {name}={settings[name]!r} is not"
-        " supported; EmbeddingGemma's texts have both"
-      )
 
 
 def _prompts(folder: pathlib.Path) -> dict[str, str]:

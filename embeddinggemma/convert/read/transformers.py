@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import names, safetensors_io, tensors
-from embeddinggemma.convert.read import hugging_face
+from embeddinggemma.convert.read import hugging_face, tokenizer_files
 from embeddinggemma.convert.read.hugging_face import Family
 from embeddinggemma.convert.safetensors_io import Tensor
 from embeddinggemma.convert.tensors import Imported, Shapes, Source
@@ -180,16 +180,20 @@ def _imported(
         f"{folder}: tensor {name!r} differs from the table; only models with"
         " tied embeddings are supported"
       )
+  tokenizer = tokenizer_files.read(folder, config.vocab_size, ends=False)
   return Imported(
     config,
     tensors.lazy(
       sources, shapes, lambda name: safetensors_io.read(weights[name])
     ),
-    folders.tokenizer_model(folder),
+    tokenizer.model,
     PROMPTS,
     kind,
     more,
     left_out - len(copies),
+    notes=tokenizer.notes,
+    aside=tokenizer.aside,
+    source={"tokenizer": tokenizer.source},
   )
 
 
