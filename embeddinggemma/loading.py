@@ -226,6 +226,8 @@ def load(
         " and train one: --config=configs/prefinetune.py"
       )
     seen = quantize.known(precision or quantize.FLOAT)
+    for line in found.warned:
+      print(f"{path}: {line}", file=sys.stderr)
     return assemble(
       dataclasses.replace(found.config, dtype=dtype or found.config.dtype),
       tensors.params(found, seen),

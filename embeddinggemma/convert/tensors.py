@@ -37,6 +37,10 @@ class Imported(NamedTuple):
   notes: tuple[str, ...] = ()  # for the user
   source: Mapping[str, Any] = {}  # further facts on where it is from
   licence: str = ""  # what the file of weights says of it
+  # File, relative to the folder, -> what was read from it.
+  read: Mapping[str, str] = {}
+  # What makes other programs give other vectors, or may: named, not refused.
+  warned: tuple[str, ...] = ()
 
   @property
   def is_embedder(self) -> bool:

@@ -11,10 +11,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from embeddinggemma.checkpoint import Lazy, Name
+from embeddinggemma.checkpoint import TOKENIZER_FILE, Lazy, Name
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import names, safetensors_io, tensors
-from embeddinggemma.convert.read import hugging_face
+from embeddinggemma.convert.read import adapters, hugging_face, lengths
+from embeddinggemma.convert.safetensors_io import Tensor
 from embeddinggemma.convert.tensors import Imported, Source
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.model import embedder
@@ -27,12 +28,68 @@ FORMAT = "sentence-transformers"  # what model/pooling.py calls it
 MODULES = "modules.json"
 POOLING, UP, DOWN = "1_Pooling", "2_Dense", "3_Dense"
 IDENTITY = "torch.nn.modules.linear.Identity"
+POSITIONS = "positions"  # key of what an import keeps of its source
 SETTINGS = "config_sentence_transformers.json"
 LENGTH = "sentence_bert_config.json"
 KINDS = ("Transformer", "Pooling", "Dense", "Dense", "Normalize")
 DENSE_WEIGHT = "linear.weight"
 _POOLED = "sentence_embedding"
-_PREFIXES = ("", "model.")  # of the encoder's tensors
+_IDENTITIES = (IDENTITY, "torch.nn.Identity", "torch.nn.modules.Identity")
+# What may stand before the encoder's tensors: of the class that was trained, of
+# torch.compile, and of PEFT.
+_PREFIXES = (
+  "",
+  "model.",
+  "_orig_mod.",
+  "_orig_mod.model.",
+  "base_model.model.",
+  "base_model.model.model.",
+  "language_model.",
+  "model.language_model.",
+)
+_HEAD = "lm_head.weight"  # of a language model; an embedder has no use for it
+_LENGTHS = (  # the first that says anything counts
+  LENGTH,
+  *(
+    f"sentence_{kind}_config.json"
+    for kind in (
+      "roberta",
+      "distilbert",
+      "camembert",
+      "albert",
+      "xlm-roberta",
+      "xlnet",
+    )
+  ),
+)
+# Keys of a Transformer's settings -> the only values under which texts become
+# vectors as they do here. `max_seq_length` is for read/lengths.py.
+_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+_TRANSFORMER: Mapping[str, tuple[Any, ...]] = {
+  "do_lower_case": (False, None),
+  "transformer_task": ("feature-extraction", None),
+  "modality_config": ({"text": _TEXT}, None),
+  "module_output_name": ("token_embeddings", None),
+  "processing_kwargs": ({}, None),
+  "query_length": (None,),
+  "document_length": (None,),
+  "query_expansion": (None,),
+  "tokenizer_name_or_path": (None,),
+  "config_args": ({}, None),
+  "config_kwargs": ({}, None),
+}
+_ANYHOW = {  # keys that change no vector; as a part of model_args, too
+  "max_seq_length",
+  "unpad_inputs",
+  "backend",
+  "attn_implementation",
+  "device_map",
+  "low_cpu_mem_usage",
+  "trust_remote_code",  # which sentence-transformers takes away
+}
+_DTYPE = ("dtype", "torch_dtype")
+_HALF = ("float16", "bfloat16")
+_WIDTHS = ("embedding_dimension", "word_embedding_dimension")
 
 
 def is_folder(path: pathlib.Path) -> bool:
@@ -40,35 +97,78 @@ def is_folder(path: pathlib.Path) -> bool:
   return (path / MODULES).is_file()
 
 
-def read(folder: pathlib.Path) -> Imported:
+def read(folder: pathlib.Path, base: Imported | None = None) -> Imported:
   """Read the model of a folder: everything is checked, tensors stay on disk.
+
+  Args:
+    folder: of sentence-transformers.
+    base: the encoder of a folder that has an adapter instead of its own.
 
   Raises:
     BadInput: a file or tensor is missing, unexpected or wrong, or the model is
       not built as EmbeddingGemma is.
   """
-  transformer, pooling, up, down, _ = _modules(folder)
-  tree = folders.read_json(transformer, "config.json")
-  where = transformer / "config.json"
-  _check_encoder(tree, where)
-  config = hugging_face.model_config(tree, hugging_face.GEMMA3, where)
+  transformer, pooling, up, down, normalize = _modules(folder)
+  adapted = adapters.is_adapter(transformer)
+  if adapters.is_alone(transformer) and base is None:
+    raise adapters.needs_base(transformer)
+  config, positions = _encoder(transformer, base)
   pooled = _pooling(folders.read_json(pooling, "config.json"), config, pooling)
   widths = _dense_widths(up, down, config)
+  _check_normalize(normalize)
+  settings, file = _settings(transformer)
+  length = lengths.of_folder(transformer, settings, file, positions)
   config = dataclasses.replace(
     config,
     pooling=pooled,
     up_width=widths[0],
     embed_dim=widths[1],
-    max_length=_max_length(transformer, config),
+    max_length=length.tokens,
   )
   _check_tokenizer(transformer)
-  return Imported(
+  found, weights = _tensors(transformer, up, down, config, base)
+  model = Imported(
     config,
-    _tensors(transformer, up, down, config),
+    found,
     folders.tokenizer_model(transformer),
     _prompts(folder),
     FAMILY,
+    left_out=int(any(name.endswith(_HEAD) for name in weights)),
+    source={POSITIONS: positions},
+    warned=(*_dtype_notes(transformer, settings, weights), *length.warned),
   )
+  if adapted:
+    model = adapters.merged(model, transformer)
+  rows = {file: length.what} if folders.has(transformer, file) else {}
+  rows |= {length.file: length.what}
+  return model._replace(
+    read=_rows(folder, (transformer, pooling, up, down), model, rows)
+  )
+
+
+def _encoder(
+  transformer: pathlib.Path, base: Imported | None
+) -> tuple[ModelConfig, int]:
+  """The encoder's config, and the number of positions it was made for."""
+  if base is not None:
+    if folders.has(transformer, safetensors_io.WEIGHTS) or folders.has(
+      transformer, safetensors_io.INDEX
+    ):
+      raise BadInput(
+        f"{transformer} has weights of its own, which --base would replace;"
+        " leave --base out"
+      )
+    if not any(name[0] == "encoder" for name in base.tensors):
+      raise BadInput(
+        f"--base is {base.family}, which has no encoder to be adapted; give an"
+        " EmbeddingGemma"
+      )
+    return base.config, base.source.get(POSITIONS, base.config.max_length)
+  tree = folders.read_json(transformer, "config.json")
+  where = transformer / "config.json"
+  _check_encoder(tree, where)
+  config = hugging_face.model_config(tree, hugging_face.GEMMA3, where)
+  return config, config.max_length
 
 
 def _modules(folder: pathlib.Path) -> Sequence[pathlib.Path]:
@@ -78,6 +178,7 @@ def _modules(folder: pathlib.Path) -> Sequence[pathlib.Path]:
     rows = json.loads(folders.inside(folder, MODULES).read_bytes())
     kinds = [str(row["type"]) for row in rows]
     paths = [str(row["path"]) for row in rows]
+    keys = [str(row["name"]) for row in rows]
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise BadInput(f"{place} cannot be read: {error}") from None
   for kind in kinds:
@@ -87,6 +188,12 @@ def _modules(folder: pathlib.Path) -> Sequence[pathlib.Path]:
         f"{place} holds the module {kind}, which is not supported; an"
         f" EmbeddingGemma is {', '.join(KINDS)}"
       )
+  twice = [key for key in keys if keys.count(key) > 1]
+  if twice:
+    raise BadInput(
+      f"{place} names two modules {twice[0]!r}, of which sentence-transformers"
+      " keeps one; give each a name of its own"
+    )
   short = [kind.split(".")[-1] for kind in kinds]
   if short.count("Dense") < 2:
     raise BadInput(
@@ -135,11 +242,15 @@ def _pooling(
     raise BadInput(
       f"{where}: include_prompt is not true; our mean takes the prompt in"
     )
-  width = tree.get("word_embedding_dimension", tree.get("embedding_dimension"))
-  if width != config.width:
+  for key in _WIDTHS:
+    if tree.get(key, config.width) != config.width:
+      raise BadInput(
+        f"{where}: it pools vectors of {tree[key]!r} numbers ({key}), the"
+        f" encoder's have {config.width}"
+      )
+  if not set(tree) & set(_WIDTHS):
     raise BadInput(
-      f"{where}: it pools vectors of {width} numbers, the encoder's have"
-      f" {config.width}"
+      f"{where}: config.json lacks {_WIDTHS[0]}; the encoder's is {config.width}"
     )
   return known[named[0]]
 
@@ -153,14 +264,17 @@ def _dense_widths(
     tree = folders.read_json(place, "config.json")
     if tree.get("bias") is not False:
       raise BadInput(f"{place}: bias={tree.get('bias')!r}; only false is known")
-    if tree.get("activation_function") != IDENTITY:
+    if tree.get("activation_function") not in _IDENTITIES:
       raise BadInput(
         f"{place}: activation_function={tree.get('activation_function')!r} is"
         f" not supported; only {IDENTITY}"
       )
-    for key in ("module_input_name", "module_output_name"):
-      if tree.get(key) not in (None, _POOLED):
-        raise BadInput(f"{place}: {key}={tree[key]!r} is not supported")
+    _check_names(tree, place)
+    if tree.get("use_residual"):
+      raise BadInput(
+        f"{place}: use_residual={tree['use_residual']!r} is not supported; only"
+        " false"
+      )
     if tree.get("in_features") != width:
       raise BadInput(
         f"{place}: in_features={tree.get('in_features')!r}, but what comes"
@@ -173,23 +287,86 @@ def _dense_widths(
   return found[0], found[1]
 
 
-def _max_length(folder: pathlib.Path, config: ModelConfig) -> int:
-  """The longest text in tokens.
+def _check_names(tree: Mapping[str, Any], place: pathlib.Path) -> None:
+  """Raise BadInput unless a module reads and writes the text's vector."""
+  for key in ("module_input_name", "module_output_name"):
+    if tree.get(key) not in (None, _POOLED):
+      raise BadInput(
+        f"{place}: {key}={tree[key]!r} is not supported; only {_POOLED!r}"
+      )
 
-  It is what the folder says, else the number of positions.
-  """
-  tree: Mapping[str, Any] = {}
-  if folders.has(folder, LENGTH):
-    tree = folders.read_json(folder, LENGTH)
-  if tree.get("do_lower_case"):
-    raise BadInput(f"{folder / LENGTH}: do_lower_case is not supported")
-  length = tree.get("max_seq_length")
-  if length is None and folders.has(folder, "tokenizer_config.json"):
-    settings = folders.read_json(folder, "tokenizer_config.json")
-    length = settings.get("model_max_length")
-  if not isinstance(length, int) or length > config.max_length:
-    return config.max_length
-  return length
+
+def _check_normalize(place: pathlib.Path) -> None:
+  if folders.has(place, "config.json"):
+    _check_names(folders.read_json(place, "config.json"), place)
+
+
+def _settings(folder: pathlib.Path) -> tuple[Mapping[str, Any], str]:
+  """The settings of the Transformer, checked, and the name of their file."""
+  file, tree = LENGTH, {}
+  for name in _LENGTHS:
+    if folders.has(folder, name):
+      file, tree = name, folders.read_json(folder, name)
+      if tree:
+        break
+  where = folder / file
+  known = {*_TRANSFORMER, *_ANYHOW, *_ARGS}
+  for key, value in tree.items():
+    if key not in known:
+      raise BadInput(f"{where}: {key}={value!r} is not known; remove it")
+    if value not in _TRANSFORMER.get(key, (value,)):
+      raise BadInput(
+        f"{where}: {key}={value!r} is not supported; only"
+        f" {_TRANSFORMER[key][0]!r}"
+      )
+  for key in _ARGS:
+    _check_args(tree.get(key) or {}, key, where)
+  limits = [tree.get(key) or {} for key in _TOKENIZER_ARGS]
+  limit = {k: v for found in limits for k, v in found.items()}
+  if "model_max_length" in limit:  # before what stands beside it
+    tree = {**tree, "max_seq_length": limit["model_max_length"]}
+  return tree, file
+
+
+_TOKENIZER_ARGS = ("tokenizer_args", "processor_kwargs")
+_MODEL_ARGS = ("model_args", "model_kwargs")
+_ARGS = (*_TOKENIZER_ARGS, *_MODEL_ARGS)
+
+
+def _check_args(args: Any, key: str, where: pathlib.Path) -> None:
+  """Raise BadInput for an argument that could change vectors."""
+  allowed = {*_ANYHOW, *_DTYPE} if key in _MODEL_ARGS else {"model_max_length"}
+  unknown = sorted(set(args) - allowed) if isinstance(args, Mapping) else [args]
+  if unknown:
+    raise BadInput(
+      f"{where}: {key} sets {unknown[0]!r}, which is not supported; remove it"
+    )
+
+
+def _dtype_notes(
+  folder: pathlib.Path,
+  settings: Mapping[str, Any],
+  weights: Mapping[str, Tensor],
+) -> tuple[str, ...]:
+  """A warning if other programs compute in half precision."""
+  tree = {}
+  if weights and folders.has(folder, "config.json"):
+    tree = folders.read_json(folder, "config.json")
+  args = {k: v for key in _MODEL_ARGS for k, v in (settings.get(key) or {}).items()}
+  asked = next((args[key] for key in _DTYPE if args.get(key)), "auto")
+  own = next((tree[key] for key in _DTYPE if tree.get(key)), None)
+  kind = str(own if asked == "auto" else asked).removeprefix("torch.")
+  stored = safetensors_io.said(weights)
+  if own is None and asked == "auto":
+    kind = stored
+  if kind not in _HALF:
+    return ()
+  where = "the weights are" if own is None else f"{folder}: dtype is"
+  return (
+    f"{where} {kind}: transformers 5 computes in {kind}, which moves vectors by"
+    f" its rounding; here they are computed in float32 from the {stored} of the"
+    " file",
+  )
 
 
 def _tensors(
@@ -197,22 +374,29 @@ def _tensors(
   up: pathlib.Path,
   down: pathlib.Path,
   config: ModelConfig,
-) -> dict[Name, Lazy]:
+  base: Imported | None,
+) -> tuple[dict[Name, Lazy], Mapping[str, Tensor]]:
+  """Our tensors, and those of the encoder's file, if it has one."""
   shapes = tensors.shapes_of(embedder.init(config))
   own = {name: shape for name, shape in shapes.items() if len(name) > 1}
-  weights = safetensors_io.open_folder(transformer)
-  prefix = names.prefix(weights, _PREFIXES, _PREFIXES[0])
-  sources = names.sources(own, names.GEMMA3, {"encoder": prefix})
-  tensors.check(
-    sources.values(),
-    {name: tensor.shape for name, tensor in weights.items()},
-    transformer,
-  )
-  read = lambda name: safetensors_io.read(weights[name])
-  found = tensors.lazy(sources, shapes, read)
+  weights: Mapping[str, Tensor] = {}
+  if base is not None:
+    found = {name: base.tensors[name] for name in own}
+  else:
+    weights = safetensors_io.open_folder(transformer)
+    prefix = names.prefix(weights, _PREFIXES, _PREFIXES[0])
+    sources = names.sources(own, names.GEMMA3, {"encoder": prefix})
+    tensors.check(
+      sources.values(),
+      {name: tensor.shape for name, tensor in weights.items()},
+      transformer,
+      lambda name: name.endswith(_HEAD),
+    )
+    read = lambda name: safetensors_io.read(weights[name])
+    found = tensors.lazy(sources, shapes, read)
   for side, place in (("up", up), ("down", down)):
     found |= _dense(place, (side,), shapes[side,])
-  return found
+  return found, weights
 
 
 def _dense(
@@ -223,6 +407,57 @@ def _dense(
   tensors.check([source], {k: t.shape for k, t in weights.items()}, place)
   read = lambda key: safetensors_io.read(weights[key])
   return tensors.lazy({name: source}, {name: shape}, read)
+
+
+def _rows(
+  folder: pathlib.Path,
+  places: Sequence[pathlib.Path],
+  model: Imported,
+  length: Mapping[str, str],
+) -> dict[str, str]:
+  """File, relative to the folder, -> what was read from it."""
+  transformer, pooling, up, down = places
+  config = model.config
+  found: dict[pathlib.Path, str] = {
+    folder / MODULES: "Transformer, Pooling, two Dense, Normalize",
+    folder / SETTINGS: f"{len(model.prompts)} prompts",
+  }
+  said = {
+    "config.json": f"{config.num_layers} layers of width {config.width}",
+    **{name: what for name, what in model.read.items()},
+    TOKENIZER_FILE: "the pieces",
+    "tokenizer_config.json": "BOS and EOS",
+  }
+  for name, what in length.items():
+    said[name] = f"{said[name]}; {what}" if name in said else what
+  found |= {transformer / name: what for name, what in said.items()}
+  found[pooling / "config.json"] = f"pooling: {config.pooling}"
+  for place in (up, down):
+    found[place / "config.json"] = "a linear map without bias"
+  for place in (transformer, up, down):
+    found |= _weight_rows(place)
+  return {
+    path.relative_to(folder).as_posix(): what
+    for path, what in found.items()
+    if path.is_file()
+  }
+
+
+def _weight_rows(place: pathlib.Path) -> dict[pathlib.Path, str]:
+  """Files of weights -> how many tensors of which type they hold."""
+  if not any(
+    folders.has(place, name)
+    for name in (safetensors_io.WEIGHTS, safetensors_io.INDEX)
+  ):
+    return {}
+  by_file = safetensors_io.files(safetensors_io.open_folder(place))
+  rows = {
+    place / name: f"{len(found)} tensors in {safetensors_io.said(found)}"
+    for name, found in by_file.items()
+  }
+  if safetensors_io.WEIGHTS not in by_file:
+    rows[place / safetensors_io.INDEX] = f"which of {len(by_file)} files"
+  return rows
 
 
 def _check_tokenizer(folder: pathlib.Path) -> None:
@@ -245,6 +480,11 @@ def _prompts(folder: pathlib.Path) -> dict[str, str]:
     raise BadInput(
       f"{where}: default_prompt_name={tree['default_prompt_name']!r} is not"
       " supported; write null, and name the prompt when you encode"
+    )
+  if tree.get("model_type") not in (None, "SentenceTransformer"):
+    raise BadInput(
+      f"{where}: model_type={tree['model_type']!r} is not supported; only"
+      " 'SentenceTransformer'"
     )
   similarity = tree.get("similarity_fn_name")
   if similarity not in (None, "cosine", "dot"):

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from embeddinggemma.checkpoint import Name
+from embeddinggemma.checkpoint import TOKENIZER_FILE, Name
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import names, safetensors_io, tensors
-from embeddinggemma.convert.read import hugging_face
+from embeddinggemma.convert.read import adapters, hugging_face
 from embeddinggemma.convert.read.hugging_face import Family
 from embeddinggemma.convert.safetensors_io import Tensor
 from embeddinggemma.convert.tensors import Imported, Shapes, Source
@@ -91,7 +91,9 @@ def read_gemma3(folder: pathlib.Path, part: str) -> Imported:
   prefix = names.prefix(weights, _CAUSAL_PREFIXES, "model.")
   shapes = tensors.shapes_of(decoder_lib.init_causal(config))
   sources = names.sources(shapes, names.GEMMA3, {"decoder": prefix})
-  return _imported(folder, kind, config, weights, shapes, sources)
+  model = _imported(folder, kind, config, weights, shapes, sources)
+  adapted = adapters.is_adapter(folder)
+  return adapters.merged(model, folder) if adapted else model
 
 
 def read_encoder_decoder(folder: pathlib.Path, part: str) -> Imported:
@@ -100,6 +102,11 @@ def read_encoder_decoder(folder: pathlib.Path, part: str) -> Imported:
   tree = folders.read_json(folder, "config.json")
   kind = tree["model_type"]
   sides = ENCODER_DECODERS[kind]
+  if adapters.is_adapter(folder):
+    raise BadInput(
+      f"{folder / adapters.CONFIG}: an adapter of an encoder-decoder is not"
+      " supported; merge it with PEFT's merge_and_unload"
+    )
   read_side = lambda keys: hugging_face.model_config(
     _part_of(tree, keys, where), sides.family, f"{where}: {'.'.join(keys)}"
   )
@@ -190,7 +197,23 @@ def _imported(
     kind,
     more,
     left_out - len(copies),
+    read=_rows(folder, kind, weights),
   )
+
+
+def _rows(
+  folder: pathlib.Path, kind: str, weights: Mapping[str, Tensor]
+) -> dict[str, str]:
+  """File -> what was read from it."""
+  by_file = safetensors_io.files(weights)
+  rows = {
+    name: f"{len(found)} tensors in {safetensors_io.said(found)}"
+    for name, found in by_file.items()
+  }
+  if safetensors_io.WEIGHTS not in by_file:
+    rows[safetensors_io.INDEX] = f"which of {len(by_file)} files"
+  rows |= {"config.json": kind, TOKENIZER_FILE: "the pieces"}
+  return {name: what for name, what in rows.items() if (folder / name).is_file()}
 
 
 def _part_of(
