@@ -83,12 +83,14 @@ def check(
   found: Mapping[str, Shape],
   where: Any,
   left_out: Callable[[str], bool] = lambda name: False,
+  config: str = "the config",
 ) -> int:
   """Check that the tensors found are those wanted.
 
   Returns how many are left out. Raises BadInput, with the first name, for a
   tensor that is missing, has another shape, or that neither a source nor
-  `left_out` accounts for. `where` is the file or folder, for the message.
+  `left_out` accounts for. `where` is the file or folder, for the message, and
+  `config` who says which shapes there should be.
   """
   names = set()
   for source in sources:
@@ -100,8 +102,8 @@ def check(
       )
     if found[source.name] != source.shape:
       raise BadInput(
-        f"{where}: tensor {source.name!r} has shape {found[source.name]}, the"
-        f" config asks for {source.shape}"
+        f"{where}: tensor {source.name!r} has shape {found[source.name]},"
+        f" {config} asks for {source.shape}"
       )
   rest = sorted(set(found) - names)
   unexpected = [name for name in rest if not left_out(name)]

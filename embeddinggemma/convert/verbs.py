@@ -73,7 +73,7 @@ def import_model(
   folder = _located(source)
   model = families.read(folder, part, _base(base))
   check_tokenizer(model, folder)
-  left = _left_aside(model, folder)
+  left = left_aside_of(model, folder)
   found = on_grid.Found(quantize.FLOAT, "")
   if model.is_embedder:
     found = on_grid.recognise(model)
@@ -130,7 +130,7 @@ def _base(base: str | None) -> pathlib.Path | None:
   return path if is_checkpoint else _located(base, "--base")
 
 
-def _left_aside(model: Imported, folder: pathlib.Path) -> left_aside.Left:
+def left_aside_of(model: Imported, folder: pathlib.Path) -> left_aside.Left:
   """The files of the source that were not read; none where it is one file."""
   if not folder.is_dir() or not model.read:
     return left_aside.Left({}, ())

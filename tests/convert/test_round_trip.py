@@ -237,7 +237,7 @@ FAULTS = {
   ),
   "a wrong shape": (
     change_tensor(Q, lambda a: a[:-1]),
-    rf"tensor '{Q}' has shape \(31, 32\), the config asks for \(32, 32\)",
+    rf"tensor '{Q}' has shape \(31, 32\), config.json asks for \(32, 32\)",
   ),
   "a Dense of another shape": (
     change_tensor("linear.weight", lambda a: a.T.copy(), "2_Dense"),

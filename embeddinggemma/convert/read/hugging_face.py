@@ -116,17 +116,23 @@ def model_config(
     )
   if tree.get("use_bidirectional_attention"):
     check_whole_window(sizes["window"], where)
-  return ModelConfig(
-    **sizes,
-    up_width=4 * sizes["width"],
-    embed_dim=sizes["width"],
-    pattern=_pattern(tree, family, sizes["num_layers"], where),
-    **_rope(tree, family, where)._asdict(),
-    norm_eps=_number(given, "rms_norm_eps", where),
-    attention_softcap=_number(given, "attn_logit_softcapping", where),
-    logit_softcap=_number(given, "final_logit_softcapping", where),
-    **family.always,
-  )
+  try:
+    return ModelConfig(
+      **sizes,
+      up_width=4 * sizes["width"],
+      embed_dim=sizes["width"],
+      pattern=_pattern(tree, family, sizes["num_layers"], where),
+      **_rope(tree, family, where)._asdict(),
+      norm_eps=_number(given, "rms_norm_eps", where),
+      attention_softcap=_number(given, "attn_logit_softcapping", where),
+      logit_softcap=_number(given, "final_logit_softcapping", where),
+      **family.always,
+    )
+  except BadInput as error:
+    said = str(error)
+    raise BadInput(
+      said if said.startswith(str(where)) else f"{where}: {said}"
+    ) from None
 
 
 def _whole(tree: Mapping[str, Any], name: str, where: Any) -> int:

@@ -36,6 +36,7 @@ _REASONS: tuple[tuple[str, str], ...] = (
   (r"(.*/)?(model\.safetensors\.index\.json"
    r"|model-\d+-of-\d+\.safetensors)",
    "model.safetensors comes before shards"),
+  (r"(.*/)?sentence_[\w-]+_config\.json", "sentence_bert_config.json comes first"),
   (r"(.*/)?(tokenizer\.(model|json)|tokenizer_config\.json"
    r"|special_tokens_map\.json|added_tokens\.json|vocab\.\w+|merges\.txt)",
    "of a tokenizer"),

@@ -35,11 +35,11 @@ KINDS = ("Transformer", "Pooling", "Dense", "Dense", "Normalize")
 DENSE_WEIGHT = "linear.weight"
 _POOLED = "sentence_embedding"
 _IDENTITIES = (IDENTITY, "torch.nn.Identity", "torch.nn.modules.Identity")
-# What may stand before the encoder's tensors: of the class that was trained, of
-# torch.compile, and of PEFT.
+# What may stand before the encoder's tensors. The first two are those that
+# transformers looks for; the others are of torch.compile, PEFT and larger models.
+_USUAL = ("", "model.")
 _PREFIXES = (
-  "",
-  "model.",
+  *_USUAL,
   "_orig_mod.",
   "_orig_mod.model.",
   "base_model.model.",
@@ -135,14 +135,18 @@ def read(folder: pathlib.Path, base: Imported | None = None) -> Imported:
     FAMILY,
     left_out=int(any(name.endswith(_HEAD) for name in weights)),
     source={POSITIONS: positions},
-    warned=(*_dtype_notes(transformer, settings, weights), *length.warned),
+    warned=(
+      *_prefix_notes(weights),
+      *_dtype_notes(transformer, settings, weights),
+      *length.warned,
+    ),
   )
   if adapted:
     model = adapters.merged(model, transformer)
   rows = {file: length.what} if folders.has(transformer, file) else {}
   rows |= {length.file: length.what}
   return model._replace(
-    read=_rows(folder, (transformer, pooling, up, down), model, rows)
+    read=_rows(folder, (transformer, pooling, up, down, normalize), model, rows)
   )
 
 
@@ -246,7 +250,7 @@ def _pooling(
     if tree.get(key, config.width) != config.width:
       raise BadInput(
         f"{where}: it pools vectors of {tree[key]!r} numbers ({key}), the"
-        f" encoder's have {config.width}"
+        f" encoder's have {config.width} (hidden_size of config.json)"
       )
   if not set(tree) & set(_WIDTHS):
     raise BadInput(
@@ -259,7 +263,7 @@ def _dense_widths(
   up: pathlib.Path, down: pathlib.Path, config: ModelConfig
 ) -> tuple[int, int]:
   """The widths (U, M) of the two projections, whose settings are checked."""
-  width, found = config.width, []
+  width, before, found = config.width, "hidden_size of config.json", []
   for place in (up, down):
     tree = folders.read_json(place, "config.json")
     if tree.get("bias") is not False:
@@ -278,8 +282,9 @@ def _dense_widths(
     if tree.get("in_features") != width:
       raise BadInput(
         f"{place}: in_features={tree.get('in_features')!r}, but what comes"
-        f" before gives {width} numbers"
+        f" before gives {width} numbers ({before})"
       )
+    before = f"out_features of {place.name}"
     width = tree.get("out_features")
     if type(width) is not int or width < 1:
       raise BadInput(f"{place}: out_features={width!r} is not a whole number")
@@ -343,29 +348,44 @@ def _check_args(args: Any, key: str, where: pathlib.Path) -> None:
     )
 
 
+def _prefix_notes(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+  """A warning if transformers would not find the tensors by their names."""
+  prefix = names.prefix(weights, _PREFIXES, _PREFIXES[0])
+  if prefix in _USUAL:
+    return ()
+  return (
+    f"the names of the tensors begin with {prefix!r}, by which transformers"
+    " finds none of them; they are read here",
+  )
+
+
 def _dtype_notes(
   folder: pathlib.Path,
   settings: Mapping[str, Any],
   weights: Mapping[str, Tensor],
 ) -> tuple[str, ...]:
   """A warning if other programs compute in half precision."""
-  tree = {}
+  asked = [
+    (f"{LENGTH}: {key}: {name}", (settings.get(key) or {}).get(name))
+    for key in _MODEL_ARGS
+    for name in _DTYPE
+  ]
   if weights and folders.has(folder, "config.json"):
     tree = folders.read_json(folder, "config.json")
-  args = {k: v for key in _MODEL_ARGS for k, v in (settings.get(key) or {}).items()}
-  asked = next((args[key] for key in _DTYPE if args.get(key)), "auto")
-  own = next((tree[key] for key in _DTYPE if tree.get(key)), None)
-  kind = str(own if asked == "auto" else asked).removeprefix("torch.")
+    asked += [(f"config.json: {name}", tree.get(name)) for name in _DTYPE]
   stored = safetensors_io.said(weights)
-  if own is None and asked == "auto":
-    kind = stored
+  asked.append((f"the type of {safetensors_io.WEIGHTS}", stored))
+  who, kind = next(
+    ((who, kind) for who, kind in asked if kind not in (None, "", "auto")),
+    ("", ""),
+  )
+  kind = str(kind).removeprefix("torch.")
   if kind not in _HALF:
     return ()
-  where = "the weights are" if own is None else f"{folder}: dtype is"
   return (
-    f"{where} {kind}: transformers 5 computes in {kind}, which moves vectors by"
-    f" its rounding; here they are computed in float32 from the {stored} of the"
-    " file",
+    f"{who} is {kind}, so transformers 5 computes in {kind}, which moves vectors"
+    f" by its rounding; here they are computed in float32 from the {stored} of"
+    " the file",
   )
 
 
@@ -391,6 +411,7 @@ def _tensors(
       {name: tensor.shape for name, tensor in weights.items()},
       transformer,
       lambda name: name.endswith(_HEAD),
+      "config.json",
     )
     read = lambda name: safetensors_io.read(weights[name])
     found = tensors.lazy(sources, shapes, read)
@@ -404,7 +425,8 @@ def _dense(
 ) -> dict[Name, Lazy]:
   weights = safetensors_io.open_folder(place)
   source: Source = tensors.matrix(DENSE_WEIGHT, shape)
-  tensors.check([source], {k: t.shape for k, t in weights.items()}, place)
+  shapes = {k: t.shape for k, t in weights.items()}
+  tensors.check([source], shapes, place, config="out_features of config.json")
   read = lambda key: safetensors_io.read(weights[key])
   return tensors.lazy({name: source}, {name: shape}, read)
 
@@ -416,7 +438,7 @@ def _rows(
   length: Mapping[str, str],
 ) -> dict[str, str]:
   """File, relative to the folder, -> what was read from it."""
-  transformer, pooling, up, down = places
+  transformer, pooling, up, down, normalize = places
   config = model.config
   found: dict[pathlib.Path, str] = {
     folder / MODULES: "Transformer, Pooling, two Dense, Normalize",
@@ -432,6 +454,7 @@ def _rows(
     said[name] = f"{said[name]}; {what}" if name in said else what
   found |= {transformer / name: what for name, what in said.items()}
   found[pooling / "config.json"] = f"pooling: {config.pooling}"
+  found[normalize / "config.json"] = "unit length"
   for place in (up, down):
     found[place / "config.json"] = "a linear map without bias"
   for place in (transformer, up, down):
@@ -481,7 +504,7 @@ def _prompts(folder: pathlib.Path) -> dict[str, str]:
       f"{where}: default_prompt_name={tree['default_prompt_name']!r} is not"
       " supported; write null, and name the prompt when you encode"
     )
-  if tree.get("model_type") not in (None, "SentenceTransformer"):
+  if tree.get("model_type", "SentenceTransformer") != "SentenceTransformer":
     raise BadInput(
       f"{where}: model_type={tree['model_type']!r} is not supported; only"
       " 'SentenceTransformer'"
