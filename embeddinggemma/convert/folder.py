@@ -8,6 +8,8 @@ from typing import Any
 from embeddinggemma.checkpoint import TOKENIZER_FILE, is_terms
 from embeddinggemma.types import BadInput
 
+# Files of which each alone can be a tokenizer.
+TOKENIZERS = (TOKENIZER_FILE, "tokenizer.json")
 _README_TERMS = re.compile(r"^license(_name|_link)?:.*$", re.MULTILINE)
 
 

@@ -60,6 +60,7 @@ _KNOWN = {
   "ensure_weight_tying",
   "loftq_config",
   "eva_config",
+  "unsloth_fixed",
 }
 # Fields by which a weight is found in the file: module, part of the adapter.
 _PART = re.compile(
@@ -122,7 +123,7 @@ def merged(model: Imported, folder: pathlib.Path) -> Imported:
   _check_settings(config, where)
   path = _weights(folder)
   bare = {
-    _module(name): name for name in model.tensors if _is_matrix(name)
+    module_of(name): name for name in model.tensors if _is_matrix(name)
   }
   parts = _parts(safetensors_io.open_file(path), bare, path)
   _check_selection(config, parts, bare, where)
@@ -151,7 +152,7 @@ def _is_matrix(name: Name) -> bool:
   return len(name) > 1
 
 
-def _module(name: Name) -> str:
+def module_of(name: Name) -> str:
   """Their name of a tensor's module: layers.3.self_attn.q_proj."""
   return names.theirs(name[1:], names.GEMMA3).removesuffix(".weight")
 
@@ -269,7 +270,7 @@ def _selected(
     excluded_here = _matches(excluded, module, "exclude_modules", where)
   else:
     excluded_here = ends(excluded)
-  if excluded_here or _is_saved(config, module):
+  if excluded_here or _is_excluded(config, module):
     return False
   targets = config.get("target_modules") or ()
   if targets == "all-linear":
@@ -307,13 +308,28 @@ def _matches(
     ) from None
 
 
-def _is_saved(config: Mapping[str, Any], module: str) -> bool:
-  """Whether a module, or one that holds it, is trained whole."""
-  saved = config.get("modules_to_save") or ()
+def _is_excluded(config: Mapping[str, Any], module: str) -> bool:
+  """Whether LoRA leaves a module out since it is trained whole."""
   return any(
-    re.match(rf"(^|.*\.){re.escape(str(name))}($|\..*)", module)
-    for name in saved
+    re.match(rf"(^|.*\.){re.escape(name)}($|\..*)", module)
+    for name in _saved(config)
   )
+
+
+def _is_saved(config: Mapping[str, Any], module: str) -> bool:
+  """Whether a module, or one that holds it, is trained whole.
+
+  PEFT compares the ends of names here, so that "norm" means "q_norm" as well.
+  """
+  parts = module.split(".")
+  around = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+  return any(
+    holder.endswith(name) for holder in around for name in _saved(config)
+  )
+
+
+def _saved(config: Mapping[str, Any]) -> list[str]:
+  return [str(name) for name in config.get("modules_to_save") or ()]
 
 
 def _change(

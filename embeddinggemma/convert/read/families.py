@@ -4,8 +4,11 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from embeddinggemma import checkpoint, saved
-from embeddinggemma.checkpoint import Lazy
+import numpy as np
+
+from embeddinggemma import checkpoint, quantize, saved
+from embeddinggemma.checkpoint import Lazy, Name
+from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import safetensors_io
 from embeddinggemma.convert.read import (
   adapters,
@@ -125,7 +128,10 @@ def read(
   if part not in PARTS:
     raise BadInput(f"--part={part} is unknown; use one of {', '.join(PARTS)}")
   if base is not None:
-    return _onto(folder, _base(base))
+    model = _onto(folder, _base(base))
+    merged = f"the adapter is merged into the weights of {base}"
+    source = {**model.source, "base": str(base)}
+    return model._replace(notes=(*model.notes, merged), source=source)
   family, place = _found(folder)
   if part != BOTH and not family.parts:
     known = [f.name for f in FAMILIES if f.parts and f.listed != ""]
@@ -147,7 +153,13 @@ def _onto(folder: pathlib.Path, base: Imported) -> Imported:
       f"--base is {base.family}; an adapter of an encoder-decoder is not"
       " supported: merge it with PEFT's merge_and_unload"
     )
-  return adapters.merged(base._replace(read={}), folder)
+  base = base._replace(read={})
+  if any(folders.has(folder, name) for name in folders.TOKENIZERS):
+    base = base._replace(
+      tokenizer=folders.tokenizer_model(folder),
+      read={checkpoint.TOKENIZER_FILE: "the pieces"},
+    )
+  return adapters.merged(base, folder)
 
 
 def _base(path: pathlib.Path) -> Imported:
@@ -162,9 +174,11 @@ def _base(path: pathlib.Path) -> Imported:
 def _of_checkpoint(path: pathlib.Path) -> Imported:
   """An embedder's checkpoint; each tensor is read when it is asked for."""
   found = saved.read(path)
-  lazily = lambda name: lambda: checkpoint.read_tensors(
-    found.directory, [name]
-  )[name]
+
+  def lazily(name: Name) -> Callable[[], np.ndarray]:
+    raw = lambda: checkpoint.read_tensors(found.directory, [name])[name]
+    return lambda: np.asarray(quantize.seen(name, raw(), found.precision))
+
   return Imported(
     found.config,
     {
@@ -174,7 +188,6 @@ def _of_checkpoint(path: pathlib.Path) -> Imported:
     found.files[checkpoint.TOKENIZER_FILE],
     found.prompts,
     sentence_transformers.FAMILY,
-    source={"base": str(found.directory)},
     licence=found.files.get("LICENSE", b"").decode("utf-8", "replace"),
   )
 

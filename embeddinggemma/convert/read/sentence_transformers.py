@@ -127,10 +127,11 @@ def read(folder: pathlib.Path, base: Imported | None = None) -> Imported:
   )
   _check_tokenizer(transformer)
   found, weights = _tensors(transformer, up, down, config, base)
+  own = any(folders.has(transformer, name) for name in folders.TOKENIZERS)
   model = Imported(
     config,
     found,
-    folders.tokenizer_model(transformer),
+    base.tokenizer if base and not own else folders.tokenizer_model(transformer),
     _prompts(folder),
     FAMILY,
     left_out=int(any(name.endswith(_HEAD) for name in weights)),
@@ -143,8 +144,7 @@ def read(folder: pathlib.Path, base: Imported | None = None) -> Imported:
   )
   if adapted:
     model = adapters.merged(model, transformer)
-  rows = {file: length.what} if folders.has(transformer, file) else {}
-  rows |= {length.file: length.what}
+  rows = {file: "how texts are read", length.file: length.what}
   return model._replace(
     read=_rows(folder, (transformer, pooling, up, down, normalize), model, rows)
   )
