@@ -167,9 +167,14 @@ def _truncated(path: pathlib.Path, size: int, wanted: int) -> BadInput:
 
 
 def said(found: Mapping[str, Tensor]) -> str:
-  """The types of tensors, for a message: "bfloat16", "float16 and float32"."""
-  types = sorted({str(tensor.dtype) for tensor in found.values()})
-  return " and ".join(types)
+  """How many tensors of which type, for people: "314 tensors in bfloat16"."""
+  count = len(found)
+  return f"{count} tensor{'s'[: count != 1]} in {types(found)}"
+
+
+def types(found: Mapping[str, Tensor]) -> str:
+  """The types of tensors, for people: "bfloat16", "float16 and float32"."""
+  return " and ".join(sorted({str(t.dtype) for t in found.values()}))
 
 
 def files(found: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

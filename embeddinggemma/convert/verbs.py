@@ -109,7 +109,10 @@ def import_model(
     f"{place}",
     f"{model.family}: {total} tensors, {count:,} parameters{rest}",
     *model.notes,
-    *(f"note: {line}" for line in (*model.warned, *left.warned)),
+    *(
+      f"note: {left_aside.printable(line)}"
+      for line in (*model.warned, *left.warned)
+    ),
     *([found.line] if found.line else []),
   ):
     console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -143,10 +146,10 @@ def _table(model: Imported, left: left_aside.Left) -> Table:
   table.add_column("file", overflow="fold")
   table.add_column("read", overflow="fold")
   for file, what in model.read.items():
-    table.add_row(left_aside.printable(file), Text(what))
+    table.add_row(Text(left_aside.printable(file)), Text(what))
   for files, why in left.reasons.items():
     said = Text(f"left aside: {why}", "dim")
-    table.add_row(left_aside.printable(files), said)
+    table.add_row(Text(left_aside.printable(files)), said)
   return table
 
 

@@ -64,7 +64,11 @@ FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "query_pre_attn_scalar": (4, 64),
     "sliding_window": (4, 7, 16, 64),
     "max_position_embeddings": (16, 32, 128, 1024),
-    "layer_types": (["full_attention"] * 3, ["sliding_attention"] * 3, ["x"] * 3),
+    "layer_types": (
+      ["full_attention"] * 3,
+      ["sliding_attention"] * 3,
+      ["x"] * 3,
+    ),
     "_sliding_window_pattern": (2, 6),
     "sliding_window_pattern": (2, 6),
     "use_bidirectional_attention": (),
@@ -103,7 +107,12 @@ FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "do_lower_case": (),
     "transformer_task": ("fill-mask", "text-generation"),
     "modality_config": (
-      {"text": {"method": "forward", "method_output_name": ["hidden_states", 0]}},
+      {
+        "text": {
+          "method": "forward",
+          "method_output_name": ["hidden_states", 0],
+        }
+      },
       {"message": {"method": "forward", "method_output_name": "x"}},
     ),
     "module_output_name": ("sentence_embedding",),
@@ -113,7 +122,10 @@ FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "document_length": (8,),
     "query_expansion": ({"strategy": "fixed", "length": 8},),
     "tokenizer_name_or_path": ("elsewhere",),
-    "model_args": ({"torch_dtype": "float16"}, {"attn_implementation": "eager"}),
+    "model_args": (
+      {"torch_dtype": "float16"},
+      {"attn_implementation": "eager"},
+    ),
     "model_kwargs": ({"dtype": "bfloat16"}, {"output_hidden_states": True}),
     "tokenizer_args": ({"model_max_length": 8}, {"add_eos_token": False}),
     "processor_kwargs": ({"model_max_length": 8}, {"truncation_side": "left"}),
@@ -135,7 +147,13 @@ FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "__version__": ({"sentence_transformers": "9.0.0"},),
   },
   "1_Pooling/config.json": {
-    "pooling_mode": ("cls", "max", "lasttoken", "weightedmean", ["mean", "max"]),
+    "pooling_mode": (
+      "cls",
+      "max",
+      "lasttoken",
+      "weightedmean",
+      ["mean", "max"],
+    ),
     "pooling_mode_cls_token": (),
     "pooling_mode_mean_tokens": (),
     "pooling_mode_max_tokens": (),
@@ -237,11 +255,16 @@ def sharded(keep: bool):
 
   def apply(folder: pathlib.Path) -> None:
     found = safetensors.numpy.load_file(folder / WEIGHTS)
-    files = {n: f"model-0000{i % 2 + 1}-of-00002.safetensors"
-             for i, n in enumerate(found)}
+    files = {
+      n: f"model-0000{i % 2 + 1}-of-00002.safetensors"
+      for i, n in enumerate(found)
+    }
     for file in set(files.values()):
-      part = {n: a * (0.5 if keep else 1) for n, a in found.items()
-              if files[n] == file}
+      part = {
+        n: a * (0.5 if keep else 1)
+        for n, a in found.items()
+        if files[n] == file
+      }
       safetensors.numpy.save_file(part, folder / file, {"format": "pt"})
     index = {"metadata": {}, "weight_map": files}
     (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
@@ -265,7 +288,9 @@ def moved(folder: pathlib.Path) -> None:
   for path in list(folder.iterdir()):
     if path.is_file() and path.name not in ("modules.json", SETTINGS):
       path.rename(folder / "0_Transformer" / path.name)
-  modules(lambda rows: [{**rows[0], "path": "0_Transformer"}, *rows[1:]])(folder)
+  modules(lambda rows: [{**rows[0], "path": "0_Transformer"}, *rows[1:]])(
+    folder
+  )
 
 
 def added(name: str, content: bytes | str):
@@ -282,8 +307,12 @@ def removed(name: str):
 
 
 def row(kind: str, path: str, at: int):
-  new = {"idx": 9, "name": "9", "path": path,
-         "type": f"sentence_transformers.models.{kind}"}
+  new = {
+    "idx": 9,
+    "name": "9",
+    "path": path,
+    "type": f"sentence_transformers.models.{kind}",
+  }
   return modules(lambda rows: [*rows[:at], new, *rows[at:]])
 
 
@@ -299,106 +328,225 @@ def ids(change: Callable[[dict], None]):
   return apply
 
 
-CUT = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst",
-       "stride": 0}
+CUT = {
+  "direction": "Right",
+  "max_length": 8,
+  "strategy": "LongestFirst",
+  "stride": 0,
+}
 FILES: dict[str, tuple[tuple[str, ...], Callable[[pathlib.Path], None]]] = {
-  **{f"weights in {kind}": ((kind, WEIGHTS), typed(kind))
-     for kind in ("float16", "bfloat16", "float64", "int8")},
+  **{
+    f"weights in {kind}": ((kind, WEIGHTS), typed(kind))
+    for kind in ("float16", "bfloat16", "float64", "int8")
+  },
   "one tensor in float16": (("float16", WEIGHTS), typed("float16", one=True)),
   "2_Dense in float16": (("float16", "2_Dense"), typed("float16", "2_Dense")),
   "3_Dense in float64": (("F64", "3_Dense"), typed("float64", "3_Dense")),
-  **{f"tensors named {p}*": ((p, "tensor"), prefixed(p))
-     for p in ("model.", "_orig_mod.", "language_model.", "base_model.model.",
-               "x.", "module.")},
+  **{
+    f"tensors named {p}*": ((p, "tensor"), prefixed(p))
+    for p in (
+      "model.",
+      "_orig_mod.",
+      "language_model.",
+      "base_model.model.",
+      "x.",
+      "module.",
+    )
+  },
   "shards": ((WEIGHTS,), sharded(False)),
   "shards and the whole": ((WEIGHTS,), sharded(True)),
-  "an extra tensor": (("extra",), arrays(
-    lambda f: f | {"extra.weight": np.ones(3, np.float32)})),
-  "a head": (("lm_head",), arrays(
-    lambda f: f | {"lm_head.weight": np.ones((512, 32), np.float32)})),
-  "a tensor less": ((Q,), arrays(
-    lambda f: {k: v for k, v in f.items() if k != Q})),
+  "an extra tensor": (
+    ("extra",),
+    arrays(lambda f: f | {"extra.weight": np.ones(3, np.float32)}),
+  ),
+  "a head": (
+    ("lm_head",),
+    arrays(lambda f: f | {"lm_head.weight": np.ones((512, 32), np.float32)}),
+  ),
+  "a tensor less": (
+    (Q,),
+    arrays(lambda f: {k: v for k, v in f.items() if k != Q}),
+  ),
   "a tensor of another shape": ((Q,), arrays(lambda f: f | {Q: f[Q][:8]})),
-  "a tensor of NaN": (("layer_1", Q, "finite", "NaN"), arrays(
-    lambda f: f | {Q: f[Q] * np.nan})),
-  "a Dense with a bias": (("linear.bias",), arrays(
-    lambda f: f | {"linear.bias": np.ones(len(f["linear.weight"]), np.float32)},
-    "2_Dense")),
-  "a Dense transposed": (("linear.weight",), arrays(
-    lambda f: {"linear.weight": np.ascontiguousarray(f["linear.weight"].T)},
-    "2_Dense")),
+  "a tensor of NaN": (
+    ("layer_1", Q, "finite", "NaN"),
+    arrays(lambda f: f | {Q: f[Q] * np.nan}),
+  ),
+  "a Dense with a bias": (
+    ("linear.bias",),
+    arrays(
+      lambda f: (
+        f | {"linear.bias": np.ones(len(f["linear.weight"]), np.float32)}
+      ),
+      "2_Dense",
+    ),
+  ),
+  "a Dense transposed": (
+    ("linear.weight",),
+    arrays(
+      lambda f: {"linear.weight": np.ascontiguousarray(f["linear.weight"].T)},
+      "2_Dense",
+    ),
+  ),
   "no Normalize": (("Normalize", "modules.json"), modules(lambda r: r[:-1])),
   "one Dense": (("Dense",), modules(lambda r: [*r[:2], *r[3:]])),
   "no Dense": (("Dense",), modules(lambda r: [*r[:2], *r[4:]])),
   "three Dense": (("Dense",), row("Dense", "3_Dense", 4)),
-  "the first Dense twice": (("Dense", "in_features"), modules(
-    lambda r: [*r[:3], {**r[3], "path": r[2]["path"]}, r[4]])),
-  "Dense the other way": (("in_features", "modules.json"), modules(
-    lambda r: [*r[:2], r[3], r[2], r[4]])),
-  "two modules of one name": (("modules.json",), modules(
-    lambda r: [*r[:3], {**r[3], "name": r[2]["name"]}, r[4]])),
-  "modules out of order by idx": (("modules.json",), modules(
-    lambda r: [{**x, "idx": 4 - n} for n, x in enumerate(r)])),
-  "modules without idx": (("modules.json",), modules(
-    lambda r: [{k: v for k, v in x.items() if k != "idx"} for x in r])),
-  "modules with kwargs": (("modules.json",), modules(
-    lambda r: [{**r[0], "kwargs": ["task"]}, *r[1:]])),
-  "an unknown module": (("Custom",), modules(
-    lambda r: [*r, {"idx": 5, "name": "5", "path": "", "type": "custom.Custom"}])),
-  **{f"a module {kind}": ((kind,), row(kind, f"9_{kind}", 4))
-     for kind in ("Dropout", "LayerNorm", "WordWeights", "Router", "CNN")},
+  "the first Dense twice": (
+    ("Dense", "in_features"),
+    modules(lambda r: [*r[:3], {**r[3], "path": r[2]["path"]}, r[4]]),
+  ),
+  "Dense the other way": (
+    ("in_features", "modules.json"),
+    modules(lambda r: [*r[:2], r[3], r[2], r[4]]),
+  ),
+  "two modules of one name": (
+    ("modules.json",),
+    modules(lambda r: [*r[:3], {**r[3], "name": r[2]["name"]}, r[4]]),
+  ),
+  "modules out of order by idx": (
+    ("modules.json",),
+    modules(lambda r: [{**x, "idx": 4 - n} for n, x in enumerate(r)]),
+  ),
+  "modules without idx": (
+    ("modules.json",),
+    modules(lambda r: [{k: v for k, v in x.items() if k != "idx"} for x in r]),
+  ),
+  "modules with kwargs": (
+    ("modules.json",),
+    modules(lambda r: [{**r[0], "kwargs": ["task"]}, *r[1:]]),
+  ),
+  "an unknown module": (
+    ("Custom",),
+    modules(
+      lambda r: [
+        *r,
+        {"idx": 5, "name": "5", "path": "", "type": "custom.Custom"},
+      ]
+    ),
+  ),
+  **{
+    f"a module {kind}": ((kind,), row(kind, f"9_{kind}", 4))
+    for kind in ("Dropout", "LayerNorm", "WordWeights", "Router", "CNN")
+  },
   "a second Normalize": (("Normalize",), row("Normalize", "4_Normalize", 2)),
   "modules is an object": (("modules.json",), modules(lambda r: {"a": r})),
   "modules is empty": (("modules.json",), modules(lambda r: [])),
   "the Transformer in a folder": (("0_Transformer",), moved),
-  "a path out of the folder": (("..",), modules(
-    lambda r: [*r[:2], {**r[2], "path": "../2_Dense"}, *r[3:]])),
-  **{f"{name} gone": ((name.split("/")[-1],), removed(name)) for name in (
-    CONFIG, LENGTH, SETTINGS, TOKENIZER, WEIGHTS, "modules.json",
-    "1_Pooling/config.json", "2_Dense/config.json", f"3_Dense/{WEIGHTS}")},
-  "another name of the lengths' file": ((LENGTH, "sentence_roberta"), lambda f:
-    (removed(LENGTH)(f), added("sentence_roberta_config.json",
-                               '{"max_seq_length": 16}')(f))),
-  **{f"{name} added": ((name.split("/")[0], name), added(name, content))
-     for name, content in {
-       "pytorch_model.bin": b"\x80", "2_Dense/pytorch_model.bin": b"\x80",
-       "onnx/model.onnx": b"x", "openvino/openvino_model.xml": b"x",
-       "optimizer.pt": b"x", "training_args.bin": b"x",
-       "trainer_state.json": "{}", "checkpoint-5/model.safetensors": b"x",
-       "consolidated.safetensors": b"x", "model.gguf": b"GGUF",
-       "other.safetensors": b"x", "generation_config.json": "{}",
-       "chat_template.jinja": "x", "modeling_custom.py": "raise ValueError",
-       "notes.txt": "x", "5_Dense/config.json": "{}",
-       "router_config.json": "{}", "adapter_model.safetensors": b"x",
-       "quantize_config.json": "{}", "adapter_config.json": "{}",
-       "sentence_xlnet_config.json": '{"max_seq_length": 8}',
-       "preprocessor_config.json": "{}"}.items()},
+  "a path out of the folder": (
+    ("..",),
+    modules(lambda r: [*r[:2], {**r[2], "path": "../2_Dense"}, *r[3:]]),
+  ),
+  **{
+    f"{name} gone": ((name.split("/")[-1],), removed(name))
+    for name in (
+      CONFIG,
+      LENGTH,
+      SETTINGS,
+      TOKENIZER,
+      WEIGHTS,
+      "modules.json",
+      "1_Pooling/config.json",
+      "2_Dense/config.json",
+      f"3_Dense/{WEIGHTS}",
+    )
+  },
+  "another name of the lengths' file": (
+    (LENGTH, "sentence_roberta"),
+    lambda f: (
+      removed(LENGTH)(f),
+      added("sentence_roberta_config.json", '{"max_seq_length": 16}')(f),
+    ),
+  ),
+  **{
+    f"{name} added": ((name.split("/")[0], name), added(name, content))
+    for name, content in {
+      "pytorch_model.bin": b"\x80",
+      "2_Dense/pytorch_model.bin": b"\x80",
+      "onnx/model.onnx": b"x",
+      "openvino/openvino_model.xml": b"x",
+      "optimizer.pt": b"x",
+      "training_args.bin": b"x",
+      "trainer_state.json": "{}",
+      "checkpoint-5/model.safetensors": b"x",
+      "consolidated.safetensors": b"x",
+      "model.gguf": b"GGUF",
+      "other.safetensors": b"x",
+      "generation_config.json": "{}",
+      "chat_template.jinja": "x",
+      "modeling_custom.py": "raise ValueError",
+      "notes.txt": "x",
+      "5_Dense/config.json": "{}",
+      "router_config.json": "{}",
+      "adapter_model.safetensors": b"x",
+      "quantize_config.json": "{}",
+      "adapter_config.json": "{}",
+      "sentence_xlnet_config.json": '{"max_seq_length": 8}',
+      "preprocessor_config.json": "{}",
+    }.items()
+  },
   "empty weights": ((WEIGHTS,), added(WEIGHTS, b"")),
-  "cut weights": ((WEIGHTS,), lambda f: (f / WEIGHTS).write_bytes(
-    (f / WEIGHTS).read_bytes()[:-9])),
+  "cut weights": (
+    (WEIGHTS,),
+    lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-9]),
+  ),
   "broken JSON": ((CONFIG,), added(CONFIG, "{")),
 }
 IDS: dict[str, tuple[tuple[str, ...], Callable[[pathlib.Path], None]]] = {
-  "no post-processor": (("tokenizer.json", "EOS"), ids(
-    lambda t: t.update(post_processor=None))),
+  "no post-processor": (
+    ("tokenizer.json", "EOS"),
+    ids(lambda t: t.update(post_processor=None)),
+  ),
   "truncation": (("truncation",), ids(lambda t: t.update(truncation=CUT))),
-  "truncation from the left": (("truncation",), ids(
-    lambda t: t.update(truncation={**CUT, "direction": "Left"}))),
-  "padding": (("padding",), ids(lambda t: t.update(padding={
-    "strategy": {"Fixed": 16}, "direction": "Left", "pad_to_multiple_of": None,
-    "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"}))),
-  "lower case": (("tokenizer.json", "normalizer"), ids(
-    lambda t: t.update(normalizer={"type": "Lowercase"}))),
-  "a merge less": (("tokenizer.json",), ids(
-    lambda t: t["model"]["merges"].pop(0))),
-  "two pieces swapped": (("tokenizer.json",), ids(
-    lambda t: t["model"]["vocab"].update(
-      {a: b for a, b in zip(list(t["model"]["vocab"])[400:402],
-                            reversed(list(t["model"]["vocab"].values())[400:402]))}))),
-  "no byte fallback": (("tokenizer.json",), ids(
-    lambda t: t["model"].update(byte_fallback=False))),
-  "another tokenizer.model": (("tokenizer.model",), lambda f: (
-    f / "tokenizer.model").write_bytes(b"no model")),
+  "truncation from the left": (
+    ("truncation",),
+    ids(lambda t: t.update(truncation={**CUT, "direction": "Left"})),
+  ),
+  "padding": (
+    ("padding",),
+    ids(
+      lambda t: t.update(
+        padding={
+          "strategy": {"Fixed": 16},
+          "direction": "Left",
+          "pad_to_multiple_of": None,
+          "pad_id": 0,
+          "pad_type_id": 0,
+          "pad_token": "<pad>",
+        }
+      )
+    ),
+  ),
+  "lower case": (
+    ("tokenizer.json", "normalizer"),
+    ids(lambda t: t.update(normalizer={"type": "Lowercase"})),
+  ),
+  "a merge less": (
+    ("tokenizer.json",),
+    ids(lambda t: t["model"]["merges"].pop(0)),
+  ),
+  "two pieces swapped": (
+    ("tokenizer.json",),
+    ids(
+      lambda t: t["model"]["vocab"].update(
+        {
+          a: b
+          for a, b in zip(
+            list(t["model"]["vocab"])[400:402],
+            reversed(list(t["model"]["vocab"].values())[400:402]),
+          )
+        }
+      )
+    ),
+  ),
+  "no byte fallback": (
+    ("tokenizer.json",),
+    ids(lambda t: t["model"].update(byte_fallback=False)),
+  ),
+  "another tokenizer.model": (
+    ("tokenizer.model",),
+    lambda f: (f / "tokenizer.model").write_bytes(b"no model"),
+  ),
   "tokenizer.model gone": (("tokenizer.model",), removed("tokenizer.model")),
   "tokenizer.json gone": (("tokenizer.json",), removed("tokenizer.json")),
 }
@@ -411,6 +559,72 @@ def file(rng: random.Random) -> Edit:
   return Edit(name, names, apply)
 
 
+ADAPTER = "adapter_config.json"
+ADAPTED = ("layers.0.self_attn.q_proj", "layers.1.self_attn.o_proj")
+# Key of an adapter's settings -> values that are tried beside ANY.
+LORA: dict[str, tuple[Any, ...]] = {
+  "r": (8,),
+  "lora_alpha": (1, 16),
+  "target_modules": (["q_proj"], ["q_proj", "o_proj", "k_proj"], r".*\.0\..*"),
+  "exclude_modules": (["q_proj"], ["k_proj"]),
+  "use_rslora": (),
+  "use_dora": (),
+  "rank_pattern": ({"q_proj": 2}, {"k_proj": 2}),
+  "alpha_pattern": ({"q_proj": 2}, {"k_proj": 2}),
+  "layers_to_transform": ([0], [1]),
+  "layers_pattern": ("layers",),
+  "modules_to_save": (["norm"], ["q_proj"]),
+  "init_lora_weights": ("gaussian", "olora", "pissa", "loftq"),
+  "bias": ("all", "lora_only"),
+  "fan_in_fan_out": (),
+  "lora_dropout": (0.5,),
+  "lora_bias": (),
+  "peft_type": ("IA3", "LOHA", "PREFIX_TUNING"),
+  "task_type": ("CAUSAL_LM",),
+  "base_model_name_or_path": (),
+  "use_qalora": (),
+  "layer_replication": ([[0, 2]],),
+  "trainable_token_indices": ([1, 2],),
+  "target_parameters": (["norm.weight"],),
+}
+
+
+def lora(folder: pathlib.Path) -> None:
+  """Puts a random adapter of two matrices beside the weights."""
+  rng = np.random.default_rng(0)
+  base = safetensors.numpy.load_file(folder / WEIGHTS)
+  found = {}
+  for name in ADAPTED:
+    out, into = base[f"{name}.weight"].shape
+    draw = lambda *shape: rng.standard_normal(shape, np.float32) / 2
+    found[f"base_model.model.{name}.lora_A.weight"] = draw(4, into)
+    found[f"base_model.model.{name}.lora_B.weight"] = draw(out, 4)
+  safetensors.numpy.save_file(found, folder / "adapter_model.safetensors")
+  tree = {
+    "peft_type": "LORA",
+    "task_type": "FEATURE_EXTRACTION",
+    "base_model_name_or_path": str(folder),
+    "r": 4,
+    "lora_alpha": 8,
+    "target_modules": ["0.self_attn.q_proj", "1.self_attn.o_proj"],
+  }
+  (folder / ADAPTER).write_text(json.dumps(tree))
+
+
+def adapter(rng: random.Random) -> Edit:
+  """One key of the settings of an adapter beside the weights."""
+  key = rng.choice(list(LORA))
+  own = LORA[key]
+  value = rng.choice(own if own and rng.random() < 0.7 else ANY)
+  said = "taken out" if value is DELETE else f"= {value!r}"
+
+  def apply(folder: pathlib.Path) -> None:
+    lora(folder)
+    write(folder / ADAPTER, key, value)
+
+  return Edit(f"{ADAPTER}: {key} {said}", (key, "adapter_"), apply)
+
+
 def tokenizer(rng: random.Random) -> Edit:
   """One thing of the tokenizer's files."""
   name = rng.choice(list(IDS))
@@ -421,7 +635,7 @@ def tokenizer(rng: random.Random) -> Edit:
 def edits(seed: int, count: int) -> list[Edit]:
   """So many random edits."""
   rng = random.Random(seed)
-  kinds = rng.choices((field, file, tokenizer), (6, 3, 1), k=count)
+  kinds = rng.choices((field, file, adapter, tokenizer), (6, 3, 1, 1), k=count)
   return [kind(rng) for kind in kinds]
 
 
@@ -448,7 +662,10 @@ def silent():
 
 
 def ours(folder: pathlib.Path, encode: Callable[[Any], Any]) -> tuple[str, Any]:
-  """(what was said, vectors or None): by the importer and `load`."""
+  """(what was said, vectors or None): by the importer and `load`.
+
+  `encode` gets a function that loads the model.
+  """
   import embeddinggemma as eg
   from embeddinggemma.convert import verbs
   from embeddinggemma.convert.read import families
@@ -459,15 +676,13 @@ def ours(folder: pathlib.Path, encode: Callable[[Any], Any]) -> tuple[str, Any]:
     verbs.check_tokenizer(found, folder)
     left = verbs.left_aside_of(found, folder)
     with contextlib.redirect_stderr(io.StringIO()):
-      vectors = encode(eg.load(folder))
+      vectors = encode(lambda: eg.load(folder))
     return " ".join((*found.warned, *left.warned)), vectors
   except (BadInput, Stopped) as error:
     return str(error), None
 
 
-def judged(
-  edit: Edit, said: str, mine: Any, theirs: Any
-) -> Outcome:
+def judged(edit: Edit, said: str, mine: Any, theirs: Any) -> Outcome:
   """The verdict of an edit, from both sides' vectors; None: refused."""
   named = any(name in said for name in edit.names)
   if mine is None:
@@ -488,14 +703,19 @@ TEXTS = [
 PROMPTS = (None, "query", "document")
 
 
-def of_ours(model: Any) -> np.ndarray:
+def of_ours(load: Callable[[], Any]) -> np.ndarray:
+  """Our vectors of TEXTS under each of PROMPTS."""
+  model = load()
   return np.concatenate([model.encode(TEXTS, name) for name in PROMPTS])
 
 
 def of_theirs(folder: pathlib.Path) -> np.ndarray | None:
   """sentence-transformers' vectors; None: it refuses the folder."""
   import sentence_transformers
+  import transformers.integrations.peft as integration
 
+  # It asks for a newer PEFT than there may be; the files are the same.
+  integration.MIN_PEFT_VERSION = "0.18.0"
   try:
     with silent(), contextlib.redirect_stderr(io.StringIO()):
       model = sentence_transformers.SentenceTransformer(

@@ -20,7 +20,7 @@ from embeddinggemma.convert.read import adapters, families
 from embeddinggemma.types import BadInput
 
 ROOT = "base_model.model."
-Q, O = "layers.0.self_attn.q_proj", "layers.1.self_attn.o_proj"
+Q, OUT = "layers.0.self_attn.q_proj", "layers.1.self_attn.o_proj"
 UP, DOWN = "layers.2.mlp.up_proj", "layers.2.mlp.down_proj"
 TABLE = "embed_tokens"
 ENDS = ["q_proj", "o_proj", "up_proj", "down_proj"]
@@ -33,7 +33,7 @@ def settings(**changes):
     "base_model_name_or_path": "google/embeddinggemma-300m",
     "r": 4,
     "lora_alpha": 12,
-    "target_modules": [Q, O, UP, DOWN],
+    "target_modules": [Q, OUT, UP, DOWN],
     "init_lora_weights": True,
     "use_rslora": False,
     "use_dora": False,
@@ -52,7 +52,7 @@ def matrices(folder):
   return {name.removesuffix(".weight"): a for name, a in found.items()}
 
 
-def factors(base, modules=(Q, O, UP, DOWN), ranks=None, dora=False):
+def factors(base, modules=(Q, OUT, UP, DOWN), ranks=None, dora=False):
   """Random tensors of an adapter, under PEFT's names."""
   rng = np.random.default_rng(0)
   draw = lambda *shape: rng.standard_normal(shape, np.float32) / 4
@@ -99,7 +99,9 @@ def assert_holds(model, want):
   for name, lazy in model.tensors.items():
     if len(name) > 1:
       theirs = want[adapters.module_of(name)]
-      theirs = theirs.T if theirs.ndim == 2 and "embedding" not in name else theirs
+      theirs = (
+        theirs.T if theirs.ndim == 2 and "embedding" not in name else theirs
+      )
       np.testing.assert_allclose(
         lazy.read(), theirs.reshape(lazy.shape), rtol=0, atol=1e-6
       )
@@ -110,7 +112,7 @@ def folder(exported, tmp_path):
   return shutil.copytree(exported, tmp_path / "folder")
 
 
-ALL = (Q, O, UP, DOWN)
+ALL = (Q, OUT, UP, DOWN)
 PLAIN = dict.fromkeys(ALL, 3.0)
 KINDS = {
   "plain": ({}, {}, PLAIN),
@@ -120,12 +122,12 @@ KINDS = {
   "alpha_pattern": (
     {"alpha_pattern": {"q_proj": 8, r"layers\.2\.mlp\..*": 1}},
     {},
-    {Q: 2.0, O: 3.0, UP: 0.25, DOWN: 0.25},
+    {Q: 2.0, OUT: 3.0, UP: 0.25, DOWN: 0.25},
   ),
   "rank_pattern": (
     {"rank_pattern": {"q_proj": 2, "self_attn.o_proj": 3}},
-    {"ranks": {Q: 2, O: 3}},
-    {Q: 6.0, O: 4.0, UP: 3.0, DOWN: 3.0},
+    {"ranks": {Q: 2, OUT: 3}},
+    {Q: 6.0, OUT: 4.0, UP: 3.0, DOWN: 3.0},
   ),
   "dora": ({"use_dora": True}, {"dora": True}, PLAIN),
   "table": (
@@ -216,7 +218,7 @@ REFUSED = {
   "target_parameters": {"target_parameters": ["x"]},
   "alora_invocation_tokens": {"alora_invocation_tokens": [1]},
   "a_new_key=1": {"a_new_key": 1},
-  "do not name 'layers.2.mlp.down_proj'": {"target_modules": [Q, O, UP]},
+  "do not name 'layers.2.mlp.down_proj'": {"target_modules": [Q, OUT, UP]},
   "do not name 'layers.0": {"exclude_modules": [Q]},
   "names 'layers.0.mlp.gate_proj'": {
     "target_modules": [*ALL, "layers.0.mlp.gate_proj"]
@@ -276,7 +278,7 @@ def test_an_adapter_alone_is_merged_into_its_base(
   (alone / "README.md").write_text("an adapter")
   argv = ("import", f"--from={alone}", f"--workdir={tmp_path / 'in'}")
   code, said = call(capsys, *argv)
-  assert code == 2 and "needs its base: import it with --base=DIR" in said
+  assert code == 2 and "needs its base: --base=DIR" in said
   assert "google/embeddinggemma-300m" in said
   with pytest.raises(BadInput, match="needs its base"):
     eg.load(alone)
@@ -299,7 +301,9 @@ def test_an_adapter_alone_is_merged_into_its_base(
   assert adapters.WEIGHTS in recipe["source"]["files"]["read"]
 
 
-def test_a_base_for_what_has_weights_is_refused(capsys, folder, model, tmp_path):
+def test_a_base_for_what_has_weights_is_refused(
+  capsys, folder, model, tmp_path
+):
   argv = ("import", f"--workdir={tmp_path / 'in'}", f"--base={model}")
   code, said = call(capsys, *argv, f"--from={folder}")
   assert code == 2 and "has weights of its own" in said
@@ -394,5 +398,3 @@ def test_what_sentence_transformers_saves_with_an_adapter(
   assert main.call([*argv, f"--workdir={workdir}"]) == 0
   ours = eg.load(workdir).encode_query(texts)
   np.testing.assert_allclose(ours, want, rtol=0, atol=1e-5)
-
-

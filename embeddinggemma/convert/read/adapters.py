@@ -62,6 +62,26 @@ _KNOWN = {
   "eva_config",
   "unsloth_fixed",
 }
+_NAMES: Callable[[Any], bool] = lambda value: (
+  isinstance(value, list) and all(isinstance(one, str) for one in value)
+)
+_TEXTS: Callable[[Any], bool] = lambda value: (
+  isinstance(value, str) or _NAMES(value)
+)
+_OBJECT: Callable[[Any], bool] = lambda value: isinstance(value, Mapping)
+_NUMBERS: Callable[[Any], bool] = lambda value: all(
+  type(one) is int for one in (value if isinstance(value, list) else [value])
+)
+# Setting -> whether a value is of its type, and what that is.
+_TYPES = {
+  "rank_pattern": (_OBJECT, "an object"),
+  "alpha_pattern": (_OBJECT, "an object"),
+  "target_modules": (_TEXTS, "a list of names"),
+  "exclude_modules": (_TEXTS, "a list of names"),
+  "layers_pattern": (_TEXTS, "a list of names"),
+  "modules_to_save": (_NAMES, "a list of names"),
+  "layers_to_transform": (_NUMBERS, "a list of whole numbers"),
+}
 # Fields by which a weight is found in the file: module, part of the adapter.
 _PART = re.compile(
   r"(?:base_model\.model\.)?(?P<module>.+?)\."
@@ -106,8 +126,8 @@ def needs_base(folder: pathlib.Path) -> BadInput:
   base = folders.read_json(folder, CONFIG).get("base_model_name_or_path")
   named = f" (it was trained on {base!r})" if base else ""
   return BadInput(
-    f"{folder} is an adapter without its base; it needs its base: import it"
-    f" with --base=DIR, the folder or checkpoint of that model{named}"
+    f"{folder} is an adapter alone, which needs its base: --base=DIR of"
+    f" `import`, the folder or checkpoint of that model{named}"
   )
 
 
@@ -122,9 +142,7 @@ def merged(model: Imported, folder: pathlib.Path) -> Imported:
   config = folders.read_json(folder, CONFIG)
   _check_settings(config, where)
   path = _weights(folder)
-  bare = {
-    module_of(name): name for name in model.tensors if _is_matrix(name)
-  }
+  bare = {module_of(name): name for name in model.tensors if _is_matrix(name)}
   parts = _parts(safetensors_io.open_file(path), bare, path)
   _check_selection(config, parts, bare, where)
   changes = {
@@ -177,9 +195,9 @@ def _check_settings(config: Mapping[str, Any], where: pathlib.Path) -> None:
         f"{where}: {key}={value!r} is not understood; merge it with PEFT's"
         " merge_and_unload and give what that saves"
       )
-  for key in ("rank_pattern", "alpha_pattern"):
-    if not isinstance(config.get(key) or {}, Mapping):
-      raise BadInput(f"{where}: {key}={config[key]!r} is not an object")
+  for key, (fits, what) in _TYPES.items():
+    if config.get(key) and not fits(config[key]):
+      raise BadInput(f"{where}: {key}={config[key]!r} is not {what}")
 
 
 def _weights(folder: pathlib.Path) -> pathlib.Path:
@@ -277,10 +295,6 @@ def _selected(
     return not module.endswith(_EMBEDDING)
   if isinstance(targets, str):
     return _matches(targets, module, "target_modules", where)
-  if not isinstance(targets, list) or not all(
-    isinstance(target, str) for target in targets
-  ):
-    raise BadInput(f"{where}: target_modules={targets!r} is not a list of names")
   if module in targets:
     return True
   layers = config.get("layers_to_transform")
@@ -297,9 +311,7 @@ def _layers_pattern(config: Mapping[str, Any]) -> str:
   return given if isinstance(given, str) else f"(?:{'|'.join(given)})"
 
 
-def _matches(
-  pattern: str, module: str, key: str, where: pathlib.Path
-) -> bool:
+def _matches(pattern: str, module: str, key: str, where: pathlib.Path) -> bool:
   try:
     return re.fullmatch(pattern, module) is not None
   except re.error as error:
@@ -329,7 +341,7 @@ def _is_saved(config: Mapping[str, Any], module: str) -> bool:
 
 
 def _saved(config: Mapping[str, Any]) -> list[str]:
-  return [str(name) for name in config.get("modules_to_save") or ()]
+  return config.get("modules_to_save") or []
 
 
 def _change(
@@ -361,9 +373,13 @@ def _change(
   rank = _setting(config, "r", "rank_pattern", part.module, where)
   ours = base.shape
   rows, columns = ours if table else _torch_shape(ours, part.module)
-  wanted = ((rank, rows), (columns, rank)) if table else (
-    (rank, columns),
-    (rows, rank),
+  wanted = (
+    ((rank, rows), (columns, rank))
+    if table
+    else (
+      (rank, columns),
+      (rows, rank),
+    )
   )
   if (down.shape, up.shape) != wanted or (
     size is not None and math.prod(size.shape) != rows
@@ -373,9 +389,7 @@ def _change(
       f" {down.shape} and {up.shape}, rank {rank} of this model asks for"
       f" {wanted[0]} and {wanted[1]}"
     )
-  kept = (
-    _replacement(config, part, base, where) if "weight" in found else None
-  )
+  kept = _replacement(config, part, base, where) if "weight" in found else None
   alpha = _setting(config, "lora_alpha", "alpha_pattern", part.module, where)
   scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
@@ -456,4 +470,3 @@ def _changed(name: Name, lazy: Lazy, change: Change) -> Lazy:
     return np.ascontiguousarray(back.take(theirs.astype(np.float32)))
 
   return dataclasses.replace(lazy, read=read)
-

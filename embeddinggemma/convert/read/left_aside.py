@@ -8,8 +8,6 @@ import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from rich.text import Text
-
 _WEIGHTS = r"[^/]*\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|npz|npy|pkl)"
 # Pattern of a path in the folder -> why it cannot change the vectors of the
 # model that was read. The first that fits counts.
@@ -17,29 +15,50 @@ _REASONS: tuple[tuple[str, str], ...] = (
   (r"(.*/)?\.[^/]+(/.*)?", "hidden; no part of the model"),
   (r"(.*/)?(README|LICEN[CS]E|NOTICE|USE_POLICY|TERMS)[^/]*", "text"),
   (r"(.*/)?[^/]*\.(md|txt|rst|pdf|html|png|jpe?g|svg|gif|ipynb)", "text"),
-  (r"(onnx|openvino|coreml|tflite)/.*|.*\.(onnx|onnx_data|tflite)",
-   "weights for other runtimes"),
-  (r"(original|consolidated)/.*|consolidated[^/]*\.\w+",
-   "weights in another layout"),
+  (
+    r"(.*/)?(embeddinggemma|certificate)\.json",
+    "what an export of ours says of itself",
+  ),
+  (
+    r"(onnx|openvino|coreml|tflite)/.*|.*\.(onnx|onnx_data|tflite)",
+    "weights for other runtimes",
+  ),
+  (
+    r"(original|consolidated)/.*|consolidated[^/]*\.\w+",
+    "weights in another layout",
+  ),
   (r"(checkpoint-\d+|checkpoints|runs|logs|eval|wandb)/.*", "of a training"),
-  (r"(.*/)?(optimizer|scheduler|scaler|rng_state[^/]*|training_args"
-   r"|trainer_state)\.(pt|pth|bin|json|safetensors)", "of a training"),
-  (r"(.*/)?(events\.out\.tfevents[^/]*|[^/]*\.(log|csv|tsv))",
-   "of a training"),
+  (
+    r"(.*/)?(optimizer|scheduler|scaler|rng_state[^/]*|training_args"
+    r"|trainer_state)\.(pt|pth|bin|json|safetensors)",
+    "of a training",
+  ),
+  (r"(.*/)?(events\.out\.tfevents[^/]*|[^/]*\.(log|csv|tsv))", "of a training"),
   (r"(.*/)?[^/]*\.py", "code; none is run"),
   (r"(.*/)?[^/]*\.gguf", "a model of its own; give the file as --from"),
-  (r"(generation_config|chat_template)\.\w+|.*\.jinja",
-   "for writing text, which an embedder does not do"),
-  (r"(.*/)?(pytorch_model|tf_model|flax_model|model)[^/]*\.(bin|h5|msgpack)"
-   r"(\.index\.json)?",
-   "pickles; the safetensors beside them come first"),
-  (r"(.*/)?(model\.safetensors\.index\.json"
-   r"|model-\d+-of-\d+\.safetensors)",
-   "model.safetensors comes before shards"),
-  (r"(.*/)?sentence_[\w-]+_config\.json", "sentence_bert_config.json comes first"),
-  (r"(.*/)?(tokenizer\.(model|json)|tokenizer_config\.json"
-   r"|special_tokens_map\.json|added_tokens\.json|vocab\.\w+|merges\.txt)",
-   "of a tokenizer"),
+  (
+    r"(generation_config|chat_template)\.\w+|.*\.jinja",
+    "for writing text, which an embedder does not do",
+  ),
+  (
+    r"(.*/)?(pytorch_model|tf_model|flax_model|model)[^/]*\.(bin|h5|msgpack)"
+    r"(\.index\.json)?",
+    "pickles; the safetensors beside them come first",
+  ),
+  (
+    r"(.*/)?(model\.safetensors\.index\.json"
+    r"|model-\d+-of-\d+\.safetensors)",
+    "model.safetensors comes before shards",
+  ),
+  (
+    r"(.*/)?sentence_[\w-]+_config\.json",
+    "sentence_bert_config.json comes first",
+  ),
+  (
+    r"(.*/)?(tokenizer\.(model|json)|tokenizer_config\.json"
+    r"|special_tokens_map\.json|added_tokens\.json|vocab\.\w+|merges\.txt)",
+    "the tokenizer for other programs; `doctor` compares it",
+  ),
 )
 # A file of such a kind that nobody knows could matter.
 _COULD = re.compile(rf"(.*/)?({_WEIGHTS}|[^/]*\.(json|model|ya?ml))")
@@ -72,10 +91,10 @@ def in_folder(root: pathlib.Path, read: Collection[str]) -> Left:
     grouped.setdefault(reason or "no file of a model", []).append(name)
   reasons = {_joined(files): why for why, files in grouped.items()}
   warned = (
-    f"{root}: {_joined(unknown)} is not read; if it decides what the model"
-    " computes, other programs give other vectors"
+    f"not read: {_joined(unknown)} of {root}; if that decides what the model"
+    " computes, other programs give other vectors",
   )
-  return Left(reasons, (warned,) if unknown else ())
+  return Left(reasons, warned if unknown else ())
 
 
 def _joined(names: list[str]) -> str:
@@ -90,8 +109,6 @@ def _joined(names: list[str]) -> str:
   )
 
 
-def printable(name: str) -> Text:
+def printable(name: str) -> str:
   """A file's name for the terminal: what could steer it is spelled out."""
-  return Text(
-    "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-  )
+  return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)

@@ -83,9 +83,7 @@ def of_folder(
   return found
 
 
-def _length(
-  name: str, tokens: int, others: Mapping[str, int | None]
-) -> Length:
+def _length(name: str, tokens: int, others: Mapping[str, int | None]) -> Length:
   """The row of the table, with what the other files say if it differs."""
   file, _, key = name.partition(": ")
   differ = [

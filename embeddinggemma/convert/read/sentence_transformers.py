@@ -131,7 +131,9 @@ def read(folder: pathlib.Path, base: Imported | None = None) -> Imported:
   model = Imported(
     config,
     found,
-    base.tokenizer if base and not own else folders.tokenizer_model(transformer),
+    base.tokenizer
+    if base and not own
+    else folders.tokenizer_model(transformer),
     _prompts(folder),
     FAMILY,
     left_out=int(any(name.endswith(_HEAD) for name in weights)),
@@ -373,7 +375,7 @@ def _dtype_notes(
   if weights and folders.has(folder, "config.json"):
     tree = folders.read_json(folder, "config.json")
     asked += [(f"config.json: {name}", tree.get(name)) for name in _DTYPE]
-  stored = safetensors_io.said(weights)
+  stored = safetensors_io.types(weights)
   asked.append((f"the type of {safetensors_io.WEIGHTS}", stored))
   who, kind = next(
     ((who, kind) for who, kind in asked if kind not in (None, "", "auto")),
@@ -475,8 +477,7 @@ def _weight_rows(place: pathlib.Path) -> dict[pathlib.Path, str]:
     return {}
   by_file = safetensors_io.files(safetensors_io.open_folder(place))
   rows = {
-    place / name: f"{len(found)} tensors in {safetensors_io.said(found)}"
-    for name, found in by_file.items()
+    place / name: safetensors_io.said(found) for name, found in by_file.items()
   }
   if safetensors_io.WEIGHTS not in by_file:
     rows[place / safetensors_io.INDEX] = f"which of {len(by_file)} files"

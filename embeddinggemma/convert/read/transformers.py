@@ -206,14 +206,13 @@ def _rows(
 ) -> dict[str, str]:
   """File -> what was read from it."""
   by_file = safetensors_io.files(weights)
-  rows = {
-    name: f"{len(found)} tensors in {safetensors_io.said(found)}"
-    for name, found in by_file.items()
-  }
+  rows = {name: safetensors_io.said(found) for name, found in by_file.items()}
   if safetensors_io.WEIGHTS not in by_file:
     rows[safetensors_io.INDEX] = f"which of {len(by_file)} files"
   rows |= {"config.json": kind, TOKENIZER_FILE: "the pieces"}
-  return {name: what for name, what in rows.items() if (folder / name).is_file()}
+  return {
+    name: what for name, what in rows.items() if (folder / name).is_file()
+  }
 
 
 def _part_of(

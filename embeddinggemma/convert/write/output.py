@@ -28,9 +28,7 @@ def whole(
   """
   output = output.resolve()
   taken = output.exists() and not output.is_dir()  # a file, a device
-  if taken or (
-    output.is_dir() and any(output.iterdir()) and not ours(output)
-  ):
+  if taken or (output.is_dir() and any(output.iterdir()) and not ours(output)):
     raise BadInput(
       f"{flag}={output} exists and is no export of ours; name another folder"
     )
