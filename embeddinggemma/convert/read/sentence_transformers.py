@@ -14,7 +14,12 @@ from typing import Any
 from embeddinggemma.checkpoint import TOKENIZER_FILE, Lazy, Name
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import names, safetensors_io, tensors
-from embeddinggemma.convert.read import adapters, hugging_face, lengths
+from embeddinggemma.convert.read import (
+  adapters,
+  hugging_face,
+  lengths,
+  transformer_settings,
+)
 from embeddinggemma.convert.safetensors_io import Tensor
 from embeddinggemma.convert.tensors import Imported, Source
 from embeddinggemma.data.prompts import PROMPTS
@@ -30,7 +35,7 @@ POOLING, UP, DOWN = "1_Pooling", "2_Dense", "3_Dense"
 IDENTITY = "torch.nn.modules.linear.Identity"
 POSITIONS = "positions"  # key of what an import keeps of its source
 SETTINGS = "config_sentence_transformers.json"
-LENGTH = "sentence_bert_config.json"
+LENGTH = transformer_settings.FILE
 KINDS = ("Transformer", "Pooling", "Dense", "Dense", "Normalize")
 DENSE_WEIGHT = "linear.weight"
 _POOLED = "sentence_embedding"
@@ -48,47 +53,6 @@ _PREFIXES = (
   "model.language_model.",
 )
 _HEAD = "lm_head.weight"  # of a language model; an embedder has no use for it
-_LENGTHS = (  # the first that says anything counts
-  LENGTH,
-  *(
-    f"sentence_{kind}_config.json"
-    for kind in (
-      "roberta",
-      "distilbert",
-      "camembert",
-      "albert",
-      "xlm-roberta",
-      "xlnet",
-    )
-  ),
-)
-# Keys of a Transformer's settings -> the only values under which texts become
-# vectors as they do here. `max_seq_length` is for read/lengths.py.
-_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
-_TRANSFORMER: Mapping[str, tuple[Any, ...]] = {
-  "do_lower_case": (False, None),
-  "transformer_task": ("feature-extraction", None),
-  "modality_config": ({"text": _TEXT}, None),
-  "module_output_name": ("token_embeddings", None),
-  "processing_kwargs": ({}, None),
-  "query_length": (None,),
-  "document_length": (None,),
-  "query_expansion": (None,),
-  "tokenizer_name_or_path": (None,),
-  "config_args": ({}, None),
-  "config_kwargs": ({}, None),
-}
-_ANYHOW = {  # keys that change no vector; as a part of model_args, too
-  "max_seq_length",
-  "unpad_inputs",
-  "backend",
-  "attn_implementation",
-  "device_map",
-  "low_cpu_mem_usage",
-  "trust_remote_code",  # which sentence-transformers takes away
-}
-_DTYPE = ("dtype", "torch_dtype")
-_HALF = ("float16", "bfloat16")
 _WIDTHS = ("embedding_dimension", "word_embedding_dimension")
 
 
@@ -116,7 +80,7 @@ def read(folder: pathlib.Path, base: Imported | None = None) -> Imported:
   pooled = _pooling(folders.read_json(pooling, "config.json"), config, pooling)
   widths = _dense_widths(up, down, config)
   _check_normalize(normalize)
-  settings, file = _settings(transformer)
+  settings, file = transformer_settings.read(transformer)
   length = lengths.of_folder(transformer, settings, file, positions)
   config = dataclasses.replace(
     config,
@@ -140,7 +104,7 @@ def read(folder: pathlib.Path, base: Imported | None = None) -> Imported:
     source={POSITIONS: positions},
     warned=(
       *_prefix_notes(weights),
-      *_dtype_notes(transformer, settings, weights),
+      *transformer_settings.dtype_notes(transformer, settings, weights),
       *length.warned,
     ),
   )
@@ -308,48 +272,6 @@ def _check_normalize(place: pathlib.Path) -> None:
     _check_names(folders.read_json(place, "config.json"), place)
 
 
-def _settings(folder: pathlib.Path) -> tuple[Mapping[str, Any], str]:
-  """The settings of the Transformer, checked, and the name of their file."""
-  file, tree = LENGTH, {}
-  for name in _LENGTHS:
-    if folders.has(folder, name):
-      file, tree = name, folders.read_json(folder, name)
-      if tree:
-        break
-  where = folder / file
-  known = {*_TRANSFORMER, *_ANYHOW, *_ARGS}
-  for key, value in tree.items():
-    if key not in known:
-      raise BadInput(f"{where}: {key}={value!r} is not known; remove it")
-    if value not in _TRANSFORMER.get(key, (value,)):
-      raise BadInput(
-        f"{where}: {key}={value!r} is not supported; only"
-        f" {_TRANSFORMER[key][0]!r}"
-      )
-  for key in _ARGS:
-    _check_args(tree.get(key) or {}, key, where)
-  limits = [tree.get(key) or {} for key in _TOKENIZER_ARGS]
-  limit = {k: v for found in limits for k, v in found.items()}
-  if "model_max_length" in limit:  # before what stands beside it
-    tree = {**tree, "max_seq_length": limit["model_max_length"]}
-  return tree, file
-
-
-_TOKENIZER_ARGS = ("tokenizer_args", "processor_kwargs")
-_MODEL_ARGS = ("model_args", "model_kwargs")
-_ARGS = (*_TOKENIZER_ARGS, *_MODEL_ARGS)
-
-
-def _check_args(args: Any, key: str, where: pathlib.Path) -> None:
-  """Raise BadInput for an argument that could change vectors."""
-  allowed = {*_ANYHOW, *_DTYPE} if key in _MODEL_ARGS else {"model_max_length"}
-  unknown = sorted(set(args) - allowed) if isinstance(args, Mapping) else [args]
-  if unknown:
-    raise BadInput(
-      f"{where}: {key} sets {unknown[0]!r}, which is not supported; remove it"
-    )
-
-
 def _prefix_notes(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
   """A warning if transformers would not find the tensors by their names."""
   prefix = names.prefix(weights, _PREFIXES, _PREFIXES[0])
@@ -358,36 +280,6 @@ def _prefix_notes(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
   return (
     f"the names of the tensors begin with {prefix!r}, by which transformers"
     " finds none of them; they are read here",
-  )
-
-
-def _dtype_notes(
-  folder: pathlib.Path,
-  settings: Mapping[str, Any],
-  weights: Mapping[str, Tensor],
-) -> tuple[str, ...]:
-  """A warning if other programs compute in half precision."""
-  asked = [
-    (f"{LENGTH}: {key}: {name}", (settings.get(key) or {}).get(name))
-    for key in _MODEL_ARGS
-    for name in _DTYPE
-  ]
-  if weights and folders.has(folder, "config.json"):
-    tree = folders.read_json(folder, "config.json")
-    asked += [(f"config.json: {name}", tree.get(name)) for name in _DTYPE]
-  stored = safetensors_io.types(weights)
-  asked.append((f"the type of {safetensors_io.WEIGHTS}", stored))
-  who, kind = next(
-    ((who, kind) for who, kind in asked if kind not in (None, "", "auto")),
-    ("", ""),
-  )
-  kind = str(kind).removeprefix("torch.")
-  if kind not in _HALF:
-    return ()
-  return (
-    f"{who} is {kind}, so transformers 5 computes in {kind}, which moves vectors"
-    f" by its rounding; here they are computed in float32 from the {stored} of"
-    " the file",
   )
 
 
