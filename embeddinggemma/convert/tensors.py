@@ -14,6 +14,7 @@ from embeddinggemma.types import BadInput, Key, Params
 
 Shape = tuple[int, ...]
 Shapes = Mapping[Name, Shape]
+WHOLE_FOLDER = "."  # key of Imported.read: every file of the folder is read
 
 
 class Source(NamedTuple):

@@ -21,7 +21,7 @@ from embeddinggemma.convert import formats, safetensors_io
 from embeddinggemma.convert.certify import certificate
 from embeddinggemma.convert.read import families, left_aside, on_grid
 from embeddinggemma.convert.read import gguf as gguf_read
-from embeddinggemma.convert.tensors import Imported
+from embeddinggemma.convert.tensors import WHOLE_FOLDER, Imported
 from embeddinggemma.convert.write import exporting, output
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.saved import GRID
@@ -73,7 +73,8 @@ def import_model(
   folder = _located(source)
   model = families.read(folder, part, _base(base))
   check_tokenizer(model, folder)
-  left = left_aside_of(model, folder)
+  place = pathlib.Path(source)
+  left = left_aside_of(model, place if place.is_dir() else folder)
   found = on_grid.Found(quantize.FLOAT, "")
   if model.is_embedder:
     found = on_grid.recognise(model)
@@ -134,8 +135,11 @@ def _base(base: str | None) -> pathlib.Path | None:
 
 
 def left_aside_of(model: Imported, folder: pathlib.Path) -> left_aside.Left:
-  """The files of the source that were not read; none where it is one file."""
-  if not folder.is_dir() or not model.read:
+  """The files of the source that were not read.
+
+  None where the source is one file, or a tree of Orbax, of which all is read.
+  """
+  if not folder.is_dir() or WHOLE_FOLDER in model.read:
     return left_aside.Left({}, ())
   return left_aside.in_folder(folder, model.read)
 

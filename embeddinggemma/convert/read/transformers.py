@@ -31,6 +31,7 @@ _OTHER = re.compile(
 # The table a second time, where a version of theirs wrote it so.
 _HEADS = re.compile(r"(^|\.)lm_head(\.out_proj)?\.weight$")
 _TABLE = "embed_tokens.weight"
+_IMAGES = ("preprocessor_config.json", "processor_config.json")
 # Prefixes of tensors' names in different versions; the first that fits is used.
 _CAUSAL_PREFIXES = (
   "model.language_model.",
@@ -210,6 +211,7 @@ def _rows(
   if safetensors_io.WEIGHTS not in by_file:
     rows[safetensors_io.INDEX] = f"which of {len(by_file)} files"
   rows |= {"config.json": kind, TOKENIZER_FILE: "the pieces"}
+  rows |= dict.fromkeys(_IMAGES, "nothing: images are left out")
   return {
     name: what for name, what in rows.items() if (folder / name).is_file()
   }
