@@ -11,12 +11,14 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
+import test_families
 
 import embeddinggemma as eg
 from embeddinggemma import checkpoint
 from embeddinggemma.cli import main
-from embeddinggemma.convert import safetensors_io
+from embeddinggemma.convert import names, safetensors_io
 from embeddinggemma.convert.read import adapters, families
+from embeddinggemma.model import decoder
 from embeddinggemma.types import BadInput
 
 ROOT = "base_model.model."
@@ -301,13 +303,43 @@ def test_an_adapter_alone_is_merged_into_its_base(
   assert adapters.WEIGHTS in recipe["source"]["files"]["read"]
 
 
-def test_a_base_for_what_has_weights_is_refused(
+def test_a_base_for_what_is_no_adapter_is_refused(
   capsys, folder, model, tmp_path
 ):
   argv = ("import", f"--workdir={tmp_path / 'in'}", f"--base={model}")
-  code, said = call(capsys, *argv, f"--from={folder}")
-  assert code == 2 and "has weights of its own" in said
+  beside = shutil.copytree(folder, tmp_path / "beside")
+  put(beside, settings(), factors(matrices(folder)))
+  bare = shutil.copytree(folder, tmp_path / "bare")
+  (bare / safetensors_io.WEIGHTS).unlink()
+  for place, message in (
+    (folder, "holds no adapter; --base is for"),
+    (bare, "holds no adapter; --base is for"),
+    (beside, "has weights of its own beside its adapter"),
+  ):
+    code, said = call(capsys, *argv, f"--from={place}")
+    assert code == 2 and message in said and said.count("\n") == 1
   assert not (tmp_path / "in").exists()
+
+
+def test_an_adapter_of_a_decoder(tmp_path, config, tokenizer_model):
+  """Its modules are named after the model of the language head."""
+  params = test_families.random(decoder.init_causal(config))
+  arrays = test_families.named(params, names.GEMMA3, {"decoder": "model."})
+  folder = test_families.write(
+    tmp_path / "decoder",
+    test_families.text_json(config),
+    arrays,
+    tokenizer_model,
+  )
+  cut = lambda name: name.removeprefix("model.").removesuffix(".weight")
+  base = {cut(name): array for name, array in arrays.items()}
+  found = factors(base)
+  want = by_hand(base, found, PLAIN)
+  named = {n.replace(ROOT, f"{ROOT}model."): a for n, a in found.items()}
+  alone = put(tmp_path / "alone", settings(), named)
+  assert_holds(families.read(alone, base=folder), want)
+  put(folder, settings(), named)
+  assert_holds(families.read(folder), want)
 
 
 def test_a_folder_of_sentence_transformers_without_weights(

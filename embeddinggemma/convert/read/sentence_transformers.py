@@ -103,6 +103,7 @@ def read(folder: pathlib.Path, base: Imported | None = None) -> Imported:
     left_out=int(any(name.endswith(_HEAD) for name in weights)),
     source={POSITIONS: positions},
     warned=(
+      *(base.warned if base else ()),
       *_prefix_notes(weights),
       *transformer_settings.dtype_notes(transformer, settings, weights),
       *length.warned,
@@ -121,12 +122,13 @@ def _encoder(
 ) -> tuple[ModelConfig, int]:
   """The encoder's config, and the number of positions it was made for."""
   if base is not None:
-    if folders.has(transformer, safetensors_io.WEIGHTS) or folders.has(
-      transformer, safetensors_io.INDEX
-    ):
+    if not adapters.is_alone(transformer):
+      alone = "holds no adapter"
+      if adapters.is_adapter(transformer):
+        alone = "has weights of its own beside its adapter"
       raise BadInput(
-        f"{transformer} has weights of its own, which --base would replace;"
-        " leave --base out"
+        f"{transformer} {alone}; --base is for an adapter without weights: leave"
+        " it out"
       )
     if not any(name[0] == "encoder" for name in base.tensors):
       raise BadInput(
