@@ -357,7 +357,7 @@ def load(
   """
   forks.require_own_jax()
   model, found = opened(path, dtype, precision)
-  for note in found.notes if found else ():
+  for note in found.warned if found else ():
     print(printable(f"{path}: {note}"), file=sys.stderr)
   return model
 

@@ -56,6 +56,7 @@ TEXT_FLAGS = {
   "metric": (None, "what the plot shows, such as loss; else the first"),
   "from": (None, "public weights: a folder, a .gguf, or OWNER/NAME to fetch"),
   "part": ("both", "of an encoder-decoder: encoder, decoder or both"),
+  "base": (None, "of an adapter without weights: the model that it changes"),
   "format": (None, formats.names()),
   "stage": (None, "of a recipe: prefinetune (default), adapt, ..."),
   "topology": (None, "a TPU generation and shape, such as v5e:16x16"),

@@ -154,7 +154,9 @@ def doctor(values: flags.FlagValues, *words: str) -> int:
 def import_(values: flags.FlagValues) -> None:
   """Import public weights as a checkpoint, and check it for silent faults."""
   source, workdir = getattr(values, "from"), folder_of(values.workdir)
-  convert.import_model(source, workdir, values.part, _examine, console())
+  convert.import_model(
+    source, workdir, values.part, _examine, console(), values.base
+  )
 
 
 def export(values: flags.FlagValues) -> None:

@@ -89,7 +89,7 @@ VERBS = {
     "public weights in: EmbeddingGemma, Gemma 3, T5Gemma, T5Gemma 2",
     "models:import_",
     ("from", "workdir"),
-    ("part",),
+    ("part", "base"),
   ),
   "export": Verb(
     f"a model out, for {formats.programs()}, and a certificate",

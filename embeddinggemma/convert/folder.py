@@ -10,6 +10,8 @@ from embeddinggemma.convert import origin
 from embeddinggemma.types import IDENTITY, BadInput
 
 MARK = "embeddinggemma.json"  # says that a folder is an export of ours
+# Files of which each alone can be a tokenizer.
+TOKENIZERS = (TOKENIZER_FILE, "tokenizer.json")
 _README_TERMS = re.compile(r"^license(_name|_link)?:.*$", re.MULTILINE)
 
 

@@ -98,7 +98,7 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
   if sentence_transformers.is_folder(path):
     prompted = [model.prompt(name) for name in ("query", "document")]
     texts = (*_texts(model), *prompted)  # a prompt alone: of an empty text
-    notes = (*found.notes, *found.aside) if found else ()
+    notes = (*found.warned, *found.aside) if found else ()
     place = sentence_transformers.transformer_of(path)
     findings.append(folder.check_folder(place, model.tokenizer, texts, notes))
   with Progress(console, "doctor", len(CHECKS)) as progress:

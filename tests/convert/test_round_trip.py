@@ -92,23 +92,61 @@ def test_an_imported_checkpoint_is_like_a_trained_one(
   assert (exported / "LICENSE").read_text() == "terms of the weights"
 
 
-def test_what_is_silently_wrong_is_said_at_the_end(capsys, folder, tmp_path):
-  """An import stays, to be looked at; an export is not made."""
+def collapsed(folder):
+  """All vectors point one way."""
   path = folder / "2_Dense" / "model.safetensors"
   tensors = safetensors.numpy.load_file(path)
-  one = tensors["linear.weight"][:1]  # all vectors point one way
+  one = tensors["linear.weight"][:1]
   tensors["linear.weight"] = np.repeat(one, len(tensors["linear.weight"]), 0)
   safetensors.numpy.save_file(tensors, path)
-  workdir, output = tmp_path / "in", tmp_path / "out"
+
+
+def test_an_import_that_the_doctor_fails_leaves_nothing(
+  capsys, folder, tmp_path, exported
+):
+  """Not even the folders that it made; the same command then works."""
+  collapsed(folder)
+  there = tmp_path / "there"
+  there.mkdir()
+  (there / "notes.txt").write_text("mine")
+  for workdir in (tmp_path / "new" / "in", there):
+    argv = ("import", f"--from={folder}", f"--workdir={workdir}")
+    code, said = call(capsys, *argv)
+    assert code == 1 and "stopped: doctor: collapse: " in said
+    assert sorted(tmp_path.rglob("*")) == sorted(
+      [*folder.rglob("*"), folder, there, there / "notes.txt"]
+    )
+  shutil.copy(exported / "2_Dense" / "model.safetensors", folder / "2_Dense")
+  code, _ = call(capsys, *argv)
+  assert code == 0 and checkpoint.find(there).name == "0"
+
+
+def test_what_a_kill_leaves_is_cleared(capsys, folder, tmp_path):
+  """Whatever was being written, by this version or an earlier one."""
+  workdir = tmp_path / "in"
+  for left in (".checkpoints.partial/0/params", "checkpoints"):
+    old = workdir / left / "0.orbax-checkpoint-tmp-1"
+    old.mkdir(parents=True)
+    (old / "half").write_bytes(b"half a tensor")
   code, said = call(
     capsys, "import", f"--from={folder}", f"--workdir={workdir}"
   )
-  assert code == 1 and "stopped: doctor: collapse: " in said
-  assert checkpoint.find(workdir).is_dir()
+  assert code == 0, said
+  assert sorted(p.name for p in workdir.iterdir()) == [".lock", "checkpoints"]
+  assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["0"]
+
+
+def test_an_export_that_the_doctor_fails_is_not_made(capsys, model, tmp_path):
+  place = checkpoint.find(model)
+  params = checkpoint.read_params(place)
+  up = params["model"]["up"]
+  params["model"]["up"] = np.repeat(up[:, :1], up.shape[1], 1)
+  workdir, output = tmp_path / "in", tmp_path / "out"
+  checkpoint.write(workdir, params, checkpoint.read_files(place))
   argv = ("export", f"--model={workdir}", FORMAT, f"--output={output}")
   code, said = call(capsys, *argv)
   assert code == 1 and "stopped: doctor: collapse: " in said
-  assert sorted(tmp_path.iterdir()) == [folder, workdir]
+  assert sorted(tmp_path.iterdir()) == [workdir]
 
 
 def test_without_a_licence_file_the_readme_speaks(capsys, folder, tmp_path):
@@ -210,7 +248,7 @@ FAULTS = {
   ),
   "a wrong shape": (
     change_tensor(Q, lambda a: a[:-1]),
-    rf"tensor '{Q}' has shape \(31, 32\), the config asks for \(32, 32\)",
+    rf"tensor '{Q}' has shape \(31, 32\), config.json asks for \(32, 32\)",
   ),
   "a Dense of another shape": (
     change_tensor("linear.weight", lambda a: a.T.copy(), "2_Dense"),
@@ -273,11 +311,11 @@ FAULTS = {
   ),
   "another width of pooling": (
     edit("1_Pooling/config.json", word_embedding_dimension=16),
-    "vectors of 16 numbers, the encoder's have 32",
+    "vectors of 16 numbers .word_embedding_dimension., the encoder's have 32",
   ),
   "lower case": (
     edit("sentence_bert_config.json", do_lower_case=True),
-    "do_lower_case is not supported",
+    "do_lower_case=True is not supported",
   ),
   "no prompts": (edit(SETTINGS, prompts=None), "holds no prompts"),
   "a prompt too few": (

@@ -164,6 +164,7 @@ def read(path: pathlib.Path) -> Imported:
     f"{said.architecture} of a GGUF file",
     left_out=left_out,
     notes=_notes(file, sources, said.embeds),
+    read={path.name: "weights, settings and tokenizer"},
     source=_source(file, sources),
     licence=_licence(file),
   )

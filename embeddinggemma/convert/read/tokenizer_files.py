@@ -48,6 +48,19 @@ class Read(NamedTuple):
   aside: tuple[str, ...] = ()  # what is left out, and why that changes nothing
 
 
+def roles(source: str) -> dict[str, str]:
+  """File -> what was read from it, of those that a folder may have.
+
+  `source` is the file that decides, as `read` says.
+  """
+  said = {
+    TOKENIZER_FILE: f"compared with {TOKENS}",
+    TOKENS: f"compared with {TOKENIZER_FILE}: the same ids",
+    **dict.fromkeys(tokenizer_settings.FILES, "BOS, EOS and added tokens"),
+  }
+  return said | ({source: "the pieces"} if source else {})
+
+
 def read(folder: pathlib.Path, rows: int, ends: bool = True) -> Read:
   """The tokenizer of a folder, by all files that say something of it.
 

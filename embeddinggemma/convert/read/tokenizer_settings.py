@@ -21,6 +21,7 @@ SAVE_AGAIN = (
   " its files agree"
 )
 _MAP, _ADDED = "special_tokens_map.json", "added_tokens.json"
+FILES = (CONFIG, _MAP, _ADDED)  # beside the pieces
 _MODULE = "sentence_bert_config.json"
 _CLASSES = {  # -> whether transformers 5 builds its class for Gemma
   "GemmaTokenizer": True,
@@ -32,8 +33,10 @@ _MASK = "<mask>"  # a special token of transformers 5's class, unless said else
 _LISTS = ("extra_special_tokens", "additional_special_tokens")
 _OWN = {PAD, EOS, BOS, UNK}  # their names in a text are not searched for
 _MATCHING = ("lstrip", "rstrip", "single_word", "normalized")
-# Arguments of sentence-transformers' module that change no id.
+# Arguments of sentence-transformers' module that change no id; how many there
+# are is for read/lengths.py.
 _HARMLESS = {
+  "model_max_length",
   "cache_dir",
   "local_files_only",
   "padding",
@@ -88,7 +91,7 @@ def read(folder: pathlib.Path) -> Settings:
       f"{where}: fast_tokenizer_files={versions!r} is not supported; keep the"
       f" file that is meant, as {TOKENS}, and delete the entry"
     )
-  _check_module(folder)
+  check_module(folder)
   listed = _listed(tree.get("added_tokens_decoder"), where)
   more = {} if listed is not None else _optional(folder, _MAP)
   whole = [(CONFIG, tree), (_MAP, more)]
@@ -248,7 +251,7 @@ def _named(
         yield key, text, f"{name}: {key}"
 
 
-def _check_module(folder: pathlib.Path) -> None:
+def check_module(folder: pathlib.Path) -> None:
   """Raise BadInput for arguments that sentence-transformers would give."""
   tree = _optional(folder, _MODULE)
   where = folder / _MODULE
