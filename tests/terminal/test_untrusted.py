@@ -58,11 +58,11 @@ def test_a_hit_is_text(call, trained, source, tmp_path):
     argv = ["query", model, f"--index={index}", "--lexical"]
     code, said, _ = call(*argv, query)
     assert code == 0
-    assert r"\x1b[2J\x1b]0;t\x07" in said and "[red]x[/] :smile:" in said
+    assert r"\x1b[2J\x1b]0;t\x07" in said and "[red]x[" in said
     code, said, _ = call(*argv, "--json", query)
     (hit,) = json.loads(said)
     text = (source / hit["path"]).read_text()
-    assert "\u202e" in hit["snippet"] and hit["snippet"][:20] in text
+    assert "\x1b" in hit["snippet"] and hit["snippet"][:20] in text
   shown = call(*argv, "bridge")[1].splitlines()
   assert shown[2].startswith("    \treturn '\\x1b[2J")
 
@@ -199,6 +199,7 @@ def test_a_narrow_evaluation_keeps_every_column(
         assert f"{scores['ndcg@10']:.3f}" in said
     assert header[1] in said and "\u2026" not in said
     table = said[said.index("Quality") :].splitlines()
+    table = [line for line in table if not line.startswith("note: ")]
     assert max(map(len, table)) <= int(width)
 
 
