@@ -3,7 +3,7 @@
   embeddinggemma run --config=configs/recipe.py:pairs,data=PAIRS,base=MODEL \\
     --workdir=DIR
 
-PAIRS is a folder of */pairs.jsonl; MODEL is a checkpoint or the workdir of a
+PAIRS is a file or folder of pairs; MODEL is a checkpoint or the workdir of a
 run or an import. Sizes, tokenizer and prompts are those of MODEL. Values that
 are None follow from the pairs by what `choose` says. All of them are ours: the
 paper publishes none.

@@ -72,7 +72,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.model.update(LARGE)
 
   config.data = ConfigDict()
-  config.data.path = args["data"]  # a folder of */pairs.jsonl
+  config.data.path = args["data"]  # a file or folder of pairs
+  config.data.fields = ""  # which column is what; --fields sets it
   config.data.skip_bad_rows = False
   config.data.tokenizer = ""  # a SentencePiece model; empty: trained
   config.data.weights = ConfigDict({task: 1.0 for task in TASKS})

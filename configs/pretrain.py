@@ -69,6 +69,7 @@ def from_arguments(args: Mapping[str, Any]) -> ConfigDict:
   # ({"text"}) and *.txt (a text per line); empty: the texts of the pairs that
   # pre-finetuning reads.
   config.data.path = args["data"]
+  config.data.fields = ""  # of pairs: which column is what
   config.data.skip_bad_rows = False
   config.data.tokenizer = ""  # a SentencePiece model; empty: trained
   config.data.seqio = args["seqio"]  # a registered task or mixture

@@ -5,7 +5,7 @@
   embeddinggemma run --config=configs/recipe.py:pairs,data=PAIRS,base=MODEL \
     --workdir=DIR
 
-PAIRS is a folder of */pairs.jsonl; without it, the text is Python's own
+PAIRS is a file or folder of pairs; without it, the text is Python's own
 standard library and the documented packages beside it. `pairs` tunes a MODEL
 that is there: see configs/pairs.py.
 """
@@ -90,7 +90,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     for name in ("model", "mesh", "init"):
       stage[name] = tuning[name]
   config.finetune.data = tuning.data
-  for name in ("path", "skip_bad_rows", "tokenizer"):
+  for name in ("path", "skip_bad_rows", "tokenizer", "fields"):
     config.qat.data[name] = tuning.data.get_ref(name)
 
   # Common values at the top: references to the same values in the stages.

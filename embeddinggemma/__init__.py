@@ -12,7 +12,7 @@ module is the program's own. Nothing heavy is imported before it is used.
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
   from rich.console import Console
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
   from embeddinggemma.loading import Model
   from embeddinggemma.retrieval.search import Hit
   from embeddinggemma.training.config import TrainConfig
+  from embeddinggemma.types import BadInput, Stopped, Truncated
 
 __version__ = "0.1.0"
 __all__ = [
+  "BadInput",
   "Model",
+  "Stopped",
+  "Truncated",
   "evaluate",
   "export",
   "index",
@@ -46,9 +50,13 @@ def load(path: PathLike, precision: str | None = None) -> "Model":
 
   Raises BadInput where there is no model at `path`, or it is damaged.
   """
-  from embeddinggemma import loading
+  from embeddinggemma import loading, quantize
+  from embeddinggemma.data import arguments
 
-  return loading.load(os.fspath(path), precision=precision)
+  place = arguments.path("path", path)
+  if precision is not None:
+    precision = quantize.known(arguments.text("precision", precision))
+  return loading.load(place, precision=precision)
 
 
 def stage(
@@ -64,10 +72,11 @@ def stage(
   """
   from embeddinggemma.cli import flags, training
   from embeddinggemma.cli.verbs import VERBS
+  from embeddinggemma.data import arguments
 
-  set_to = (
-    f"--config.{key}={value}" for key, value in (overrides or {}).items()
-  )
+  config = arguments.text("config", config)
+  given = arguments.mapping("overrides", {} if overrides is None else overrides)
+  set_to = (f"--config.{key}={value}" for key, value in given.items())
   argv = [f"--config={config}", "--workdir=unused", *set_to]
   values, _ = flags.parse("train", VERBS["train"], argv)
   return training.train_config(values)
@@ -80,9 +89,13 @@ def train(config: "TrainConfig", workdir: PathLike) -> dict[str, Any]:
   "loss", "tokens", "tokens_per_s", ...}. Raises BadInput for a config that
   cannot run, Stopped where training or its result is at fault.
   """
+  from embeddinggemma.data import arguments
   from embeddinggemma.training import alone
+  from embeddinggemma.training.config import TrainConfig
 
-  return alone.train(config, pathlib.Path(workdir), _console())
+  arguments.instance("config", config, TrainConfig, "stage(...) gives one")
+  place = pathlib.Path(arguments.path("workdir", workdir))
+  return alone.train(config, place, _console())
 
 
 def evaluate(model: "Model", data: PathLike) -> dict[str, Any]:
@@ -92,11 +105,14 @@ def evaluate(model: "Model", data: PathLike) -> dict[str, Any]:
     data: BEIR folders, STS, labels, bitext, or */pairs.jsonl.
 
   Returns {"quality": {system: {task: {dimension: {metric: value}}}},
-  "summary": means over tasks and over task types}.
+  "summary": means over tasks and over task types, "truncated": {task: {side:
+  how many texts were cut, of how many, and the longest in tokens}}}.
   """
+  from embeddinggemma.data import arguments
   from embeddinggemma.evaluation import quality, suite
 
-  tasks = suite.read_suite(pathlib.Path(data))
+  _require_model(model)
+  tasks = suite.read_suite(pathlib.Path(arguments.path("data", data)))
   return quality.evaluate(model, tasks, _console())
 
 
@@ -111,10 +127,14 @@ def soup(
     weights: a share for each; None: equal ones (paper, section 3.4).
   """
   from embeddinggemma import soups
+  from embeddinggemma.data import arguments
+  from embeddinggemma.distributed import forks
 
-  places = [os.fspath(path) for path in checkpoints]
-  shares = None if weights is None else list(weights)
-  return soups.soup(places, shares, pathlib.Path(workdir))
+  places = arguments.paths("checkpoints", checkpoints)
+  shares = None if weights is None else arguments.numbers("weights", weights)
+  output = pathlib.Path(arguments.path("workdir", workdir))
+  forks.require_own_jax()
+  return soups.soup(places, shares, output)
 
 
 def export(
@@ -132,13 +152,22 @@ def export(
   Raises Stopped, and leaves nothing, where the runtime gives other vectors.
   """
   from embeddinggemma import doctor
-  from embeddinggemma.convert import verbs
+  from embeddinggemma.convert import formats, verbs
+  from embeddinggemma.data import arguments
+  from embeddinggemma.distributed import forks
 
+  source, place = (
+    arguments.path("model", model),
+    arguments.path("output", output),
+  )
+  form = arguments.choice("format", format, formats.FORMATS)
+  if dtype is not None:
+    dtype = arguments.choice("dtype", dtype, formats.FORMATS[form].dtypes)
+  forks.require_own_jax()
   shown = _console()
   examine = lambda place: doctor.check_or_stop(place, shown)
-  place = pathlib.Path(output)
   return verbs.export_model(
-    os.fspath(model), format, place, dtype, False, examine, shown
+    source, form, pathlib.Path(place), dtype, False, examine, shown
   )
 
 
@@ -157,9 +186,21 @@ def index(
 
   Returns counts: {"chunks", "files", "new", "removed", "embedded", ...}.
   """
+  from embeddinggemma.data import arguments
+  from embeddinggemma.distributed import forks
   from embeddinggemma.recipes.index import build_index
+  from embeddinggemma.retrieval import codes
 
-  places = pathlib.Path(source), pathlib.Path(output)
+  _require_model(model)
+  forks.require_own_jax()
+  places = (
+    pathlib.Path(arguments.path("source", source)),
+    pathlib.Path(arguments.path("output", output)),
+  )
+  if dim is not None:
+    dim = arguments.whole("dim", dim, 1, model.config.embed_dim)
+  if vectors is not None:
+    vectors = arguments.choice("vectors", vectors, get_args(codes.Kind))
   return build_index(model, *places, _console(), dim=dim, vectors=vectors)
 
 
@@ -177,26 +218,43 @@ def search(
 
   Raises BadInput for an index that another model made.
   """
+  from embeddinggemma.data import arguments
   from embeddinggemma.retrieval import index as indexes
   from embeddinggemma.retrieval import search as searching
 
-  opened = indexes.open_index(pathlib.Path(index))
+  _require_model(model)
+  query = arguments.text("query", query)
+  mode = arguments.choice("mode", mode, get_args(searching.Mode))
+  k = arguments.whole("k", k, 1)
+  opened = indexes.open_index(pathlib.Path(arguments.path("index", index)))
   return searching.search(
     opened, model, query, model=model.identity, mode=mode, k=k
   )
 
 
+def _require_model(value: Any) -> None:
+  """Raise BadInput for what is no model, such as the path of one."""
+  from embeddinggemma.data import arguments
+  from embeddinggemma.loading import Model
+
+  arguments.instance("model", value, Model, "load(path) gives one")
+
+
 def _console() -> "Console":
   """Where long work tells how it goes."""
-  from rich.console import Console
+  from embeddinggemma.terminal.console import Terminal
 
-  return Console(stderr=True)
+  return Terminal(stderr=True)
 
 
 def __getattr__(name: str) -> Any:
-  """`Model` on first use: the class costs an import of JAX."""
+  """Classes on first use: they cost an import of JAX."""
   if name == "Model":
     from embeddinggemma.loading import Model
 
     return Model
+  if name in ("BadInput", "Stopped", "Truncated"):
+    from embeddinggemma import types
+
+    return getattr(types, name)
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

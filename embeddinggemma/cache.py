@@ -6,6 +6,7 @@ result depends on. A task that was killed is redone, or continued if it can be.
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import functools
 import hashlib
@@ -15,6 +16,7 @@ import pathlib
 import platform
 import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -106,9 +108,9 @@ def to_json(value: Any) -> bytes:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Write a JSON file, complete or not at all."""
-  partial = path.with_name(f"{path.name}.partial")
+  partial = partial_of(path)
   partial.write_bytes(to_json(value))
-  partial.replace(path)
+  _complete(partial, path)
 
 
 def write_array(path: pathlib.Path, array: np.ndarray) -> None:
@@ -119,11 +121,60 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
   """
   array = np.ascontiguousarray(array)
   header = np.lib.format.header_data_from_array_1_0(array)
-  partial = path.with_name(f"{path.name}.partial")
+  partial = partial_of(path)
   with partial.open("wb") as file:
     np.lib.format.write_array_header_1_0(file, header)
     file.write(array.reshape(-1).view(np.uint8).data)
-  partial.replace(path)
+  _complete(partial, path)
+
+
+def partial_of(path: pathlib.Path) -> pathlib.Path:
+  """Where a file is written before it is complete: beside it.
+
+  A device or a pipe, such as /dev/stdout, is no file to be replaced: it is
+  written itself.
+  """
+  if path.parent == pathlib.Path("/dev") or _is_special(path):
+    return path
+  return path.with_name(f"{path.name}.partial")
+
+
+def _is_special(path: pathlib.Path) -> bool:
+  return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _complete(partial: pathlib.Path, path: pathlib.Path) -> None:
+  if partial != path:
+    partial.replace(path)
+
+
+def require_place(path: pathlib.Path, folder: bool) -> None:
+  """Raise the OSError of making a file or folder at a path, before any work.
+
+  Nothing is left there: an unnamed file is made in the nearest folder that
+  exists.
+  """
+  try:
+    place = path if folder else partial_of(path)
+    if _is_there(place) and not folder:
+      return
+    if _is_there(place) and not place.is_dir():
+      raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    while not _is_there(place):
+      place = place.parent
+    with tempfile.TemporaryFile(dir=place):
+      pass
+  except OSError as error:
+    raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _is_there(path: pathlib.Path) -> bool:
+  """Whether a path exists; OSError if it cannot, such as one below a file."""
+  try:
+    path.stat()
+  except FileNotFoundError:
+    return False
+  return True
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ TOKENIZER_FILE = "tokenizer.model"
 _TERMS = re.compile(
   r"(LICEN[CS]E|NOTICE|USE_POLICY|TERMS|GEMMA_TERMS)[\w.-]*", re.IGNORECASE
 )
+_ORIGIN = ("from", "family", "repository", "general")
 ITEMS = ("params", "opt_state", "data", "files")
 _CHUNK, _FILE = 2**22, 2**26  # bytes of `write`: of a chunk, of a file
 _TOGETHER = 2**24  # bytes of the tensors that are read at once
@@ -391,21 +392,33 @@ def view_of(files: Files) -> Any:
 
   "identity" means as they are.
   """
-  return _recipe(files).get("view", "identity")
+  return recipe_of(files).get("view", "identity")
 
 
 def keeps_white_space(files: Files) -> bool:
   """Whether the checkpoint's writer kept outer white space of texts."""
-  return AS_WRITTEN.items() <= _recipe(files).items()
+  return AS_WRITTEN.items() <= recipe_of(files).items()
 
 
 def identity_of(files: Files) -> dict[str, Any]:
   """What recipe.json records of the model's identity; {} in older ones."""
-  return _recipe(files).get(IDENTITY, {})
+  return recipe_of(files).get(IDENTITY, {})
 
 
-def _recipe(files: Files) -> dict[str, Any]:
+def recipe_of(files: Files) -> dict[str, Any]:
+  """The content of recipe.json; {} if there is none."""
   return json_of(files, "recipe.json") if "recipe.json" in files else {}
+
+
+def origin(files: Files) -> dict[str, Any]:
+  """From where weights were imported, these or those that they descend from.
+
+  {} if they are not known to descend from any: {"from", "family", "repository"
+  on the Hub, "general": metadata of a GGUF file}.
+  """
+  recipe = recipe_of(files)
+  found = recipe.get("origin") or recipe.get("source") or {}
+  return {key: found[key] for key in _ORIGIN if found.get(key)}
 
 
 class ContentHash:

@@ -116,6 +116,7 @@ class DataConfig:
   weights: dict[str, float]  # by task; tasks that the data lacks are ignored
   size_exponent: float  # a task's share: weight * (number of pairs) ** exponent
   tokenizer: str  # a SentencePiece model; empty: trained on the corpus
+  fields: str = ""  # which column is what, as --fields has it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +129,7 @@ class TextConfig:
   seqio: str  # name of a seqio task or mixture, read instead of a path
   seqio_module: str  # module that registers it; empty: none is imported
   seqio_feature: str  # feature of its examples; empty: the first that is text
+  fields: str = ""  # of pairs: which column is what, as --fields has it
 
   def __post_init__(self) -> None:
     if self.path and self.seqio:

@@ -119,11 +119,12 @@ def truncate(
     )
   prefix = np.asarray(vectors[:, :dim], np.float32)
   norms = np.linalg.norm(prefix, axis=1, keepdims=True)
-  bad = ~np.isfinite(norms) | (norms == 0)
-  if bad.any():
+  bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+  if len(bad):
     raise Stopped(
-      f"{int(bad.sum())} of {len(bad)} embeddings are zero or not finite in"
-      f" {dim} dimensions; the weights are damaged or training diverged"
+      f"{len(bad)} of {len(norms)} embeddings are zero or not finite in {dim}"
+      f" dimensions, the first that of text {bad[0]}; the weights are damaged or"
+      " training diverged"
     )
   return prefix / norms
 

@@ -7,30 +7,38 @@ import dataclasses
 import functools
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from rich.console import Console
 
-from embeddinggemma import checkpoint, config, encode, quantize, saved, sharding
+from embeddinggemma import checkpoint, encode, quantize, saved, sharding
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import tensors
 from embeddinggemma.convert.read import families
-from embeddinggemma.data import prompts
-from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.data import arguments, prompts, truncation
+from embeddinggemma.data.tokenizer import EOS, Tokenizer
+from embeddinggemma.distributed import forks
 from embeddinggemma.model import adapt, embedder
 from embeddinggemma.model import identity as identity_lib
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.progress import Progress
-from embeddinggemma.types import BadInput, Encode, Params, Stopped
+from embeddinggemma.terminal.printable import printable
+from embeddinggemma.types import BadInput, BadValue, Encode, Params, Stopped
+
+_NO_LIMIT = 2**62  # of tokens
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Model:
-  """An embedding model: text in, unit vectors out."""
+  """An embedding model: text in, unit vectors out.
+
+  Threads can share one. It can be pickled, and so sent to processes that were
+  started by "spawn"; what it has compiled stays behind.
+  """
 
   config: ModelConfig
   params: Params
@@ -53,8 +61,8 @@ class Model:
 
   def encode_query(
     self,
-    sentences: str | Sequence[str],
-    prompt_name: str = "query",
+    sentences: str | Iterable[str],
+    prompt_name: str | None = "query",
     **options: Any,
   ) -> Float[np.ndarray, "*n M"]:
     """Embeddings of queries; `options` are those of `encode`."""
@@ -62,8 +70,8 @@ class Model:
 
   def encode_document(
     self,
-    sentences: str | Sequence[str],
-    prompt_name: str = "document",
+    sentences: str | Iterable[str],
+    prompt_name: str | None = "document",
     **options: Any,
   ) -> Float[np.ndarray, "*n M"]:
     """Embeddings of documents; `options` are those of `encode`."""
@@ -71,19 +79,21 @@ class Model:
 
   def encode(
     self,
-    sentences: str | Sequence[str],
+    sentences: str | Iterable[str],
     prompt_name: str | None = None,
     *,
     prompt: str | None = None,
-    titles: Sequence[str] = (),
+    titles: str | Iterable[str] | None = (),
     batch_size: int | None = None,
     truncate_dim: int | None = None,
-    show_progress_bar: bool = False,
+    show_progress_bar: bool | None = False,
+    truncate: bool = True,
   ) -> Float[np.ndarray, "*n M"]:
     """Unit float32 embeddings in the order of the texts; one text gives one.
 
     Args:
-      sentences: a text or several; an empty list gives (0, M).
+      sentences: a text or several, in a list or any other iterable; an empty
+        list gives (0, M).
       prompt_name: one of `prompts`, or None for the bare text.
       prompt: words to put before each text, instead of a named prompt.
       titles: of documents, one for each text; () for no titles.
@@ -91,39 +101,59 @@ class Model:
         memory. By default a call has a few thousand tokens.
       truncate_dim: keep this many leading coordinates and renormalise.
       show_progress_bar: draw one on the terminal.
+      truncate: cut texts that are longer than the model reads, with a warning
+        (Truncated) that counts them; False: refuse them.
 
     Raises:
-      BadInput: an unknown prompt, a dimension that the model lacks, or another
-        number of titles than of texts.
+      BadInput: an argument has another type; a prompt is unknown; the model
+        lacks a dimension; there is another number of titles than of texts; a
+        text is too long and `truncate` is False; or the process was forked
+        after JAX had been used, and would hang.
       Stopped: an embedding is not finite.
     """
-    texts = [sentences] if isinstance(sentences, str) else list(sentences)
-    if titles and len(titles) != len(texts):
-      raise BadInput(f"{len(titles)} titles for {len(texts)} texts")
+    one = isinstance(sentences, str)
     if batch_size is not None:
-      config.at_least("batch_size", batch_size, 1)
-    dim = self.config.embed_dim if truncate_dim is None else truncate_dim
-    if not 0 < dim <= self.config.embed_dim:
-      raise BadInput(
-        f"truncate_dim={dim}: the model has dimensions 1 to"
-        f" {self.config.embed_dim}"
-      )
-    if prompt is None and prompt_name is not None:
-      prompt = self.prompt(prompt_name)
-    if prompt is not None:
-      padded = titles or [""] * len(texts)
-      texts = [
-        prompts.with_prompt(prompt, *item)
-        for item in zip(texts, padded, strict=True)
-      ]
-    vectors = self._encode_texts(texts, batch_size, show_progress_bar)
+      batch_size = arguments.whole("batch_size", batch_size, 1)
+    dim = self._dim(truncate_dim)
+    bar = show_progress_bar is not None and arguments.switch(
+      "show_progress_bar", show_progress_bar
+    )
+    cuts = arguments.switch("truncate", truncate)
+    forks.require_own_jax()
+    given = prompt_name, prompt, titles
+    texts, untitled = self._prompted("sentences", sentences, *given)
+    ids, counts = self._tokens(texts)
+    counts.untitled = untitled
+    if counts.cut and not cuts:
+      _refuse_long(ids, counts, one)
+    truncation.report(counts)
+    ids = [_cut(row, self.config.max_length) for row in ids]
+    vectors = self._encode_ids(ids, batch_size, bar)
     _check_finite(vectors, texts)
     if dim < self.config.embed_dim:
       vectors = encode.truncate(vectors, dim)
-    return vectors[0] if isinstance(sentences, str) else vectors
+    return vectors[0] if one else vectors
+
+  def token_counts(
+    self,
+    texts: str | Iterable[str],
+    prompt_name: str | None = None,
+    titles: str | Iterable[str] | None = (),
+    *,
+    prompt: str | None = None,
+  ) -> Int[np.ndarray, "n"]:
+    """Tokens of each text as `encode` takes it, before anything is cut.
+
+    Prompt, title and the special tokens at both ends count. Texts with more
+    than `config.max_length` are cut when they are encoded.
+    """
+    given = prompt_name, prompt, titles
+    ids, _ = self._tokens(self._prompted("texts", texts, *given)[0])
+    return np.array([len(row) for row in ids], np.int64)
 
   def prompt(self, name: str) -> str:
     """The model's prompt of this name, or the query prompt of a known task."""
+    name = arguments.text("prompt_name", name)
     return prompts.prompt_named(name, self.prompts)
 
   def get_sentence_embedding_dimension(self) -> int:
@@ -133,46 +163,111 @@ class Model:
   def similarity(
     self, a: Float[np.ndarray, "*n M"], b: Float[np.ndarray, "*m M"]
   ) -> Float[np.ndarray, "_ _"]:
-    """Cosine similarities of all pairs."""
-    return _unit(a) @ _unit(b).T
+    """Cosine similarities of all pairs.
+
+    Raises BadInput for vectors of different widths, and for one that is zero or
+    not finite, which has no direction.
+    """
+    left, right = arguments.unit("a", a), arguments.unit("b", b)
+    _require_equal_widths(left, right)
+    return left @ right.T
 
   def similarity_pairwise(
     self, a: Float[np.ndarray, "*n M"], b: Float[np.ndarray, "*n M"]
   ) -> Float[np.ndarray, "_"]:
-    """Cosine similarity of each row of `a` with the same row of `b`."""
-    return np.sum(_unit(a) * _unit(b), axis=-1)
+    """Cosine similarity of each row of `a` with the same row of `b`.
+
+    A single vector is compared with every row. Raises BadInput as `similarity`
+    does, and for different numbers of rows.
+    """
+    left, right = arguments.unit("a", a), arguments.unit("b", b)
+    _require_equal_widths(left, right)
+    if len(left) != len(right) and 1 not in (len(left), len(right)):
+      raise BadValue(
+        f"a has {len(left)} vectors and b {len(right)}; pairs need as many of"
+        " both (similarity compares all with all)"
+      )
+    return np.sum(left * right, axis=-1)
 
   def __call__(
-    self, texts: Sequence[str], prompt_name: str, titles: Sequence[str] = ()
+    self,
+    texts: Iterable[str],
+    prompt_name: str | None,
+    titles: Iterable[str] | None = (),
   ) -> Float[np.ndarray, "n M"]:
     """Embed texts as a TextEncoder, which evaluation and retrieval use."""
-    return self.encode(list(texts), prompt_name, titles=titles)
+    checked = arguments.texts("texts", texts)
+    return self.encode(checked, prompt_name, titles=titles)
 
-  def _encode_texts(
-    self, texts: Sequence[str], batch_size: int | None, bar: bool
+  def __repr__(self) -> str:
+    count = sum(leaf.size for leaf in jax.tree.leaves(self.params["model"]))
+    return (
+      f"Model({self.name!r}, dimensions={self.config.embed_dim},"
+      f" precision={self.precision!r}, parameters={count:,})"
+    )
+
+  def __getstate__(self) -> dict[str, Any]:
+    """The fields; compiled programs and device copies are made anew."""
+    names = {field.name for field in dataclasses.fields(self)}
+    return {k: v for k, v in self.__dict__.items() if k in names}
+
+  def _dim(self, truncate_dim: int | None) -> int:
+    """The dimension to keep; BadInput for one that the model lacks."""
+    most = self.config.embed_dim
+    if truncate_dim is None:
+      return most
+    dim = arguments.whole("truncate_dim", truncate_dim, -(2**62))
+    if not 0 < dim <= most:
+      raise BadValue(
+        f"truncate_dim={dim}: the model has dimensions 1 to {most}"
+      )
+    return dim
+
+  def _prompted(
+    self,
+    name: str,
+    texts: str | Iterable[str],
+    prompt_name: str | None,
+    prompt: str | None,
+    titles: str | Iterable[str] | None,
+  ) -> tuple[list[str], int]:
+    """The texts with their prompt and titles, all checked.
+
+    Also how many titles are left out, since the prompt has no place for them.
+    `name` is the argument's of the texts.
+    """
+    if prompt is not None:
+      prompt = arguments.text("prompt", prompt)
+    elif prompt_name is not None:
+      prompt = self.prompt(prompt_name)
+    else:
+      prompt = ""
+    found = arguments.texts(name, texts)
+    given = arguments.titles(titles, texts, len(found))
+    untitled = 0 if prompt == prompts.DOCUMENT else sum(map(bool, given))
+    return [
+      prompts.with_prompt(prompt, *item)
+      for item in zip(found, given, strict=True)
+    ], untitled
+
+  def _tokens(
+    self, texts: Sequence[str]
+  ) -> tuple[list[Int[np.ndarray, "_"]], truncation.Counts]:
+    """All tokens of each text, and how many texts are longer than is read."""
+    ids, _ = self.tokenizer.encode_batch(texts, _NO_LIMIT)
+    lengths = np.array([len(row) for row in ids], np.int64)
+    return ids, truncation.of_lengths(lengths, self.config.max_length)
+
+  def _encode_ids(
+    self,
+    ids: Sequence[Int[np.ndarray, "_"]],
+    batch_size: int | None,
+    bar: bool,
   ) -> Float[np.ndarray, "n M"]:
-    ids, cut = self.tokenizer.encode_batch(texts, self.config.max_length)
-    if cut:
-      self._say_cut(cut)
     console = Console(stderr=True, quiet=not bar)
-    with Progress(console, "encode", len(texts)) as progress:
+    with Progress(console, "encode", len(ids)) as progress:
       show = lambda done: progress.show(done, "")
       return self._program(ids, self.config.max_length, show, batch_size)
-
-  def _say_cut(self, count: int) -> None:
-    """Print the number of texts that were cut, once for each model."""
-    if not self._said:
-      self._said.append(count)
-      are, were = ("text is", "was") if count == 1 else ("texts are", "were")
-      print(
-        f"{count} {are} longer than max_length={self.config.max_length}"
-        f" tokens and {were} cut",
-        file=sys.stderr,
-      )
-
-  @functools.cached_property
-  def _said(self) -> list[int]:
-    return []
 
   @functools.cached_property
   def _program(self) -> Any:
@@ -192,9 +287,38 @@ def _program(config: ModelConfig, mesh: jax.sharding.Mesh) -> Encode:
   return jax.jit(encode.encoder(config, mesh))
 
 
-def _unit(vectors: Float[np.ndarray, "*n M"]) -> Float[np.ndarray, "_ M"]:
-  norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-  return np.atleast_2d(vectors / norms)
+def _cut(ids: Int[np.ndarray, "_"], max_length: int) -> Int[np.ndarray, "_"]:
+  """At most `max_length` ids, of which the last is EOS."""
+  if len(ids) <= max_length:
+    return ids
+  cut = ids[:max_length].copy()
+  cut[-1] = EOS
+  return cut
+
+
+def _refuse_long(
+  ids: Sequence[Int[np.ndarray, "_"]], counts: truncation.Counts, one: bool
+) -> None:
+  """Raise BadValue that names the first text that is too long."""
+  most = counts.max_length
+  first = next(n for n, row in enumerate(ids) if len(row) > most)
+  place = "sentences" if one else f"sentences[{first}]"
+  more = f", as have {counts.cut - 1} more" if counts.cut > 1 else ""
+  longest = f" (the longest {counts.longest})" if counts.cut > 1 else ""
+  raise BadValue(
+    f"{place} has {len(ids[first])} tokens with its prompt, more than"
+    f" max_length={most}{more}{longest}; shorten it, or truncate=True cuts"
+  )
+
+
+def _require_equal_widths(
+  left: Float[np.ndarray, "n M"], right: Float[np.ndarray, "m K"]
+) -> None:
+  if left.shape[1] != right.shape[1]:
+    raise BadValue(
+      f"a has vectors of {left.shape[1]} dimensions and b of {right.shape[1]};"
+      " give both the same truncate_dim"
+    )
 
 
 def _check_finite(vectors: np.ndarray, texts: Sequence[str]) -> None:
@@ -231,6 +355,19 @@ def load(
       weights need a view that this version lacks; or the precision is unknown,
       or has blocks that do not divide the model's sizes.
   """
+  forks.require_own_jax()
+  model, found = opened(path, dtype, precision)
+  for note in found.warned if found else ():
+    print(printable(f"{path}: {note}"), file=sys.stderr)
+  return model
+
+
+def opened(
+  path: str | pathlib.Path,
+  dtype: str | None = None,
+  precision: str | None = None,
+) -> tuple[Model, tensors.Imported | None]:
+  """As `load`, and what was read, with its notes, where it is public weights."""
   if families.is_public(pathlib.Path(path)):
     found = families.read(pathlib.Path(path))
     if not found.is_embedder:
@@ -248,23 +385,23 @@ def load(
       seen,
     )
     _say_changed(model, folders.recorded(pathlib.Path(path)))
-    return model
+    return model, found
   found = saved.read(path)
-  model = dataclasses.replace(found.config, dtype=dtype or found.config.dtype)
+  shown = dataclasses.replace(found.config, dtype=dtype or found.config.dtype)
   seen = quantize.known(precision or found.precision)
   name = str(found.directory)
   if not checkpoint.keeps_white_space(found.files):
     print(
-      f"{name} was made by a version that ignored white space around a text; it"
+      f"{printable(name)} was made by a version that ignored white space around a text; it"
       " counts now, so vectors of such texts differ from those made then",
       file=sys.stderr,
     )
   tokenizer = Tokenizer(found.files["tokenizer.model"], name)
   params = tensors.placed(checkpoint.stream(found.directory), seen)
   stored = dict(found.prompts)
-  opened = assemble(model, params, tokenizer, name, stored, seen)
-  _say_changed(opened, checkpoint.identity_of(found.files))
-  return opened
+  model = assemble(shown, params, tokenizer, name, stored, seen)
+  _say_changed(model, checkpoint.identity_of(found.files))
+  return model, None
 
 
 def _say_changed(model: Model, recorded: Mapping[str, Any]) -> None:
@@ -273,11 +410,9 @@ def _say_changed(model: Model, recorded: Mapping[str, Any]) -> None:
   The weights are left out: an export's are as its precision rounds them, and a
   checkpoint does not record their hash.
   """
-  now = model.identity.parts
-  for line in identity_lib.differences(recorded, now):
-    print(
-      f"{model.name} was changed after it was made: {line}", file=sys.stderr
-    )
+  for line in identity_lib.differences(recorded, model.identity.parts):
+    said = f"{model.name} was changed after it was made: {line}"
+    print(printable(said), file=sys.stderr)
 
 
 def assemble(

@@ -331,9 +331,9 @@ def data_parallel(
 
 
 def over_rows(
-  f: Callable[[Any, Any], jax.Array], mesh: Mesh, at_once: int
-) -> Callable[[Any, Any], jax.Array]:
-  """Divide `f` (rows, columns) -> (B,) among the devices, by rows.
+  f: Callable[[Any, Any], Any], mesh: Mesh, at_once: int
+) -> Callable[[Any, Any], Any]:
+  """Divide `f` (rows, columns) -> a tree of (B,) among the devices, by rows.
 
   Rows and columns are trees of arrays that begin with B. Each device computes
   its own rows, at most `at_once` at a time, with all columns. So no device
@@ -341,7 +341,7 @@ def over_rows(
   which gathers the columns and computes it again.
   """
 
-  def local(rows: Any, columns: Any) -> jax.Array:
+  def local(rows: Any, columns: Any) -> Any:
     columns = jax.tree.map(_gathered, columns)
     number = jax.tree.leaves(rows)[0].shape[0]
     blocks = next(
@@ -356,7 +356,7 @@ def over_rows(
     found = jax.lax.scan(
       lambda _, rows: (None, block(rows)), None, jax.tree.map(apart, rows)
     )
-    return found[1].reshape(number)
+    return jax.tree.map(lambda x: x.reshape(number), found[1])
 
   return jax.checkpoint(
     jax.shard_map(

@@ -141,7 +141,10 @@ def _agreed_files(paths: Sequence[pathlib.Path]) -> Sequence[checkpoint.Files]:
   for place, content in zip(paths, files):
     for name in _ALIKE:
       if name not in content:
-        raise BadInput(f"{place} has no {name}; it is not a model")
+        raise BadInput(
+          f"{place} has no {name}, so it is no whole model; give a checkpoint"
+          " that training, `import` or `soup` wrote"
+        )
     differs = _difference(files[0], content)
     if differs:
       raise BadInput(
@@ -186,7 +189,7 @@ def _agreed_shapes(paths: Sequence[pathlib.Path]) -> Shapes:
         raise BadInput(
           f"{paths[0]} and {place} cannot be averaged: tensor"
           f" {'/'.join(name)!r} is {_said(ours)} in one, {_said(theirs)} in the"
-          " other"
+          " other; average models of one size and start"
         )
   return first
 
@@ -208,10 +211,28 @@ def _recipe(
     "weights": list(shares),
     "view": checkpoint.view_of(files[0]),
     IDENTITY: checkpoint.identity_of(files[0]),
+    **({"origin": origin} if (origin := _one_origin(files)) else {}),
     **(checkpoint.AS_WRITTEN if kept else {}),
     "versions": {name: importlib.metadata.version(name) for name in names},
     "command": sys.argv,
   }
+
+
+def _one_origin(files: Sequence[checkpoint.Files]) -> dict[str, Any]:
+  """From where all of the models descend; {} if that is not one place."""
+  first, *others = map(checkpoint.origin, files)
+  return first if all(other == first for other in others) else {}
+
+
+def alike(place: pathlib.Path) -> list[str]:
+  """The ingredients of a soup that have the weights of one before them."""
+  recipe = json.loads(checkpoint.read_files(place)["recipe.json"])
+  hashes = list(recipe["parents"].values())
+  return [
+    name
+    for number, name in enumerate(recipe["parents"])
+    if hashes[number] in hashes[:number]
+  ]
 
 
 def _made_before(

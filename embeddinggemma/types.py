@@ -31,6 +31,32 @@ IDENTITY = "identity"  # key of a model's identity in JSON (model/identity.py)
 class BadInput(Exception):
   """The user's input is wrong: one line with the thing and the fix, exit 2."""
 
+  has_lines = False  # whether a line end in it is ours, not of a file's name
+
+
+class BadType(BadInput, TypeError):
+  """An argument of another type, as Python's own functions raise it."""
+
+
+class BadValue(BadInput, ValueError):
+  """An argument of the right type with a value that cannot be used.
+
+  BadInput itself is no ValueError: readers of files catch that, where they add
+  the file's name.
+  """
+
+
+class Notice(UserWarning):
+  """A warning of this program; the command line prints its one line plainly."""
+
+
+class Truncated(Notice):
+  """Texts were longer than the model reads, and were cut.
+
+  Each call that cuts warns. Filter it as any other:
+  `warnings.simplefilter("error", Truncated)` turns it into an error.
+  """
+
 
 class Stopped(Exception):
   """A negative verdict, such as a loss that turned NaN: one line, exit 1."""
@@ -100,6 +126,19 @@ class Embeddings(NamedTuple):
   candidates: Float[Array, "B M"]  # the positives of the whole global batch
 
 
+class Values(NamedTuple):
+  """What a term of the loss is for each pair of a batch.
+
+  `counted` says for which pairs it is a loss at all: one that has nothing to be
+  compared with has none. None: for every valid pair. `parts` are the summands
+  of `total` by name, such as a Matryoshka dimension, which become metrics.
+  """
+
+  total: Float[Array, "B"]
+  counted: Bool[Array, "B"] | None = None
+  parts: Mapping[str, "Values"] = {}
+
+
 class TrainState(NamedTuple):
   """All that training carries from step to step."""
 
@@ -131,7 +170,8 @@ class Pair(NamedTuple):
 
 
 Encode = Callable[[Params, Text], Array]  # -> (B, M), unit norm, float32
-LossTerm = Callable[[Aux, Embeddings, PairBatch], Array]  # per example (B,)
+# -> a value for each pair, (B,), or those with more to say.
+LossTerm = Callable[[Aux, Embeddings, PairBatch], Array | Values]
 Objective = Callable[[Params, Any], tuple[Array, Metrics]]  # (params, batch)
 
 

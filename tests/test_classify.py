@@ -28,6 +28,15 @@ def test_the_likeliest_label_is_the_nearest_centre(count):
   assert np.mean(right) > (0.8 if count == 1 else 0.95)
 
 
+def test_a_vector_without_direction_gets_no_label():
+  known, labels = _cloud(np.eye(2, 8), 2)
+  for bad in (0.0, np.nan):
+    asked = known[:2].copy()
+    asked[1] = bad
+    with pytest.raises(BadInput, match="asked: vector 1 is zero or not fin"):
+      classify.probabilities(known, labels, asked)
+
+
 def test_more_examples_make_it_surer():
   centres = np.eye(3, 8)
   asked, _ = _cloud(centres, 20, seed=1)

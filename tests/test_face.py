@@ -39,9 +39,11 @@ def test_a_stage_is_trained_from_a_config(data_folder, tmp_path):
 def test_a_model_is_scored_and_searched_with(trained, data_folder, tmp_path):
   model = eg.load(trained)
   scores = eg.evaluate(model, trained / "inputs" / "corpus" / "test")
-  assert set(scores) == {"quality", "summary"}
+  assert set(scores) == {"quality", "summary", "truncated", "notes"}
   about = eg.index(model, data_folder, tmp_path / "index", dim=16)
   assert about["new"] == about["chunks"] > 0
+  assert about["truncated"] == 0
+  assert about["cut"]["max_length"] == model.config.max_length
   best, *_ = eg.search(model, tmp_path / "index", "where is the river", k=3)
   assert best.path == "small/pairs.jsonl"
 

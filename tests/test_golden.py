@@ -51,7 +51,9 @@ def old(tmp_path_factory) -> pathlib.Path:
 def test_an_old_index_answers(old, capsys):
   argv = ["query", f"--model={old / 'trained'}", f"--index={old / 'index'}"]
   assert main.call([*argv, "where is the river", "--k=1"]) == 0
-  assert capsys.readouterr().out.startswith("0.903  river.txt:1  river")
+  said = capsys.readouterr()
+  assert said.out.startswith("0.903  river.txt:1  river")
+  assert "cut by characters; dense search may miss the ends" in said.err
 
 
 def test_an_old_index_is_brought_up_to_date(old, capsys, tmp_path):
@@ -62,6 +64,21 @@ def test_an_old_index_is_brought_up_to_date(old, capsys, tmp_path):
   assert main.call([*argv, f"--output={index}"]) == 0
   about = json.loads(capsys.readouterr().out)
   assert (about["kept"], about["new"]) == (3, 1)
+  assert "of its 3 chunks, 0 were longer" in about["note"]
+  assert (about["truncated"], about["cut"]["max_length"]) == (0, 64)
+
+
+def test_a_model_that_reads_too_little_makes_no_index(old, capsys, tmp_path):
+  model = shutil.copytree(old / "trained", tmp_path / "trained")
+  config = json.loads((model / CHECKPOINT / "model.json").read_text())
+  (model / CHECKPOINT / "model.json").write_text(
+    json.dumps(config | {"max_length": 8})
+  )
+  argv = ["index", f"--model={model}", f"--input={old / 'texts'}"]
+  assert main.call([*argv, f"--output={tmp_path / 'index'}"]) == 2
+  said = capsys.readouterr().err
+  assert "max_length=8: the document prompt 'title: none | text: '" in said
+  assert not (tmp_path / "index").exists()
 
 
 def test_an_old_training_goes_on(old, capsys, tmp_path, monkeypatch):

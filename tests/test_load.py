@@ -67,15 +67,6 @@ def test_a_cut_tokenizer_is_named_with_its_checkpoint(copied):
     load(directory)
 
 
-def test_cut_texts_are_counted_once(trained, capsys):
-  model = load(trained)
-  model.encode(["word " * 200, "short"], "query")
-  said = capsys.readouterr().err
-  assert said == "1 text is longer than max_length=64 tokens and was cut\n"
-  model.encode(["word " * 200])
-  assert capsys.readouterr().err == ""
-
-
 TEXTS = ["stone", "the river garden by the harbour " * 4, "", "a", "stone"]
 
 

@@ -293,7 +293,9 @@ def test_a_workdir_of_another_config_is_refused(fails, trained, train_command):
   argv = train_command(trained)
   said = fails(*argv, "--config.seed=1", "--config.loss.temperature=0.1")
   assert "loss.temperature=0.05 there, 0.1 now; seed=0 there, 1 now" in said
-  assert said.endswith("use another --workdir or the same config")
+  new = f"--workdir={trained.with_name(trained.name + '-2')}"
+  assert f"add --config.init_from={trained} {new}; " in said
+  assert f"to train from the start, add {new}" in said
 
 
 def test_a_workdir_in_use_is_refused(fails, trained, train_command):

@@ -4,6 +4,7 @@ The model is a bag of words, so that many batches and meshes cost little; what
 whole models do on meshes is in test_mesh.py.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -184,7 +185,7 @@ def test_rows_at_once_change_nothing(at_once: int) -> None:
   def loss(vectors, over_rows=contrastive.at_once):
     query, positive = vectors
     embeddings = Embeddings(query, positive, None, positive)
-    losses = term(over_rows)({}, embeddings, batch)
+    losses = term(over_rows)({}, embeddings, batch).total
     return jnp.sum(jnp.where(valid, losses, 0.0)), losses
 
   divided = lambda f: sharding.over_rows(f, mesh, at_once)
@@ -193,3 +194,72 @@ def test_rows_at_once_change_nothing(at_once: int) -> None:
   got = jax.jit(lambda vectors: whole(vectors, divided))(vectors)
   np.testing.assert_allclose(got[0][1], want, rtol=2e-5, atol=1e-5)
   np.testing.assert_allclose(got[1], want_gradient, rtol=2e-5, atol=1e-5)
+
+
+@functools.cache
+def compared(data: int, fsdp: int, rules: str, margin: float | None):
+  """Loss, metrics and gradients of a batch without hard negatives or teacher."""
+  mesh = sharding.make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+  encode = sharding.data_parallel(bag_of_words, mesh, rules)
+  config = test_mesh.config("separate")
+  loss = dataclasses.replace(
+    config.loss, distill=0.0, false_negative_margin=margin
+  )
+  terms = pairs.terms(dataclasses.replace(config, loss=loss), mesh)
+  objective = objectives.pair_objective(
+    objectives.separate(encode), terms, mesh
+  )
+  run = jax.jit(jax.value_and_grad(objective, has_aux=True))
+  return lambda params, batch: jax.device_get(
+    run(params, sharding.to_devices(batch, mesh))
+  )
+
+
+def shared_by(batch: PairBatch, count: int) -> PairBatch:
+  """The batch without negatives, in which `count` pairs share a positive.
+
+  Which, depends on their texts alone, so that it is the same in any grouping.
+  """
+  order = np.argsort(batch.keys[:, 0], kind="stable")
+  valid = batch.query.valid.reshape(-1)
+  keys = np.arange(2 * len(order), dtype=np.uint32).reshape(-1, 2)
+  keys[:, 1][[i for i in order if valid[i]][:count]] = 1000
+  return batch._replace(keys=keys, negative=None, teacher=None)
+
+
+@pytest.mark.parametrize("margin", [None, 0.1])
+@pytest.mark.parametrize("division", DIVIDED[2:])
+def test_pairs_without_a_negative_in_any_division(division, margin) -> None:
+  """Twenty pairs share a positive: alone with each other, not with one more."""
+  data, fsdp, groups, rules = division
+  size = data * fsdp * groups
+  for filled, share in ((20, 1.0), (21, 0.0)):
+    whole_batch, batch = (
+      shared_by(test_mesh.batch(3, n, filled), 20) for n in (1, size)
+    )
+    (loss, whole), _ = compared(1, 1, "fsdp", margin)(params(1), whole_batch)
+    got = compared(data, fsdp, rules, margin)(params(1), batch)
+    (divided, metrics), gradients = got
+    np.testing.assert_allclose(divided, loss, rtol=1e-5)
+    assert set(metrics) == set(whole)
+    for name, value in whole.items():
+      np.testing.assert_allclose(metrics[name], value, rtol=2e-5, atol=1e-5)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
+    if margin is None:
+      assert metrics["without_negatives"] == share
+    assert metrics["idle"] == (share == 1)
+    assert np.isnan(metrics["accuracy"]) == (share == 1)
+    assert np.isnan(metrics["contrastive/8"]) == (share == 1)
+
+
+def test_a_teacher_still_teaches_pairs_without_a_negative() -> None:
+  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+  batch = test_mesh.batch(3, 1)
+  alone = batch._replace(keys=np.zeros_like(batch.keys), negative=None)
+  alone = alone._replace(teacher=alone.teacher._replace(negative=None))
+  objective = objective_of("pairs", mesh, "fsdp")
+  loss, metrics = jax.jit(objective)(params(1), alone)
+  assert metrics["without_negatives"] == 1 and not metrics["idle"]
+  np.testing.assert_allclose(
+    loss, metrics["distill"] + metrics["spread_out"], rtol=1e-6
+  )

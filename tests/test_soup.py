@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from embeddinggemma import checkpoint, sharding, soups
+from embeddinggemma.cli import main
 from embeddinggemma.training import checkpoints
 from embeddinggemma.types import BadInput, TrainState
 
@@ -379,7 +380,7 @@ def test_not_finite(ingredients, tmp_path, bad, in_pieces):
 def test_no_model(ingredients, tmp_path):
   params = {"model": checkpoint.nest(tensors(0)), "aux": {}}
   bare = checkpoint.write(tmp_path / "bare", params, {})
-  with pytest.raises(BadInput, match=r"has no model\.json; it is not a model"):
+  with pytest.raises(BadInput, match=r"has no model\.json, so it is no whole"):
     soups.soup([ingredients[0], bare], None, tmp_path / "soup")
 
 
@@ -477,3 +478,17 @@ def test_hashes_are_those_of_whole_checkpoints(ingredients, in_pieces):
   for place in ingredients:
     whole = checkpoint.content_hash(checkpoint.read_params(place))
     assert soups._hash(place) == whole
+
+
+def test_an_ingredient_that_comes_twice_is_named(tmp_path, capsys):
+  one, two = (write(tmp_path / n, tensors(int(n))) for n in "12")
+  copy = write(tmp_path / "copy", tensors(1))
+  for paths, named in (((one, two), []), ((one, two, copy), [3])):
+    output = tmp_path / f"soup-{len(paths)}"
+    argv = ["soup", f"--inputs={','.join(map(str, paths))}"]
+    assert main.call([*argv, f"--workdir={output}"]) == 0
+    said = capsys.readouterr().err
+    assert soups.alike(checkpoint.find(output)) == [
+      f"ingredient_{number}" for number in named
+    ]
+    assert ("the same weights as an ingredient" in said) == bool(named)

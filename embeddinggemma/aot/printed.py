@@ -6,7 +6,6 @@ from typing import Any
 from embeddinggemma.aot import estimate
 
 _GIB = 2**30
-_WIDTH = 48  # characters of a source line
 
 
 def as_page(found: Mapping[str, Any]) -> str:
@@ -51,7 +50,7 @@ def _memory(found: Mapping[str, Any]) -> Iterator[str]:
   for row in hbm["largest"]:
     yield (
       f"    {row['bytes'] / _GIB:7.3f} x {row['count']:<4} {row['shape']:<26}"
-      f" {row['source'][:_WIDTH]}"
+      f" {row['source']}"
     )
 
 
@@ -71,7 +70,7 @@ def _work(found: Mapping[str, Any]) -> Iterator[str]:
   for row in found["uncounted"]:
     yield (
       f"    without cycles: {row['count']} x {row['kind']} of"
-      f" {row['elements']:,} elements  {row['source'][:_WIDTH]}"
+      f" {row['elements']:,} elements  {row['source']}"
     )
   for name in found["unknown_loops"]:
     yield f"    counted once, its trip count being unknown: {name}"
@@ -88,7 +87,7 @@ def _work(found: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
       f"  kernel {row['name']} x {row['times']}: {_ms(row['seconds'])}{known}"
-      f"  {row['source'][:_WIDTH]}"
+      f"  {row['source']}"
     )
 
 
@@ -109,7 +108,7 @@ def _dearest(found: Mapping[str, Any]) -> Iterator[str]:
     share = row["cycles"] / max(found["cycles"], 1)
     yield (
       f"  {share:6.1%} {row['cycles']:>13,} x {row['times']:<5}"
-      f" {row['name'][:30]:<30} {row['source'][:_WIDTH]}"
+      f" {row['name']:<30} {row['source']}"
     )
 
 

@@ -16,6 +16,7 @@ from embeddinggemma import cache, sharding
 from embeddinggemma.cli import training
 from embeddinggemma.cli.flags import parse
 from embeddinggemma.cli.verbs import VERBS, unknown
+from embeddinggemma.terminal.printable import printable
 from embeddinggemma.training import stages, start
 from embeddinggemma.types import BadInput
 
@@ -54,7 +55,7 @@ def main() -> None:
     for line in sys.stdin:
       check(shlex.split(line), given.devices, given.ring, given.slices)
   except BadInput as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -3,7 +3,7 @@
 from absl import flags
 
 from embeddinggemma.aot import examine, printed
-from embeddinggemma.cli.flags import say, tree_of
+from embeddinggemma.cli.flags import say, show, tree_of
 
 
 def compile_(values: flags.FlagValues) -> int:
@@ -18,5 +18,5 @@ def compile_(values: flags.FlagValues) -> int:
   if values.json:
     say(found)
   else:
-    print(printed.as_page(found))
+    show(*printed.as_page(found).splitlines())
   return 0 if found["fits"] else 1

@@ -5,10 +5,19 @@ import pathlib
 from typing import cast
 
 from absl import flags
+from rich.console import Console
 
 from embeddinggemma import cache, config
-from embeddinggemma.cli.flags import console, say, tree_of
+from embeddinggemma.cli.flags import (
+  console,
+  folder_of,
+  say,
+  show,
+  tree_of,
+  with_data,
+)
 from embeddinggemma.data import sources
+from embeddinggemma.data.tables.pairs import Pairs
 from embeddinggemma.loading import load
 from embeddinggemma.mining import mine as mining
 from embeddinggemma.mining import negatives
@@ -23,8 +32,8 @@ from embeddinggemma.types import BadInput
 def teach(values: flags.FlagValues) -> None:
   """Write a teacher's vectors of all texts of a folder of pairs."""
   choice = config.build(teaching.TeachConfig, tree_of(values))
-  output, shown = pathlib.Path(values.output), console()
-  pairs, _ = sources.read_pairs(pathlib.Path(values.data))
+  output, shown = folder_of(values.output, "--output"), console()
+  pairs = _pairs(values, shown)
   with cache.locked(output):
     model = teaching.teacher_of(choice)
     taught = teaching.teach(pairs, model, choice.dtype, output, shown)
@@ -45,9 +54,10 @@ def mine(values: flags.FlagValues) -> None:
   data, output = pathlib.Path(values.data), pathlib.Path(values.output)
   ledger, shown = output / mining.LEDGER, console()
   if values.explain is not None:
-    pairs, _ = sources.read_pairs(data)
-    print("\n".join(negatives.explain_row(pairs, ledger, values.explain)))
+    pairs = _pairs(values, shown)
+    show(*negatives.explain_row(pairs, ledger, values.explain))
     return
+  cache.require_place(output, folder=True)
   model = load(values.model) if values.model else None
   if choice.search == "dense" and model is None:
     raise BadInput(
@@ -55,12 +65,23 @@ def mine(values: flags.FlagValues) -> None:
     )
   if output.resolve() == data.resolve():
     raise BadInput(f"--output={output} is --data; name another folder")
-  pairs, _ = sources.read_pairs(data)
+  pairs = _pairs(values, shown)
   with cache.locked(output):
     mining.mine(pairs, model, choice, ledger, shown)
-    count = max([choice.negatives, *(len(pair.negatives) for pair in pairs)])
+    count = max(choice.negatives, pairs.most_negatives)
     sources.write_pairs(output, negatives.with_negatives(pairs, ledger, count))
   shown.print(f"{output}", highlight=False, soft_wrap=True)
+
+
+def _pairs(values: flags.FlagValues, shown: Console) -> Pairs:
+  """The pairs of --data; what was read as what, and what was not, is said."""
+  say = lambda line: shown.print(
+    line, highlight=False, markup=False, soft_wrap=True
+  )
+  path, skips = pathlib.Path(values.data), values.skip_bad_rows
+  pairs, skipped = sources.read_pairs(path, skips, values.fields or "", say)
+  inputs.say_skipped(skipped, shown)
+  return pairs
 
 
 def mixture(values: flags.FlagValues) -> None:
@@ -71,7 +92,8 @@ def mixture(values: flags.FlagValues) -> None:
   choice = config.build(finetuning.SearchConfig, tree["search"])
   if values.pick is not None:
     choice = dataclasses.replace(choice, pick=values.pick)
-  workdir, shown = pathlib.Path(values.workdir), console()
+  workdir, shown = folder_of(values.workdir), console()
+  with_data(values, tree["finetune"])
   stage = stages.build(tree["finetune"])
   if not stages.kind_of(stage).embeds:
     raise BadInput(f"mixture: {stage.stage!r} is no training on pairs")

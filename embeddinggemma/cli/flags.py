@@ -1,17 +1,18 @@
 """The flags of all verbs, and the parsing of command lines."""
 
 import importlib
-import json
 import pathlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
 from embeddinggemma.convert import formats
+from embeddinggemma.terminal.printable import printable, to_json
 
 if TYPE_CHECKING:
-  from rich.console import Console
+  from embeddinggemma.terminal.console import Terminal
 
 
 class Verb(NamedTuple):
@@ -40,6 +41,10 @@ TEXT_FLAGS = {
     None,
     "a folder of evaluation tasks (BEIR, STS, labels, bitext, pairs)",
   ),
+  "fields": (
+    None,
+    "which column of the pairs is what, as in query:question,positive:answer",
+  ),
   "prompt": ("document", "the prompt's name: query, document, STS, ..."),
   "index": (None, "a folder that `index` made"),
   "labels": (None, 'a .jsonl of examples ({"text", "label"})'),
@@ -51,6 +56,7 @@ TEXT_FLAGS = {
   "metric": (None, "what the plot shows, such as loss; else the first"),
   "from": (None, "public weights: a folder, a .gguf, or OWNER/NAME to fetch"),
   "part": ("both", "of an encoder-decoder: encoder, decoder or both"),
+  "base": (None, "of an adapter without weights: the model that it changes"),
   "format": (None, formats.names()),
   "stage": (None, "of a recipe: prefinetune (default), adapt, ..."),
   "topology": (None, "a TPU generation and shape, such as v5e:16x16"),
@@ -93,18 +99,27 @@ def function(verb: Verb) -> Callable[..., int | None]:
   return getattr(importlib.import_module(f"{__package__}.{module}"), name)
 
 
-def console() -> "Console":
+def console() -> "Terminal":
   """The console for progress and notes, on stderr; results go to stdout."""
-  from rich.console import Console
-
   from embeddinggemma import distributed
+  from embeddinggemma.terminal.console import Terminal
 
-  return Console(stderr=True, quiet=not distributed.is_first())
+  return Terminal(stderr=True, quiet=not distributed.is_first())
 
 
 def tree_of(values: flags.FlagValues) -> dict[str, Any]:
   """The config of a command line, with overrides and references resolved."""
   return values.config.to_dict()
+
+
+def with_data(values: flags.FlagValues, tree: dict[str, Any]) -> None:
+  """Put --skip_bad_rows and --fields into a stage's tree that reads data."""
+  if "data" not in tree:
+    return
+  if values.skip_bad_rows:
+    tree["data"]["skip_bad_rows"] = True
+  if values.fields is not None:
+    tree["data"]["fields"] = values.fields
 
 
 def is_recipe(tree: dict[str, Any]) -> bool:
@@ -113,17 +128,42 @@ def is_recipe(tree: dict[str, Any]) -> bool:
 
 
 def file_of(path: str) -> pathlib.Path:
-  """The path of --output; BadInput, before any work, if it is a folder."""
+  """The path of --output.
+
+  Before any work, raises BadInput if it is a folder, and the OSError of writing
+  there.
+  """
+  from embeddinggemma import cache
   from embeddinggemma.types import BadInput
 
-  if pathlib.Path(path).is_dir():
+  file = cache.as_folder(path, "--output")
+  if file.is_dir():
     raise BadInput(f"--output={path} is a folder; name a file")
-  return pathlib.Path(path)
+  cache.require_place(file, folder=False)
+  return file
+
+
+def folder_of(path: str, flag: str = "--workdir") -> pathlib.Path:
+  """The folder that a flag names, to be made or used again.
+
+  Before any work, raises BadInput for an address and the OSError of making it.
+  """
+  from embeddinggemma import cache
+
+  folder = cache.as_folder(path, flag)
+  cache.require_place(folder, folder=True)
+  return folder
 
 
 def say(value: Any) -> None:
   """Print a value as a line of JSON."""
-  print(json.dumps(value, ensure_ascii=False))
+  print(to_json(value, getattr(sys.stdout, "encoding", None) or "utf-8"))
+
+
+def show(*lines: str) -> None:
+  """Print lines of a result for people, with nothing hidden in them."""
+  for line in lines:
+    print(printable(line))
 
 
 def usage(verbs: Mapping[str, Verb]) -> str:
@@ -161,25 +201,34 @@ def parse(
   Raises BadInput for an unknown flag or config key, with the nearest known one;
   for a value of the wrong type; and for superfluous words.
   """
+  from embeddinggemma.cli import overrides
   from embeddinggemma.types import BadInput
 
   takes_config = "config" in verb.required
   argv = _config_first(argv) if takes_config else list(argv)
   if takes_config and not (argv and argv[0].startswith("--config=")):
     raise BadInput(missing(name, "config"))
+  if any(word.startswith("--config.") and "," in word for word in argv):
+    tree = _tree_alone(name, verb, argv)
+    argv = [overrides.quoted(tree, word) for word in argv]
   values = _flags_of(verb, argv)
   try:
     rest = values([name, *argv])[1:]
   except flags.UnrecognizedFlagError as error:
     raise BadInput(_unknown_flag(name, verb, error.flagname)) from None
   except flags.Error as error:
-    raise BadInput(f"{name}: {_last_line(error)}") from None
-  except (AttributeError, KeyError) as error:
-    raise BadInput(_bad_key(name, verb, argv) or f"config: {error!r}") from None
+    tree, said = _tree_alone(name, verb, argv), _last_line(error)
+    refused = [word for word in argv if str(error).startswith(f"flag {word}:")]
+    better = [overrides.wrong_value(tree, word) for word in refused]
+    raise BadInput("".join(better) or f"{name}: {said}") from None
   except BadInput:
     raise
-  except Exception as error:  # what the user's own config file raised
-    raise BadInput(f"config: {_last_line(error)}") from None
+  except Exception as error:  # of an override, or of the user's config file
+    named = isinstance(error, AttributeError | KeyError)
+    said = repr(error) if named else _last_line(error)
+    tree = _tree_alone(name, verb, argv)
+    better = overrides.wrong_key(tree, argv) if tree is not None else ""
+    raise BadInput(better or f"config: {said}") from None
   lacking = [flag for flag in verb.required if values[flag].value is None]
   if lacking:
     raise BadInput(missing(name, lacking[0]))
@@ -273,23 +322,13 @@ def _unknown_flag(name: str, verb: Verb, flag: str) -> str:
   return f"{name}: unknown flag {flag!r}{suggest(flag, known)}"
 
 
-def _bad_key(name: str, verb: Verb, argv: Sequence[str]) -> str:
-  """The message for an unknown --config.a.b, with the nearest known key."""
-  from embeddinggemma.config import suggest
-
+def _tree_alone(name: str, verb: Verb, argv: Sequence[str]) -> Any:
+  """The config without overrides; None of a verb or file that gives none."""
+  if "config" not in verb.required:
+    return None
   values = _flags_of(verb, argv[:1])
   try:
     values([name, *argv[:1]])
   except Exception:  # it is the config file that fails
-    return ""
-  for word in argv[1:]:
-    if not word.startswith(("--config.", "-config.")):
-      continue
-    path = word.partition("=")[0].partition(".")[2]
-    tree = values.config
-    for key in path.split("."):
-      known = list(tree) if hasattr(tree, "keys") else []
-      if key not in known:
-        return f"unknown config key {path!r}{suggest(key, known)}"
-      tree = tree[key]
-  return ""
+    return None
+  return values.config

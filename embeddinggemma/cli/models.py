@@ -5,17 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from embeddinggemma import cache, soups
 from embeddinggemma import doctor as doctors
-from embeddinggemma.cli.flags import console, file_of, say
+from embeddinggemma.cli.flags import console, file_of, folder_of, say
 from embeddinggemma.convert import verbs as convert
 from embeddinggemma.evaluation import quality, suite
 from embeddinggemma.loading import load
 from embeddinggemma.report import report
+from embeddinggemma.terminal.console import Terminal
+from embeddinggemma.terminal.table import Table
 from embeddinggemma.types import IDENTITY, BadInput
 
 
@@ -28,7 +27,7 @@ def evaluate(values: flags.FlagValues) -> None:
   model = load(values.model, precision=values.precision)
   own = lambda: _own_test(pathlib.Path(values.model))
   folder = pathlib.Path(values.data) if values.data else own()
-  result = {
+  result: dict[str, Any] = {
     "model": model.hash,
     IDENTITY: model.identity.as_json(),
     "precision": model.precision,
@@ -38,6 +37,9 @@ def evaluate(values: flags.FlagValues) -> None:
   output.parent.mkdir(parents=True, exist_ok=True)
   cache.write_json(output, result)
   shown.print(report.terminal_table(result))
+  for name, lines in result["notes"].items():
+    line = f"note: {name}: {'; '.join(lines)}"
+    shown.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _own_test(workdir: pathlib.Path) -> pathlib.Path:
@@ -52,7 +54,7 @@ def _own_test(workdir: pathlib.Path) -> pathlib.Path:
 def soup(values: flags.FlagValues) -> None:
   """Average checkpoints, or score points on the way from one to another."""
   inputs = values.inputs.split(",")
-  workdir = pathlib.Path(values.workdir)
+  workdir = folder_of(values.workdir)
   if values.last is not None:
     if len(inputs) != 1 or values.path is not None:
       raise BadInput(
@@ -63,7 +65,15 @@ def soup(values: flags.FlagValues) -> None:
   if values.path is None:
     if values.data:
       raise BadInput("soup: --data is for --path=N; `evaluate` scores a soup")
-    print(soups.soup(inputs, _weights(values.weights), workdir))
+    place = soups.soup(inputs, _weights(values.weights), workdir)
+    print(place)
+    if twice := soups.alike(place):
+      console().print(
+        f"note: {', '.join(twice)}: the same weights as an ingredient before,"
+        " so this is a mean of fewer models than were given",
+        highlight=False,
+        soft_wrap=True,
+      )
     return
   if values.weights is not None:
     raise BadInput("soup: --path and --weights exclude each other")
@@ -119,20 +129,14 @@ def _path_table(rows: Sequence[Mapping[str, Any]]) -> Table:
   """A table with a row per point and a column per suite; the best in bold."""
   folders = list(rows[0]["scores"])
   best = {f: max(row["scores"][f] for row in rows) for f in folders}
-  table = Table(title="mean over task types", title_justify="left")
-  table.add_column("weights", no_wrap=True)
-  for folder in folders:
-    table.add_column(Text(folder), justify="right", overflow="fold")
+  look = lambda score, f: "bold" if score == best[f] else ""
+  shown = []
   for row in rows:
-    share, scores = row["share"], row["scores"]
-    table.add_row(
-      f"{1 - share:.3f} {share:.3f}",
-      *(
-        Text(f"{scores[f]:.4f}", "bold" if scores[f] == best[f] else "")
-        for f in folders
-      ),
-    )
-  return table
+    scores = [
+      [(f"{score:.4f}", look(score, f))] for f, score in row["scores"].items()
+    ]
+    shown.append([f"{1 - row['share']:.3f} {row['share']:.3f}", *scores])
+  return Table(["weights", *folders], shown, "mean over task types")
 
 
 def doctor(values: flags.FlagValues, *words: str) -> int:
@@ -143,19 +147,21 @@ def doctor(values: flags.FlagValues, *words: str) -> int:
   if values.json:
     say(doctors.as_json(words[0], findings))
   else:
-    Console().print(doctors.as_table(findings))
+    Terminal(stderr=False).print(doctors.as_table(findings))
   return 0 if doctors.passed(findings) else 1
 
 
 def import_(values: flags.FlagValues) -> None:
   """Import public weights as a checkpoint, and check it for silent faults."""
-  source, workdir = getattr(values, "from"), pathlib.Path(values.workdir)
-  convert.import_model(source, workdir, values.part, _examine, console())
+  source, workdir = getattr(values, "from"), folder_of(values.workdir)
+  convert.import_model(
+    source, workdir, values.part, _examine, console(), values.base
+  )
 
 
 def export(values: flags.FlagValues) -> None:
   """Export a checkpoint in another runtime's format."""
-  output = pathlib.Path(values.output)
+  output = folder_of(values.output, "--output")
   convert.export_model(
     values.model,
     values.format,

@@ -1,10 +1,14 @@
 """The verb `run`: a recipe."""
 
-import pathlib
-
 from absl import flags
 
-from embeddinggemma.cli.flags import console, is_recipe, tree_of
+from embeddinggemma.cli.flags import (
+  console,
+  folder_of,
+  is_recipe,
+  tree_of,
+  with_data,
+)
 from embeddinggemma.recipes import pairs, whole
 from embeddinggemma.recipes import run as recipes
 from embeddinggemma.types import BadInput
@@ -18,12 +22,10 @@ def run(values: flags.FlagValues) -> None:
       "run: --config is no recipe; give configs/recipe.py, or use"
       " `train` for one stage"
     )
-  if values.skip_bad_rows:
-    for stage in tree.values():
-      if isinstance(stage, dict) and "data" in stage:
-        stage["data"]["skip_bad_rows"] = True
-
-  workdir, shown = pathlib.Path(values.workdir), console()
+  for stage in tree.values():
+    if isinstance(stage, dict):
+      with_data(values, stage)
+  workdir, shown = folder_of(values.workdir), console()
   if "base" in tree:
     plan = pairs.plan(pairs.build(tree), workdir, shown)
   else:

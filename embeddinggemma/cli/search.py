@@ -7,13 +7,20 @@ from typing import Any
 from absl import flags
 
 from embeddinggemma import cache
-from embeddinggemma.cli.flags import console, file_of, missing, say
-from embeddinggemma.data import jsonl
+from embeddinggemma.cli.flags import (
+  console,
+  file_of,
+  folder_of,
+  missing,
+  say,
+  show,
+)
+from embeddinggemma.data import jsonl, truncation
 from embeddinggemma.evaluation import classify
 from embeddinggemma.loading import load
-from embeddinggemma.recipes.index import build_index
+from embeddinggemma.recipes.index import build_index, measure
+from embeddinggemma.retrieval import cutting, reading, search
 from embeddinggemma.retrieval import index as indexes
-from embeddinggemma.retrieval import reading, search
 from embeddinggemma.types import BadInput
 
 
@@ -23,17 +30,27 @@ def embed(values: flags.FlagValues) -> None:
   texts, titles = read_texts(values.input)
   model = load(values.model)
   model.prompt(values.prompt)  # an unknown name fails before any work
-  vectors = model.encode(
-    texts,
-    values.prompt,
-    titles=titles,
-    truncate_dim=values.dim,
-    show_progress_bar=shown.is_terminal,
-  )
+  with truncation.counted() as counts:
+    vectors = model.encode(
+      texts,
+      values.prompt,
+      titles=titles,
+      truncate_dim=values.dim,
+      show_progress_bar=shown.is_terminal,
+    )
+  truncation.report(counts)
   output.parent.mkdir(parents=True, exist_ok=True)
   cache.write_array(output, vectors)
+  if values.json:
+    rows, dim = vectors.shape
+    about = {"output": str(output), "texts": rows, "dim": dim}
+    say({**about, "truncated": counts.as_json()})
+    return
+  cut = f", {counts.cut} of the texts cut" if counts.cut else ""
   shown.print(
-    f"{output}: {vectors.shape[0]} x {vectors.shape[1]}", highlight=False
+    f"{output}: {vectors.shape[0]} x {vectors.shape[1]}{cut}",
+    highlight=False,
+    soft_wrap=True,
   )
 
 
@@ -68,13 +85,15 @@ def _read_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def index(values: flags.FlagValues) -> None:
-  """Index a folder or a JSONL file, or update its index."""
+  """Index a folder, a JSONL or a single file, or update its index."""
   if values.vectors not in (None, "int8", "binary"):
     raise BadInput(f"--vectors={values.vectors}: give int8 or binary")
-  source, output = pathlib.Path(values.input), pathlib.Path(values.output)
+  source = pathlib.Path(values.input)
+  output = folder_of(values.output, "--output")
   reading.require(source)
   indexes.require_ours(output)
   model = load(values.model)
+  measure(model)  # a model that reads too little fails before a folder is made
   output.mkdir(parents=True, exist_ok=True)
   cache.keep_programs(output, waiting=True)
   about = build_index(
@@ -89,10 +108,10 @@ def index(values: flags.FlagValues) -> None:
   if values.json:
     say(about)
   else:
-    print(_summary(output, about))
+    show(*_summary(output, about))
 
 
-def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
+def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> list[str]:
   """What `index` did, as lines for people."""
   lines = [
     f"{output}: {about['chunks']:,} chunks of {about['files']:,} files,"
@@ -102,11 +121,28 @@ def _summary(output: pathlib.Path, about: Mapping[str, Any]) -> str:
     f" removed; {about['embedded']:,} embedded in"
     f" {about['embedding_seconds']:.1f} s, {about['seconds']:.1f} s in all",
   ]
+  lines += filter(None, [_cuts(about)])
   for reason, count in about["skipped"].items():
     names = ", ".join(about["examples"][reason])
     more = ", ..." if count > len(about["examples"][reason]) else ""
     lines.append(f"left out, {reason}: {count:,} ({names}{more})")
-  return "\n".join([*lines, *filter(None, [about["note"]])])
+  return [*lines, *filter(None, [about["note"]])]
+
+
+def _cuts(about: Mapping[str, Any]) -> str:
+  """What was cut besides between lines; "" for nothing."""
+  said = {
+    cutting.LINES_CUT: "long lines cut",
+    cutting.TITLES_CUT: "titles shortened",
+    cutting.PAGES_EMPTY: "pages of PDFs without text",
+    cutting.TRUNCATED: "chunks longer than that",
+  }
+  found = [
+    f"{about[name]:,} {what}" for name, what in said.items() if about[name]
+  ]
+  most = about["cut"]["max_length"]
+  head = f"chunks of at most {most:,} tokens: "
+  return head + ", ".join(found) if found else ""
 
 
 def query(values: flags.FlagValues, *words: str) -> None:
@@ -133,19 +169,26 @@ def _search(values: flags.FlagValues, text: str) -> None:
   folder, model = pathlib.Path(values.index), None
   opened = indexes.open_index(folder)
   if mode != "lexical":
-    again = "`index` again embeds what has any anew"
-    if said := indexes.note(opened.about, again):
+    stripped = "`index` again embeds what has any anew"
+    cut = (
+      "dense search may miss the ends of long chunks until `index` again cuts"
+      " them anew"
+    )
+    if said := indexes.note(opened.about, stripped, cut):
       console().print(said, highlight=False, soft_wrap=True)
     cache.keep_programs(folder, waiting=True)
     model = load(values.model)
   made = model.identity if model else None
-  hits = search.search(opened, model, text, model=made, mode=mode, k=values.k)
+  with truncation.counted() as counts:
+    hits = search.search(opened, model, text, model=made, mode=mode, k=values.k)
+  truncation.report(counts)
   if values.json:
-    say([hit._asdict() for hit in hits])
+    cut = bool(counts.cut)
+    say([{**hit._asdict(), "query_cut": cut} for hit in hits])
     return
   for hit in hits:
-    print(f"{hit.score:.3f}  {hit.path}:{hit.line}  {hit.title}".rstrip())
-    print("\n".join(f"    {line}" for line in hit.snippet.splitlines()[:6]))
+    show(f"{hit.score:.3f}  {hit.path}:{hit.line}  {hit.title}".rstrip())
+    show(*(f"    {line}" for line in hit.snippet.splitlines()[:6]))
 
 
 def _label(values: flags.FlagValues, text: str) -> None:
@@ -159,21 +202,27 @@ def _label(values: flags.FlagValues, text: str) -> None:
   else:
     texts, _ = read_texts(values.input)
   known = classify.read(pathlib.Path(values.labels))
-  guesses = classify.classify(load(values.model), known, texts)
+  model = load(values.model)
+  guesses = classify.classify(model, known, texts)
   if values.json:
+    lengths = model.token_counts(texts, classify.PROMPT)
     say(
       [
-        {"text": guess.text, "labels": dict(guess.labels[: values.k])}
-        for guess in guesses
+        {
+          "text": guess.text,
+          "labels": dict(guess.labels[: values.k]),
+          "cut": length > model.config.max_length,
+        }
+        for guess, length in zip(guesses, lengths.tolist(), strict=True)
       ]
     )
   elif values.input is None:
     for name, share in guesses[0].labels[: values.k]:
-      print(f"{share:.3f}  {name}")
+      show(f"{share:.3f}  {name}")
   else:
     for guess in guesses:
       name, share = guess.labels[0]
-      print(f"{share:.3f}  {name}  {guess.text}")
+      show(f"{share:.3f}  {name}  {guess.text}")
 
 
 def _last(what: str, text: str) -> str:

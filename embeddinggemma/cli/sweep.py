@@ -34,6 +34,7 @@ def sweep(values: flags.FlagValues) -> int:
     command = points.with_overrides(["embeddinggemma", verb, config], fixed)
     print("\n".join(points.commands(found, command, workdir)))
     return 0
+  cache.require_place(workdir, folder=True)
   results = runs.run(
     found,
     command,

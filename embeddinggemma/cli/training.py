@@ -1,12 +1,18 @@
 """The verbs on a single stage: `train` and `prepare`."""
 
-import pathlib
 from typing import Any
 
 from absl import flags
 
 from embeddinggemma import cache, distributed
-from embeddinggemma.cli.flags import console, say, tree_of
+from embeddinggemma.cli.flags import (
+  console,
+  folder_of,
+  say,
+  show,
+  tree_of,
+  with_data,
+)
 from embeddinggemma.training import alone, stages
 from embeddinggemma.types import BadInput
 
@@ -21,7 +27,7 @@ def train(values: flags.FlagValues) -> None:
 def prepare(values: flags.FlagValues) -> None:
   """Make the inputs of a training, or show the batches that it will read."""
   config = train_config(values)
-  workdir = pathlib.Path(values.workdir) if values.workdir else None
+  workdir = folder_of(values.workdir) if values.workdir else None
   if values.show is None:
     if workdir is None:
       raise BadInput(
@@ -34,17 +40,16 @@ def prepare(values: flags.FlagValues) -> None:
     if values.json:
       say(row)
       continue
-    print(f"step {row['step']}  task {row['task']}  {len(row['rows'])} rows")
+    show(f"step {row['step']}  task {row['task']}  {len(row['rows'])} rows")
     for origin, *sides in row["texts"]:
-      print("\n    ".join([f"  {origin}", *map(repr, sides)]))
+      show(f"  {origin}", *(f"    {side!r}" for side in sides))
 
 
 def train_config(values: flags.FlagValues) -> Any:
   """The config of one stage; of a recipe, that of its pre-finetuning."""
   tree = tree_of(values)
   tree = tree.get("prefinetune", tree)
-  if values.skip_bad_rows and "data" in tree:
-    tree["data"]["skip_bad_rows"] = True
+  with_data(values, tree)
   return stages.build(tree)
 
 

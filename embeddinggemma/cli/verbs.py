@@ -13,13 +13,13 @@ VERBS = {
     "run a recipe: every stage, cached; continues where it was",
     "recipes:run",
     ("config", "workdir"),
-    ("skip_bad_rows",),
+    ("skip_bad_rows", "fields"),
   ),
   "train": Verb(
     "one stage of training",
     "training:train",
     ("config", "workdir"),
-    ("skip_bad_rows",),
+    ("skip_bad_rows", "fields"),
   ),
   "evaluate": Verb(
     "score a model at every Matryoshka dimension; JSON and a table",
@@ -31,13 +31,13 @@ VERBS = {
     "make the shards that training reads; show what the model will see",
     "training:prepare",
     ("config",),
-    ("workdir", "show", "json", "skip_bad_rows"),
+    ("workdir", "show", "json", "skip_bad_rows", "fields"),
   ),
   "embed": Verb(
     'texts to vectors; --input: a .txt, a .jsonl ({"text", "title"?}) or -',
     "search:embed",
     ("model", "input", "output"),
-    ("prompt", "dim"),
+    ("prompt", "dim", "json"),
   ),
   "index": Verb(
     'make a folder or a .jsonl ({"text", "title"?}) searchable; again: update',
@@ -57,18 +57,19 @@ VERBS = {
     "write a teacher's vectors of pairs, for distillation",
     "data:teach",
     ("config", "data", "output"),
+    ("skip_bad_rows", "fields"),
   ),
   "mine": Verb(
     "find hard negatives of pairs; --explain=ROW: why which were taken",
     "data:mine",
     ("config", "data", "output"),
-    ("model", "explain"),
+    ("model", "explain", "skip_bad_rows", "fields"),
   ),
   "mixture": Verb(
     "search mixtures of tasks: short finetunings, Vizier, a pick of the best",
     "data:mixture",
     ("config", "workdir"),
-    ("pick", "json"),
+    ("pick", "json", "skip_bad_rows", "fields"),
   ),
   "soup": Verb(
     "average checkpoints; --path=N: the table of N points between two;"
@@ -88,7 +89,7 @@ VERBS = {
     "public weights in: EmbeddingGemma, Gemma 3, T5Gemma, T5Gemma 2",
     "models:import_",
     ("from", "workdir"),
-    ("part",),
+    ("part", "base"),
   ),
   "export": Verb(
     f"a model out, for {formats.programs()}, and a certificate",

@@ -6,9 +6,12 @@ import re
 from typing import Any
 
 from embeddinggemma.checkpoint import TOKENIZER_FILE, is_terms
+from embeddinggemma.convert import origin
 from embeddinggemma.types import IDENTITY, BadInput
 
 MARK = "embeddinggemma.json"  # says that a folder is an export of ours
+# Files of which each alone can be a tokenizer.
+TOKENIZERS = (TOKENIZER_FILE, "tokenizer.json")
 _README_TERMS = re.compile(r"^license(_name|_link)?:.*$", re.MULTILINE)
 
 
@@ -64,20 +67,18 @@ def recorded(place: pathlib.Path) -> dict[str, Any]:
   return read_json(folder, MARK).get(IDENTITY, {})
 
 
-def tokenizer_model(folder: pathlib.Path) -> bytes:
-  """The bytes of the SentencePiece model.
+def tokenizer_model(folder: pathlib.Path) -> pathlib.Path:
+  """The path of the SentencePiece model.
 
   In Gemma's archives it may lie one level up.
   """
   for place in (folder, folder.parent):
     if (place / TOKENIZER_FILE).is_file():
-      return inside(place, TOKENIZER_FILE).read_bytes()
-  json_only = has(folder, "tokenizer.json")
-  found = "has only tokenizer.json, no" if json_only else "has no"
+      return inside(place, TOKENIZER_FILE)
   raise BadInput(
-    f"{folder} {found} {TOKENIZER_FILE}; put the SentencePiece model of its"
-    f" family beside it (the published Gemma repositories hold"
-    f" {TOKENIZER_FILE})"
+    f"{folder} has neither tokenizer.json nor {TOKENIZER_FILE}; put the"
+    " tokenizer of its family there (the published Gemma repositories hold"
+    " both)"
   )
 
 
@@ -85,20 +86,21 @@ def terms(folder: pathlib.Path, said: str = "") -> dict[str, bytes]:
   """The files of licence and use policy, as name -> content.
 
   Without such files, LICENSE is `said`, what the weights' own file says, or
-  else what the README's header says.
+  else what the README's header says. Beside them, that is kept in a file of its
+  own if it names a licence, which the others may do in many words only.
   """
   found = {
     path.name: inside(folder, path.name).read_bytes()
     for path in sorted(folder.iterdir())
     if path.is_file() and is_terms(path.name)
   }
+  said = said or _readme_terms(folder)
   if found:
-    return found
-  said = (
-    said
-    or _readme_terms(folder)
-    or "The folder of the weights names no licence."
-  )
+    header = {origin.METADATA: f"{said}\n".encode()}
+    named = origin.licence(header)["license"] if said else origin.OTHER
+    known = (origin.OTHER, origin.licence(found)["license"])
+    return found if named in known else {**found, **header}
+  said = said or "The folder of the weights names no licence."
   return {
     "LICENSE": f"{said}\nThe terms of the weights' publisher apply.\n".encode()
   }

@@ -129,8 +129,9 @@ def _entry(path: pathlib.Path, data: int, entry: Any) -> Tensor:
   begin, end = entry["data_offsets"]
   kind, shape = entry["dtype"], tuple(entry["shape"])
   if kind not in DTYPES:
-    raise ValueError(
-      f"a tensor of type {kind}; {', '.join(DTYPES)} can be read"
+    raise BadInput(
+      f"{path}: a tensor is of type {kind}; {', '.join(DTYPES)} can be read:"
+      " save the weights in one of them"
     )
   if any(type(n) is not int or n < 0 for n in (*shape, begin, end)):
     raise ValueError("a shape or an offset that is no whole number")
@@ -163,6 +164,25 @@ def _truncated(path: pathlib.Path, size: int, wanted: int) -> BadInput:
   return BadInput(
     f"{path} is truncated: it has {size} of {wanted} bytes; download it again"
   )
+
+
+def said(found: Mapping[str, Tensor]) -> str:
+  """How many tensors of which type, for people: "314 tensors in bfloat16"."""
+  count = len(found)
+  return f"{count} tensor{'s'[: count != 1]} in {types(found)}"
+
+
+def types(found: Mapping[str, Tensor]) -> str:
+  """The types of tensors, for people: "bfloat16", "float16 and float32"."""
+  return " and ".join(sorted({str(t.dtype) for t in found.values()}))
+
+
+def files(found: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+  """The tensors by the name of the file that holds them."""
+  by_file: dict[str, dict[str, Tensor]] = {}
+  for name, tensor in found.items():
+    by_file.setdefault(tensor.path.name, {})[name] = tensor
+  return by_file
 
 
 def nbytes(tensor: Tensor) -> int:

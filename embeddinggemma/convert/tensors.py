@@ -14,6 +14,7 @@ from embeddinggemma.types import BadInput, Key, Params
 
 Shape = tuple[int, ...]
 Shapes = Mapping[Name, Shape]
+WHOLE_FOLDER = "."  # key of Imported.read: every file of the folder is read
 
 
 class Source(NamedTuple):
@@ -35,8 +36,13 @@ class Imported(NamedTuple):
   more: Mapping[str, Any] = {}  # further fields of an encoder-decoder's config
   left_out: int = 0  # tensors of parts that are not imported
   notes: tuple[str, ...] = ()  # for the user
+  aside: tuple[str, ...] = ()  # what was not read, and why no vector changes
   source: Mapping[str, Any] = {}  # further facts on where it is from
   licence: str = ""  # what the file of weights says of it
+  # File, relative to the folder, -> what was read from it.
+  read: Mapping[str, str] = {}
+  # What makes other programs give other vectors, or may: named, not refused.
+  warned: tuple[str, ...] = ()
 
   @property
   def is_embedder(self) -> bool:
@@ -79,12 +85,14 @@ def check(
   found: Mapping[str, Shape],
   where: Any,
   left_out: Callable[[str], bool] = lambda name: False,
+  config: str = "the config",
 ) -> int:
   """Check that the tensors found are those wanted.
 
   Returns how many are left out. Raises BadInput, with the first name, for a
   tensor that is missing, has another shape, or that neither a source nor
-  `left_out` accounts for. `where` is the file or folder, for the message.
+  `left_out` accounts for. `where` is the file or folder, for the message, and
+  `config` who says which shapes there should be.
   """
   names = set()
   for source in sources:
@@ -96,8 +104,8 @@ def check(
       )
     if found[source.name] != source.shape:
       raise BadInput(
-        f"{where}: tensor {source.name!r} has shape {found[source.name]}, the"
-        f" config asks for {source.shape}"
+        f"{where}: tensor {source.name!r} has shape {found[source.name]},"
+        f" {config} asks for {source.shape}"
       )
   rest = sorted(set(found) - names)
   unexpected = [name for name in rest if not left_out(name)]

@@ -15,15 +15,16 @@ from embeddinggemma import progress as progress_lib
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.config import suggest
 from embeddinggemma.convert import folder as folders
-from embeddinggemma.convert import formats, safetensors_io
+from embeddinggemma.convert import formats, origin, safetensors_io
 from embeddinggemma.convert.certify import certificate
-from embeddinggemma.convert.read import families, on_grid
+from embeddinggemma.convert.read import families, left_aside, on_grid
 from embeddinggemma.convert.read import gguf as gguf_read
-from embeddinggemma.convert.tensors import Imported
-from embeddinggemma.convert.write import exporting
+from embeddinggemma.convert.tensors import WHOLE_FOLDER, Imported
+from embeddinggemma.convert.write import exporting, output
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import identity
 from embeddinggemma.saved import GRID
+from embeddinggemma.terminal.table import Table
 from embeddinggemma.types import IDENTITY, BadInput
 
 Examine = Callable[[pathlib.Path], Any]
@@ -47,60 +48,114 @@ def import_model(
   part: str,
   examine: Examine,
   console: Console,
+  base: str | None = None,
 ) -> pathlib.Path:
   """Import public weights as a checkpoint; returns its folder.
 
-  Every check precedes the first byte that is written, and one tensor is in
-  memory at a time.
+  One tensor is in memory at a time. The checkpoint appears when it is whole and
+  has passed `examine`; else the workdir stays as it was.
 
   Args:
     source: a folder, a GGUF file, or the name of a repository to fetch.
     workdir: where the checkpoint is written.
     part: of an encoder-decoder: encoder, decoder or both.
-    examine: called with the source of an embedder; the checkpoint stays
-      whatever it raises. It gets the source, whose tensors need less memory
-      to read than those of a checkpoint.
-    console: for progress and notes.
+    examine: called with what an embedder can be loaded from: its source, whose
+      tensors need less memory to read than those of a checkpoint, or the
+      checkpoint where an adapter and its base are two sources.
+    console: for progress and the table of what was read.
+    base: what an adapter without weights is merged into: a folder, a file, a
+      checkpoint, or the name of a repository.
 
   Raises:
     BadInput: see `families.read`; the workdir has a checkpoint already; the
       tokenizer has more pieces than the embedding table has rows.
   """
   folder = _located(source)
-  model = families.read(folder, part)
+  model = families.read(folder, part, _base(base))
   check_tokenizer(model, folder)
+  place = pathlib.Path(source)
+  left = left_aside_of(model, place if place.is_dir() else folder)
   found = on_grid.Found(quantize.FLOAT, "")
   if model.is_embedder:
     found = on_grid.recognise(model)
-  with cache.locked(workdir):
+  with (
+    output.untouched(workdir, cache.LOCK_FILE),
+    cache.locked(workdir),
+  ):
     if checkpoint.steps(workdir):
       raise BadInput(
         f"{workdir} holds a checkpoint already; use another --workdir"
       )
-    content = _files(model, folder, source, found.grid)
+    content = _files(model, folder, source, found.grid, left)
     total = len(model.tensors)
-    with progress_lib.Progress(console, "import", total) as progress:
+    with (
+      output.whole(
+        workdir / checkpoint.CHECKPOINTS, "--workdir", _unfinished
+      ) as partial,
+      progress_lib.Progress(console, "import", total) as progress,
+    ):
       watched = _watched(model.tensors, lambda n: progress.show(n, ""))
       params = {"model": checkpoint.nest(watched), "aux": {}}
-      place = checkpoint.write(workdir, params, content)
+      written = checkpoint.write(partial, params, content)
+      place = partial / written.name
+      written.rename(place)
+      written.parent.rmdir()
+      if model.is_embedder:
+        examine(place if base else folder)
+  place = workdir / checkpoint.CHECKPOINTS / place.name
+  console.print(_table(model, left))
   count = sum(tensor.size for tensor in model.tensors.values())
-  left = f"; left out: {model.left_out}" if model.left_out else ""
+  rest = f"; left out: {model.left_out}" if model.left_out else ""
   for line in (
     f"{place}",
-    f"{model.family}: {total} tensors, {count:,} parameters{left}",
+    f"{model.family}: {total} tensors, {count:,} parameters{rest}",
     *model.notes,
+    *model.aside,
+    *(f"note: {line}" for line in (*model.warned, *left.warned)),
     *([found.line] if found.line else []),
   ):
     console.print(line, highlight=False, markup=False, soft_wrap=True)
-  if model.is_embedder:
-    examine(folder)
   return place
+
+
+def _unfinished(checkpoints: pathlib.Path) -> bool:
+  """Whether a folder holds only what a kill left of a checkpoint."""
+  return all("orbax-checkpoint-tmp" in p.name for p in checkpoints.iterdir())
+
+
+def _base(base: str | None) -> pathlib.Path | None:
+  """The folder, file or checkpoint of --base; a repository is fetched."""
+  if base is None:
+    return None
+  path = pathlib.Path(base)
+  is_checkpoint = (path / "params").is_dir() or checkpoint.steps(path)
+  return path if is_checkpoint else _located(base, "--base")
+
+
+def left_aside_of(model: Imported, folder: pathlib.Path) -> left_aside.Left:
+  """The files of the source that were not read.
+
+  None where the source is one file, or a tree of Orbax, of which all is read.
+  """
+  if not folder.is_dir() or WHOLE_FOLDER in model.read:
+    return left_aside.Left({}, ())
+  return left_aside.in_folder(folder, model.read)
+
+
+def _table(model: Imported, left: left_aside.Left) -> Table:
+  """What was read, from which file, and what was left aside and why."""
+  aside = (
+    (file, f"left aside: {why}")
+    for files, why in left.reasons.items()
+    for file in files.split(", ")
+  )
+  return Table(("file", "read"), [*model.read.items(), *aside], prose=(1,))
 
 
 def export_model(
   path: str,
   form: str,
-  output: pathlib.Path,
+  place: pathlib.Path,
   dtype: str | None,
   uncertified: bool,
   examine: Examine,
@@ -111,7 +166,7 @@ def export_model(
   Args:
     path: a checkpoint or a workdir.
     form: the format's name.
-    output: the folder to write.
+    place: the folder to write.
     dtype: of the weights; None: the format's choice for the model.
     uncertified: keep an export whose certificate fails.
     examine: called with the written files.
@@ -120,7 +175,7 @@ def export_model(
   Raises:
     BadInput: the format cannot hold the model.
     Stopped: the certificate fails. As with whatever `examine` raises, nothing
-      is left at `output`.
+      is left at `place`.
   """
   if form not in formats.FORMATS:
     known = suggest(form, list(formats.FORMATS))
@@ -135,14 +190,16 @@ def export_model(
     job: exporting.Job, folder: pathlib.Path, written: exporting.Written
   ) -> None:
     found.update(certificate.certify(how, job, folder, written))
+    if how.card is not None:
+      (folder / origin.CARD).write_bytes(how.card(job, written, found))
     if not uncertified:
       certificate.require(found)
 
   with progress_lib.Progress(console, "export", 1) as progress:
     written = exporting.export(
-      how, path, output, dtype, examine, certify, progress.show_of
+      how, path, place, dtype, examine, certify, progress.show_of
     )
-  say(f"{output}  weights {written.digest[:12]}{certificate.grid(found)}")
+  say(f"{place}  weights {written.digest[:12]}{certificate.grid(found)}")
   say(certificate.summary(found))
   return found
 
@@ -152,13 +209,16 @@ def check_tokenizer(model: Imported, where: Any) -> None:
   pieces = Tokenizer(model.tokenizer, str(where)).vocab_size
   if pieces > model.config.vocab_size:
     raise BadInput(
-      f"{where}: {checkpoint.TOKENIZER_FILE} has {pieces} pieces, the table"
+      f"{where}: the tokenizer has {pieces} pieces, the table"
       f" {model.config.vocab_size} rows; they are not of one model"
     )
 
 
-def _located(source: str) -> pathlib.Path:
-  """The folder or GGUF file of a path or of a repository's name."""
+def _located(source: str, flag: str = "") -> pathlib.Path:
+  """The folder or GGUF file of a path or of a repository's name.
+
+  `flag` is what the user named it by, if not --from.
+  """
   path = pathlib.Path(source)
   if file := gguf_read.chosen(path):
     return file
@@ -171,7 +231,7 @@ def _located(source: str) -> pathlib.Path:
       raise safetensors_io.refusal(path)
     raise BadInput(f"{path} is a file; give the folder that holds it")
   if not _REPOSITORY.fullmatch(source):
-    raise BadInput(f"{path} does not exist")
+    raise BadInput(f"{flag} {path} does not exist".strip())
   try:
     import huggingface_hub
 
@@ -204,15 +264,37 @@ def _watched(
   }
 
 
+def _repository(source: str, folder: pathlib.Path) -> str:
+  """The repository on the Hub that weights are from, as far as it is known."""
+  if not pathlib.Path(source).exists():
+    return source  # it was fetched
+  return origin.repository(f"{folder.absolute().as_posix()}/")
+
+
 def _files(
-  model: Imported, folder: pathlib.Path, source: str, grid: str
+  model: Imported,
+  folder: pathlib.Path,
+  source: str,
+  grid: str,
+  left: left_aside.Left,
 ) -> dict[str, bytes]:
   """The small files of the imported checkpoint, as training writes them."""
   config = dataclasses.asdict(model.config)
   root = folder if folder.is_dir() else folder.parent
   paths = [folder] if folder != root else sorted(root.rglob("*.safetensors"))
   weights = {p.relative_to(root).as_posix(): p.stat().st_size for p in paths}
-  about = {"from": source, "family": model.family, "bytes": weights}
+  files = {
+    "read": dict(model.read),
+    "left_aside": dict(left.reasons),
+    "notes": [*model.warned, *left.warned],
+  }
+  about = {
+    "from": source,
+    "family": model.family,
+    "repository": _repository(source, folder),
+    "bytes": weights,
+    "files": files,
+  }
   recipe = {
     "stage": "import",
     "parents": {},

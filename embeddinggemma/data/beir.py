@@ -4,12 +4,17 @@ import collections
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
+
+from absl import logging
 
 from embeddinggemma.data import jsonl
 from embeddinggemma.types import BadInput, Pair
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 class Retrieval(NamedTuple):
@@ -30,8 +35,13 @@ def normalised(text: str) -> str:
 
 def text_id(text: str) -> str:
   """An id that equal texts share, whatever their case and spacing."""
+  return f"{text_number(text):016x}"
+
+
+def text_number(text: str) -> int:
+  """The same id as a number of 64 bits."""
   data = normalised(text).encode()
-  return hashlib.blake2b(data, digest_size=8).hexdigest()
+  return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest())
 
 
 def as_retrieval(pairs: Sequence[Pair], max_queries: int) -> Retrieval:
@@ -75,35 +85,65 @@ def write_retrieval(folder: Path, task: str, data: Retrieval) -> None:
 def read_retrieval(folder: Path) -> Retrieval:
   """Reads corpus.jsonl, queries.jsonl and qrels/test.tsv (or dev.tsv).
 
-  Only judged queries are kept. BadInput names the line of a broken row or of
-  a judgement whose query or document does not exist.
+  Only judged queries are kept. A line that repeats another is left out, which
+  is logged. BadInput names the line of a broken row, of a judgement whose query
+  or document does not exist, and both lines of an id that has two texts.
   """
-  corpus = {
-    row["_id"]: (row["title"], row["text"])
-    for row in _documents(folder / "corpus.jsonl")
-  }
-  queries = {
-    row["_id"]: row["text"]
-    for _, row in jsonl.read_rows(folder / "queries.jsonl", ("_id", "text"))
-  }
+  path = folder / "corpus.jsonl"
+  corpus = _distinct(
+    path, _documents(path), "document {!r} has a text or title"
+  )
+  path = folder / "queries.jsonl"
+  rows = enumerate(jsonl.read_rows(path, ("_id", "text")), 1)
+  texts = ((number, row["_id"], row["text"]) for number, (_, row) in rows)
+  queries = _distinct(path, texts, "query {!r} has a text")
   qrels = _read_qrels(_qrels_file(folder), queries, corpus)
   if not any(max(scores.values()) > 0 for scores in qrels.values()):
     raise BadInput(f"{folder}: no query has a relevant document")
   return Retrieval(corpus, {key: queries[key] for key in qrels}, qrels)
 
 
-def _documents(path: Path) -> Iterator[dict[str, Any]]:
-  """Rows of a corpus file; a text may be empty, as in public collections."""
-  for origin, row in jsonl.read_rows(path, ("_id",)):
+def _distinct(
+  path: Path, rows: Iterable[tuple[int, K, V]], named: str
+) -> dict[K, V]:
+  """Key -> value of rows (line, key, value), in the order of the lines.
+
+  `named` is what a message says of a key and its value. Raises BadInput for a
+  key with two values.
+  """
+  found: dict[K, V] = {}
+  lines: dict[K, int] = {}
+  repeated = 0
+  for number, key, value in rows:
+    if key not in found:
+      found[key], lines[key] = value, number
+    elif found[key] == value:
+      repeated += 1
+    else:
+      raise BadInput(
+        f"{path}:{number}: {named.format(key)} that differs from line"
+        f" {lines[key]}; keep one of the two lines, or change an id"
+      )
+  if repeated:
+    logging.warning("%s: left out what is there twice: %d", path, repeated)
+  return found
+
+
+def _documents(path: Path) -> Iterator[tuple[int, str, tuple[str, str]]]:
+  """(line, id, (title, text)) of a corpus file.
+
+  A text may be empty, as in public collections.
+  """
+  for number, (origin, row) in enumerate(jsonl.read_rows(path, ("_id",)), 1):
     if "text" not in row:
       raise BadInput(f"{origin}: 'text' is missing")
     try:
-      row["title"] = jsonl.optional_text("title", row.get("title"))
+      title = jsonl.optional_text("title", row.get("title"))
       empty = row["text"] is None
-      row["text"] = "" if empty else jsonl.any_text("text", row["text"])
+      text = "" if empty else jsonl.any_text("text", row["text"])
     except ValueError as error:
       raise BadInput(f"{origin}: {error}") from None
-    yield row
+    yield number, row["_id"], (title, text)
 
 
 def _qrels_file(folder: Path) -> Path:
@@ -116,7 +156,18 @@ def _qrels_file(folder: Path) -> Path:
 def _read_qrels(
   path: Path, queries: Mapping[str, str], corpus: Mapping[str, object]
 ) -> dict[str, dict[str, int]]:
+  rows = _judgements(path, queries, corpus)
   qrels: dict[str, dict[str, int]] = collections.defaultdict(dict)
+  named = "(query, document) {!r} has a grade"
+  for (query, document), grade in _distinct(path, rows, named).items():
+    qrels[query][document] = grade
+  return dict(qrels)
+
+
+def _judgements(
+  path: Path, queries: Mapping[str, str], corpus: Mapping[str, object]
+) -> Iterator[tuple[int, tuple[str, str], int]]:
+  """(line, (query id, document id), grade) of a qrels file."""
   with path.open(encoding="utf-8", newline="") as file:
     rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
     for number, row in enumerate(rows, 1):
@@ -132,5 +183,4 @@ def _read_qrels(
       for key, known in (query, queries), (document, corpus):
         if key not in known:
           raise BadInput(f"{path}:{number}: no text has the id {key!r}")
-      qrels[query][document] = grade
-  return dict(qrels)
+      yield number, (query, document), grade

@@ -9,28 +9,31 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+from collections.abc import Callable
 from typing import Any
 
 from embeddinggemma.data import sources, stdlib
-from embeddinggemma.types import Pair
+from embeddinggemma.data.tables.pairs import Pairs
 
 CORPUS_FILE = "corpus.json"
 HELD_OUT = 0.05  # share of the user's pairs for each of validation and test
 SALT = "embeddinggemma"
 
 
-def fingerprint(path: str) -> dict[str, Any]:
+def fingerprint(path: str, fields: str = "") -> dict[str, Any]:
   """What the content of a corpus depends on, without building it.
 
   Args:
-    path: the folder of the user's pairs; "" for the Python installation.
+    path: of the user's pairs; "" for the Python installation.
+    fields: which column is what, as --fields has it.
 
   Raises:
     BadInput: the folder holds no pairs.
   """
   if path:
     # A folder without pairs fails here.
-    return {"pairs": sources.pairs_hash(pathlib.Path(path))}
+    found = {"pairs": sources.pairs_hash(pathlib.Path(path))}
+    return found | ({"fields": fields} if fields else {})
   found = {
     d.metadata["Name"]: d.version for d in importlib.metadata.distributions()
   }
@@ -43,28 +46,35 @@ def _distribution(package: str) -> str:
 
 
 def write(
-  path: str, skip_bad_rows: bool, directory: pathlib.Path
+  path: str,
+  skip_bad_rows: bool,
+  directory: pathlib.Path,
+  fields: str = "",
+  say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
   """Build a corpus in `directory` and return the content of its corpus.json.
 
   Args:
-    path: the folder of the user's pairs; "" for the Python installation.
+    path: of the user's pairs; "" for the Python installation.
     skip_bad_rows: leave bad lines of the pairs out and list them.
+    directory: for the corpus.
+    fields: which column is what, as --fields has it; "": by known names.
+    say: called with lines on what was read as what.
 
   Raises:
     BadInput: a line of the pairs is bad and bad lines are not skipped.
   """
   skipped: list[str] = []
   if path:
-    pairs, skipped = sources.read_pairs(pathlib.Path(path), skip_bad_rows)
-    sides = sources.split_pairs(pairs, held_out=HELD_OUT, salt=SALT)
-    sources.write_corpus(directory, *sides)
+    keys = sources.Keys(SALT)
+    pairs, skipped = sources.read_pairs(
+      pathlib.Path(path), skip_bad_rows, fields, say, keys.add
+    )
+    sources.write_split(directory, pairs, keys, HELD_OUT)
   else:
     stdlib.write_corpus(directory)
   train = read_train(directory)
-  tasks: dict[str, int] = {}
-  for pair in train:
-    tasks[pair.task] = tasks.get(pair.task, 0) + 1
+  tasks = {task: len(pairs) for task, pairs in train.by_task().items()}
   about = {
     "source": path or "the Python standard library and installed packages",
     "hash": sources.content_hash(directory),
@@ -75,8 +85,8 @@ def write(
   return about
 
 
-def read_train(directory: pathlib.Path) -> list[Pair]:
-  """The training pairs of a corpus."""
+def read_train(directory: pathlib.Path) -> Pairs:
+  """The training pairs of a corpus, which stay in their files."""
   return sources.read_pairs(directory / "train")[0]
 
 

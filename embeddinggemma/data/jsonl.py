@@ -21,16 +21,16 @@ def parse_row(
   are then "". Raises ValueError with the reason for any other line.
   """
   check = check or checked
-  if not line.strip():
-    raise ValueError("empty line")
-  try:
-    row = json.loads(line.decode("utf-8"))
-  except UnicodeDecodeError as error:
-    raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f"not JSON ({error})") from None
+  outermost: list[tuple[str, Any]] = []  # of the objects, which ends last
+
+  def objects(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    outermost[:] = pairs
+    return dict(pairs)
+
+  row = parse_json(line, objects)
   if not isinstance(row, dict):
     raise ValueError(f"not a JSON object but {type(row).__name__}")
+  unique([pair for pair in outermost if pair[0] in (*fields, *optional)])
   for field in fields:
     if field not in row:
       raise ValueError(f"no field {field!r}")
@@ -38,6 +38,39 @@ def parse_row(
   for field in optional:
     row[field] = optional_text(field, row.get(field))
   return row
+
+
+class Twice(ValueError):
+  """A JSON object that has a key with two values, of which one would be lost."""
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """The object of a decoder's pairs; Twice if a key has two values."""
+  found = dict(pairs)
+  for name, value in pairs if len(found) < len(pairs) else ():
+    if value != found[name]:
+      raise Twice(f"the field {name!r} comes twice, with two values")
+  return found
+
+
+def parse_json(
+  line: bytes,
+  objects: Callable[[list[tuple[str, Any]]], dict[str, Any]] = unique,
+) -> Any:
+  """The JSON value of a line; ValueError with the reason if it is none.
+
+  `objects` makes an object of its names and values.
+  """
+  if not line.strip():
+    raise ValueError("empty line")
+  try:
+    return json.loads(line.decode("utf-8"), object_pairs_hook=objects)
+  except UnicodeDecodeError as error:
+    raise ValueError(f"not UTF-8 (byte {error.start + 1})") from None
+  except Twice:
+    raise
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f"not JSON ({error})") from None
 
 
 def read_rows(
@@ -72,17 +105,18 @@ def any_text(field: str, value: Any) -> str:
   """The value if it is a text, even a blank one; else ValueError."""
   if not isinstance(value, str):
     raise ValueError(f"{field!r} is not text but {type(value).__name__}")
-  try:
-    value.encode("utf-8")
-  except UnicodeEncodeError:
-    raise ValueError(f"{field!r} holds half a surrogate pair") from None
+  if not value.isascii():
+    try:
+      value.encode("utf-8")
+    except UnicodeEncodeError:
+      raise ValueError(f"{field!r} holds half a surrogate pair") from None
   return value
 
 
 def checked(field: str, value: Any) -> str:
   """The value if it is a text with more than white space; else ValueError."""
   text = any_text(field, value)
-  if not text.strip():
+  if not text or text.isspace():
     raise ValueError(f"{field!r} is empty")
   return text
 

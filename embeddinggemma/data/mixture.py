@@ -6,9 +6,11 @@ and which of its rows, is a pure function of (seed, step), so a stream can be
 continued at any step, on any mesh, with the same rows.
 """
 
+import array
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,13 +18,15 @@ import grain
 import numpy as np
 from jaxtyping import Int, UInt32
 
-from embeddinggemma.data import prompts, sources
+from embeddinggemma.data import prompts, ragged, sources
+from embeddinggemma.data.ragged import Grouped, Ragged
 from embeddinggemma.types import BadInput, Pair, Weights
 
 # Batches that form a window, whose rows are distributed to balance lengths.
 _WINDOW = 64
 # Rows of running text drawn from one task at a time; divides a window.
 _HAND = 16
+_AT_ONCE = 4096  # pairs that are tokenised together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,11 @@ class Rows:
   @functools.cached_property
   def lengths(self) -> Int[np.ndarray, "n texts"]:
     """Tokens of query, positive and each negative."""
+    if isinstance(self.query, Ragged) and isinstance(self.positive, Ragged):
+      sides = [self.query.sizes[:, None], self.positive.sizes[:, None]]
+      if isinstance(self.negative, Grouped):
+        sides.append(self.negative.sizes)
+      return np.concatenate(sides, axis=1)
     negative = self.negative or [()] * len(self)
     texts = zip(self.query, self.positive, negative, strict=True)
     sizes = [[len(q), len(p), *map(len, ns)] for q, p, ns in texts]
@@ -74,39 +83,47 @@ def tokenise(
 ) -> tuple[dict[str, Rows], int]:
   """Add prompts and tokenise pairs, by task; also count the truncated texts.
 
-  `negatives` is the largest number of hard negatives used of each pair.
+  `negatives` is the largest number of hard negatives used of each pair. Some
+  thousands of pairs are in memory at a time, and the ids lie on disk.
   """
   rows, truncated = {}, 0
   for task, members in sorted(sources.by_task(pairs).items()):
-    query, cut_q = tokenizer.encode_batch(
-      [prompts.query_text(task, p.query) for p in members], max_length
-    )
-    positive, cut_p = tokenizer.encode_batch(
-      [prompts.document_text(task, p.positive, p.title) for p in members],
-      max_length,
-    )
-    negative, cut_n = _negatives(members, tokenizer, max_length, negatives)
-    truncated += cut_q + cut_p + cut_n
-    keys = [(text_key(p.query), text_key(p.positive)) for p in members]
+    # Every pair gets as many places as the pair with the most negatives has.
+    count = min(negatives, sources.most_negatives(members)) if negatives else 0
+    sides, keys = [ragged.Writer() for _ in range(3)], array.array("I")
+    unread = iter(members)
+    while some := list(itertools.islice(unread, _AT_ONCE)):
+      query, cut_q = tokenizer.encode_batch(
+        [prompts.query_text(task, p.query) for p in some], max_length
+      )
+      positive, cut_p = tokenizer.encode_batch(
+        [prompts.document_text(task, p.positive, p.title) for p in some],
+        max_length,
+      )
+      negative, cut_n = _negatives(some, tokenizer, max_length, count)
+      truncated += cut_q + cut_p + cut_n
+      for side, found in zip(sides, (query, positive, negative)):
+        side.extend(found)
+      for pair in some:
+        keys.extend((text_key(pair.query), text_key(pair.positive)))
     rows[task] = Rows(
       task,
-      query,
-      positive,
+      sides[0].rows(),
+      sides[1].rows(),
       np.array(keys, np.uint32).reshape(-1, 2),
-      [p.origin for p in members],
-      negative,
+      sources.origins(members),
+      Grouped(sides[2].rows(), count) if count else (),
     )
   return rows, truncated
 
 
 def _negatives(
   pairs: Sequence[Pair], tokenizer, max_length: int, count: int
-) -> tuple[list[list[Int[np.ndarray, "_"]]], int]:
+) -> tuple[list[Int[np.ndarray, "_"]], int]:
   """The tokens of each pair's first `count` negatives, and how many were cut.
 
-  Every pair gets as many places as the pair with the most negatives has.
+  A pair with fewer has rows without tokens.
   """
-  count = min(count, max(len(pair.negatives) for pair in pairs))
   if not count:
     return [], 0
   texts = [
@@ -118,8 +135,9 @@ def _negatives(
   tokens = iter(found)
   empty = np.zeros(0, np.int32)
   return [
-    [next(tokens) if n < len(pair.negatives) else empty for n in range(count)]
+    next(tokens) if n < len(pair.negatives) else empty
     for pair in pairs
+    for n in range(count)
   ], cut
 
 

@@ -35,6 +35,8 @@ _SYMBOLS = (
 )
 _SMALLEST = 4 + 256 + len(_SYMBOLS)
 _SPARE = re.compile(r"<unused\d+>")
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_MANY = 32  # texts for which the start of threads pays
 
 
 def train_tokenizer(texts: Iterable[str], path: Path, vocab_size: int) -> None:
@@ -126,6 +128,32 @@ class Tokenizer:
     found = self._processor.encode(list(texts), num_threads=-1)
     rows = [np.array([BOS, *r[: max_length - 2], EOS], np.int32) for r in found]
     return rows, sum(len(r) > max_length - 2 for r in found)
+
+  def counts(self, texts: Sequence[str]) -> list[int]:
+    """The number of ids of each text, BOS and EOS included."""
+    threads = -1 if len(texts) >= _MANY else 1
+    return [
+      len(row) + 2
+      for row in self._processor.encode(list(texts), num_threads=threads)
+    ]
+
+  def ends(self, text: str) -> list[int]:
+    """Where in the text each of its pieces ends, in characters.
+
+    All bytes of a character without a piece end with it. Of a vocabulary that
+    normalises text, the places are approximate.
+    """
+    pieces = self._processor.encode(text, out_type=str)
+    found, at = [], 0
+    for piece in pieces:
+      byte = _BYTE.fullmatch(piece)
+      continues = byte and int(byte[1], 16) & 0xC0 == 0x80
+      at += not continues if byte else len(piece)
+      found.append(at)
+    if at != len(text):
+      share = len(text) / max(len(pieces), 1)
+      found = [round(share * n) for n in range(1, len(pieces) + 1)]
+    return found
 
   def decode(self, ids: Sequence[int] | Int[np.ndarray, "_"]) -> str:
     """The text of the ids, without BOS, EOS and padding."""

@@ -213,7 +213,10 @@ def _smoke_test(group: peers.Group) -> None:
   group.barrier("start")
   numbers = multihost_utils.process_allgather(np.array([group.index]))
   if sorted(numbers.reshape(-1).tolist()) != list(range(group.count)):
-    raise BadInput(f"of {group.count} processes, {numbers} answered")
+    raise BadInput(
+      f"of {group.count} processes, {numbers} answered; start all again, each"
+      " with an index of its own"
+    )
 
 
 def _stop(group: peers.Group) -> None:

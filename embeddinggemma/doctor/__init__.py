@@ -9,10 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from embeddinggemma.convert.read import sentence_transformers
 from embeddinggemma.data import samples
@@ -32,9 +29,11 @@ from embeddinggemma.doctor.opened import (
   Finding,
   Opened,
 )
-from embeddinggemma.loading import Model, load
+from embeddinggemma.loading import Model, opened
 from embeddinggemma.progress import Progress
 from embeddinggemma.quantize import FLOAT
+from embeddinggemma.terminal.printable import printable
+from embeddinggemma.terminal.table import Table
 from embeddinggemma.types import BadInput, Stopped
 
 Findings = list[Finding]
@@ -84,7 +83,7 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
     raise BadInput(f"{path} does not exist; give a checkpoint or a workdir")
   try:
     words = _language(path)
-    model = None if words else load(path)
+    model, found = (None, None) if words else opened(path)
   except BadInput as error:
     return [_refused(error)]
   if words:
@@ -99,8 +98,9 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
   if sentence_transformers.is_folder(path):
     prompted = [model.prompt(name) for name in ("query", "document")]
     texts = (*_texts(model), *prompted)  # a prompt alone: of an empty text
-    of_files = folder.check_folder(path, model.tokenizer, texts)
-    findings.append(of_files)
+    notes = (*found.warned, *found.aside) if found else ()
+    place = sentence_transformers.transformer_of(path)
+    findings.append(folder.check_folder(place, model.tokenizer, texts, notes))
   with Progress(console, "doctor", len(CHECKS)) as progress:
     return [*findings, *diagnose(model, progress.show)]
 
@@ -132,7 +132,7 @@ def check_or_stop(model: Model | str | pathlib.Path, console: Console) -> None:
   """
   if not isinstance(model, Model):
     try:
-      model = load(model)
+      model, _ = opened(model)
     except BadInput as error:
       raise Stopped(f"doctor: {error}") from None
   findings = _quick(model)
@@ -157,27 +157,24 @@ def as_json(
   }
 
 
-_VERDICTS = {
-  PASS: Text("pass", "green"),
-  NOTE: Text("note", "yellow"),
-  FAIL: Text("FAIL", "bold red"),
-  NOT_RUN: Text("not run", "dim"),
+_SHOWN = {  # with its style
+  PASS: ("pass", "green"),
+  NOTE: ("note", "yellow"),
+  FAIL: ("FAIL", "bold red"),
+  NOT_RUN: ("not run", "dim"),
 }
 
 
 def as_table(findings: Sequence[Finding]) -> Table:
-  """The findings as a table of 80 columns, with the fix below the reason."""
-  table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-  table.add_column("check", no_wrap=True)
-  table.add_column("", no_wrap=True)
-  table.add_column("reason and fix", overflow="fold")
+  """The findings as a table, with the fix below the reason."""
+  rows = []
   for finding in findings:
-    said = Text(finding.reason)
+    said = [(printable(finding.reason), "")]
     if finding.fix:
       word = "so" if finding.verdict == NOTE else "fix"
-      said.append(f"\n{word}: {finding.fix}", "bold")
-    table.add_row(finding.check, _VERDICTS[finding.verdict], said)
-  return table
+      said.append((f"\n{word}: {printable(finding.fix)}", "bold"))
+    rows.append([finding.check, [_SHOWN[finding.verdict]], said])
+  return Table(("check", "", "reason and fix"), rows, prose=(2,))
 
 
 def _refused(error: BadInput) -> Finding:

@@ -1,7 +1,8 @@
 """A check of a sentence-transformers folder as other programs read it.
 
-`load` refuses most faulty folders; but it reads tokenizer.model, while other
-programs read tokenizer.json and its settings.
+`load` makes a SentencePiece model of what the folder's files say of its
+tokenizer, and refuses what that cannot express; here the library that other
+programs use is asked.
 """
 
 import pathlib
@@ -15,51 +16,48 @@ from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.doctor.opened import Finding
 from embeddinggemma.types import BadInput
 
-_IDS, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
-_ENDS = ("add_bos_token", "add_eos_token")
+_IDS = "tokenizer.json"
 
 
 def check_folder(
-  path: pathlib.Path, tokenizer: Tokenizer, texts: Sequence[str]
+  path: pathlib.Path,
+  tokenizer: Tokenizer,
+  texts: Sequence[str],
+  notes: Sequence[str] = (),
 ) -> Finding:
-  """Check that tokenizer.json gives the same ids as tokenizer.model."""
+  """Check that the folder's tokenizer.json gives the ids of `load`.
+
+  `notes` are what was found when the folder was read.
+  """
+  said = "; ".join(notes)
+  if not folders.has(path, _IDS):
+    return Finding("folder", True, f"no {_IDS}", said)
   try:
-    reason, fix = _fault(path, tokenizer, texts)
+    reason = _fault(folders.inside(path, _IDS), tokenizer, texts)
   except BadInput as error:
-    reason, fix = str(error), "export the folder again"
+    reason = str(error)
   if reason:
+    fix = f"take {_IDS} of the base model, or export the folder again"
     return Finding("folder", False, reason, fix)
-  has = folders.has(path, _IDS)
-  said = f"{_IDS} gives our ids for {len(texts)} texts" if has else f"no {_IDS}"
-  return Finding("folder", True, said)
+  reason = f"{_IDS} gives our ids for {len(texts)} texts"
+  return Finding("folder", True, reason, said)
 
 
 def _fault(
   path: pathlib.Path, tokenizer: Tokenizer, texts: Sequence[str]
-) -> tuple[str, str]:
-  """(reason, fix), or two empty strings."""
-  settings = folders.read_json(path, _SETTINGS)
-  for key in _ENDS:
-    if settings.get(key) is not True:
-      return (
-        f"{_SETTINGS}: {key} is missing or false; transformers 4 then leaves"
-        " that token out",
-        f"set {key} to true",
-      )
-  if not folders.has(path, _IDS):
-    return "", ""
-  theirs = _read(folders.inside(path, _IDS))
+) -> str:
+  """The first text that gets other ids, in words; "" if there is none."""
+  theirs = _read(path)
+  theirs.no_truncation()
+  theirs.no_padding()
   for text in texts:
     ours = tokenizer.encode(text)
     found = np.array(theirs.encode(text).ids)
     if not np.array_equal(found, ours):
       return (
-        f"{_IDS} gives {text[:20]!r} the ids {_short(found)}, tokenizer.model"
-        f" {_short(ours)}",
-        f"take both files from one model; {_IDS} adds BOS and EOS in its"
-        " post_processor",
+        f"{_IDS} gives {text[:20]!r} the ids {_short(found)}, we {_short(ours)}"
       )
-  return "", ""
+  return ""
 
 
 def _read(path: pathlib.Path) -> tokenizers.Tokenizer:

@@ -1,9 +1,7 @@
 """An opened model; values that several checks need are computed once."""
 
-import contextlib
 import dataclasses
 import functools
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from embeddinggemma.data import packing, samples
+from embeddinggemma.data import packing, samples, truncation
 from embeddinggemma.loading import Model
 from embeddinggemma.model import trace
 
@@ -66,11 +64,11 @@ class Opened:
   def encode(
     self, texts: Sequence[str], dtype: str = "float32"
   ) -> Float[np.ndarray, "n M"]:
-    """Embed texts as users do, without the note on texts that were cut.
+    """Embed texts as users do, without the warning of texts that were cut.
 
     Raises Stopped if an embedding is not finite.
     """
-    with contextlib.redirect_stderr(io.StringIO()):
+    with truncation.counted():
       return self._model(dtype).encode(list(texts))
 
   @functools.cached_property

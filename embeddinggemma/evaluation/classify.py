@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from embeddinggemma.data import arguments, truncation
 from embeddinggemma.evaluation.kinds import clustering
 from embeddinggemma.types import BadInput, TextEncoder
 
@@ -21,6 +22,7 @@ from embeddinggemma.types import BadInput, TextEncoder
 # lower one is no more accurate, and its probabilities are too low:
 # at 10, by .3.
 STRENGTH = 300.0
+PROMPT = "classification"  # the name of the texts' prompt
 _ALIKE = 1e-5  # deviation of unit vectors that differ only by rounding
 
 
@@ -53,10 +55,11 @@ def classify(
   encode: TextEncoder, examples: Examples, texts: Sequence[str]
 ) -> list[Guess]:
   """Label texts by a logistic regression that is fitted to the examples."""
-  known = encode(examples.texts, "classification")
-  names, shares = probabilities(
-    known, examples.labels, encode(texts, "classification")
-  )
+  with truncation.counted() as counts:
+    known = encode(examples.texts, PROMPT)
+    asked = encode(texts, PROMPT)
+  truncation.report(counts)
+  names, shares = probabilities(known, examples.labels, asked)
   order = np.argsort(-shares, axis=1, kind="stable")
   return [
     Guess(text, [(names[n], float(share[n])) for n in best])
@@ -77,9 +80,13 @@ def probabilities(
     known: vectors of the labelled texts.
     labels: their labels, of which L differ.
     asked: vectors to label.
+
+  Raises BadInput for a vector that is zero or not finite.
   """
   from sklearn import exceptions, linear_model
 
+  for name, vectors in ("known", known), ("asked", asked):
+    arguments.unit(name, vectors)  # only for its checks: the length stays
   names = sorted(set(labels))
   # Labels go by number: NumPy's strings lose trailing null characters.
   numbers = {name: number for number, name in enumerate(names)}

@@ -25,7 +25,11 @@ Gold = Mapping[int, int]  # document index -> grade
 def dense_scores(
   queries: Float[np.ndarray, "Q M"], documents: Float[np.ndarray, "C M"]
 ) -> Callable[[slice], Float[np.ndarray, "q C"]]:
-  """A function: slice of the queries -> their cosines with all documents."""
+  """A function: slice of the queries -> their cosines with all documents.
+
+  Raises Stopped for a vector that is zero or not finite.
+  """
+  _require_directions(queries, documents)
   return lambda chunk: queries[chunk] @ documents.T
 
 
@@ -90,8 +94,8 @@ def similarity(
   """Spearman's correlation of cosines with human scores (SciPy)."""
   from scipy import stats
 
+  _require_directions(left, right)
   cosines = np.sum(left * right, axis=1)
-  _require_finite(cosines)
   if np.ptp(cosines) == 0:
     return {"spearman": 0.0}  # a collapsed model orders nothing
   return _finite({"spearman": stats.spearmanr(cosines, gold).statistic})
@@ -106,7 +110,7 @@ def probe(
   """Accuracy of a logistic regression fitted on frozen vectors."""
   from sklearn import exceptions, linear_model
 
-  _require_finite(train, test)
+  _require_directions(train, test)
   model = linear_model.LogisticRegression(max_iter=100)
   with warnings.catch_warnings():  # 100 iterations is MTEB's setting
     warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
@@ -120,7 +124,7 @@ def clusters(
   """V-measure of k-means with as many clusters as labels, seed 0."""
   from sklearn import cluster, exceptions, metrics
 
-  _require_finite(vectors)
+  _require_directions(vectors)
   k_means = cluster.KMeans(len(set(labels)), n_init=1, random_state=0)
   with warnings.catch_warnings():  # fewer distinct points than clusters
     warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
@@ -139,6 +143,7 @@ def bitext(
   """
   from sklearn import metrics
 
+  _require_directions(left, right)
   first: dict[str, int] = {}
   gold = [first.setdefault(text, i) for i, text in enumerate(translations)]
   found: list[int] = []
@@ -164,9 +169,17 @@ def _run(rankings: Sequence[Ranking], depth: int) -> dict[str, dict]:
   }
 
 
-def _require_finite(*arrays: np.ndarray) -> None:
-  if not all(np.isfinite(array).all() for array in arrays):
-    raise Stopped("an embedding is not finite; the weights are damaged")
+def _require_directions(*arrays: Float[np.ndarray, "_n _M"]) -> None:
+  """Raise Stopped for a row that is zero or not finite, which has no cosine."""
+  for array in arrays:
+    with np.errstate(all="ignore"):
+      squares = np.einsum("nm,nm->n", array, array)
+    good = np.isfinite(squares) & (squares > 0)
+    if not good.all():
+      raise Stopped(
+        f"embedding {int(np.argmin(good))} of {len(array)} is zero or not"
+        " finite; the weights are damaged"
+      )
 
 
 def _finite(scores: Mapping[str, Any]) -> dict[str, float]:

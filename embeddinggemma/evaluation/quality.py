@@ -6,7 +6,8 @@ from typing import Any
 from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
-from embeddinggemma.evaluation import suite
+from embeddinggemma.data import truncation
+from embeddinggemma.evaluation import kinds, suite
 from embeddinggemma.loading import Model
 from embeddinggemma.losses import matryoshka
 from embeddinggemma.types import TextEncoder
@@ -43,7 +44,8 @@ def quality(
     progress.show(2, "untrained model")
     table[MODEL] = suite.evaluate(encode, tasks, dims)["tasks"]
     progress.show(3, "model")
-    table[HYBRID] = suite.hybrid(encode, tasks, dims[0])
+    with truncation.counted():  # they were counted with the model
+      table[HYBRID] = suite.hybrid(encode, tasks, dims[0])
     progress.show(4, "hybrid")
   return table
 
@@ -54,7 +56,9 @@ def evaluate(
   """Scores of a model on a suite, at each of its Matryoshka dimensions.
 
   Returns {"quality": what `quality` returns, "summary": by dimension, the means
-  over tasks and over task types, and each task's main metric}.
+  over tasks and over task types, and each task's main metric; "truncated":
+  {task: {"queries" or "documents": {"cut", "of", "longest", "max_length"}}};
+  "notes": {task: what its scores say less than they seem to}}.
   """
   dims = matryoshka.dims_of(model.config.embed_dim)
   encode = suite.remember(model)
@@ -63,4 +67,15 @@ def evaluate(
   return {
     "quality": table,
     "summary": {k: v for k, v in summary.items() if k != "tasks"},
+    "truncated": {
+      task: {side: counts.as_json() for side, counts in sides.items()}
+      for task, sides in suite.truncated(encode, tasks).items()
+    },
+    "notes": notes(tasks),
   }
+
+
+def notes(tasks: Sequence[suite.EvalTask]) -> dict[str, list[str]]:
+  """What tasks' scores say less than they seem to, of those with such notes."""
+  found = {task.name: list(kinds.of(task).notes(task)) for task in tasks}
+  return {name: lines for name, lines in found.items() if lines}

@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from embeddinggemma import encode as encode_lib
 from embeddinggemma import lexical
+from embeddinggemma.data import truncation
 from embeddinggemma.evaluation import kinds, metrics, tasks
 from embeddinggemma.evaluation.kinds.task import EvalTask
 from embeddinggemma.types import TextEncoder
@@ -23,6 +24,7 @@ from embeddinggemma.types import TextEncoder
 read_suite = tasks.read_suite
 
 TaskScores = dict[str, dict[str, dict[str, float]]]  # task, dim, metric
+_Side = tuple[Sequence[str], str, Sequence[str]]  # texts, prompt name, titles
 Vectors = tuple[Float[np.ndarray, "Q M"], Float[np.ndarray, "C M"]]
 
 
@@ -42,17 +44,20 @@ def evaluate(
 
   Returns {"tasks": {task: {dim: {metric: value}}}, "main": {task: metric},
   "types": {type: {dim: mean}}, "mean_task": {dim: mean}, "mean_type": {dim:
-  mean}}; dimensions are strings, as JSON needs.
+  mean}}; dimensions are strings, as JSON needs. Of texts that were cut there is
+  one warning for the suite.
   """
   scores: TaskScores = {}
-  for task in suite:
-    left, right = encoded(encode, task)
-    scores[task.name] = {
-      str(dim): kinds.of(task).score(
-        task, encode_lib.truncate(left, dim), _cut(right, dim)
-      )
-      for dim in dims
-    }
+  with truncation.counted() as counts:
+    for task in suite:
+      left, right = encoded(encode, task)
+      scores[task.name] = {
+        str(dim): kinds.of(task).score(
+          task, encode_lib.truncate(left, dim), _cut(right, dim)
+        )
+        for dim in dims
+      }
+  truncation.report(counts)
   return summarise(suite, scores)
 
 
@@ -127,27 +132,58 @@ def hybrid(
 
 
 def remember(encode: TextEncoder) -> TextEncoder:
-  """An encoder that keeps its results, so that no text is encoded twice."""
-  known: dict[bytes, Float[np.ndarray, "n M"]] = {}
+  """An encoder that keeps its results, so that no text is encoded twice.
+
+  Each call counts its texts that were cut, also one whose result was kept.
+  """
+  known: dict[bytes, tuple[np.ndarray, truncation.Counts]] = {}
 
   def remembered(
     texts: Sequence[str], prompt_name: str, titles: Sequence[str] = ()
   ) -> Float[np.ndarray, "n M"]:
     key = hashlib.blake2b(repr((prompt_name, texts, titles)).encode()).digest()
     if key not in known:
-      known[key] = encode(texts, prompt_name, titles)
-    return known[key]
+      with truncation.counted() as counts:
+        known[key] = encode(texts, prompt_name, titles), counts
+    vectors, counts = known[key]
+    truncation.report(counts)
+    return vectors
 
   return remembered
 
 
 def encoded(encode: TextEncoder, task: EvalTask) -> Vectors:
   """The vectors of a task's queries and documents, at full dimension."""
-  left = encode(task.queries, task.task)
-  if not task.documents:
+  sides = _sides(task)
+  left = encode(*sides["queries"])
+  if "documents" not in sides:
     return left, left[:0]
-  prompt = kinds.of(task).document_prompt(task.task)
-  return left, encode(task.documents, prompt, task.titles)
+  return left, encode(*sides["documents"])
+
+
+def truncated(
+  encode: TextEncoder, suite: Sequence[EvalTask]
+) -> dict[str, dict[str, truncation.Counts]]:
+  """How many texts were cut: {task: {"queries" or "documents": counts}}.
+
+  `encode` is one that `remember` gave: it is asked again for what it encoded.
+  """
+  found: dict[str, dict[str, truncation.Counts]] = {}
+  for task in suite:
+    for side, texts in _sides(task).items():
+      with truncation.counted() as counts:
+        encode(*texts)
+      found.setdefault(task.name, {})[side] = counts
+  return found
+
+
+def _sides(task: EvalTask) -> dict[str, _Side]:
+  """The arguments with which an encoder is called for each side of a task."""
+  sides: dict[str, _Side] = {"queries": (task.queries, task.task, ())}
+  if task.documents:
+    prompt = kinds.of(task).document_prompt(task.task)
+    sides["documents"] = task.documents, prompt, task.titles
+  return sides
 
 
 def _cut(vectors: Float[np.ndarray, "n M"], dim: int) -> np.ndarray:

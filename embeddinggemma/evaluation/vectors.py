@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from embeddinggemma import encode as encode_lib
+from embeddinggemma.data import truncation
 from embeddinggemma.evaluation import kinds, metrics, suite
 from embeddinggemma.retrieval import codes
 from embeddinggemma.types import TextEncoder
@@ -35,7 +36,9 @@ def compare(
   The rows are Row mappings; without such a task there are none.
   """
   tasks = [task for task in tasks if kinds.of(task).searches]
-  encoded = [suite.encoded(encode, task) for task in tasks]
+  with truncation.counted() as counts:
+    encoded = [suite.encoded(encode, task) for task in tasks]
+  truncation.report(counts)
   return [
     _row(tasks, encoded, dim, form)
     for dim in dims

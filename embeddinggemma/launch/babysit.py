@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from embeddinggemma.launch import queued
 from embeddinggemma.launch.request import Launch
+from embeddinggemma.terminal.printable import printable
 from embeddinggemma.types import BadInput
 
 INTERRUPTED = 42
@@ -180,4 +181,5 @@ def _call(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _say(line: str) -> None:
-  print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
+  said = f"{time.strftime('%H:%M:%S')}  {printable(line)}"
+  print(said, file=sys.stderr, flush=True)

@@ -28,6 +28,7 @@ from embeddinggemma.launch.request import (
   Launch,
   require_word,
 )
+from embeddinggemma.terminal.printable import printable
 from embeddinggemma.types import BadInput
 
 ROOT = pathlib.Path(__file__).parent.parent.parent  # the checkout
@@ -232,7 +233,7 @@ def main() -> None:
   try:
     sys.exit(run(sys.argv[1:]))
   except BadInput as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
     sys.exit(2)
   except KeyboardInterrupt:
     print("interrupted; what was asked for is still there", file=sys.stderr)

@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from embeddinggemma import cache, distributed
+from embeddinggemma.terminal.printable import printable
 from embeddinggemma.types import BadInput, Interrupted, Stopped
 
 _PACKAGES = ("embeddinggemma", "jax", "jaxlib", "libtpu", "flax")
@@ -110,10 +111,10 @@ def main() -> None:
   try:
     run(parser.parse_args().pairs)
   except BadInput as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
     sys.exit(2)
   except (Stopped, Interrupted) as error:
-    print(f"stopped: {error}", file=sys.stderr)
+    print(f"stopped: {printable(str(error))}", file=sys.stderr)
     sys.exit(1 if isinstance(error, Stopped) else 42)
 
 

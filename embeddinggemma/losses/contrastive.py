@@ -13,6 +13,7 @@ from embeddinggemma.types import (
   Embeddings,
   LossTerm,
   PairBatch,
+  Values,
 )
 
 _EXCLUDED = -1e30  # finite, so that a row with all logits masked gives no NaN
@@ -37,7 +38,9 @@ class Columns(NamedTuple):
   valid: Bool[Array, "C"]
 
 
-OfRows = Callable[[Rows, Columns], Array]  # -> (B,)
+# -> a value for each row, and whether the row has what that is made of.
+Judged = tuple[Float[Array, "_B"], Bool[Array, "_B"]]
+OfRows = Callable[[Rows, Columns], Judged]
 # Turns a function of one device's rows and all columns into one of all rows.
 OverRows = Callable[[OfRows], OfRows]
 
@@ -97,35 +100,35 @@ def info_nce(
       them now; None leaves none out. A hard negative always stays.
 
   Returns:
-    A term with values (B,). A pair with nothing to compare to has loss 0.
+    A term. A pair without a negative, of the batch or its own, has loss 0
+    without a gradient, and is not counted: all that it could do is to be its
+    own positive's nearest.
   """
 
-  def of_rows(rows: Rows, columns: Columns) -> Float[Array, "_B"]:
+  def of_rows(rows: Rows, columns: Columns) -> Judged:
     cosines = similarities(rows, columns)
     own = jnp.sum(rows.query * rows.positive, -1)
     logits, positive = cosines / temperature, own / temperature
     allowed = rivals(rows, columns)
     if margin is not None:
       allowed &= cosines <= own[:, None] + margin
+    comparable = jnp.any(allowed, axis=1)
     if keep_positive:
       number = columns.valid.shape[0]
       allowed |= rows.place[:, None] == jnp.arange(number)[None, :]
     denominator = jax.nn.logsumexp(
       jnp.where(allowed, logits, _EXCLUDED), axis=1
     )
-    comparable = jnp.any(allowed, axis=1)
     if rows.negative is not None:
       # Added apart: beside an absent one, the rest keeps its every bit.
       hard, valid = _hard_negatives(rows, temperature, hardness)
       denominator = jnp.logaddexp(denominator, hard)
       comparable |= valid
-    return jnp.where(comparable, denominator - positive, 0.0)
+    return jnp.where(comparable, denominator - positive, 0.0), comparable
 
-  def term(
-    aux: Aux, embeddings: Embeddings, batch: PairBatch
-  ) -> Float[Array, "B"]:
+  def term(aux: Aux, embeddings: Embeddings, batch: PairBatch) -> Values:
     del aux
-    return over_rows(of_rows)(*sides(embeddings, batch))
+    return Values(*over_rows(of_rows)(*sides(embeddings, batch)))
 
   return term
 
@@ -140,11 +143,16 @@ def similarities(rows: Rows, columns: Columns) -> Float[Array, "_B _C"]:
   )
 
 
-def is_best(rows: Rows, columns: Columns) -> Float[Array, "_B"]:
-  """1 where a query's own positive scores above all its in-batch negatives."""
-  scores = jnp.where(rivals(rows, columns), similarities(rows, columns), -2.0)
+def is_best(rows: Rows, columns: Columns) -> Judged:
+  """1 where a query's own positive scores above all its in-batch negatives.
+
+  Also says whether it has any: without one, being best is no merit.
+  """
+  others = rivals(rows, columns)
+  scores = jnp.where(others, similarities(rows, columns), -2.0)
   own = jnp.sum(rows.query * rows.positive, axis=-1)
-  return (own > jnp.max(scores, axis=1)).astype(jnp.float32)
+  best = (own > jnp.max(scores, axis=1)).astype(jnp.float32)
+  return best, jnp.any(others, axis=1)
 
 
 def negatives_valid(batch: PairBatch) -> Bool[Array, "B N"]:

@@ -4,13 +4,14 @@ Each loss becomes one loss for every prefix of the embedding, added up without
 weights; a prefix is renormalised first.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from embeddinggemma.types import Aux, Embeddings, LossTerm, PairBatch
+from embeddinggemma.types import Aux, Embeddings, LossTerm, PairBatch, Values
 
 DIMS = (768, 512, 256, 128)  # the paper's
 
@@ -31,17 +32,34 @@ def matryoshka(term: LossTerm, dims: Sequence[int]) -> LossTerm:
   """The sum of a loss term over embedding prefixes of these dimensions.
 
   The term sees renormalised prefixes, and for the full width the embeddings as
-  they are.
+  they are. The sum counts a pair if any of its summands does, and has these as
+  its parts, named by their dimension.
   """
 
-  def summed(
-    aux: Aux, embeddings: Embeddings, batch: PairBatch
-  ) -> Float[Array, "B"]:
+  def summed(aux: Aux, embeddings: Embeddings, batch: PairBatch) -> Values:
     width = embeddings.query.shape[-1]
     cut = lambda d: jax.tree.map(lambda x: truncate(x, d), embeddings)
     parts = [
-      term(aux, embeddings if d == width else cut(d), batch) for d in dims
+      values(term(aux, embeddings if d == width else cut(d), batch))
+      for d in dims
     ]
-    return sum(parts[1:], parts[0])
+    return _added(parts, [str(d) for d in dims])
 
   return summed
+
+
+def values(found: Float[Array, "B"] | Values) -> Values:
+  """What a term returned, with all that it may say."""
+  return found if isinstance(found, Values) else Values(found)
+
+
+def _added(parts: Sequence[Values], names: Sequence[str]) -> Values:
+  """The sum of parts, which has their names; of a single one, that part."""
+  first, *others = parts
+  if not others:
+    return first
+  total = sum((part.total for part in others), first.total)
+  counts = [part.counted for part in parts if part.counted is not None]
+  whole = len(counts) < len(parts)  # one of them counts every pair
+  counted = None if whole else functools.reduce(jnp.logical_or, counts)
+  return Values(total, counted, dict(zip(names, parts, strict=True)))

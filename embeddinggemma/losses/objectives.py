@@ -4,17 +4,19 @@ They are written for the global batch: sums are divided once, by the number of
 valid examples in all of it, so results do not depend on devices or groups.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int
+from jaxtyping import Array, Bool, Float, Int
 
 from embeddinggemma import sharding
-from embeddinggemma.losses import contrastive
+from embeddinggemma.losses import contrastive, matryoshka
+from embeddinggemma.losses import terms as terms_lib
 from embeddinggemma.types import (
   Embeddings,
   Encode,
@@ -24,7 +26,13 @@ from embeddinggemma.types import (
   PairBatch,
   Params,
   Text,
+  Values,
 )
+
+# Metrics: the share of pairs that nothing is compared with, and whether a batch
+# holds only such, so that it must not move the weights.
+WITHOUT_NEGATIVES = "without_negatives"
+IDLE = "idle"
 
 # (params, texts of each side) -> the embeddings of each side.
 EncodeSides = Callable[[Params, Sequence[Text]], list[jax.Array]]
@@ -108,8 +116,10 @@ def pair_objective(
     mesh: the devices.
 
   Returns:
-    An objective whose metrics are the mean of each term and the in-batch
-    accuracy.
+    An objective whose metrics are the mean of each term and of its parts, the
+    in-batch accuracy, the share of pairs without a negative, and whether the
+    batch is idle. A mean is over the pairs that have the value; of none, a
+    metric is NaN, and the loss 0.
   """
 
   def objective(params: Params, batch: PairBatch) -> tuple[jax.Array, Metrics]:
@@ -129,15 +139,62 @@ def pair_objective(
       candidates=positive,
     )
     valid = batch.query.valid.reshape(-1)
-    mean = lambda x: jnp.sum(jnp.where(valid, x, 0.0)) / jnp.sum(valid)
-    metrics = {
-      name: mean(term(params["aux"], embeddings, batch))
+    found = {
+      name: matryoshka.values(term(params["aux"], embeddings, batch))
       for name, (weight, term) in terms.items()
       if weight
     }
-    loss = sum(terms[name][0] * value for name, value in metrics.items())
+    loss = sum(terms[name][0] * _mean(x, valid) for name, x in found.items())
     best = row_by_row(mesh, query.shape[1])(contrastive.is_best)
-    hit = jax.lax.stop_gradient(best(*contrastive.sides(embeddings, batch)))
-    return jnp.asarray(loss), metrics | {"accuracy": mean(hit)}
+    hit = Values(*best(*contrastive.sides(embeddings, batch)))
+    judged = jax.lax.stop_gradient({**found, "accuracy": hit})
+    figures = {name: _figure(x, valid) for name, x in _by_part(judged)}
+    return jnp.asarray(loss), figures | _negatives(found, valid)
 
   return objective
+
+
+def _by_part(
+  found: Mapping[str, Values],
+) -> Iterator[tuple[str, Values]]:
+  """Each value by its name, and each of its parts as "NAME/PART"."""
+  for name, values in found.items():
+    yield name, values
+    for part, summand in values.parts.items():
+      yield f"{name}/{part}", summand
+
+
+def _counted(values: Values, valid: Bool[Array, "B"]) -> Bool[Array, "B"]:
+  return valid if values.counted is None else valid & values.counted
+
+
+def _mean(values: Values, valid: Bool[Array, "B"]) -> Float[Array, ""]:
+  """The mean over the pairs that have the value; 0 if none has."""
+  counted = _counted(values, valid)
+  total = jnp.sum(jnp.where(counted, values.total, 0.0))
+  return total / jnp.maximum(jnp.sum(counted), 1)
+
+
+def _figure(values: Values, valid: Bool[Array, "B"]) -> Float[Array, ""]:
+  """The mean as a metric: NaN if no pair has the value."""
+  some = jnp.any(_counted(values, valid))
+  return jnp.where(some, _mean(values, valid), jnp.nan)
+
+
+def _negatives(found: Mapping[str, Values], valid: Bool[Array, "B"]) -> Metrics:
+  """How many pairs have no negative, and whether nothing else teaches them.
+
+  Without a term that compares, there are no such metrics.
+  """
+  compared = [x.counted for x in found.values() if x.counted is not None]
+  if not compared:
+    return {}
+  some = functools.reduce(jnp.logical_or, compared)
+  alone = jnp.sum(valid & ~some) / jnp.sum(valid)
+  teaches = [
+    name
+    for name, values in found.items()
+    if values.counted is None and name not in terms_lib.REGULARISERS
+  ]
+  idle = ~jnp.any(valid & some) if not teaches else jnp.zeros((), bool)
+  return {WITHOUT_NEGATIVES: alone, IDLE: idle}

@@ -39,6 +39,10 @@ TERMS: dict[str, Callable[[Given], LossTerm]] = {
   "distill": lambda given: distill.embedding_matching(given.config.distance),
 }
 
+# Terms that only shape what others teach. A batch whose pairs have nothing else
+# to learn from moves no weight.
+REGULARISERS = frozenset({"spread_out"})
+
 
 def weight(config: LossConfig, name: str) -> float:
   """The weight of a term; the contrastive one, beside which others count, is 1."""

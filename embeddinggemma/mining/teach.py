@@ -5,6 +5,7 @@ of teachers.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from typing import NamedTuple
 from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
+from embeddinggemma.convert.read import sentence_transformers
+from embeddinggemma.data import truncation
 from embeddinggemma.loading import Model, load
 from embeddinggemma.mining import teacher, tfidf
 from embeddinggemma.types import IDENTITY, Pair
@@ -47,7 +50,23 @@ class Teacher(NamedTuple):
 
 def teacher_of_model(model: Model) -> teacher.TeacherModel:
   """A loaded model as a teacher."""
-  return teacher.from_encoder(model, model.identity, model.config.embed_dim)
+  made = teacher.from_encoder(model, model.identity, model.config.embed_dim)
+  return dataclasses.replace(made, counts=functools.partial(_counts, model))
+
+
+def _counts(model: Model, items: Sequence[teacher.Item]) -> truncation.Counts:
+  """How many of the texts the model cuts, counted chunk by chunk."""
+  counts = truncation.Counts()
+  for start in range(0, len(items), teacher.CHUNK):
+    by_prompt: dict[str, list[teacher.Item]] = {}
+    for item in items[start : start + teacher.CHUNK]:
+      by_prompt.setdefault(item.prompt, []).append(item)
+    for prompt, own in by_prompt.items():
+      lengths = model.token_counts(
+        [item.text for item in own], prompt, [item.title for item in own]
+      )
+      counts.add(truncation.of_lengths(lengths, model.config.max_length))
+  return counts
 
 
 def _is_checkpoint(config: TeachConfig) -> bool:
@@ -57,6 +76,14 @@ def _is_checkpoint(config: TeachConfig) -> bool:
   """
   folder = pathlib.Path(config.teacher)
   return folder.is_dir() and not (folder / "modules.json").is_file()
+
+
+def _sentence_transformer(name: str) -> teacher.TeacherModel:
+  """The library's model; BadInput for an EmbeddingGemma read without EOS."""
+  folder = pathlib.Path(name)
+  if sentence_transformers.is_folder(folder):
+    sentence_transformers.check_ends(folder)
+  return teacher.sentence_transformer(name)
 
 
 # The first that recognises a config teaches; so the last takes all other names.
@@ -69,8 +96,7 @@ TEACHERS: tuple[Teacher, ...] = (
     _is_checkpoint, lambda config: teacher_of_model(load(config.teacher))
   ),
   Teacher(
-    lambda config: True,
-    lambda config: teacher.sentence_transformer(config.teacher),
+    lambda config: True, lambda config: _sentence_transformer(config.teacher)
   ),
 )
 
@@ -93,12 +119,18 @@ def teach(
     about = teacher.teach(
       items, model, directory, dtype=dtype, progress=progress.show_of
     )
+
+  def say(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
   if IDENTITY in model.about and IDENTITY not in about["teacher"]:
-    console.print(
+    say(
       f"{directory}: vectors of a version that recorded only the weights of the"
-      " teacher; its tokenizer, prompts and lengths cannot be compared",
-      highlight=False,
-      markup=False,
-      soft_wrap=True,
+      " teacher; its tokenizer, prompts and lengths cannot be compared"
+    )
+  if teacher.all_alike(teacher.open_vectors(directory).vectors):
+    say(
+      f"warning: teacher {model.about['teacher']} gives all {about['count']}"
+      " texts one vector, from which nothing can be learned"
     )
   return Taught(about["count"], about["width"], about["hash"])

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from embeddinggemma import cache
-from embeddinggemma.data import prompts
+from embeddinggemma.data import prompts, truncation
 from embeddinggemma.mining import arrays
 from embeddinggemma.model.identity import Identity
 from embeddinggemma.types import IDENTITY, BadInput, Pair, TextEncoder
@@ -48,6 +48,8 @@ class TeacherModel:
   width: int
   # (all texts, a file that is its own until the end) -> what encodes a chunk
   start: Callable[[Sequence[Item], Path], Encode]
+  # Texts -> how many are cut; None: the teacher does not say, or cuts none.
+  counts: Callable[[Sequence[Item]], truncation.Counts] | None = None
 
 
 def items_of(pairs: Sequence[Pair]) -> list[Item]:
@@ -95,7 +97,8 @@ def teach(
     progress: called with (texts done, texts).
 
   Returns:
-    The content of teacher.json; its `hash` is that of the vectors and keys.
+    The content of teacher.json; its `hash` is that of the vectors and keys, and
+    `truncated` counts the texts that the teacher cut, with a warning.
 
   Raises:
     BadInput: a vector has the wrong width, is zero or not finite; there is no
@@ -125,13 +128,31 @@ def teach(
     encode = model.start(texts, directory / f"fit-{filling.key}.npy")
     for start in range(filling.done, len(texts), CHUNK):
       chunk = texts[start : start + CHUNK]
-      vectors = _checked(encode(chunk), chunk, model)
+      with truncation.counted():
+        vectors = _checked(encode(chunk), chunk, model)
       filling.add({"vectors": vectors})
       if progress:
         progress(filling.done, len(texts))
   for fit in directory.glob("fit-*"):
     fit.unlink()
-  return filling.finish({"count": len(texts)})
+  about: dict[str, Any] = {"count": len(texts)}
+  if model.counts is not None:
+    # Of all texts, also those of a call that was killed.
+    counts = model.counts(texts)
+    truncation.report(counts)
+    about["truncated"] = counts.as_json()
+  return filling.finish(about)
+
+
+def all_alike(vectors: Shaped[np.ndarray, "n T"]) -> bool:
+  """Whether several texts have one vector, from which nothing can be learned."""
+  first = np.asarray(vectors[:1], np.float32)
+  return len(vectors) > 1 and all(
+    np.allclose(
+      np.asarray(vectors[n : n + CHUNK], np.float32), first, atol=1e-6
+    )
+    for n in range(0, len(vectors), CHUNK)
+  )
 
 
 def _checked(
@@ -234,7 +255,35 @@ def sentence_transformer(name: str) -> TeacherModel:
   }
   # Its method for the width has another name in each version.
   width = vectors([Item("document", "width", "")]).shape[1]
-  return TeacherModel(about, width, lambda items, file: vectors)
+  return TeacherModel(
+    about, width, lambda items, file: vectors, _counts(model, own)
+  )
+
+
+def _counts(
+  model: Any, own: Mapping[str, str]
+) -> Callable[[Sequence[Item]], truncation.Counts] | None:
+  """What counts the texts that a sentence-transformers model cuts.
+
+  It cuts without a word. None where it has no limit, or a tokenizer that is not
+  transformers' own.
+  """
+  most = getattr(model, "max_seq_length", None)
+  tokenizer: Any = getattr(model, "tokenizer", None)
+  if most is None or not hasattr(tokenizer, "num_special_tokens_to_add"):
+    return None
+
+  def counts(items: Sequence[Item]) -> truncation.Counts:
+    found = truncation.Counts()
+    for start in range(0, len(items), CHUNK):
+      chunk = items[start : start + CHUNK]
+      texts = ["".join(_prompted(own, item)) for item in chunk]
+      read = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+      lengths = np.array([len(ids) for ids in read])
+      found.add(truncation.of_lengths(lengths, most))
+    return found
+
+  return counts
 
 
 def _tokenizer_hash(tokenizer: Any) -> str:

@@ -101,7 +101,8 @@ def _plan(
   if len(tasks) < 2:
     raise BadInput(
       "a mixture search needs two tasks or more; the data has"
-      f" {', '.join(tasks) or 'none'}"
+      f" {', '.join(tasks) or 'none'}; name several in the pairs' field `task`,"
+      " or train without a search"
     )
   at_least("mixture.dirichlet", dirichlet, 0)
   at_least("mixture.proposed", proposed, 0)

@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
-from embeddinggemma.data import corpus, jsonl
+from embeddinggemma.data import corpus, jsonl, truncation
 from embeddinggemma.loading import Model, load
 from embeddinggemma.retrieval import chunks, codes, index, update
+from embeddinggemma.retrieval import measure as measures
 from embeddinggemma.types import BadInput
 
 # Part of the key of the task `index`: a change makes the index anew.
@@ -76,6 +77,12 @@ def build(
   return {"chunks": about["chunks"], "source": about["source"]}
 
 
+def measure(model: Model) -> measures.Measure:
+  """How much of a document the model reads; BadInput if that is nothing."""
+  prompt = model.prompt("document")
+  return measures.of_tokenizer(model.tokenizer, prompt, model.config.max_length)
+
+
 def command(verb: str, *arguments: str) -> str:
   """A command line of this program, by a name that works in this shell."""
   program = pathlib.Path(sys.argv[0])
@@ -107,7 +114,7 @@ def build_index(
 
   Args:
     model: what embeds the chunks.
-    source: a folder or a JSONL file.
+    source: a folder, a JSONL or a single file.
     output: the index's folder.
     console: where the bar is shown.
     dim: of the vectors; None: as in the index that is there, else 256 or the
@@ -131,13 +138,19 @@ def build_index(
   )
   if dim is not None and not 0 < dim <= most:
     raise BadInput(f"--dim={dim}: the model has dimensions 1 to {most}")
-  with progress_lib.Progress(console, "index", 1) as progress:
-    return update.build_index(
+  with (
+    progress_lib.Progress(console, "index", 1) as progress,
+    truncation.counted() as counts,
+  ):
+    about = update.build_index(
       model,
       source,
       output,
       making,
+      measure=measure(model),
       rebuild=rebuild,
       excluded=excluded,
       progress=progress.show_of,
     )
+  truncation.report(counts)
+  return about

@@ -4,10 +4,17 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from embeddinggemma.losses.objectives import WITHOUT_NEGATIVES
+from embeddinggemma.losses.terms import TERMS
 from embeddinggemma.report import page, plots
 
 SMOOTHED = 30  # points from which a line gets a running mean beside it
 MOST_POINTS = 400  # that are drawn of a line
+_SUM = "The running mean of each, without its weight in the sum."
+_PREFIXES = (
+  "The running mean of each, on that many first numbers of a vector; their sum"
+  " is the term."
+)
 MOST_TASKS = 12  # with a line each; more tasks share one line
 LAST = (("grad_norm", "Gradient norm"), ("tokens_per_s", "Tokens per second"))
 
@@ -78,9 +85,42 @@ def _loss(stage: str, rows: Rows) -> Iterable[str]:
       f"{lines}: the running mean over a tenth of its batches, at least three,"
       " for batches of different tasks differ in loss."
     )
+  yield from _parts(stage, rows)
+  yield from _without_negatives(rows)
   yield from _accuracy(stage, rows)
   if stage in PAPER:
     yield page.note(PAPER[stage])
+
+
+def _parts(stage: str, rows: Rows) -> Iterable[str]:
+  """The terms of the loss, where there are several, and the parts of each."""
+  there = {key: None for row in rows for key in row}
+  known = [name for name in TERMS if name in there]
+  groups = {"term": known if len(known) > 1 else []}
+  for name in known:
+    groups[name] = [key for key in there if key.startswith(f"{name}/")]
+  for group, names in groups.items():
+    found = {name.split("/")[-1]: _points(rows, name) for name in names}
+    series = {name: _running_mean(points) for name, points in found.items()}
+    series = {name: points for name, points in series.items() if points}
+    if series:
+      title = "by term" if group == "term" else f"{group} by dimension"
+      yield f"<h3>Loss {page.escape(title)}: {page.escape(stage)}</h3>"
+      yield plots.lines(f"{title} {stage}", _thinned(series), "step", "loss")
+      yield page.note(_SUM if group == "term" else _PREFIXES)
+
+
+def _without_negatives(rows: Rows) -> Iterable[str]:
+  """How many pairs had nothing to be compared with, if any had not."""
+  points = _points(rows, WITHOUT_NEGATIVES)
+  share = sum(y for _, y in points) / max(len(points), 1)
+  if share:
+    empty = sum(y == 1 for _, y in points)
+    yield page.note(
+      f"{share:.1%} of the pairs had no negative in their batch, and taught"
+      f" nothing by comparison; in {empty} of {len(points)} batches no pair had"
+      " any. Loss and accuracy are means over the others."
+    )
 
 
 def _by_task(rows: Rows) -> dict[str, list[Point]]:

@@ -1,13 +1,11 @@
 """Report on a model tuned on the user's own pairs: its gains and losses."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embeddinggemma.report import page
 from embeddinggemma.report.mixtures import NOISE
-
-if TYPE_CHECKING:
-  from rich.table import Table
+from embeddinggemma.terminal.table import Table
 
 HEADER = ("", "queries", "before", "after", "change")
 PATH_HEADER = ("candidate",)
@@ -119,30 +117,8 @@ def forecast(found: Mapping[str, Any]) -> str:
   )
 
 
-def tables(found: Mapping[str, Any]) -> "Iterator[Table]":
-  """The same tables for the terminal (rich)."""
-  yield _table("Before and after", HEADER, rows(found))
+def tables(found: Mapping[str, Any]) -> Iterator[Table]:
+  """The same tables for the terminal."""
+  yield Table(HEADER, rows(found), "Before and after")
   header, shown = path_rows(found["points"])
-  yield _table("Candidates", header, shown)
-
-
-def _table(
-  title: str, header: Sequence[str], lines: Sequence[Sequence[str]]
-) -> "Table":
-  from rich import box, table, text
-
-  shown = table.Table(
-    title=title,
-    title_justify="left",
-    box=box.SIMPLE_HEAD,
-    padding=(0, 1, 0, 0),
-    pad_edge=False,
-    show_edge=False,
-  )
-  for number, name in enumerate(header):
-    shown.add_column(
-      name, justify="right" if number else "left", overflow="fold"
-    )
-  for line in lines:
-    shown.add_row(*map(text.Text, line))
-  return shown
+  yield Table(header, shown, "Candidates")

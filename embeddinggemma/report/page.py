@@ -5,6 +5,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from embeddinggemma.terminal.printable import lines
+
+# The page needs nothing but its own style; whatever got into it, nothing runs
+# and nothing is fetched.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --paper: #fcfcfd;
   --soft: #60646c; --line: #d9dbe0; --best: #0b6e4f; }
@@ -51,6 +56,7 @@ def document(title: str, body: Iterable[str]) -> str:
   """A complete HTML page; the title is plain text, the body is HTML."""
   return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
     f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
     f"<body>{''.join(body)}</body></html>\n"
@@ -144,5 +150,5 @@ def is_number(value: Any) -> bool:
 
 
 def escape(value: Any) -> str:
-  """A value as text that is escaped for HTML."""
-  return html.escape(str(value))
+  """A value as text that is escaped for HTML, with nothing hidden in it."""
+  return html.escape(lines(str(value)))

@@ -7,7 +7,11 @@ and on a dark page. Plots refer to no other address.
 import io
 import re
 import statistics
+import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from embeddinggemma.terminal.printable import printable
 
 COLORS = (
   "#3b82f6",
@@ -21,6 +25,7 @@ _STROKES = ("-", (0, (3, 1)), ":")  # the next one each time colours run out
 _MARKERS = ("o", "D")
 _INK = "#010203"  # replaced by currentColor; no series may use it
 _WIDTH, _HEIGHT = 5.0, 2.8  # inches: text stays readable on a phone
+_TICK, _LEGEND = 26, 54  # characters of a line of a name
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
@@ -46,14 +51,15 @@ def lines(
 
   def draw(axes) -> None:
     _draw_lines(axes, series, levels or {})
-    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.set(xlabel=printable(x_label), ylabel=printable(y_label))
     axes.grid(alpha=0.15, color=_INK)
     if x_ticks:
       axes.set_xscale("log", base=2)
       axes.set_xticks(x_ticks, [str(tick) for tick in x_ticks], minor=False)
       axes.minorticks_off()
 
-  return _svg(name, y_label, _HEIGHT, [*series, *(levels or {})], draw)
+  labels = [*map(_label, [*series, *(levels or {})])]
+  return _svg(name, y_label, _HEIGHT, labels, draw)
 
 
 def dots(
@@ -75,13 +81,16 @@ def dots(
       _draw_dots(
         axes, label, number, [by.get(c, ()) for c in categories], shift
       )
-    axes.set(xlabel=x_label)
+    axes.set(xlabel=printable(x_label))
     axes.set_ylim(len(categories) - 0.5, -0.5)
-    axes.set_yticks(range(len(categories)), categories)
+    axes.set_yticks(range(len(categories)), ticks)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.15, color=_INK)
 
-  return _svg(name, x_label, 0.9 + 0.42 * len(categories), [*series], draw)
+  ticks = [_folded(category, _TICK) for category in categories]
+  deepest = max((tick.count("\n") for tick in ticks), default=0)
+  height = 0.9 + (0.42 + 0.17 * deepest) * len(categories)
+  return _svg(name, x_label, height, [*map(_label, series)], draw)
 
 
 def _svg(
@@ -100,8 +109,11 @@ def _svg(
   inks = ("text.color", "axes.labelcolor", "axes.edgecolor")
   style |= dict.fromkeys([*inks, "xtick.color", "ytick.color"], _INK)
   columns = _columns(labels)
-  height += 0.19 * (-(-len(labels) // columns) - 1)
-  with matplotlib.rc_context(style):
+  deepest = max((label.count("\n") + 1 for label in labels), default=1)
+  height += 0.19 * (-(-len(labels) // columns) * deepest - 1)
+  with matplotlib.rc_context(style), warnings.catch_warnings():
+    # Its font only measures: the page's own draws the signs of any language.
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")
     drawing = figure.Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = drawing.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -117,9 +129,30 @@ def _svg(
   return _inline(out.getvalue(), title)
 
 
+def _bare(tag: re.Match[str]) -> str:
+  """A tag of the drawing; names, which are text between tags, stay as is."""
+  bare = re.sub(r' xmlns(:\w+)?="[^"]*"', "", tag[0])
+  bare = re.sub(r'<g id="[^"]*"', "<g", bare)  # alike in every drawing
+  return bare.replace("xlink:href", "href").replace(_INK, "currentColor")
+
+
+def _label(name: str) -> str:
+  """A name for a legend, from which matplotlib leaves out "" and "_..."."""
+  shown = _folded(name, _LEGEND)
+  return f" {shown}" if shown[:1] in ("", "_") else shown
+
+
+def _folded(name: str, width: int) -> str:
+  """A name in lines of at most so many characters."""
+  return "\n".join(textwrap.wrap(printable(name), width))
+
+
 def _columns(labels: Iterable[str]) -> int:
   """The number of legend columns that fits the longest label, at most four."""
-  points = 5.2 * max(map(len, labels), default=0) + 40  # 9 pt text and its line
+  longest = max(
+    (len(line) for x in labels for line in x.split("\n")), default=0
+  )
+  points = 5.2 * longest + 40  # 9 pt text and its line
   return max(1, min(4, int(72 * _WIDTH / points)))
 
 
@@ -128,7 +161,7 @@ def _draw_lines(axes, series: Series, levels: Mapping[str, float]) -> None:
     axes.plot(
       xs,
       ys,
-      label=label,
+      label=_label(label),
       color=COLORS[number % len(COLORS)],
       linestyle=_STROKES[number // len(COLORS) % len(_STROKES)],
       marker="o" if len(xs) < 12 else None,
@@ -137,7 +170,9 @@ def _draw_lines(axes, series: Series, levels: Mapping[str, float]) -> None:
     )
   for number, (label, level) in enumerate(levels.items(), len(series)):
     color = COLORS[number % len(COLORS)]
-    axes.axhline(level, label=label, color=color, linestyle="--", linewidth=1.2)
+    axes.axhline(
+      level, label=_label(label), color=color, linestyle="--", linewidth=1.2
+    )
 
 
 def _draw_dots(
@@ -148,7 +183,9 @@ def _draw_dots(
   ys = [y + shift for y, values in enumerate(rows) for _ in values]
   marker = _MARKERS[number % len(_MARKERS)]
   look = {"color": color, "linestyle": "none"}
-  axes.plot(xs, ys, marker, label=label, markersize=4.5, alpha=0.8, **look)
+  axes.plot(
+    xs, ys, marker, label=_label(label), markersize=4.5, alpha=0.8, **look
+  )
   several = [y for y, values in enumerate(rows) if len(values) > 1]
   axes.plot(
     [statistics.median(rows[y]) for y in several],
@@ -167,9 +204,7 @@ def _inline(svg: str, title: str) -> str:
   """
   svg = svg[svg.index("<svg") :]
   svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-  svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
-  svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # alike in every drawing
-  svg = svg.replace("xlink:href", "href").replace(_INK, "currentColor")
+  svg = re.sub(r"<[^>]*>", _bare, svg)
   head, rest = svg.split(">", 1)
   head = re.sub(r' (width|height|version)="[^"]*"', "", head)
   label = re.sub(r"[^\w @()/.-]", "", title)

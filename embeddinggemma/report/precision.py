@@ -1,13 +1,11 @@
 """Report on quantised weights: what fewer bits cost, what QAT recovers."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from embeddinggemma.report import page, plots
 from embeddinggemma.report.mixtures import NOISE
-
-if TYPE_CHECKING:
-  from rich.table import Table
+from embeddinggemma.terminal.table import Table
 
 # {"weights": PLAIN, ROUNDED or TRAINED, "precision", "bytes", "scores": {task
 # type or "mean": score}}
@@ -52,25 +50,19 @@ def costs(rows: Sequence[Row]) -> Iterator[Cost]:
     )
 
 
-def table(rows: Sequence[Row]) -> "Table":
+def table(rows: Sequence[Row]) -> Table:
   """A table for the terminal with the means, one row for each precision."""
-  from rich import box
-  from rich.table import Table
-
-  shown = Table(
-    title="Quality by precision of the weights",
-    title_justify="left",
-    box=box.SIMPLE_HEAD,
-    padding=(0, 1, 0, 0),
-  )
-  for name in ("precision", "weights"):
-    shown.add_column(name)
-  for name in ("MB", "mean"):
-    shown.add_column(name, justify="right")
-  for row in rows:
-    size, mean = f"{row['bytes'] / 1e6:.1f}", f"{row['scores']['mean']:.4f}"
-    shown.add_row(row["precision"], row["weights"], size, mean)
-  return shown
+  shown = [
+    [
+      row["precision"],
+      row["weights"],
+      f"{row['bytes'] / 1e6:.1f}",
+      f"{row['scores']['mean']:.4f}",
+    ]
+    for row in rows
+  ]
+  header = ("precision", "weights", "MB", "mean")
+  return Table(header, shown, "Quality by precision of the weights")
 
 
 def section(found: Mapping[str, Sequence[Row]]) -> Iterable[str]:

@@ -6,7 +6,7 @@ figure stands a sentence on the paper's result.
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embeddinggemma.evaluation import kinds
 from embeddinggemma.report import (
@@ -22,9 +22,7 @@ from embeddinggemma.report import (
   starts,
 )
 from embeddinggemma.report import vectors as vectors_lib
-
-if TYPE_CHECKING:
-  from rich.table import Table
+from embeddinggemma.terminal.table import Table
 
 MOST_COLUMNS = 12  # tasks; with more, tasks are the rows of the page's table
 PAPER = {
@@ -77,37 +75,22 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
   path.write_text(whole, encoding="utf-8", newline="\n")
 
 
-def terminal_table(summary: Mapping[str, Any]) -> "Table":
+def terminal_table(summary: Mapping[str, Any]) -> Table:
   """The quality table for the terminal: a row for each task, a column a system.
 
-  Columns are narrow, so that it fits a plain terminal of 80 characters.
+  The best system of a task is in green.
   """
-  from rich import box, table, text
-
   header, rows = _quality_rows(summary.get("quality") or {})
-  shown = table.Table(
-    title="Quality on held-out data",
-    title_justify="left",
-    box=box.SIMPLE_HEAD,
-    padding=(0, 1, 0, 0),
-    pad_edge=False,
-    show_edge=False,
-  )
-  shown.add_column("", min_width=14, overflow="fold")
-  for row in rows:
-    name = row[0].replace(" @ ", "\n@ ").replace(" + ", "\n+ ")
-    width = max(map(len, name.split()))
-    shown.add_column(
-      text.Text(name), justify="right", width=max(width, 5), overflow="fold"
-    )
   best = page.best(rows)
+  shown = []
   for column, name in enumerate(header[1:], 1):
     styles = [
       "bold green" if (row, column) in best else "" for row in range(len(rows))
     ]
-    cells = [page.figure(row[column]) for row in rows]
-    shown.add_row(name, *map(text.Text, cells, styles))
-  return shown
+    figures = [page.figure(row[column]) for row in rows]
+    shown.append([name, *([pair] for pair in zip(figures, styles))])
+  systems = [row[0] for row in rows]
+  return Table(["", *systems], shown, "Quality on held-out data")
 
 
 def _run(summary: Mapping[str, Any]) -> Iterable[str]:

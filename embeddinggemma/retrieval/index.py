@@ -7,8 +7,8 @@ a pickle.
 
   index.json            what the index is; `data` names the folder of the rest
   data-*/chunks.jsonl   a row for each chunk: path, line, title, text
-  data-*/files.jsonl    a row for each file: its hash and number of chunks, or
-                        why it was left out
+  data-*/files.jsonl    a row for each file: its hash, number of chunks and what
+                        was done to cut it, or why it was left out
   data-*/vectors.npy    float16, unit norm
   data-*/codes.npy      int8 or bits, which select the vectors to compare
   data-*/spread.npz     mean, covariance and scale of the vectors
@@ -67,7 +67,7 @@ class Damaged(BadInput):
   """An index with a missing or broken part; the verb `index` rebuilds it."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Index:
   """An opened index; vectors and codes are memory-mapped."""
 
@@ -82,6 +82,13 @@ class Index:
 
   def __len__(self) -> int:
     return len(self.lines)
+
+  def __repr__(self) -> str:
+    kind, dim = self.about["vectors"], self.about["dim"]
+    place = str(self.folder.parent)
+    return (
+      f"Index({place!r}, chunks={len(self):,}, dim={dim}, vectors={kind!r})"
+    )
 
   def chunk(self, place: int) -> chunks.Chunk:
     """The chunk in a place; Damaged if its line is broken."""
@@ -101,7 +108,8 @@ class Index:
           continue
         places = range(start, start := start + row["chunks"])
         own = [self.chunk(place) for place in places]
-        files.append(reading.File(row["path"], row["digest"], own))
+        did = row.get("did", {})
+        files.append(reading.File(row["path"], row["digest"], own, did))
       if start != len(self):
         raise ValueError("files.jsonl is not of these chunks")
     except _BROKEN as error:
@@ -183,21 +191,29 @@ def differences(about: Mapping[str, Any], model: Identity) -> list[str]:
   return identity.differences(there, model.as_json(), used)
 
 
-def note(about: Mapping[str, Any], then: str) -> str:
-  """What earlier versions made otherwise in an index, or did not record.
+def by_characters(about: Mapping[str, Any]) -> bool:
+  """Whether earlier versions cut the texts, without asking what a model reads."""
+  return not isinstance(about.get("cut"), Mapping)
 
-  "" for an index of this version. `then` is what becomes of the vectors of
-  texts that such a version stripped.
+
+def note(about: Mapping[str, Any], stripped: str, cut: str) -> str:
+  """What an index of earlier versions lacks, a line each; "" for others.
+
+  Args:
+    about: the content of index.json.
+    stripped: what is, or can be, done about white space that was stripped.
+    cut: the same about texts that were cut by characters.
   """
   made = "the index was made by a version that"
   notes = {
-    f"{made} ignored white space around a text; {then}": as_written(about),
+    f"{made} ignored white space around a text; {stripped}": as_written(about),
+    f"{made} cut by characters; {cut}": not by_characters(about),
     f"{made} recorded only the weights and the document prompt of its model: its"
     " tokenizer, query prompt and lengths cannot be compared": (
       IDENTITY in about
     ),
   }
-  return "; ".join(note for note, fine in notes.items() if not fine)
+  return "\n".join(line for line, fine in notes.items() if not fine)
 
 
 def require_format(directory: Path, about: Mapping[str, Any]) -> None:
@@ -286,9 +302,9 @@ def _write_rows(folder: Path, read: reading.Reading) -> None:
     for chunk in read.chunks:
       file.write(json.dumps(chunk._asdict()) + "\n")
   with (folder / "files.jsonl").open("w", encoding="ascii") as file:
-    for path, digest, own in read.files:
-      row = {"path": path, "digest": digest, "chunks": len(own)}
-      file.write(json.dumps(row) + "\n")
+    for path, digest, own, did in read.files:
+      row: dict[str, Any] = {"path": path, "digest": digest, "chunks": len(own)}
+      file.write(json.dumps(row | ({"did": did} if did else {})) + "\n")
     for path, reason in read.skipped.items():
       file.write(json.dumps({"path": path, "skipped": reason}) + "\n")
 

@@ -1,4 +1,4 @@
-"""Read what is to be indexed (a folder, a JSONL or a text file) as chunks.
+"""Read what is to be indexed (a folder, a JSONL or a single file) as chunks.
 
 Nothing in a folder raises an error: a file without readable text is left out
 and listed with the reason.
@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from embeddinggemma.data import jsonl
-from embeddinggemma.retrieval import chunks
+from embeddinggemma.retrieval import chunks, notebooks, pdf
+from embeddinggemma.retrieval.measure import BY_CHARACTERS, Measure
 from embeddinggemma.types import BadInput
 
-MAX_BYTES = 4 * 2**20  # larger files are left out as data
+MAX_BYTES = 4 * 2**20  # larger texts are left out as data
+MAX_PICTURED = (
+  64 * 2**20
+)  # of a notebook or PDF, whose bytes are mostly pictures
 GENERATED = frozenset(["__pycache__", "node_modules"])
 ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # marks of a Python environment
-
-Known = Mapping[tuple[str, str], list[chunks.Chunk]]  # (path, digest) -> chunks
 
 
 class File(NamedTuple):
@@ -29,6 +31,12 @@ class File(NamedTuple):
   path: str
   digest: str
   chunks: list[chunks.Chunk]
+  did: Mapping[
+    str, int
+  ] = {}  # what was done besides, by the names of `cutting`
+
+
+Known = Mapping[tuple[str, str], File]  # (path, digest) -> as cut before
 
 
 class Reading(NamedTuple):
@@ -41,6 +49,14 @@ class Reading(NamedTuple):
   def chunks(self) -> list[chunks.Chunk]:
     """The chunks of all files, in order."""
     return [chunk for file in self.files for chunk in file.chunks]
+
+  @property
+  def did(self) -> collections.Counter[str]:
+    """What was done to cut the files, by the names of `cutting`."""
+    total: collections.Counter[str] = collections.Counter()
+    for file in self.files:
+      total.update(file.did)
+    return total
 
   @property
   def reasons(self) -> dict[str, list[str]]:
@@ -58,14 +74,18 @@ def require(source: Path) -> None:
 
 
 def read(
-  source: Path, excluded: Sequence[Path] = (), known: Known | None = None
+  source: Path,
+  excluded: Sequence[Path] = (),
+  known: Known | None = None,
+  measure: Measure = BY_CHARACTERS,
 ) -> Reading:
-  """The chunks of a folder (recursively), a JSONL or a text file.
+  """The chunks of a folder (recursively), a JSONL or a single file.
 
   Args:
     source: what to read.
     excluded: paths that are left out without being listed.
-    known: chunks of files that were cut before, which are not cut again.
+    known: files that were cut before, for the same reader, and are not again.
+    measure: of the model that is to read the chunks.
 
   Raises:
     BadInput: a line of a JSONL is broken, or a single file holds no text.
@@ -73,11 +93,11 @@ def read(
   require(source)
   known = known or {}
   if source.is_dir():
-    return _read_folder(source, excluded, known)
+    return _read_folder(source, excluded, known, measure)
   if source.suffix == ".jsonl":
-    return Reading([_read_jsonl(source)], {})
+    return Reading([_read_jsonl(source, measure)], {})
   try:
-    return Reading([_read_file(str(source), source.name, known)], {})
+    return Reading([_read_file(str(source), source.name, known, measure)], {})
   except _LeftOut as left_out:
     raise BadInput(f"{source}: cannot be indexed ({left_out})") from None
 
@@ -86,7 +106,9 @@ class _LeftOut(Exception):
   """Why a file has no text for an index."""
 
 
-def _read_folder(root: Path, excluded: Sequence[Path], known: Known) -> Reading:
+def _read_folder(
+  root: Path, excluded: Sequence[Path], known: Known, measure: Measure
+) -> Reading:
   files: list[File] = []
   skipped: dict[str, str] = {}
   real = os.path.realpath(root)
@@ -94,7 +116,8 @@ def _read_folder(root: Path, excluded: Sequence[Path], known: Known) -> Reading:
     try:
       if reason:
         raise _LeftOut(reason)
-      files.append(_read_file(os.path.join(real, path), path, known))
+      place = os.path.join(real, path)
+      files.append(_read_file(place, path, known, measure))
     except _LeftOut as left_out:
       skipped[path] = str(left_out)
   return Reading(files, skipped)
@@ -158,22 +181,63 @@ def _printable(name: str) -> str:
   return os.fsencode(name).decode("utf-8", "replace")
 
 
-def _read_file(place: str, path: str, known: Known) -> File:
+def _read_file(place: str, path: str, known: Known, measure: Measure) -> File:
   data = _data(place)
   digest = hashlib.sha256(data).hexdigest()
-  cut = known.get((path, digest))
-  return File(
-    path, digest, chunks.chunk(path, _text(data)) if cut is None else cut
-  )
+  if (path, digest) in known:
+    return known[path, digest]
+  did: collections.Counter[str] = collections.Counter()
+  return File(path, digest, _chunks(path, data, measure, did), _done(did))
+
+
+def _chunks(
+  path: str, data: bytes, measure: Measure, did: collections.Counter[str]
+) -> list[chunks.Chunk]:
+  """The chunks of a file's bytes, by what they are."""
+  try:
+    if _is_pdf(path, data):
+      pages = pdf.pages(data)
+      _require_text(pages)
+      return chunks.page_chunks(path, pages, measure, did)
+    if _is_notebook(path):
+      cells = notebooks.cells(data)
+      _require_text([cell.text for cell in cells])
+      return chunks.cell_chunks(path, cells, measure, did)
+  except ValueError as error:
+    raise _LeftOut(str(error)) from None
+  return chunks.chunk(path, _text(data), measure, did)
+
+
+def _is_pdf(path: str, data: bytes) -> bool:
+  return data.startswith(pdf.MARK) or path.lower().endswith(".pdf")
+
+
+def _is_notebook(path: str) -> bool:
+  return path.lower().endswith(".ipynb")
+
+
+def _require_text(texts: Sequence[str]) -> None:
+  if sum(map(len, texts)) > MAX_BYTES:
+    raise _LeftOut("too large")
+  if not texts:
+    raise _LeftOut("empty")
+
+
+def _done(did: Mapping[str, int]) -> dict[str, int]:
+  return {name: count for name, count in did.items() if count}
 
 
 def _data(place: str) -> bytes:
   try:
     with open(place, "rb") as file:
       data = file.read(MAX_BYTES + 1)
+      most = MAX_BYTES
+      if _is_notebook(place) or _is_pdf(place, data):
+        most = MAX_PICTURED
+        data += file.read(most + 1 - len(data))
   except OSError:
     raise _LeftOut("unreadable") from None
-  if len(data) > MAX_BYTES:
+  if len(data) > most:
     raise _LeftOut("too large")
   return data
 
@@ -191,14 +255,15 @@ def _text(data: bytes) -> str:
   return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _read_jsonl(path: Path) -> File:
+def _read_jsonl(path: Path, measure: Measure) -> File:
   """The texts of the rows; the chunks of a long one all have its line."""
   with path.open("rb") as file:
     digest = hashlib.file_digest(file, "sha256").hexdigest()
+  did: collections.Counter[str] = collections.Counter()
   rows = jsonl.read_rows(path, ("text",), ("title",))
-  cut = [
-    piece
-    for number, (_, row) in enumerate(rows, 1)
-    for piece in chunks.row_chunks(str(path), number, row["title"], row["text"])
-  ]
-  return File(str(path), digest, cut)
+  found: list[chunks.Chunk] = []
+  for number, (_, row) in enumerate(rows, 1):
+    found += chunks.row_chunks(
+      str(path), number, row["title"], row["text"], measure, did
+    )
+  return File(str(path), digest, found, _done(did))

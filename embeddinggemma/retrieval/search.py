@@ -51,8 +51,9 @@ def search(
     k: the number of results at most.
 
   Raises:
-    BadInput: the query is empty, k is below 1, or the index was made with
-      a model that differs, by whose difference the message is named.
+    BadInput: the query is empty, k is below 1, the index was made with a model
+      that differs (the message says in what), or it holds a vector that is zero
+      or not finite.
   """
   if isinstance(index, Path):
     index = open_index(index)
@@ -94,7 +95,14 @@ def cosines(
   """Cosine similarities of a query with the chunks at some places."""
   # On one thread: a product as small as this waits for threads that are busy.
   rows = index.vectors[places].astype(np.float32)
-  return np.einsum("nd,d->n", rows, query)
+  found = np.einsum("nd,d->n", rows, query)
+  bad = np.flatnonzero(~np.isfinite(found) | ~rows.any(axis=1))
+  if len(bad):
+    raise BadInput(
+      f"{index.folder.parent}: the vector of chunk {places[bad[0]]} is zero or"
+      " not finite and would be ranked wrongly; `index --rebuild` makes it anew"
+    )
+  return found
 
 
 def _query_vector(

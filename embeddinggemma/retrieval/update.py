@@ -2,9 +2,9 @@
 
 A vector is identified by the title and text of its chunk, so moving, renaming
 or copying a file costs nothing. It is tied to the model that made it (its
-weights, tokenizer, prompts and lengths: model/identity.py) and the dimension: an existing index of others is refused. If an index was made by a
-version that stripped white space, only the vectors of texts without any are
-reused.
+weights, tokenizer, prompts and lengths: model/identity.py) and the dimension:
+an existing index of others is refused. If an index was made by a version that
+stripped white space, only the vectors of texts without any are reused.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from embeddinggemma import cache, checkpoint, lexical
 from embeddinggemma import encode as encode_lib
 from embeddinggemma.data import prompts
 from embeddinggemma.model.identity import Identity
-from embeddinggemma.retrieval import chunks, codes, index, reading
+from embeddinggemma.retrieval import chunks, codes, cutting, index, reading
+from embeddinggemma.retrieval.measure import BY_CHARACTERS, Measure
 from embeddinggemma.retrieval.pending import ID_BYTES, Pending
 from embeddinggemma.types import IDENTITY, BadInput, TextEncoder
 
@@ -56,11 +57,12 @@ def build_index(
   output: Path,
   making: Making,
   *,
+  measure: Measure = BY_CHARACTERS,
   rebuild: bool = False,
   excluded: Sequence[Path] = (),
   progress: Progress | None = None,
 ) -> dict[str, Any]:
-  """Index a folder, a text file or a JSONL of {"text", "title"?}.
+  """Index a folder, a single file or a JSONL of {"text", "title"?}.
 
   Of an existing index, chunks with the same title and text keep their vectors.
   The new index replaces it completely or not at all.
@@ -71,6 +73,7 @@ def build_index(
     output: the index's folder.
     making: model, prompt, dimension and kind of codes; an existing index must
       have been made with the same.
+    measure: how much of a text the model reads, by which texts are cut.
     rebuild: ignore an existing index.
     excluded: paths in the folder that are left out without being listed.
     progress: called with (chunks embedded, chunks to embed).
@@ -88,8 +91,9 @@ def build_index(
   if source.resolve() == output.resolve():
     raise BadInput(f"{output} is what is indexed; use another --output")
   with index.writing(output):
-    before, note = _before(output, making, rebuild)
-    read = reading.read(source, (output, *excluded), _known(before))
+    before, note = _before(output, making, measure, rebuild)
+    known = _known(before, measure)
+    read = reading.read(source, (output, *excluded), known, measure)
     skipped = {reason: len(paths) for reason, paths in read.reasons.items()}
     if not read.chunks:
       left = ", ".join(f"{n} {reason}" for reason, n in skipped.items())
@@ -102,11 +106,12 @@ def build_index(
     done = _embed(encode, read.chunks, making, before, pending, progress)
     about = {
       **making.about,
-      "cut": chunks.VERSION,
+      "cut": chunks.key(measure),
       **checkpoint.AS_WRITTEN,
       "bm25": {"k1": lexical.K1, "b": lexical.B, "analyser": "stemmed"},
       "source": str(source.resolve()),
       "chunks": len(read.chunks),
+      **{name: read.did[name] for name in cutting.DID},
       "files": len(read.files),
       "skipped": skipped,
       "examples": {r: paths[:_NAMED] for r, paths in read.reasons.items()},
@@ -127,7 +132,9 @@ class _Before(NamedTuple):
   vectors: Float16[np.ndarray, "_n _D"]
 
 
-def _before(output: Path, making: Making, rebuild: bool) -> tuple[_Before, str]:
+def _before(
+  output: Path, making: Making, measure: Measure, rebuild: bool
+) -> tuple[_Before, str]:
   """The existing index, or an empty one with a note on why it is not used."""
   nothing = _Before({}, reading.Reading([], {}), np.empty((0, 0), np.float16))
   if rebuild or not (output / index.INDEX_FILE).exists():
@@ -136,16 +143,32 @@ def _before(output: Path, making: Making, rebuild: bool) -> tuple[_Before, str]:
     about = index.about_of(output)
     _require_same(output, about, making)
     opened = index.open_index(output)
-    note = index.note(about, "what has any is embedded anew")
-    return _Before(about, opened.read(), opened.vectors), note
+    before = _Before(about, opened.read(), opened.vectors)
   except index.Damaged:
     return nothing, f"{output} was damaged, and is made anew"
+  stripped = "what has any is embedded anew"
+  note = index.note(about, stripped, _cut_anew(before, measure))
+  there, now = _length(about), making.identity.max_length
+  if there not in (None, now):
+    note = f"max_length={there} there, {now} now: all files are cut anew"
+  return before, note
 
 
-def _known(before: _Before) -> reading.Known:
-  if before.about.get("cut") != chunks.VERSION:
+def _cut_anew(before: _Before, measure: Measure) -> str:
+  """How many chunks of an index that was cut by characters are too long."""
+  rows = before.read.chunks if index.by_characters(before.about) else []
+  counts = measure.count([measure.read(row.text, row.title) for row in rows])
+  lost = sum(count > measure.limit for count in counts)
+  return (
+    f"of its {len(rows):,} chunks, {lost:,} were longer than what the model"
+    " reads; all files are cut anew"
+  )
+
+
+def _known(before: _Before, measure: Measure) -> reading.Known:
+  if before.about.get("cut") != chunks.key(measure):
     return {}
-  return {(file.path, file.digest): file.chunks for file in before.read.files}
+  return {(file.path, file.digest): file for file in before.read.files}
 
 
 def _require_same(
@@ -153,7 +176,7 @@ def _require_same(
 ) -> None:
   """Raise BadInput for an index whose vectors cannot be mixed with new ones."""
   index.require_format(output, about)
-  changed = index.differences(about, making.identity) + [
+  changed = index.differences(about, _of_length(about, making.identity)) + [
     f"{name}={about[name]!r} there, {value!r} now"
     for name, value in (("dim", making.dim), ("vectors", making.vectors))
     if about[name] != value
@@ -163,6 +186,20 @@ def _require_same(
       f"{output}: {'; '.join(changed)}; add --rebuild to make it"
       " anew, or use another --output"
     )
+
+
+def _length(about: Mapping[str, Any]) -> int | None:
+  """The longest text of the model that an index was made with, if it says so."""
+  return about.get(IDENTITY, {}).get("max_length")
+
+
+def _of_length(about: Mapping[str, Any], model: Identity) -> Identity:
+  """The model, as if it read as much as the one of an index.
+
+  For the vectors of an index that does not matter: a chunk is kept if the text
+  is cut so again, and then both read it whole.
+  """
+  return model._replace(max_length=_length(about) or model.max_length)
 
 
 class _Done(NamedTuple):

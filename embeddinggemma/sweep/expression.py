@@ -41,6 +41,12 @@ CONSTANTS |= {"true": True, "false": False}
 _CLOSING = {"(": ")", "[": "]"}
 
 
+class Unparsed(BadInput):
+  """A sweep that does not parse: what, the text, a caret below the place."""
+
+  has_lines = True
+
+
 class _Token(NamedTuple):
   kind: str
   text: str
@@ -75,9 +81,9 @@ class _Parser:
     self._take("end", "the end")
     return sweep
 
-  def _error(self, message: str, token: _Token) -> BadInput:
+  def _error(self, message: str, token: _Token) -> Unparsed:
     caret = " " * token.place + "^"
-    return BadInput(f"sweep: {message}\n{self._expression}\n{caret}")
+    return Unparsed(f"sweep: {message}\n{self._expression}\n{caret}")
 
   @property
   def _token(self) -> _Token:

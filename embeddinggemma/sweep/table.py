@@ -4,14 +4,12 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embeddinggemma import cache
 from embeddinggemma.report import page, plots
 from embeddinggemma.sweep.points import Point
-
-if TYPE_CHECKING:
-  from rich.table import Table
+from embeddinggemma.terminal.table import Table
 
 # As in training/hooks.py, which is not imported since it would import JAX.
 METRICS = "metrics.jsonl"
@@ -56,7 +54,7 @@ def _losses(path: pathlib.Path) -> Iterator[float]:
         row = json.loads(line)
       except ValueError:
         return
-      if "loss" in row:
+      if row.get("loss") is not None:  # null: the step moved nothing
         yield row["loss"]
 
 
@@ -97,18 +95,16 @@ def _rows(results: Sequence[Result], columns: Sequence[str]) -> list[list[str]]:
   ]
 
 
-def table(results: Sequence[Result], metric: str) -> "Table":
+def table(results: Sequence[Result], metric: str) -> Table:
   """A table for the terminal with one row a run; a failed run is red."""
-  from rich.table import Table
-  from rich.text import Text
-
   columns = _columns(results, metric)
-  table = Table(title="sweep", title_justify="left")
-  for name in ("run", *columns, "time", ""):
-    table.add_column(name, overflow="fold")
-  for result, row in zip(results, _rows(results, columns)):
-    table.add_row(*map(Text, row), style="red" if result.exit else None)
-  return table
+  styles = ["red" if result.exit else "" for result in results]
+  rows = [
+    [[(cell, style)] for cell in row]
+    for row, style in zip(_rows(results, columns), styles)
+  ]
+  header = ("run", *columns, "time", "")
+  return Table(header, rows, "sweep", prose=(len(header) - 1,))
 
 
 def document(results: Sequence[Result], metric: str) -> str:

@@ -12,8 +12,9 @@ from rich.console import Console
 from embeddinggemma import cache, checkpoint, distributed, doctor
 from embeddinggemma.cache import Task
 from embeddinggemma.data import loader
+from embeddinggemma.distributed import forks
 from embeddinggemma.training import prepare as prepare_lib
-from embeddinggemma.training import run, stages, start
+from embeddinggemma.training import resuming, run, stages, start
 from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.training.inputs import Inputs
@@ -29,6 +30,7 @@ def train(
   find a fault in a trained embedder, whose weights are kept, and BadInput for a
   config or workdir that cannot be used.
   """
+  forks.require_own_jax()
   distributed.agree("the config", workdir_lib.flat(config))
   distributed.agree("versions", workdir_lib.versions())
   check(config)
@@ -65,14 +67,12 @@ def _ready(
   console: Console,
 ) -> None:
   """Make the inputs of training; BadInput if the workdir is another run's."""
-  workdir_lib.check_workdir(config, workdir)
+  if note := resuming.check(config, workdir):
+    console.print(note, highlight=False, markup=False, soft_wrap=True)
   if checkpoint.steps(workdir) and not cache.is_done(
     _inputs_task(dependencies), workdir
   ):
-    raise BadInput(
-      f"{workdir} was trained on other data, packages or parent weights, or by a"
-      " version that stripped texts; use another --workdir"
-    )
+    raise resuming.other_inputs(config, dependencies, workdir)
   make_inputs(config, dependencies, workdir, console)
 
 

@@ -170,7 +170,8 @@ class Checkpoints:
       return (*restored, damaged)
     if damaged:
       raise BadInput(
-        f"no checkpoint under {self._root} can be read; {damaged[0]}"
+        f"no checkpoint under {self._root} can be read; {damaged[0]}; put a copy"
+        " of one there, or begin anew with another --workdir"
       )
     return None
 

@@ -1,9 +1,11 @@
 """Observers of training: metrics on disk, and what the terminal shows."""
 
 import json
+import math
 import pathlib
 from typing import IO, Any
 
+from embeddinggemma.losses import objectives
 from embeddinggemma.progress import Progress
 from embeddinggemma.training.fit import Observer, StepInfo
 
@@ -11,12 +13,22 @@ METRICS = "metrics.jsonl"
 
 
 def row_of(info: StepInfo) -> dict[str, Any]:
-  """A line of metrics.jsonl; `tokens` does not count padding."""
+  """A line of metrics.jsonl; `tokens` does not count padding.
+
+  A metric of which the batch has none, such as the accuracy of pairs without a
+  negative, is None, and so is the loss of a batch that moved nothing.
+  """
   loaded = info.loaded
+  metrics: dict[str, float | None] = {
+    name: None if math.isnan(value) else value
+    for name, value in info.metrics.items()
+  }
+  if metrics.pop(objectives.IDLE, False):
+    metrics["loss"] = None
   return {
     "step": info.step,
     "task": loaded.task,
-    **info.metrics,
+    **metrics,
     "tokens": loaded.tokens,
     "tokens_per_s": round(loaded.tokens / max(info.seconds, 1e-9), 1),
     "seconds": round(info.seconds, 6),
@@ -74,16 +86,23 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
 
 
 def progress_observer(progress: Progress) -> Observer:
-  """An observer that shows the smoothed loss and tokens per second on a bar."""
+  """An observer that shows the smoothed loss and tokens per second on a bar.
+
+  The loss is a running mean in which a step weighs a tenth, and says so; steps
+  without a loss leave it as it is.
+  """
   smooth: dict[str, float] = {}
 
   def observe(info: StepInfo) -> None:
     row = row_of(info)
     compiled = not smooth  # the first step compiles: no speed to speak of
     for name in ("loss", "tokens_per_s"):
-      value = float(row[name])
-      smooth[name] = 0.9 * smooth.get(name, value) + 0.1 * value
-    note = f"loss {smooth['loss']:.3f}"
+      value = row[name]
+      if value is not None:
+        smooth[name] = 0.9 * smooth.get(name, value) + 0.1 * value
+    note = "no loss: no pair has a negative"
+    if "loss" in smooth:
+      note = f"loss {smooth['loss']:.3f} (smoothed)"
     if compiled:
       del smooth["tokens_per_s"]
     else:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +29,8 @@ class Inputs:
   mined: pathlib.Path | None = None  # hard negatives of its training pairs
 
   @functools.cached_property
-  def pairs(self) -> list[Pair]:
-    """The training pairs, without mined negatives; read once."""
+  def pairs(self) -> Sequence[Pair]:
+    """The training pairs, without mined negatives; checked once."""
     return corpus.read_train(self.corpus)
 
   @property
@@ -85,7 +85,12 @@ def write_corpus(
   Returns the fields of `Corpus` and prints the number of pairs and tasks.
   """
   data = config.data
-  about = corpus.write(data.path, data.skip_bad_rows, made.corpus)
+  say = lambda line: console.print(
+    line, highlight=False, markup=False, soft_wrap=True
+  )
+  about = corpus.write(
+    data.path, data.skip_bad_rows, made.corpus, data.fields, say
+  )
   say_skipped(about["skipped"], console)
   count = sum(about["tasks"].values())
   console.print(

@@ -14,11 +14,13 @@ from rich.console import Console
 from embeddinggemma import cache, checkpoint, distributed, quantize, sharding
 from embeddinggemma import progress as progress_lib
 from embeddinggemma.data import loader
+from embeddinggemma.losses import objectives
 from embeddinggemma.training import (
   checkpoints,
   guard,
   hooks,
   prepare,
+  resuming,
   stages,
   start,
   step,
@@ -34,6 +36,11 @@ from embeddinggemma.types import (
   Stage,
   Stopped,
   TrainState,
+)
+
+_AFTER_A_FAULT = (
+  "look at those rows; guard.skips=1 (or more) goes on without such batches, and"
+  " a lower optimizer.lr, in another --workdir, often has none"
 )
 
 
@@ -82,10 +89,11 @@ def train(
     The final checkpoint (relative to the workdir), its content hash and
     metrics; in processes other than the first, {}.
   """
-  workdir_lib.check_workdir(config, workdir)
+  resuming.check(config, workdir)
   steps = config.steps if until is None else min(until, config.steps)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
   say = lambda line: console.print(line, highlight=False)
+  stages.kind_of(config).examine(config, made, say)
   data, truncated = prepare.dataset(config, made, mesh.size, say)
   distributed.barrier("data")
   regular = functools.partial(common.is_regular, config, steps)
@@ -148,7 +156,9 @@ def _trained(run: _Run) -> TrainState:
       most = run.config.guard.skips
       if len(skipped) > most:
         if not before or error.step != before + 1:
-          raise
+          raise BadBatch(
+            f"{error}; {_AFTER_A_FAULT}", error.step, error.index
+          ) from None
         place = run.workdir / checkpoint.CHECKPOINTS / str(before)
         raise Stopped(
           f"{error}; it was the first after {place}: if that is damaged, delete"
@@ -167,9 +177,13 @@ def summary_of(rows: list[dict[str, Any]]) -> dict[str, float]:
   tokens = sum(row["tokens"] for row in rows)
   seconds = sum(row["seconds"] for row in rows)
   positions = sum(row["tokens"] / (1 - row["padding"]) for row in rows)
-  tail = rows[-max(1, len(rows) // 10) :]
+  losses = [row["loss"] for row in rows if row["loss"] is not None]
+  tail = losses[-max(1, len(losses) // 10) :]
+  alone = [row.get(objectives.WITHOUT_NEGATIVES, 0) for row in rows]
+  share = round(float(np.mean(alone)), 4)
   return {
-    "loss": float(np.mean([row["loss"] for row in tail])),
+    **({"loss": float(np.mean(tail))} if tail else {}),
+    **({objectives.WITHOUT_NEGATIVES: share} if share else {}),
     "tokens": tokens,
     "tokens_per_s": round(tokens / max(seconds, 1e-9), 1),
     "data_wait_s": round(sum(row["data_wait_s"] for row in rows), 2),
@@ -243,7 +257,11 @@ def _together(compiling: step.ByShape) -> step.Program:
 def _fit(run: _Run, state: TrainState) -> TrainState:
   config, first = run.config, int(state.step)
   rows = hooks.read_metrics(run.workdir / hooks.METRICS)
-  norms = [row["grad_norm"] for row in rows if row["step"] <= first]
+  norms = [
+    row["grad_norm"]
+    for row in rows
+    if row["step"] <= first and row["loss"] is not None
+  ]
   timer = distributed.EveryMinutes(config.every_minutes, time.monotonic)
 
   def save(number: int, state: TrainState, stream: fit_lib.Stream) -> None:

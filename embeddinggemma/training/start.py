@@ -54,13 +54,15 @@ def check(config: TrainConfig) -> None:
   shapes = step.abstract_state(stage, config.seed, mesh).params
   _check_frozen(config, shapes)
   jax.eval_shape(stage.view, shapes)  # fails on sizes that it cannot show
-  _check_start(config, shapes)
+  check_start(config)
   kind = stages.kind_of(config)
   kind.check(config, prepare.given_tokenizer(config))
 
 
-def _check_start(config: TrainConfig, shapes: Params) -> None:
+def check_start(config: TrainConfig) -> None:
+  """Raise BadInput if the config's start cannot be read or does not fit."""
   check_folders(config)
+  shapes = jax.eval_shape(lambda: stages.init(config)(jax.random.key(0)))
   if config.init_from:
     try:
       parent = checkpoint.find(config.init_from)
@@ -84,8 +86,8 @@ def _check_frozen(config: TrainConfig, shapes: Params) -> None:
   for pattern in config.frozen:
     if not any(re.search(pattern, name) for name in names):
       raise BadInput(
-        f"frozen: {pattern!r} matches no parameter; such are"
-        f" {', '.join(names[:3])}"
+        f"frozen: {pattern!r} matches no parameter; leave it out, or match a"
+        f" path such as {', '.join(names[:3])}"
       )
   if all(any(re.search(p, name) for p in config.frozen) for name in names):
     raise BadInput("frozen: every parameter is; leave something to train")

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from embeddinggemma import sharding
+from embeddinggemma.losses import objectives
 from embeddinggemma.types import BadInput, Metrics, Stage, TrainState
 
 Program = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
@@ -61,14 +62,40 @@ def train_step(
     state.params
   )
   optimizer = optimizer_of(stage, state.params)
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params: Any = optax.apply_updates(state.params, updates)
+
+  def update() -> tuple[Any, Any, jax.Array]:
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return params, opt_state, optax.tree.norm(updates)
+
+  grad_norm = optax.tree.norm(grads)
+  idle = metrics.get(objectives.IDLE)
+  if idle is None:
+    params, opt_state, update_norm = update()
+  else:
+    # Chosen by a condition: to compute both would take memory for moments.
+    held = lambda: (state.params, _held(state.opt_state), jnp.zeros(()))
+    params, opt_state, update_norm = jax.lax.cond(idle, held, update)
+    grad_norm = jnp.where(idle, 0.0, grad_norm)
   metrics |= {
     "loss": loss,
-    "grad_norm": optax.tree.norm(grads),
-    "update_norm": optax.tree.norm(updates),
+    "grad_norm": grad_norm,
+    "update_norm": update_norm,
   }
   return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def _held(opt_state: Any) -> Any:
+  """The optimizer's state after a batch that teaches nothing.
+
+  Only the schedule's place goes on, as the number of the step does. By momentum
+  and weight decay, such a batch would else move weights.
+  """
+  is_place = lambda x: isinstance(x, optax.ScaleByScheduleState)
+  goes_on = lambda x: (
+    x._replace(count=optax.safe_increment(x.count)) if is_place(x) else x
+  )
+  return jax.tree.map(goes_on, opt_state, is_leaf=is_place)
 
 
 def compile_step(

@@ -50,43 +50,16 @@ def source(config: TrainConfig, made: Inputs) -> pathlib.Path | None:
 def relevant(config: TrainConfig) -> dict[str, Any]:
   """The part of a config on which the weights depend, as JSON."""
   tree = resolved(config)
-  return {key: tree[key] for key in tree if key not in _free(config)}
+  if "data" in tree and not tree["data"].get("fields"):
+    # What was trained before it was a key holds.
+    tree["data"].pop("fields", None)
+  return {key: tree[key] for key in tree if key not in free(config)}
 
 
-def _free(config: TrainConfig) -> set[str]:
+def free(config: TrainConfig) -> set[str]:
+  """The first parts of keys that may change while training goes on."""
   kind = stages.kind_of(config)
   return {*_FREE, *kind.folders, *kind.same} - kind.decides(config)
-
-
-def check_workdir(config: TrainConfig, workdir: pathlib.Path) -> None:
-  """Raise BadInput, naming the keys, if a workdir's run has another config."""
-  path = workdir / CONFIG_FILE
-  if not path.is_file():
-    return
-  try:
-    saved, now = json.loads(path.read_bytes()), resolved(config)
-  except ValueError as error:
-    raise BadInput(f"{path}: {error}; use another workdir") from None
-  with contextlib.suppress(BadInput):  # what cannot be built, differs
-    saved = resolved(stages.build(saved))
-  changed = [
-    f"{key}={_at(saved, key)!r} there, {_at(now, key)!r} now"
-    for key in sorted({*config_lib.flat(saved), *config_lib.flat(now)})
-    if key.split(".")[0] not in _free(config)
-    and _at(saved, key) != _at(now, key)
-  ]
-  if changed:
-    raise BadInput(
-      f"{workdir} was trained with another config ({'; '.join(changed)});"
-      " use another --workdir or the same config"
-    )
-
-
-def _at(tree: Any, path: str) -> Any:
-  """The value, or the mapping, under a dotted key of a tree; else None."""
-  for key in path.split("."):
-    tree = tree.get(key) if isinstance(tree, dict) else None
-  return tree
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:
@@ -120,6 +93,7 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
     "data": kind.about(config, made),
     "config": dataclasses.asdict(config),
     "view": kind.view(config),
+    **({"origin": origin} if (origin := checkpoint.origin(given)) else {}),
     **checkpoint.AS_WRITTEN,
     "versions": versions(),
     "command": sys.argv,

@@ -28,6 +28,7 @@ import numpy as np
 
 from embeddinggemma import encode
 from embeddinggemma.loading import Model, load
+from embeddinggemma.recipes.index import measure
 from embeddinggemma.retrieval import chunks, index, search, update
 
 PACKAGES = ("numpy", "jax", "flax", "optax", "rich", "sklearn")
@@ -65,7 +66,9 @@ def run(path: str, count: int, dim: int) -> None:
     for kind in ("int8", "binary"):
       places[kind] = pathlib.Path(folder) / kind
       making = update.Making(model.identity, dim, kind)
-      about = update.build_index(encoder, source, places[kind], making)
+      about = update.build_index(
+        encoder, source, places[kind], making, measure=measure(model)
+      )
       show(kind, about)
     for title, change in changes(source).items():
       change()

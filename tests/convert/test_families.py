@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import tokenizer_edits
 
 from embeddinggemma import checkpoint
 from embeddinggemma.cli import main
@@ -20,6 +21,8 @@ from embeddinggemma.config import sibling
 from embeddinggemma.convert import names, tensors
 from embeddinggemma.convert.read import families, hugging_face, transformers
 from embeddinggemma.convert.safetensors_io import INDEX, WEIGHTS
+from embeddinggemma.convert.write import tokenizer_json
+from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import adapt, identity
 from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model.config import EncoderDecoderConfig
@@ -95,6 +98,25 @@ def test_gemma_3_under_the_names_of_every_version(
   write(folder, tree, arrays, tokenizer_model)
   with pytest.raises(BadInput, match="differs from the table"):
     families.read(folder)
+
+
+def only_tokenizer_json(folder, model):
+  """As transformers 5 saves a decoder: no tokenizer.model, BOS and no EOS."""
+  tree = json.loads(tokenizer_json.tokenizer_json(model))
+  tree["post_processor"] = tokenizer_edits.template("bos $")
+  (folder / "tokenizer.model").unlink()
+  (folder / "tokenizer.json").write_text(json.dumps(tree))
+
+
+def test_a_decoder_with_tokenizer_json_alone(tmp_path, config, tokenizer_model):
+  params = random(decoder_lib.init_causal(config))
+  arrays = named(params, names.GEMMA3, {"decoder": "model."})
+  folder = write(tmp_path / "x", text_json(config), arrays, tokenizer_model)
+  only_tokenizer_json(folder, tokenizer_model)
+  found = assert_read(folder, params)
+  wanted = Tokenizer(tokenizer_model).identity
+  assert Tokenizer(found.tokenizer).identity == wanted
+  assert found.source == {"tokenizer": "tokenizer.json"}
 
 
 def test_shards(tmp_path, config, tokenizer_model):
@@ -176,6 +198,15 @@ def test_an_encoder_decoder_and_its_parts(sides):
   }
   table = params["encoder" if both.tied else "decoder", "embedding"]
   assert_read(folder, decoder | {("decoder", "embedding"): table}, "decoder")
+
+
+def test_two_sides_with_tokenizer_json_alone(sides, tokenizer_model):
+  _, _, _, folder = sides
+  only_tokenizer_json(folder, tokenizer_model)
+  wanted = Tokenizer(tokenizer_model).identity
+  for part in families.PARTS:
+    found = Tokenizer(families.read(folder, part).tokenizer)
+    assert found.identity == wanted
 
 
 def test_what_is_wrong_in_a_side_is_named(sides):

@@ -59,13 +59,31 @@ ROPE = {
     (GEMMA3, {"rope_parameters": ROPE}, (2e4, 5e5)),
     (GEMMA3, {"rope_theta": None, "rope_local_base_freq": None}, (1e4, 1e6)),
     (GEMMA3, {"rope_theta": 7e5, "rope_local_base_freq": 3e4}, (3e4, 7e5)),
+    # What a kind lacks in the new spelling is what the old one says.
+    (
+      GEMMA3,
+      {
+        "rope_parameters": {"full_attention": {"rope_type": "default"}},
+        "rope_theta": 7e5,
+        "rope_local_base_freq": 3e4,
+      },
+      (3e4, 7e5),
+    ),
+    (
+      GEMMA3,
+      {
+        "rope_parameters": ROPE,
+        "rope_scaling": {"rope_type": "default", "rope_theta": 9e5},
+      },
+      (2e4, 9e5),
+    ),
     (T5GEMMA, {"rope_theta": 3e4}, (3e4, 3e4)),
     (T5GEMMA, {"rope_parameters": {"rope_theta": 3e4}}, (3e4, 3e4)),
     (T5GEMMA, {"rope_theta": None}, (1e4, 1e4)),
   ],
 )
 def test_rotary_bases_in_every_spelling(family, changes, bases):
-  config = read(family, **changes)
+  config = read(family, _sliding_window_pattern=None, **changes)
   assert (config.local_rope_base, config.global_rope_base) == bases
 
 
@@ -133,6 +151,25 @@ def test_families_are_told_apart():
     ({"layer_types": ["full_attention"]}, "does not name 24 layers"),
     ({"layer_types": ["chunked"] * 24}, "layer_types holds 'chunked'"),
     ({"_sliding_window_pattern": 0}, "_sliding_window_pattern=0 is not"),
+    ({"_sliding_window_pattern": 2}, "write it as sliding_window_pattern"),
+    ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
+    ({"auto_map": {"AutoModel": "x.Y"}}, "auto_map is set"),
+    ({"is_causal": False}, "is_causal=False is not supported"),
+    ({"rope_parameters": {"rope_theta": 5.0}}, "write both"),
+    (
+      {
+        "rope_parameters": {
+          "full_attention": {
+            "rope_type": "linear",
+            "factor": 2.0,
+            "partial_rotary_factor": 0.5,
+          }
+        }
+      },
+      "partial_rotary_factor=0.5",
+    ),
+    ({"max_position_embeddings": 2}, r"config\.json: model.max_length=2"),
     ({"num_key_value_heads": 2}, "does not divide"),
   ],
 )

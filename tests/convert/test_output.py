@@ -21,7 +21,7 @@ def test_one_writer_at_a_time(tmp_path):
   output = tmp_path / "out"
   with whole(output) as folder:
     (folder / "model").write_text("first")
-    with pytest.raises(BadInput, match="being filled by another export"):
+    with pytest.raises(BadInput, match="being filled by another process"):
       fill(output, "second")
     (folder / MARK).write_text("{}")
   assert (output / "model").read_text() == "first"

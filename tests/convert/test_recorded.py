@@ -72,8 +72,11 @@ def test_an_index_refuses_a_model_that_differs(
   assert f"was made with another model: {said}" in error
   # The checkpoint itself tells what of it was changed.
   assert any(f"changed after it was made: {said}" in note for note in notes)
-  assert main.call([*make, f"--model={other}"]) == 2
-  assert said in capsys.readouterr().err
+  # An update may read more or less at once, and cuts what it reads anew.
+  code = 0 if said == "max_length=" else 2
+  assert main.call([*make, f"--model={other}"]) == code
+  output = capsys.readouterr()
+  assert said in output.out + output.err
 
 
 def test_a_changed_export_is_told_at_loading(exported, tmp_path, capsys):

@@ -56,7 +56,8 @@ def test_import_then_export_changes_nothing(capsys, model, exported, tmp_path):
   names = lambda root: {
     p.relative_to(root) for p in root.rglob("*") if p.is_file()
   }
-  assert names(exported) | {pathlib.Path(certificate.FILE)} == names(again)
+  said_of_it = {pathlib.Path(certificate.FILE), pathlib.Path("README.md")}
+  assert names(exported) | said_of_it == names(again)
   for name in names(exported):
     assert (exported / name).read_bytes() == (again / name).read_bytes(), name
   models = [eg.load(place) for place in (model, workdir, exported)]
@@ -91,23 +92,61 @@ def test_an_imported_checkpoint_is_like_a_trained_one(
   assert (exported / "LICENSE").read_text() == "terms of the weights"
 
 
-def test_what_is_silently_wrong_is_said_at_the_end(capsys, folder, tmp_path):
-  """An import stays, to be looked at; an export is not made."""
+def collapsed(folder):
+  """All vectors point one way."""
   path = folder / "2_Dense" / "model.safetensors"
   tensors = safetensors.numpy.load_file(path)
-  one = tensors["linear.weight"][:1]  # all vectors point one way
+  one = tensors["linear.weight"][:1]
   tensors["linear.weight"] = np.repeat(one, len(tensors["linear.weight"]), 0)
   safetensors.numpy.save_file(tensors, path)
-  workdir, output = tmp_path / "in", tmp_path / "out"
+
+
+def test_an_import_that_the_doctor_fails_leaves_nothing(
+  capsys, folder, tmp_path, exported
+):
+  """Not even the folders that it made; the same command then works."""
+  collapsed(folder)
+  there = tmp_path / "there"
+  there.mkdir()
+  (there / "notes.txt").write_text("mine")
+  for workdir in (tmp_path / "new" / "in", there):
+    argv = ("import", f"--from={folder}", f"--workdir={workdir}")
+    code, said = call(capsys, *argv)
+    assert code == 1 and "stopped: doctor: collapse: " in said
+    assert sorted(tmp_path.rglob("*")) == sorted(
+      [*folder.rglob("*"), folder, there, there / "notes.txt"]
+    )
+  shutil.copy(exported / "2_Dense" / "model.safetensors", folder / "2_Dense")
+  code, _ = call(capsys, *argv)
+  assert code == 0 and checkpoint.find(there).name == "0"
+
+
+def test_what_a_kill_leaves_is_cleared(capsys, folder, tmp_path):
+  """Whatever was being written, by this version or an earlier one."""
+  workdir = tmp_path / "in"
+  for left in (".checkpoints.partial/0/params", "checkpoints"):
+    old = workdir / left / "0.orbax-checkpoint-tmp-1"
+    old.mkdir(parents=True)
+    (old / "half").write_bytes(b"half a tensor")
   code, said = call(
     capsys, "import", f"--from={folder}", f"--workdir={workdir}"
   )
-  assert code == 1 and "stopped: doctor: collapse: " in said
-  assert checkpoint.find(workdir).is_dir()
+  assert code == 0, said
+  assert sorted(p.name for p in workdir.iterdir()) == [".lock", "checkpoints"]
+  assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["0"]
+
+
+def test_an_export_that_the_doctor_fails_is_not_made(capsys, model, tmp_path):
+  place = checkpoint.find(model)
+  params = checkpoint.read_params(place)
+  up = params["model"]["up"]
+  params["model"]["up"] = np.repeat(up[:, :1], up.shape[1], 1)
+  workdir, output = tmp_path / "in", tmp_path / "out"
+  checkpoint.write(workdir, params, checkpoint.read_files(place))
   argv = ("export", f"--model={workdir}", FORMAT, f"--output={output}")
   code, said = call(capsys, *argv)
   assert code == 1 and "stopped: doctor: collapse: " in said
-  assert sorted(tmp_path.iterdir()) == [folder, workdir]
+  assert sorted(tmp_path.iterdir()) == [workdir]
 
 
 def test_without_a_licence_file_the_readme_speaks(capsys, folder, tmp_path):
@@ -167,6 +206,16 @@ def edit(name, **changes):
   return lambda folder: rewrite(folder / name, **changes)
 
 
+def without_tokens(**changes):
+  """A fault: no tokenizer.json, so that tokenizer_config.json decides."""
+
+  def fault(folder):
+    (folder / "tokenizer.json").unlink()
+    rewrite(folder / "tokenizer_config.json", **changes)
+
+  return fault
+
+
 def modules(change):
   def fault(folder):
     path = folder / "modules.json"
@@ -199,7 +248,7 @@ FAULTS = {
   ),
   "a wrong shape": (
     change_tensor(Q, lambda a: a[:-1]),
-    rf"tensor '{Q}' has shape \(31, 32\), the config asks for \(32, 32\)",
+    rf"tensor '{Q}' has shape \(31, 32\), config.json asks for \(32, 32\)",
   ),
   "a Dense of another shape": (
     change_tensor("linear.weight", lambda a: a.T.copy(), "2_Dense"),
@@ -262,11 +311,11 @@ FAULTS = {
   ),
   "another width of pooling": (
     edit("1_Pooling/config.json", word_embedding_dimension=16),
-    "vectors of 16 numbers, the encoder's have 32",
+    "vectors of 16 numbers .word_embedding_dimension., the encoder's have 32",
   ),
   "lower case": (
     edit("sentence_bert_config.json", do_lower_case=True),
-    "do_lower_case is not supported",
+    "do_lower_case=True is not supported",
   ),
   "no prompts": (edit(SETTINGS, prompts=None), "holds no prompts"),
   "a prompt too few": (
@@ -283,7 +332,7 @@ FAULTS = {
   ),
   "a truncated dimension": (edit(SETTINGS, truncate_dim=8), "truncate_dim=8"),
   "no EOS": (
-    edit("tokenizer_config.json", add_eos_token=False),
+    without_tokens(add_eos_token=False),
     "add_eos_token=False is not supported",
   ),
   "half a window plus one": (
@@ -318,9 +367,9 @@ FAULTS = {
     lambda folder: (folder / "config.json").write_text("{"),
     "config.json cannot be read",
   ),
-  "no tokenizer.model": (
-    lambda folder: (folder / "tokenizer.model").unlink(),
-    "has only tokenizer.json, no tokenizer.model; put",
+  "no tokenizer": (
+    lambda folder: [path.unlink() for path in folder.glob("tokenizer.*")],
+    "has neither tokenizer.json nor tokenizer.model; put",
   ),
   "a tokenizer of more pieces": (shorter_table, "pieces, the table 300 rows"),
   "pickles": (

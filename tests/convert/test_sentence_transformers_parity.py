@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 import embeddinggemma as eg
+from embeddinggemma import doctor
 from embeddinggemma.convert import tensors
 from embeddinggemma.convert.read import families
 from embeddinggemma.convert.write import exporting, tokenizer_json
@@ -161,9 +163,33 @@ def test_what_it_saves_of_our_export_is_our_model(exported, model, tmp_path):
   theirs.save(str(tmp_path / "theirs"))
   saved = json.loads((tmp_path / "theirs" / "config.json").read_text())
   assert saved["sliding_window"] == WINDOW
+  assert not (tmp_path / "theirs" / "tokenizer.model").exists()
+  back, ours = eg.load(tmp_path / "theirs"), eg.load(model)
+  assert back.hash == ours.hash
+  assert back.tokenizer.identity == ours.tokenizer.identity
+  assert (back.prompts, back.config) == (ours.prompts, ours.config)
+  # With tokenizer.model laid beside, its bytes come back too.
   shutil.copy(exported / "tokenizer.model", tmp_path / "theirs")
-  back = eg.load(tmp_path / "theirs")
-  assert back.hash == eg.load(model).hash
+  beside = eg.load(tmp_path / "theirs")
+  assert beside.tokenizer.model == ours.tokenizer.model
+  checks = doctor.examine(tmp_path / "theirs", Console(quiet=True))
+  assert doctor.passed(checks)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_tokens_that_were_added_are_read(exported, tmp_path, capsys, beside):
+  """add_tokens, resize, save: its vectors, and the other file is named."""
+  theirs = st.SentenceTransformer(str(exported), device="cpu")
+  theirs.tokenizer.add_tokens(["[ENT]", "[REL]"])
+  theirs[0].auto_model.resize_token_embeddings(len(theirs.tokenizer))
+  theirs.save(str(tmp_path / "theirs"))
+  if beside:
+    shutil.copy(exported / "tokenizer.model", tmp_path / "theirs")
+  ours = eg.load(tmp_path / "theirs")
+  said = capsys.readouterr().err
+  assert ("it lacks '[ENT]', '[REL]'" in said) == beside
+  some = ["[ENT]red[REL] river", "the [ENT] town", " [REL]", *sentences()]
+  np.testing.assert_allclose(ours.encode(some), theirs.encode(some), atol=ATOL)
 
 
 def test_bfloat16_is_rounded_once(model, config, tmp_path):

@@ -1,6 +1,8 @@
 """Users' pairs: every fault has a line number, and the split does not leak."""
 
+import hashlib
 import json
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -174,3 +176,73 @@ def test_only_the_pairs_count_for_their_hash(tmp_path):
   assert sources.pairs_hash(tmp_path) == before
   _write(tmp_path / "a", GOOD, GOOD)
   assert sources.pairs_hash(tmp_path) != before
+
+
+def _components(pairs):
+  """The smallest text of each pair's component, found by spreading it."""
+  names = {}
+  sides = [
+    (beir.normalised(p.query), beir.normalised(p.positive)) for p in pairs
+  ]
+  for texts in sides:
+    for text in texts:
+      names[text] = text
+  changed = True
+  while changed:
+    changed = False
+    for texts in sides:
+      least = min(names[text] for text in texts)
+      for text in texts:
+        changed |= names[text] != least
+        names[text] = least
+  return [names[query] for query, _ in sides]
+
+
+BEGINNINGS = ("", "a long beginning that many of the texts share, ", "\0", "Ü ")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_side_is_that_of_the_smallest_text(seed):
+  draw = random.Random(seed)
+  words = [f"{draw.choice(BEGINNINGS)}{n}" for n in range(80)]
+  pairs = [_pair(draw.choice(words), draw.choice(words)) for _ in range(60)]
+  keys = sources.Keys("s")
+  for pair in pairs:
+    keys.add(pair)
+  side = keys.sides(0.3, lambda rows: (pairs[row] for row in rows)).tolist()
+  names = _components(pairs)
+  limit = max(0.01 * len(pairs), 5)
+  for name, own in zip(names, side):
+    key = f"s\0{name}".encode()
+    digest = hashlib.blake2b(key, digest_size=8).digest()
+    place = int.from_bytes(digest) / 2**64
+    expected = 2 if place < 0.3 else 1 if place < 0.6 else 0
+    large = names.count(name) > limit
+    assert own == (0 if large else expected) or not any(
+      other == 0 for other in side
+    )
+
+
+def test_a_split_of_files_is_that_of_a_list(tmp_path):
+  draw = random.Random(0)
+  rows = [
+    {
+      "query": f"q {draw.randrange(900)}",
+      "positive": f"{draw.choice(BEGINNINGS)}{n}",
+      "negative": [f"q {draw.randrange(900)}", f"n {n}"],
+      "task": draw.choice(["qa", "code", "sts"]),
+    }
+    for n in range(1500)
+  ]
+  _write(tmp_path / "data", *rows)
+  read, _ = sources.read_pairs(tmp_path / "data")
+  keys = sources.Keys("s")
+  again, _ = sources.read_pairs(tmp_path / "data", each=keys.add)
+  sources.write_split(tmp_path / "files", again, keys, 0.2)
+  sides = sources.split_pairs(list(read), held_out=0.2, salt="s")
+  sources.write_corpus(tmp_path / "list", *sides)
+  hashes = {sources.content_hash(tmp_path / n) for n in ("files", "list")}
+  assert len(hashes) == 1
+  assert min(map(len, sides)) > 50
+  assert any(len(pair.negatives) < 2 for pair in sides[0])

@@ -81,3 +81,24 @@ def test_lines_are_thinned_and_end_where_they_end(count):
   assert len(xs) == count or len(xs) > 200
   assert (xs[0], xs[-1], ys[-1]) == (0, count - 1, 1 - count)
   assert sorted(set(xs)) == list(xs)
+
+
+def test_terms_dimensions_and_pairs_without_a_negative_are_shown():
+  row = {"task": "qa", "loss": 3.0, "contrastive": 2.0, "distill": 1.0}
+  parts = {"contrastive/32": 1.5, "contrastive/8": 0.5}
+  rows = [
+    {"step": s, **row, **parts, "without_negatives": 0.25} for s in range(4)
+  ]
+  empty = dict.fromkeys(("loss", "contrastive", "contrastive/32", "accuracy"))
+  rows.append({"step": 4, "task": "qa", **empty, "without_negatives": 1.0})
+  text = _text(curves.section({"finetune": rows}))
+  found = re.findall(r"<h3>(.*?)</h3>", text)
+  assert found == [
+    "Loss: finetune",
+    "Loss by term: finetune",
+    "Loss contrastive by dimension: finetune",
+  ]
+  assert "40.0% of the pairs had no negative" in text
+  assert "in 1 of 5 batches no pair had any" in text
+  drawn = "".join(curves.section({"finetune": rows}))
+  assert all(f">{name}<" in drawn for name in ("distill", "32", "8"))

@@ -102,3 +102,23 @@ def test_non_finite_scores_raise():
 def test_main_metric():
   assert kinds.main_metric({"mrr@10": 1, "ndcg@10": 0}) == "ndcg@10"
   assert kinds.main_metric({"accuracy": 1, "f1": 0}) == "f1"
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan])
+@pytest.mark.parametrize(
+  "score",
+  [
+    metrics.dense_scores,
+    lambda broken, rows: metrics.dense_scores(rows, broken),
+    lambda broken, rows: metrics.similarity(broken, rows, range(4)),
+    lambda broken, rows: metrics.probe(broken, "aabb", rows, "aabb"),
+    lambda broken, rows: metrics.clusters(broken, "aabb"),
+    lambda broken, rows: metrics.bitext(rows, broken, "aabb"),
+  ],
+)
+def test_a_vector_without_direction_is_never_ranked(score, bad):
+  rows = np.eye(4)
+  broken = rows.copy()
+  broken[2] = bad
+  with pytest.raises(Stopped, match="embedding 2 of 4 is zero or not finite"):
+    score(broken, rows)

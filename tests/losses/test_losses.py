@@ -14,6 +14,17 @@ from embeddinggemma.types import Embeddings, PairBatch, Text
 TAU = 0.05
 
 
+def info_nce(*args, **kwargs):
+  """The term, as the values of the pairs alone."""
+  term = contrastive.info_nce(*args, **kwargs)
+  return lambda *given: matryoshka.values(term(*given)).total
+
+
+def summed(term, dims):
+  term = matryoshka.matryoshka(term, dims)
+  return lambda *given: term(*given).total
+
+
 def unit(x):
   return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
@@ -54,7 +65,7 @@ def nce_numpy(e, batch, tau, keep_positive, margin=np.inf):
 @pytest.mark.parametrize("empty", [(), (5, 6)])
 def test_info_nce_is_equation_2(keep_positive, empty):
   e, batch = example(empty=empty)
-  got = contrastive.info_nce(TAU, keep_positive)({}, e, batch)
+  got = info_nce(TAU, keep_positive)({}, e, batch)
   valid = np.asarray(batch.query.valid.reshape(-1))
   want = nce_numpy(e, batch, TAU, keep_positive)
   np.testing.assert_allclose(got[valid], want[valid], rtol=1e-5, atol=1e-5)
@@ -64,8 +75,8 @@ def test_info_nce_is_equation_2(keep_positive, empty):
 @pytest.mark.parametrize("margin", [0.0, 0.1])
 def test_what_scores_above_the_positive_is_no_negative(keep_positive, margin):
   e, batch = example(size=16, empty=(5,))
-  got = contrastive.info_nce(TAU, keep_positive, margin=margin)({}, e, batch)
-  plain = contrastive.info_nce(TAU, keep_positive)({}, e, batch)
+  got = info_nce(TAU, keep_positive, margin=margin)({}, e, batch)
+  plain = info_nce(TAU, keep_positive)({}, e, batch)
   valid = np.asarray(batch.query.valid.reshape(-1))
   want = nce_numpy(e, batch, TAU, keep_positive, margin)
   some = valid & np.isfinite(want)  # a decoupled row may have nothing left
@@ -75,7 +86,7 @@ def test_what_scores_above_the_positive_is_no_negative(keep_positive, margin):
 
 def test_of_what_is_left_out_there_is_no_gradient():
   e, batch = example(duplicates=False)
-  term = contrastive.info_nce(TAU, True, margin=0.0)
+  term = info_nce(TAU, True, margin=0.0)
 
   def loss(positive):
     moved = e._replace(positive=positive, candidates=positive)
@@ -91,7 +102,7 @@ def test_of_what_is_left_out_there_is_no_gradient():
 def test_a_duplicate_is_no_negative():
   e, batch = example(duplicates=True)
   _, plain = example(duplicates=False)
-  term = contrastive.info_nce(1.0, True)
+  term = info_nce(1.0, True)
   masked, unmasked = term({}, e, batch), term({}, e, plain)
   lower = masked < unmasked - 1e-6
   np.testing.assert_array_equal(
@@ -102,7 +113,7 @@ def test_a_duplicate_is_no_negative():
 @pytest.mark.parametrize("keep_positive", [True, False])
 def test_a_single_pair_has_loss_zero_and_finite_gradient(keep_positive):
   e, batch = example(size=1, duplicates=False)
-  term = contrastive.info_nce(TAU, keep_positive)
+  term = info_nce(TAU, keep_positive)
   loss = lambda q: term({}, e._replace(query=q), batch).sum()
   assert loss(e.query) == 0
   assert np.isfinite(jax.grad(loss)(e.query)).all()
@@ -115,7 +126,7 @@ def test_order_of_the_batch_does_not_matter(seed):
   order = np.random.default_rng(seed).permutation(8)
   moved = jax.tree.map(lambda x: x[order], e)
   moved_batch = batch._replace(keys=batch.keys[order])
-  for term in (contrastive.info_nce(TAU, True), spread_out.spread_out):
+  for term in (info_nce(TAU, True), spread_out.spread_out):
     np.testing.assert_allclose(
       term({}, moved, moved_batch), term({}, e, batch)[order], atol=2e-5
     )
@@ -123,7 +134,7 @@ def test_order_of_the_batch_does_not_matter(seed):
 
 def test_info_nce_gradient_is_right():
   e, batch = example()
-  term = contrastive.info_nce(0.5, True)
+  term = info_nce(0.5, True)
   loss = lambda q, p: term({}, Embeddings(q, p, None, p), batch).mean()
   check_grads(
     loss, (e.query, e.positive), order=1, modes=["rev"], atol=1e-2, rtol=1e-2
@@ -150,7 +161,7 @@ def with_negatives(e, batch, number=3, groups=2, there=None):
 @pytest.mark.parametrize("alpha", [0.0, 5.0])
 def test_hard_negatives_are_equation_2(keep_positive, alpha):
   e, batch, there = with_negatives(*example(empty=(6,)))
-  got = contrastive.info_nce(TAU, keep_positive, alpha)({}, e, batch)
+  got = info_nce(TAU, keep_positive, alpha)({}, e, batch)
   valid = np.asarray(batch.query.valid.reshape(-1))
   for i in np.flatnonzero(valid):
     s = np.float64(e.query[i] @ e.positive[i])
@@ -166,10 +177,8 @@ def test_an_absent_negative_changes_no_bit(keep_positive):
   e, batch = example(empty=(5,))
   hard, padded, there = with_negatives(e, batch)
   junk = jnp.where(there[:, :, None], hard.negative, jnp.nan)
-  got = contrastive.info_nce(TAU, keep_positive, 5.0)(
-    {}, e._replace(negative=junk), padded
-  )
-  want = contrastive.info_nce(TAU, keep_positive)({}, e, batch)
+  got = info_nce(TAU, keep_positive, 5.0)({}, e._replace(negative=junk), padded)
+  want = info_nce(TAU, keep_positive)({}, e, batch)
   none = ~there.any(axis=1)
   np.testing.assert_array_equal(got[none], want[none])
   assert np.isfinite(got).all()
@@ -181,7 +190,7 @@ def test_absent_negatives_change_no_bit_of_the_gradient():
   nan = jnp.full((8, 3, 16), jnp.nan)
 
   def gradients(e, batch):
-    term = contrastive.info_nce(TAU, True, 5.0)
+    term = info_nce(TAU, True, 5.0)
     loss = lambda q, p: term(
       {}, e._replace(query=q, positive=p, candidates=p), batch
     ).sum()
@@ -196,7 +205,7 @@ def test_absent_negatives_change_no_bit_of_the_gradient():
 def test_a_single_pair_with_a_negative_has_a_loss():
   there = np.ones((1, 1), bool)
   e, batch, _ = with_negatives(*example(1, duplicates=False), 1, 1, there)
-  got = contrastive.info_nce(TAU, False, 0.0)({}, e, batch)
+  got = info_nce(TAU, False, 0.0)({}, e, batch)
   want = (e.query[0] @ e.negative[0, 0] - e.query[0] @ e.positive[0]) / TAU
   np.testing.assert_allclose(got, [want], rtol=1e-5)
 
@@ -205,7 +214,7 @@ def test_the_weight_of_hardness_has_no_gradient():
   """d log(rest + w exp(s/tau)) / ds = p / tau, with p's share by w."""
   e, batch, there = with_negatives(*example(duplicates=False), 1)
   alpha, tau = 5.0, 0.5
-  term = contrastive.info_nce(tau, True, alpha)
+  term = info_nce(tau, True, alpha)
   scores = lambda n: term({}, e._replace(negative=n), batch).sum()
   got = jax.grad(scores)(e.negative)
   for i in range(8):
@@ -224,8 +233,8 @@ def test_negatives_are_in_group_order():
 
 def test_matryoshka_cuts_negatives_too():
   e, batch, _ = with_negatives(*example())
-  term = contrastive.info_nce(TAU, True, 5.0)
-  got = matryoshka.matryoshka(term, (16, 4))({}, e, batch)
+  term = info_nce(TAU, True, 5.0)
+  got = summed(term, (16, 4))({}, e, batch)
   cut = Embeddings(*(jnp.asarray(unit(x[..., :4])) for x in e))
   want = term({}, e, batch) + term({}, cut, batch)
   np.testing.assert_allclose(got, want, rtol=1e-5)
@@ -250,8 +259,8 @@ def test_spread_out_of_one_pair_is_zero():
 
 def test_matryoshka_sums_over_renormalised_prefixes():
   e, batch = example()
-  term = contrastive.info_nce(TAU, True)
-  got = matryoshka.matryoshka(term, (16, 8, 4))({}, e, batch)
+  term = info_nce(TAU, True)
+  got = summed(term, (16, 8, 4))({}, e, batch)
   want = 0.0
   for dim in (16, 8, 4):
     q, p = unit(e.query[:, :dim]), unit(e.positive[:, :dim])
@@ -261,9 +270,9 @@ def test_matryoshka_sums_over_renormalised_prefixes():
 
 def test_matryoshka_of_the_full_width_is_the_term():
   e, batch = example()
-  for term in (contrastive.info_nce(TAU, True), spread_out.spread_out):
+  for term in (info_nce(TAU, True), spread_out.spread_out):
     np.testing.assert_array_equal(
-      matryoshka.matryoshka(term, (16,))({}, e, batch), term({}, e, batch)
+      summed(term, (16,))({}, e, batch), term({}, e, batch)
     )
 
 
@@ -284,3 +293,51 @@ def test_a_zero_prefix_has_a_finite_gradient():
 )
 def test_a_preset_uses_dimensions_up_to_its_own(width, dims):
   assert matryoshka.dims_of(width) == dims
+
+
+def alike(e, batch):
+  """The pairs with one positive: none has a negative."""
+  return e, batch._replace(keys=batch.keys.at[:, 1].set(7))
+
+
+@pytest.mark.parametrize("keep_positive", [True, False])
+@pytest.mark.parametrize("margin", [None, -2.5])
+def test_a_pair_without_a_negative_is_not_counted(keep_positive, margin):
+  """All others share its positive, or score too high to be a negative."""
+  given = example(duplicates=False, empty=(5,))
+  e, batch = given if margin else alike(*given)
+  term = contrastive.info_nce(TAU, keep_positive, margin=margin)
+  found = term({}, e, batch)
+  assert not found.counted.any() and not found.total.any()
+  loss = lambda q, p: term(
+    {}, e._replace(query=q, positive=p, candidates=p), batch
+  ).total.sum()
+  for gradient in jax.grad(loss, (0, 1))(e.query, e.positive):
+    assert not gradient.any()
+
+
+def test_a_hard_negative_is_one():
+  e, batch, there = with_negatives(*alike(*example(duplicates=False)))
+  found = contrastive.info_nce(TAU, True)({}, e, batch)
+  np.testing.assert_array_equal(found.counted, there.any(axis=1))
+  np.testing.assert_array_equal(found.total != 0, there.any(axis=1))
+
+
+def test_of_duplicates_only_those_with_others_are_counted():
+  """Pair 0 shares a text with each of the others, which have each other."""
+  e, batch = example(size=4, duplicates=False)
+  keys = batch.keys.at[1:3, 0].set(batch.keys[0, 0])
+  keys = keys.at[3, 1].set(batch.keys[0, 1])
+  found = contrastive.info_nce(TAU, True)({}, e, batch._replace(keys=keys))
+  assert found.counted.tolist() == [False, True, True, True]
+
+
+def test_the_parts_of_a_sum_are_its_dimensions():
+  e, batch = example()
+  term = contrastive.info_nce(TAU, True)
+  found = matryoshka.matryoshka(term, (16, 8, 4))({}, e, batch)
+  assert list(found.parts) == ["16", "8", "4"]
+  total = sum(part.total for part in found.parts.values())
+  np.testing.assert_array_equal(found.total, total)
+  assert found.counted.all()
+  assert not matryoshka.matryoshka(term, (16,))({}, e, batch).parts

@@ -9,12 +9,14 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from rich.console import Console
 from stand_in import MODEL
 
 from embeddinggemma.data import prompts
+from embeddinggemma.mining import teach as teaching
 from embeddinggemma.mining import teacher, tfidf
 from embeddinggemma.mining.teacher import Item, TeacherModel
-from embeddinggemma.types import BadInput, Pair
+from embeddinggemma.types import BadInput, Pair, Truncated
 
 NUMBERS = "one two three four five six seven eight nine ten".split()
 ITEMS = [Item("document", f"{a} and {b}", "") for a in NUMBERS for b in NUMBERS]
@@ -419,7 +421,11 @@ def test_a_real_sentence_transformers_model_teaches(tmp_path):
   items = [Item("qa", "three and four", ""), Item("document", "five", "six")]
   given = teacher.sentence_transformer(str(tmp_path / "model"))
   assert given.width == 16
-  teach(items, given, tmp_path / "taught")
+  about = teach(items, given, tmp_path / "taught")
+  assert about["truncated"]["cut"] == 0 and about["truncated"]["of"] == 2
+  long = [*items, Item("document", "five " * 60, "")]
+  with pytest.warns(Truncated, match=r"1 of 3 texts is .* max_length=32 .* 63"):
+    teach(long, given, tmp_path / "long")
   want = [
     model.encode("three and four", prompt="one "),
     model.encode("six\nfive", prompt="two "),
@@ -490,3 +496,16 @@ def test_vectors_of_a_version_without_identities_are_kept(tmp_path):
   assert len(calls) == 2
   teach(ITEMS, of({"identity": {"max_length": 8}}, model="v"), tmp_path)
   assert len(calls) == 3
+
+
+def test_one_vector_for_all_texts_is_said(tmp_path, capsys):
+  start = lambda items, own: lambda chunk: np.ones((len(chunk), 4), np.float32)
+  model = TeacherModel({"teacher": "constant"}, 4, start)
+  pair = Pair("a", "b", (), "", "qa", "", "x:1")
+  console = Console(file=sys.stdout, width=200)
+  teaching.teach([pair], model, "float16", tmp_path / "same", console)
+  said = capsys.readouterr().out
+  assert "teacher constant gives all 2 texts one vector" in said
+  model, _ = hashed()
+  teaching.teach([pair], model, "float16", tmp_path / "other", console)
+  assert "one vector" not in capsys.readouterr().out

@@ -15,7 +15,15 @@ from stand_in import MODEL, bag_of_words, making
 
 from embeddinggemma import cache
 from embeddinggemma.cli import main
-from embeddinggemma.retrieval import index, pending, reading, search, update
+from embeddinggemma.retrieval import (
+  chunks,
+  index,
+  measure,
+  pending,
+  reading,
+  search,
+  update,
+)
 from embeddinggemma.types import BadInput
 
 HERE = pathlib.Path(__file__).parent
@@ -350,7 +358,7 @@ def test_a_full_disk_leaves_the_old_index(tmp_path, share):
       _update(source, output, dim=256)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  said = main._cannot_write(error.value)
+  said = main._of_the_system(error.value)
   assert said is not None and "make room or choose another folder" in said
   assert error.value.errno in (errno.EFBIG, None)
   assert _data(output) == old
@@ -377,3 +385,83 @@ def test_a_changed_way_of_cutting_cuts_again(source, tmp_path, monkeypatch):
   assert _counts(_update(source, tmp_path / "i")) == (3, 0, 0, 0)
   _update(source, tmp_path / "i")
   assert [len(known) for known in seen] == [0, 3]
+
+
+def _cut_for(limit, tokenizer):
+  prompt = MODEL.prompts["document"]
+  return measure.of_tokenizer(tokenizer, prompt, limit)
+
+
+def _index(source, output, measure_, encode=bag_of_words):
+  read = MODEL._replace(max_length=measure_.limit)
+  how = making()._replace(identity=read)
+  return update.build_index(encode, source, output, how, measure=measure_)
+
+
+LINES = [" ".join(f"w{n}{m}" for m in range(12)) for n in range(9)]
+
+
+@pytest.fixture
+def long(source):
+  """The three small files, and one whose paragraph is long to a small model."""
+  (source / "long.txt").write_text("\n".join(LINES))
+  return source
+
+
+def test_an_index_says_how_it_was_cut(long, tmp_path, tokenizer):
+  (long / "cut.md").write_text("# " + "heading " * 60 + "\n\ntext " + "x" * 600)
+  for _ in range(2):  # the second time as read from the index
+    about = _index(long, tmp_path / "i", _cut_for(64, tokenizer))
+    assert about["cut"] == {
+      "version": chunks.VERSION,
+      "characters": measure.MAX_CHARS,
+      "max_length": 64,
+      "tokenizer": tokenizer.identity,
+    }
+    counts = {"truncated": 0, "lines_cut": 2, "titles_shortened": 1}
+    assert counts.items() <= about.items()
+    (long / "other.txt").write_text("a file more, so that the index is written")
+
+
+def test_another_length_cuts_again_and_embeds_what_is_new(
+  long, tmp_path, tokenizer
+):
+  output, encode = tmp_path / "i", Counting()
+  assert _index(long, output, _cut_for(2048, tokenizer))["chunks"] == 4
+  about = _index(long, output, _cut_for(64, tokenizer), encode)
+  assert about["kept"] == 3 and about["removed"] == 1
+  assert about["note"].startswith("max_length=2048 there, 64 now")
+  assert "\n".join(encode.texts) == "\n".join(LINES)
+  again = Counting()
+  assert _index(long, output, _cut_for(64, tokenizer), again)["new"] == 0
+  assert again.texts == []
+  assert _index(long, output, _cut_for(2048, tokenizer))["new"] == 1
+
+
+def test_an_index_that_was_cut_by_characters_is_cut_anew(
+  long, tmp_path, tokenizer
+):
+  output, encode = tmp_path / "i", Counting()
+  _update(long, output)
+  old = index.about_of(output) | {"cut": 3}  # as versions before wrote it
+  cache.write_json(output / index.INDEX_FILE, old)
+  assert search.search(output, bag_of_words, "stone", model=MODEL)
+  about = _index(long, output, _cut_for(64, tokenizer), encode)
+  assert "of its 4 chunks, 1 were longer than what the model" in about["note"]
+  assert about["kept"] == 3
+  assert "\n".join(encode.texts) == "\n".join(LINES)
+  assert _index(long, output, _cut_for(64, tokenizer))["note"] == ""
+
+
+def test_rows_fit_as_files_do(tmp_path, tokenizer):
+  path = tmp_path / "a.jsonl"
+  rows = [{"text": "\n".join(LINES), "title": "t " * 99}, {"text": "short"}]
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  asked = _cut_for(64, tokenizer)
+  about = _index(path, tmp_path / "i", asked)
+  assert (about["truncated"], about["titles_shortened"]) == (0, 1)
+  opened = index.open_index(tmp_path / "i")
+  found = [opened.chunk(n) for n in range(len(opened))]
+  assert {piece.line for piece in found} == {1, 2}
+  for piece in found:
+    assert asked.lengths([piece.text], piece.title)[0] <= 64

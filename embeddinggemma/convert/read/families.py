@@ -4,11 +4,18 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
+from embeddinggemma import checkpoint, quantize, saved
+from embeddinggemma.checkpoint import Lazy, Name
+from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import safetensors_io
 from embeddinggemma.convert.read import (
+  adapters,
   gemma_orbax,
   gguf,
   sentence_transformers,
+  tokenizer_files,
   transformers,
 )
 from embeddinggemma.convert.read.transformers import BOTH, DECODER, ENCODER
@@ -53,6 +60,12 @@ def _not_yet(name: str, what: str) -> Family:
   return Family(name, finds, refuse, parts=True, listed="")
 
 
+def _alone(folder: pathlib.Path, part: str) -> Imported:
+  """The refusal of an adapter whose base was not given."""
+  del part
+  raise adapters.needs_base(folder)
+
+
 # Of several that find something, the one that stands last reads it.
 FAMILIES: tuple[Family, ...] = (
   _transformers("gemma3_text", transformers.read_gemma3),
@@ -60,6 +73,13 @@ FAMILIES: tuple[Family, ...] = (
   *(
     _transformers(name, transformers.read_encoder_decoder, parts=True)
     for name in transformers.ENCODER_DECODERS
+  ),
+  Family(
+    "an adapter",
+    lambda path: path if adapters.is_alone(path) else None,
+    _alone,
+    loads=True,
+    listed="a PEFT adapter with --base=DIR",
   ),
   Family(
     sentence_transformers.FAMILY,
@@ -88,22 +108,31 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def read(folder: pathlib.Path, part: str = BOTH) -> Imported:
+def read(
+  folder: pathlib.Path, part: str = BOTH, base: pathlib.Path | None = None
+) -> Imported:
   """Read the model of a path: everything is checked, tensors stay on disk.
 
   Args:
     folder: a folder of sentence-transformers, of transformers, or of Orbax in
       the layout of google-deepmind/gemma; or a GGUF file, or a folder that
-      holds one.
+      holds one; or the folder of an adapter.
     part: of an encoder-decoder: encoder, decoder or both.
+    base: what an adapter without weights is merged into: such a folder or
+      file, or a checkpoint.
 
   Raises:
     BadInput: the folder is of no known family; a file or tensor is missing,
       unexpected or wrong; a setting means another computation than this
-      project's.
+      project's; or a base is given to a folder that is no adapter.
   """
   if part not in PARTS:
     raise BadInput(f"--part={part} is unknown; use one of {', '.join(PARTS)}")
+  if base is not None:
+    model = _onto(folder, _base(base))
+    merged = f"the adapter is merged into the weights of {base}"
+    source = {**model.source, "base": str(base)}
+    return model._replace(notes=(*model.notes, merged), source=source)
   family, place = _found(folder)
   if part != BOTH and not family.parts:
     known = [f.name for f in FAMILIES if f.parts and f.listed != ""]
@@ -111,6 +140,65 @@ def read(folder: pathlib.Path, part: str = BOTH) -> Imported:
       f"--part={part} is for {' and '.join(known)}; {folder} is {family.name}"
     )
   return family.read(place, part)
+
+
+def _onto(folder: pathlib.Path, base: Imported) -> Imported:
+  """The model of an adapter's folder and its base."""
+  if sentence_transformers.is_folder(folder):
+    return sentence_transformers.read(folder, base)
+  if not adapters.is_alone(folder):
+    what = "has weights of its own" if folder.is_dir() else "is a file"
+    raise BadInput(f"{folder} {what}, which --base would replace; leave --base")
+  if base.family in transformers.ENCODER_DECODERS:
+    raise BadInput(
+      f"--base is {base.family}; an adapter of an encoder-decoder is not"
+      " supported: merge it with PEFT's merge_and_unload"
+    )
+  base = base._replace(read={})
+  if any(folders.has(folder, name) for name in folders.TOKENIZERS):
+    ends = base.is_embedder
+    own = tokenizer_files.read(folder, base.config.vocab_size, ends)
+    base = base._replace(
+      tokenizer=own.model,
+      aside=own.aside,
+      read={
+        name: what
+        for name, what in tokenizer_files.roles(own.source).items()
+        if folders.has(folder, name)
+      },
+      warned=(*base.warned, *own.notes),
+    )
+  return adapters.merged(base, folder)
+
+
+def _base(path: pathlib.Path) -> Imported:
+  """The model of a folder, file or checkpoint that an adapter changes."""
+  if path.is_dir() and (checkpoint.steps(path) or (path / "params").is_dir()):
+    return _of_checkpoint(path)
+  if not path.exists():
+    raise BadInput(f"--base={path} does not exist; give a folder or checkpoint")
+  return read(path)
+
+
+def _of_checkpoint(path: pathlib.Path) -> Imported:
+  """An embedder's checkpoint; each tensor is read when it is asked for."""
+  found = saved.read(path)
+
+  def lazily(name: Name) -> Callable[[], np.ndarray]:
+    raw = lambda: checkpoint.read_tensors(found.directory, [name])[name]
+    return lambda: np.asarray(quantize.seen(name, raw(), found.precision))
+
+  return Imported(
+    found.config,
+    {
+      name: Lazy(shape.shape, shape.dtype, lazily(name))
+      for name, shape in found.shapes.items()
+    },
+    found.files[checkpoint.TOKENIZER_FILE],
+    found.prompts,
+    sentence_transformers.FAMILY,
+    licence=found.files.get("LICENSE", b"").decode("utf-8", "replace"),
+  )
 
 
 def is_public(path: pathlib.Path) -> bool:

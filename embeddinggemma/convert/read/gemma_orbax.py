@@ -16,7 +16,7 @@ from embeddinggemma import checkpoint
 from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import tensors
-from embeddinggemma.convert.tensors import Imported, Shape, Source
+from embeddinggemma.convert.tensors import WHOLE_FOLDER, Imported, Shape, Source
 from embeddinggemma.data.prompts import PROMPTS
 from embeddinggemma.model import decoder as decoder_lib
 from embeddinggemma.model import embedder
@@ -127,10 +127,11 @@ def read(folder: pathlib.Path) -> Imported:
   return Imported(
     config,
     tensors.lazy(sources, ours, read_one),
-    folders.tokenizer_model(folder),
+    folders.tokenizer_model(folder).read_bytes(),
     PROMPTS,
     f"{FAMILY}, {side}",
     left_out=left_out,
+    read={WHOLE_FOLDER: "a tree of Orbax"},
     notes=(
       f"the layout holds no config: a window of {_WINDOW}, five local layers to"
       " one global and rotary bases of 1e4 and 1e6 are assumed, as in Gemma 3"

@@ -66,6 +66,16 @@ _FIXED: Mapping[str, Any] = {
   "expert_count": 0,
   "expert_used_count": 0,
 }
+# Metadata that say what the model is and from which one it descends.
+_GENERAL = (
+  "name",
+  "organization",
+  "author",
+  "repo_url",
+  "base_model.0.name",
+  "base_model.0.organization",
+  "base_model.0.repo_url",
+)
 
 
 class _Said(NamedTuple):
@@ -154,6 +164,7 @@ def read(path: pathlib.Path) -> Imported:
     f"{said.architecture} of a GGUF file",
     left_out=left_out,
     notes=_notes(file, sources, said.embeds),
+    read={path.name: "weights, settings and tokenizer"},
     source=_source(file, sources),
     licence=_licence(file),
   )
@@ -502,7 +513,9 @@ def _source(file: File, sources: Mapping[Name, Source]) -> dict[str, Any]:
   if number is not None:
     known = {int(kind): kind.name for kind in gguf.LlamaFileType}
     found["file_type"] = known.get(number, number)
-  return found
+  general = {key: file.keys.get(f"general.{key}") for key in _GENERAL}
+  said = {k: v for k, v in general.items() if v and isinstance(v, str)}
+  return {**found, **({"general": said} if said else {})}
 
 
 def _licence(file: File) -> str:

@@ -31,6 +31,13 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
   "attention_bias": (False, None),
   "hidden_activation": ("gelu_pytorch_tanh", None),
   "tie_word_embeddings": (True, None),
+  "is_causal": (True, None),
+}
+# Keys that, if they say anything, mean another model.
+_FOREIGN = {
+  "quantization_config": "the weights are packed in a way that is not read; save"
+  " them dequantised",
+  "auto_map": "the model is code of its own, which is never run here",
 }
 
 
@@ -41,6 +48,7 @@ class Family(NamedTuple):
   pattern: int  # every pattern-th layer is global
   bases: tuple[float, float]  # of rotary positions: local, global
   always: Mapping[str, Any]  # fields of ModelConfig
+  softcap: bool = True  # whether its attention heeds attn_logit_softcapping
 
 
 _GEMMA3 = {
@@ -63,7 +71,7 @@ _GEMMA2 = {
   "attn_logit_softcapping": 50.0,
   "final_logit_softcapping": 30.0,
 }
-GEMMA3 = Family(_GEMMA3, 6, (1e4, 1e6), {})
+GEMMA3 = Family(_GEMMA3, 6, (1e4, 1e6), {}, softcap=False)
 T5GEMMA = Family(
   _GEMMA2, 2, (1e4, 1e4), {"qk_norm": False, "window_rule": "t5gemma"}
 )
@@ -84,6 +92,14 @@ def model_config(
     BadInput: a value has the wrong type or means another model.
   """
   given = {**family.defaults, **tree}
+  for name, reason in _FOREIGN.items():
+    if tree.get(name):
+      raise BadInput(f"{where}: {name} is set: {reason}")
+  if tree.get("attn_logit_softcapping") is not None and not family.softcap:
+    raise BadInput(
+      f"{where}: attn_logit_softcapping={tree['attn_logit_softcapping']!r} is"
+      " not supported; transformers' Gemma 3 has no such cap: write null"
+    )
   for name, allowed in _FIXED.items():
     if tree.get(name) not in allowed:
       raise BadInput(
@@ -100,17 +116,23 @@ def model_config(
     )
   if tree.get("use_bidirectional_attention"):
     check_whole_window(sizes["window"], where)
-  return ModelConfig(
-    **sizes,
-    up_width=4 * sizes["width"],
-    embed_dim=sizes["width"],
-    pattern=_pattern(tree, family, sizes["num_layers"], where),
-    **_rope(tree, family, where)._asdict(),
-    norm_eps=_number(given, "rms_norm_eps", where),
-    attention_softcap=_number(given, "attn_logit_softcapping", where),
-    logit_softcap=_number(given, "final_logit_softcapping", where),
-    **family.always,
-  )
+  try:
+    return ModelConfig(
+      **sizes,
+      up_width=4 * sizes["width"],
+      embed_dim=sizes["width"],
+      pattern=_pattern(tree, family, sizes["num_layers"], where),
+      **_rope(tree, family, where)._asdict(),
+      norm_eps=_number(given, "rms_norm_eps", where),
+      attention_softcap=_number(given, "attn_logit_softcapping", where),
+      logit_softcap=_number(given, "final_logit_softcapping", where),
+      **family.always,
+    )
+  except BadInput as error:
+    said = str(error)
+    raise BadInput(
+      said if said.startswith(str(where)) else f"{where}: {said}"
+    ) from None
 
 
 def _whole(tree: Mapping[str, Any], name: str, where: Any) -> int:
@@ -158,22 +180,26 @@ def _rope(tree: Mapping[str, Any], family: Family, where: Any) -> Rope:
   new = tree.get("rope_parameters") or {}
   if not isinstance(scaling, Mapping) or not isinstance(new, Mapping):
     raise BadInput(f"{where}: rope_scaling or rope_parameters is not an object")
+  alike = family.bases[0] == family.bases[1]
+  if new and not set(new) & set(_KINDS) and not alike and "rope_theta" in new:
+    raise BadInput(
+      f"{where}: rope_parameters has no {' and '.join(_KINDS)}, which this model"
+      " has of its own; write both"
+    )
+  keys = ("rope_theta" if alike else "rope_local_base_freq", "rope_theta")
   bases, factors = [], []
-  if not new:
-    alike = family.bases[0] == family.bases[1]
-    names = ("rope_theta" if alike else "rope_local_base_freq", "rope_theta")
-    for name, base in zip(names, family.bases):
-      value = tree.get(name)
-      given = {name: base if value is None else value}
-      bases.append(_number(given, name, where))
-    factor = _factor(scaling, "rope_scaling", where)
-    factors = [factor if alike else 1.0, factor]
-  for name, base in zip(_KINDS, family.bases) if new else ():
-    part = new.get(name, {} if set(new) & set(_KINDS) else new)
+  for kind, key, base in zip(_KINDS, keys, family.bases):
+    part = new.get(kind) if set(new) & set(_KINDS) else new
+    part = {} if part is None else part
     if not isinstance(part, Mapping):
-      raise BadInput(f"{where}: rope_parameters.{name} is not an object")
-    factors.append(_factor(part, f"rope_parameters.{name}", where))
-    bases.append(_number({"rope_theta": base, **part}, "rope_theta", where))
+      raise BadInput(f"{where}: rope_parameters.{kind} is not an object")
+    if _KINDS[kind] == GLOBAL or alike:
+      part = {**part, **scaling}  # as in every version of transformers
+    name = f"rope_parameters.{kind}" if new else "rope_scaling"
+    factors.append(_factor(part, name, where))
+    value = part.get("rope_theta", tree.get(key))
+    given = {key: base if value is None else value}
+    bases.append(_number(given, key, where))
   if factors[0] != 1:
     raise BadInput(
       f"{where}: rotary positions of local layers are divided by {factors[0]:g},"
@@ -186,6 +212,11 @@ def _rope(tree: Mapping[str, Any], family: Family, where: Any) -> Rope:
 def _factor(rope: Mapping[str, Any], name: str, where: Any) -> float:
   """What positions are divided by."""
   kind = rope.get("rope_type", rope.get("type", "default"))
+  if rope.get("partial_rotary_factor") not in (None, 1):
+    raise BadInput(
+      f"{where}: {name}.partial_rotary_factor={rope['partial_rotary_factor']!r}"
+      " is not supported; only 1"
+    )
   if kind == "default":
     return 1.0
   if kind != "linear":
@@ -207,6 +238,11 @@ def _pattern(
   if types is None:
     name = next((k for k in _PATTERNS if tree.get(k) is not None), "")
     count = _whole(tree, name, where) if name else family.pattern
+    if name == _PATTERNS[1] and count != family.pattern:
+      raise BadInput(
+        f"{where}: {name}={count} without layer_types, which transformers does"
+        f" not read; write it as {_PATTERNS[0]}"
+      )
     types = [
       _TYPES[LOCAL if (i + 1) % count else GLOBAL] for i in range(num_layers)
     ]

@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import names, safetensors_io, tensors
-from embeddinggemma.convert.read import hugging_face
+from embeddinggemma.convert.read import (
+  adapters,
+  hugging_face,
+  tokenizer_files,
+)
 from embeddinggemma.convert.read.hugging_face import Family
 from embeddinggemma.convert.safetensors_io import Tensor
 from embeddinggemma.convert.tensors import Imported, Shapes, Source
@@ -31,6 +35,7 @@ _OTHER = re.compile(
 # The table a second time, where a version of theirs wrote it so.
 _HEADS = re.compile(r"(^|\.)lm_head(\.out_proj)?\.weight$")
 _TABLE = "embed_tokens.weight"
+_IMAGES = ("preprocessor_config.json", "processor_config.json")
 # Prefixes of tensors' names in different versions; the first that fits is used.
 _CAUSAL_PREFIXES = (
   "model.language_model.",
@@ -91,7 +96,9 @@ def read_gemma3(folder: pathlib.Path, part: str) -> Imported:
   prefix = names.prefix(weights, _CAUSAL_PREFIXES, "model.")
   shapes = tensors.shapes_of(decoder_lib.init_causal(config))
   sources = names.sources(shapes, names.GEMMA3, {"decoder": prefix})
-  return _imported(folder, kind, config, weights, shapes, sources)
+  model = _imported(folder, kind, config, weights, shapes, sources)
+  adapted = adapters.is_adapter(folder)
+  return adapters.merged(model, folder) if adapted else model
 
 
 def read_encoder_decoder(folder: pathlib.Path, part: str) -> Imported:
@@ -100,6 +107,11 @@ def read_encoder_decoder(folder: pathlib.Path, part: str) -> Imported:
   tree = folders.read_json(folder, "config.json")
   kind = tree["model_type"]
   sides = ENCODER_DECODERS[kind]
+  if adapters.is_adapter(folder):
+    raise BadInput(
+      f"{folder / adapters.CONFIG}: an adapter of an encoder-decoder is not"
+      " supported; merge it with PEFT's merge_and_unload"
+    )
   read_side = lambda keys: hugging_face.model_config(
     _part_of(tree, keys, where), sides.family, f"{where}: {'.'.join(keys)}"
   )
@@ -180,17 +192,40 @@ def _imported(
         f"{folder}: tensor {name!r} differs from the table; only models with"
         " tied embeddings are supported"
       )
+  tokenizer = tokenizer_files.read(folder, config.vocab_size, ends=False)
   return Imported(
     config,
     tensors.lazy(
       sources, shapes, lambda name: safetensors_io.read(weights[name])
     ),
-    folders.tokenizer_model(folder),
+    tokenizer.model,
     PROMPTS,
     kind,
     more,
     left_out - len(copies),
+    aside=tokenizer.aside,
+    source={"tokenizer": tokenizer.source},
+    read=_rows(folder, kind, weights, tokenizer.source),
+    warned=tokenizer.notes,
   )
+
+
+def _rows(
+  folder: pathlib.Path,
+  kind: str,
+  weights: Mapping[str, Tensor],
+  tokenizer: str,
+) -> dict[str, str]:
+  """File -> what was read from it."""
+  by_file = safetensors_io.files(weights)
+  rows = {name: safetensors_io.said(found) for name, found in by_file.items()}
+  if safetensors_io.WEIGHTS not in by_file:
+    rows[safetensors_io.INDEX] = f"which of {len(by_file)} files"
+  rows |= {"config.json": kind, **tokenizer_files.roles(tokenizer)}
+  rows |= dict.fromkeys(_IMAGES, "nothing: images are left out")
+  return {
+    name: what for name, what in rows.items() if (folder / name).is_file()
+  }
 
 
 def _part_of(

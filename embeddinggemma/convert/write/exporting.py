@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from embeddinggemma import cache, checkpoint, quantize, saved
 from embeddinggemma.checkpoint import Name
-from embeddinggemma.convert import tensors
+from embeddinggemma.convert import origin, tensors
 from embeddinggemma.convert.folder import MARK
 from embeddinggemma.convert.write.output import whole
 from embeddinggemma.data.tokenizer import Tokenizer
@@ -50,6 +50,7 @@ class Job:
   trained: str
   dtype: str
   precision: str  # that of the written weights
+  title: str  # what the model is called
   # Matrices that are stored as values on the grid, not as integers.
   unpacked: tuple[Name, ...] = ()
 
@@ -83,6 +84,9 @@ class Format(NamedTuple):
   write: Callable[[Job, pathlib.Path, OnTensor], Written]
   verify: Callable[[Job, pathlib.Path], None]  # Stopped: the files differ
   loads: bool  # whether `load` reads the folder
+  # (job, what was written, its certificate) -> the model card README.md, if the
+  # format has one.
+  card: Callable[[Job, Written, Mapping[str, Any]], bytes] | None = None
   # How its runtime rounds while it computes; by default not at all.
   arithmetic: Callable[[Job], Arithmetic] = lambda job: EXACT
 
@@ -158,7 +162,8 @@ def opened(form: Format, path: str, dtype: str | None) -> Job:
   _check_shapes(found)
   dtype = dtype or _natural(form, found.precision)
   precision = _precision(form, found, dtype)
-  return Job(*found, dtype, precision)
+  title = origin.title(path, found.files)
+  return Job(*found, dtype, precision, title)
 
 
 def _check_shapes(found: Saved) -> None:

@@ -15,7 +15,7 @@ import gguf
 import numpy as np
 
 from embeddinggemma import checkpoint, quantize
-from embeddinggemma.convert import sentencepiece_model
+from embeddinggemma.convert import origin, sentencepiece_model
 from embeddinggemma.convert.read import hugging_face
 from embeddinggemma.convert.read.gguf_file import PROMPTS
 from embeddinggemma.convert.write import gguf_tensors
@@ -81,6 +81,7 @@ def _write(job: Job, folder: pathlib.Path, on_tensor: OnTensor) -> Written:
   path = folder / f"model-{job.dtype}.gguf"
   writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHITECTURE])
   with contextlib.closing(writer):
+    _add_origin(writer, job)
     _add_model(writer, job)
     _add_tokenizer(writer, job)
     digest = _write_tensors(writer, job, on_tensor)
@@ -91,6 +92,25 @@ def _write(job: Job, folder: pathlib.Path, on_tensor: OnTensor) -> Written:
   if job.unpacked:
     about["unpacked"] = ["/".join(name) for name in job.unpacked]
   return Written(path, digest, about)
+
+
+def _add_origin(writer: gguf.GGUFWriter, job: Job) -> None:
+  """Write the keys of name, licence and descent, as far as these are known."""
+  writer.add_name(job.title)
+  licence, base = origin.licence(job.files), origin.base(job.files)
+  writer.add_license(licence["license"])
+  if "license_name" in licence:
+    writer.add_license_name(licence["license_name"])
+  if "license_link" in licence:
+    writer.add_license_link(licence["license_link"])
+  if base.name:
+    writer.add_base_model_count(1)
+    writer.add_base_model_name(0, base.name)
+  if base.repository:
+    owner = base.repository.split("/")[0]
+    writer.add_base_model_organization(0, owner)
+    writer.add_base_model_repo_url(0, origin.url(base.repository))
+  writer.add_tags(["sentence-similarity", "feature-extraction"])
 
 
 def _add_model(writer: gguf.GGUFWriter, job: Job) -> None:

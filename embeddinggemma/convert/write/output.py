@@ -1,35 +1,40 @@
-"""The folder of an export, which appears complete or not at all."""
+"""A folder that appears complete or not at all: of an export, of an import."""
 
 import contextlib
 import fcntl
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from embeddinggemma.convert.folder import MARK
 from embeddinggemma.types import BadInput
 
 
 @contextlib.contextmanager
-def whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
+def whole(
+  output: pathlib.Path,
+  flag: str = "--output",
+  ours: Callable[[pathlib.Path], bool] = lambda folder: (
+    folder / MARK
+  ).is_file(),
+) -> Iterator[pathlib.Path]:
   """A context with a folder to fill, which gets the name if the block succeeds.
 
-  An earlier export is replaced. Raises BadInput for anything else of that name,
-  and while another process fills a folder for it.
+  What is `ours`, by default an earlier export, is replaced. `flag` is what the
+  user named it by. Raises BadInput for anything else of that name, and while
+  another process fills a folder for it.
   """
   output = output.resolve()
   taken = output.exists() and not output.is_dir()  # a file, a device
-  if taken or (
-    output.is_dir() and any(output.iterdir()) and not (output / MARK).is_file()
-  ):
+  if taken or (output.is_dir() and any(output.iterdir()) and not ours(output)):
     raise BadInput(
-      f"--output={output} exists and is no export of ours; name another folder"
+      f"{flag}={output} exists and is no export of ours; name another folder"
     )
   partial, old = (
     output.with_name(f".{output.name}.{end}") for end in ("partial", "old")
   )
-  with _held(partial):
+  with _held(partial, flag):
     try:
       yield partial
       shutil.rmtree(old, ignore_errors=True)
@@ -48,7 +53,7 @@ def whole(output: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _held(folder: pathlib.Path) -> Iterator[None]:
+def _held(folder: pathlib.Path, flag: str) -> Iterator[None]:
   """An empty folder that is locked for this process, whatever a kill left.
 
   The lock is on the folder itself: it ends with the process and survives the
@@ -67,11 +72,32 @@ def _held(folder: pathlib.Path) -> Iterator[None]:
       ours = False
     if not ours:
       raise BadInput(
-        f"{folder} is being filled by another export; wait for it or use another"
-        " --output"
+        f"{folder} is being filled by another process; wait for it or use"
+        f" another {flag}"
       )
     for path in folder.iterdir():
       shutil.rmtree(path) if path.is_dir() else path.unlink()
     yield
   finally:
     os.close(place)
+
+
+@contextlib.contextmanager
+def untouched(folder: pathlib.Path, *made: str) -> Iterator[None]:
+  """A context that leaves no folder behind that was not there if it fails.
+
+  `made` are the files that the block makes in it, which go too; a folder that
+  then holds something stays, and so do those around it.
+  """
+  folder = folder.resolve()
+  before = {name for name in made if (folder / name).exists()}
+  missing = [p for p in (folder, *folder.parents) if not p.exists()]
+  try:
+    yield
+  except BaseException:
+    with contextlib.suppress(OSError):
+      for name in set(made) - before:
+        (folder / name).unlink(missing_ok=True)
+      for place in missing:
+        place.rmdir()
+    raise

@@ -18,7 +18,7 @@ from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import names, safetensors_io, tensors
 from embeddinggemma.convert.read import hugging_face, sentence_transformers
 from embeddinggemma.convert.read.sentence_transformers import DOWN, POOLING, UP
-from embeddinggemma.convert.write import tokenizer_json
+from embeddinggemma.convert.write import card, tokenizer_json
 from embeddinggemma.convert.write.exporting import (
   FLOATS,
   Format,
@@ -203,4 +203,5 @@ FORMAT = Format(
   _write,
   _verify,
   loads=True,
+  card=card.card,
 )

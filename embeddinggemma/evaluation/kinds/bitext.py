@@ -22,10 +22,17 @@ def _read(path: Path, name: str) -> list[EvalTask]:
   return [EvalTask(name, NAME, task, tuple(left), tuple(right))]
 
 
+def _notes(task: EvalTask) -> list[str]:
+  if len(set(task.documents)) == 1:
+    return ["one translation: any model scores 1"]
+  return []
+
+
 KIND = Kind(
   lambda path, keys: {*SENTENCES} <= keys() and "score" not in keys(),
   _read,
   lambda task, left, right: metrics.bitext(left, right, task.documents),
   ("f1", "accuracy"),
   called="bitext",
+  notes=_notes,
 )

@@ -48,6 +48,21 @@ def _read(path: Path, name: str) -> list[EvalTask]:
   ]
 
 
+def _notes(task: EvalTask) -> list[str]:
+  """Texts that the probe has seen, and labels that it has not."""
+  fitted, asked = task.gold
+  known, labels = set(task.documents), set(fitted)
+  seen = sum(text in known for text in task.queries)
+  unknown = sum(label not in labels for label in asked)
+  whole = len(task.queries)
+  found = []
+  if seen:
+    found.append(f"{seen} of {whole} texts are among those it is fitted on")
+  if unknown:
+    found.append(f"{unknown} of {whole} texts have a label that it never sees")
+  return found
+
+
 KIND = Kind(
   _recognises,
   _read,
@@ -56,5 +71,6 @@ KIND = Kind(
   ),
   ("accuracy",),
   called="classification",
+  notes=_notes,
   rows="text and label",
 )

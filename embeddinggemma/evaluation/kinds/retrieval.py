@@ -91,6 +91,22 @@ def _score(
   return metrics.retrieval(rankings, task.gold)
 
 
+def _notes(task: EvalTask) -> list[str]:
+  """What any ranking would score, since there is too little to rank."""
+  own = min((place >= 0 for place in task.same), default=False)
+  ranked = len(task.documents) - own
+  found = []
+  if all(len(right) >= ranked for right in task.gold):
+    found.append("every document is right: any model scores 1")
+  elif ranked <= 10:
+    found.append(f"{ranked} documents: recall@10 and recall@100 are always 1")
+  elif ranked <= metrics.DEPTH:
+    found.append(f"{ranked} documents: recall@100 is always 1")
+  if len(task.queries) == 1:
+    found.append("one query: no mean")
+  return found
+
+
 KIND = Kind(
   _recognises,
   _read,
@@ -99,4 +115,5 @@ KIND = Kind(
   prompts.document_prompt,
   lambda task: prompts.TASKS[task].type,
   searches=True,
+  notes=_notes,
 )

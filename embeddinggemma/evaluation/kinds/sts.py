@@ -32,11 +32,18 @@ def _number(origin: str, value: object) -> float:
   raise BadInput(f"{origin}: 'score' is not a finite number")
 
 
+def _notes(task: EvalTask) -> list[str]:
+  if len(task.gold) == 2:
+    return ["two pairs: a correlation can only be -1, 0 or 1"]
+  return []
+
+
 KIND = Kind(
   lambda path, keys: {*SENTENCES, "score"} <= keys(),
   _read,
   lambda task, left, right: metrics.similarity(left, right, task.gold),
   ("spearman",),
   called="STS",
+  notes=_notes,
   rows="sentence1 and sentence2 (with score: STS, without: bitext)",
 )

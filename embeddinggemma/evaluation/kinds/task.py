@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +48,9 @@ class Kind(NamedTuple):
   called: str = ""  # its JSONL files, in messages; empty: it has no such files
   # their rows' content, in messages; empty: another kind names it
   rows: str = ""
+  # The task -> what its scores say less than they seem to, such as a recall that
+  # is 1 for any model.
+  notes: Callable[[EvalTask], Sequence[str]] = lambda task: ()
 
 
 def named_in(folder: Path, default: str) -> str:

@@ -11,6 +11,7 @@ import jax
 from embeddinggemma import config as config_lib
 from embeddinggemma.config import LoraConfig, at_least, suggest
 from embeddinggemma.data import mixture, prompts, sources
+from embeddinggemma.data.tables.pairs import Pairs
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.loading import Model, load
 from embeddinggemma.mining.candidates import MiningConfig
@@ -137,7 +138,9 @@ def build(tree: Mapping[str, Any]) -> PairsConfig:
   _check_prompts(base)
   data = stage["data"]
   path = pathlib.Path(data["path"])
-  pairs, _ = sources.read_pairs(path, data["skip_bad_rows"])
+  pairs, _ = sources.read_pairs(
+    path, data["skip_bad_rows"], data.get("fields", "")
+  )
   choose = config_lib.build(ChooseConfig, tree["choose"], "choose.")
   lora = config_lib.build(LoraConfig, tree["lora"], "lora.")
   mine = config_lib.build(MineConfig, tree["mine"], "mine.")
@@ -168,7 +171,7 @@ def fill(
   choose: ChooseConfig,
   trainable: str,
   base: Model,
-  pairs: Sequence[Pair],
+  pairs: Pairs,
   mine: MineConfig,
 ) -> None:
   """Set the values of a stage's tree that are None.
@@ -184,8 +187,7 @@ def fill(
 
   shortest = min(choose.max_length, base.config.max_length)
   length = default(stage, "max_length", shortest)
-  most = max(len(pair.negatives) for pair in pairs)
-  given = min(choose.negatives, most)
+  given = min(choose.negatives, pairs.most_negatives)
   mined = mine.negatives if mine.enabled else 0
   negatives = default(stage, "negatives", max(given, mined))
   tokens = tokens_of(pairs, base.tokenizer, length, negatives, mined)

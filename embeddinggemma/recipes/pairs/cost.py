@@ -49,11 +49,13 @@ def scoring(
 
 def searching(model: Model, pace: float, source: index.Source) -> float:
   """Estimated seconds to index a source, from a sample of its chunks."""
-  rows = reading.read(source.path, source.excluded).chunks
+  measure = index.measure(model)
+  read = reading.read(source.path, source.excluded, measure=measure)
+  rows = read.chunks
   sample = rows[:: max(len(rows) // _CHUNKS, 1)]
   texts, titles = [row.text for row in sample], [row.title for row in sample]
-  read = scores.tokens(model, texts, "document", titles)
-  return pace * read * len(rows) / max(len(sample), 1)
+  tokens = scores.tokens(model, texts, "document", titles)
+  return pace * tokens * len(rows) / max(len(sample), 1)
 
 
 def seconds_a_token(model: Model, suites: scores.Suites) -> float:

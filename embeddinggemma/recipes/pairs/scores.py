@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from embeddinggemma.data import prompts
+from embeddinggemma.data import prompts, truncation
 from embeddinggemma.evaluation import suite
 from embeddinggemma.loading import Model
 from embeddinggemma.progress import Progress
@@ -21,7 +21,7 @@ _BLOCK = 128  # texts that are encoded between two updates of the bar
 
 Suites = Mapping[str, Sequence[suite.EvalTask]]
 # {suite: {"mean": over task types, "tasks": {task: {"metric", "score",
-# "queries"}}}}
+# "queries"}}, "truncated": how many texts were cut}}
 Scores = dict[str, dict[str, Any]]
 
 
@@ -88,8 +88,11 @@ def score(
   for name, tasks in suites.items():
     if names and name not in names:
       continue
-    found = suite.evaluate(encode, tasks, [dim])
+    with truncation.counted() as counts:
+      found = suite.evaluate(encode, tasks, [dim])
+    truncation.report(counts)
     scores[name] = {
+      "truncated": counts.as_json(),
       "mean": found["mean_type"][str(dim)],
       "tasks": {
         task.name: {

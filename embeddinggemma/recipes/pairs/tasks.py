@@ -26,7 +26,7 @@ from embeddinggemma.recipes.pairs import (
   smaller,
 )
 from embeddinggemma.recipes.pairs.config import PairsConfig
-from embeddinggemma.training import inputs, prepare
+from embeddinggemma.training import inputs, prepare, stages
 from embeddinggemma.training import run as train
 from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.inputs import Inputs
@@ -171,6 +171,8 @@ def _forecast(run: Run, done: AllDone) -> Task:
     limit = machine.room()
     if config.memory is not None:
       limit = min(limit, int(config.memory * machine.GB))
+    stage, say = config.finetune, lambda line: None  # training says it
+    stages.kind_of(stage).examine(stage, run.made, say)
     try:
       found = forecast.training(config.finetune, run.made, directory, limit)
     except forecast.Unfit as unfit:

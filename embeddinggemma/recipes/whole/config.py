@@ -64,7 +64,7 @@ class RecipeConfig:
     if self.index.dim > self.prefinetune.model.embed_dim:
       raise BadInput(
         f"index.dim={self.index.dim} exceeds model.embed_dim="
-        f"{self.prefinetune.model.embed_dim}"
+        f"{self.prefinetune.model.embed_dim}; lower it to that or less"
       )
     for name in (
       "pretrain.model",
@@ -90,16 +90,17 @@ class RecipeConfig:
         )
     if self.adapt.data != self.pretrain.data:
       raise BadInput(
-        "pretrain.data and adapt.data differ; a recipe prepares one text"
+        "pretrain.data and adapt.data differ; a recipe prepares one text: set"
+        " both alike"
       )
     for stage in ("finetune", "qat"):
-      for name in ("path", "tokenizer", "skip_bad_rows"):
+      for name in ("path", "tokenizer", "skip_bad_rows", "fields"):
         ours = getattr(getattr(self, stage).data, name)
         theirs = getattr(self.prefinetune.data, name)
         if ours != theirs:
           raise BadInput(
             f"{stage}.data.{name}={ours!r} is not prefinetune.data.{name}="
-            f"{theirs!r}; a recipe has one corpus"
+            f"{theirs!r}; a recipe has one corpus: set both alike"
           )
     for name in ("prefinetune", "finetune"):
       if getattr(self, name).teacher:
@@ -125,7 +126,8 @@ def fits(name: str, model: ModelConfig, other: ModelConfig) -> None:
     if ours != theirs:
       raise BadInput(
         f"{name}.{field.name}={ours} is not prefinetune.model.{field.name}="
-        f"{theirs}; the stages of a recipe hand their weights on"
+        f"{theirs}; the stages of a recipe hand their weights on: set both"
+        " alike"
       )
 
 

@@ -109,6 +109,9 @@ class Kind(NamedTuple):
   check: Callable[[Any, Tokenizer | None], None] = lambda config, given: None
   check_alone: Callable[[Any], None] = lambda config: None
   check_parent: Callable[[Any, pathlib.Path], None] = lambda config, place: None
+  # (config, inputs, say): raises BadInput for inputs, once they are made, from
+  # which nothing can be learned; `say` is called with what is odd about them.
+  examine: Callable[[Any, Inputs, Say], None] = lambda config, made, say: None
   # (config, inputs, folder, console) -> the config, completed by what must be
   # made from the parent first, such as a teacher's vectors.
   taught: Callable[[Any, Inputs, pathlib.Path, Console], Any] = (

@@ -250,7 +250,8 @@ def from_pairs(config: LanguageConfig) -> bool:
     return False
   path = config.data.path
   return not path or (
-    not shards_of(config) and sources.has_pairs(pathlib.Path(path))
+    not shards_of(config)
+    and sources.has_pairs(pathlib.Path(path), config.data.fields)
   )
 
 
@@ -264,7 +265,7 @@ def _fingerprint(config: LanguageConfig) -> Any:
   if shards := shards_of(config):
     return {"prepared": text.about(shards)["hash"]}
   if from_pairs(config):
-    return data | corpus.fingerprint(config.data.path)
+    return data | corpus.fingerprint(config.data.path, config.data.fields)
   return data | {"texts": text.fingerprint(pathlib.Path(config.data.path))}
 
 

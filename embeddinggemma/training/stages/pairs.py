@@ -29,6 +29,7 @@ from embeddinggemma.data import (
   mixture,
   packing,
   prompts,
+  rivals,
   sources,
 )
 from embeddinggemma.data.tokenizer import Tokenizer
@@ -62,6 +63,7 @@ from embeddinggemma.types import (
 )
 
 CALLS = ("separate", "joint")
+_MOST_ALONE = 0.1  # share of pairs without a negative above which it is said
 Tasks = Mapping[str, mixture.Rows]
 Read = dict[str, Int[np.ndarray, "_"]]  # task -> ids of the rows that are read
 RowsRead = Callable[[Any, Tasks], Read]
@@ -237,9 +239,10 @@ def _packed(
 ) -> tuple[dict[str, mixture.Rows], loader.Packer, int]:
   tasks, truncated = read_tasks(config, made)
   if truncated:
+    texts = sum(int((rows.lengths > 0).sum()) for rows in tasks.values())
     say(
-      f"{truncated} texts are longer than max_length={config.max_length}"
-      " tokens and were cut"
+      f"{truncated} of {texts} texts are longer than"
+      f" max_length={config.max_length} tokens and were cut"
     )
   if config.negatives:
     say(_about_negatives(tasks))
@@ -296,7 +299,7 @@ def read_tasks(
   return cache.share("tokens", key, tokenise)
 
 
-def read_pairs(config: PairConfig, made: Inputs) -> list[Pair]:
+def read_pairs(config: PairConfig, made: Inputs) -> Sequence[Pair]:
   """The training pairs, with mined hard negatives if there are any."""
   pairs = corpus.read_train(made.corpus)
   if made.mined and config.negatives:
@@ -418,6 +421,49 @@ def check_teacher(config: PairConfig) -> None:
     )
 
 
+def examine(config: PairConfig, made: Inputs, say: Say) -> None:
+  """Raise BadInput if no pair has a negative in any batch; say if many lack it.
+
+  Where a teacher's vectors are matched, such pairs still have those.
+  """
+  tasks, _ = read_tasks(config, made)
+  weights, size = shares(config, tasks), config.batch_size
+  taught = bool(config.loss.distill)
+  never = {task for task in weights if rivals.never(tasks[task], size)}
+  if never == set(weights) and not taught:
+    raise BadInput(
+      _nothing_to_compare(config, sum(len(tasks[t]) for t in never))
+    )
+  found = rivals.drawn(tasks, weights, size, config.seed, config.steps)
+  if found.share > _MOST_ALONE:
+    others = "learn from the teacher alone" if taught else "teach nothing"
+    named = f"; none of {', '.join(sorted(never))} has any" if never else ""
+    say(
+      f"warning: {found.share:.0%} of the pairs have no negative in their batch"
+      f" and {others} ({found.empty} of {found.batches} batches hold only"
+      f" such){named}: they share a query or positive with all other pairs"
+      " there, or are the only one; a larger batch_size, fewer duplicates or"
+      " hard negatives help"
+    )
+
+
+def _nothing_to_compare(config: PairConfig, pairs: int) -> str:
+  """Why no pair has a negative, and what gives them some."""
+  hard = "hard negatives (the field `negatives`, --config.negatives=N)"
+  if config.batch_size == 1 and pairs > 1:
+    return (
+      "batch_size=1: a pair is compared with the others of its batch, and there"
+      f" are none; set --config.batch_size=32, or give {hard}"
+    )
+  what = f"all {pairs} pairs share their query or positive"
+  return (
+    f"data.path={config.data.path}: {what if pairs > 1 else 'there is one pair'}"
+    ", so no pair has a negative to be compared with, and nothing can be"
+    f" learned; add pairs with other texts, {hard}, or a teacher"
+    " (--config.teacher)"
+  )
+
+
 def _view(config: PairConfig) -> str:
   return lora.VIEW if config.lora.rank else "identity"
 
@@ -476,7 +522,9 @@ KIND = Kind(
   adopt=_adopt,
   read=inputs.write_corpus,
   write=lambda config, made, console: {},
-  fingerprint=lambda config: corpus.fingerprint(config.data.path),
+  fingerprint=lambda config: corpus.fingerprint(
+    config.data.path, config.data.fields
+  ),
   about=about,
   texts=lambda config, made: inputs.side_texts(made),
   documents=lambda config, made, tokenizer: inputs.pair_documents(
@@ -494,5 +542,6 @@ KIND = Kind(
   view=_view,
   check=_check,
   check_alone=check_teacher,
+  examine=examine,
   result=_result,
 )

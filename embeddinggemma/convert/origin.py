@@ -1,0 +1,124 @@
+"""What a model says of itself in another format: name, licence, descent.
+
+A licence is in the words of the Hugging Face Hub, whose model cards and whose
+conversions to GGUF have the same three: `license` is an identifier such as
+"apache-2.0", or "other" with `license_name` and `license_link`.
+"""
+
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import yaml
+
+from embeddinggemma import checkpoint
+
+LICENCE = ("license", "license_name", "license_link")
+# Kept beside files of terms: what a header says of the licence in one word.
+METADATA = "LICENSE.metadata"
+OTHER = "other"
+CARD = "README.md"  # the file of a model card
+# How well-known licences begin -> their identifier.
+_BEGINNINGS = {
+  r"Apache License\W+Version 2\.0": "apache-2.0",
+  r"MIT License": "mit",
+  r"Gemma Terms of Use": "gemma",
+}
+# Folders of a workdir whose name says nothing about the model.
+_PLACES = frozenset({"", "checkpoints", "merged", "averaged", "choose"})
+_STAGES = frozenset(
+  {"pretrain", "adapt", "prefinetune", "finetune", "qat", "soup"}
+)
+_HUB = re.compile(r"(?:^|/)models--([\w.-]+)--([\w.-]+)/snapshots/")
+_SITE = "https://huggingface.co/"
+_URL = re.compile(rf"{re.escape(_SITE)}([\w.-]+/[\w.-]+)/?")
+
+
+class Base(NamedTuple):
+  """The published model from which the weights descend."""
+
+  name: str  # for people; "" if unknown
+  repository: str  # OWNER/NAME on the Hugging Face Hub; "" if unknown
+
+
+def licence(files: checkpoint.Files) -> dict[str, str]:
+  """The licence of a model's files of terms, by the keys of LICENCE."""
+  terms = {n: files[n] for n in sorted(files) if checkpoint.is_terms(n)}
+  texts = {
+    name: text.decode("utf-8", "replace") for name, text in terms.items()
+  }
+  for text in texts.values():
+    if lines := dict(_lines(text)):
+      return lines
+  for text in texts.values():
+    for beginning, name in _BEGINNINGS.items():
+      if re.match(rf"\W*{beginning}", text, re.IGNORECASE):
+        return {"license": name}
+  link = {"license_link": next(iter(texts))} if texts else {}
+  return {"license": OTHER, "license_name": "see-license-files", **link}
+
+
+def _lines(text: str) -> Iterator[tuple[str, str]]:
+  """The licence's keys in the first lines of a text, as far as they go."""
+  for line in text.splitlines():
+    key, colon, value = line.partition(":")
+    if not colon or key not in LICENCE:
+      return
+    try:
+      yield key, str(yaml.safe_load(value))
+    except yaml.YAMLError:
+      yield key, value.strip()
+
+
+def repository(source: str) -> str:
+  """The repository on the Hub that a path or an address is of, or ""."""
+  if found := _HUB.search(source):
+    return "/".join(found.groups())
+  found = _URL.fullmatch(source)
+  return found[1] if found else ""
+
+
+def url(repository: str) -> str:
+  """The address of a repository on the Hub."""
+  return f"{_SITE}{repository}"
+
+
+def base(files: checkpoint.Files) -> Base:
+  """From which published model the weights descend, as far as is recorded."""
+  known = checkpoint.origin(files)
+  general = known.get("general", {})
+  place = repository(str(general.get("base_model.0.repo_url", "")))
+  if name := general.get("base_model.0.name"):
+    return Base(str(name), place)
+  place = place or repository(str(general.get("repo_url", "")))
+  place = place or str(known.get("repository", ""))
+  return Base(_published(known), place)
+
+
+def _published(known: Mapping[str, Any]) -> str:
+  """What the publisher calls the weights that were imported."""
+  if name := known.get("general", {}).get("name"):
+    return str(name)
+  source = str(known.get("repository") or known.get("from") or "")
+  return pathlib.PurePath(source).name.removesuffix(".gguf")
+
+
+def title(given: str, files: checkpoint.Files) -> str:
+  """What to call a model, by the path that the user gave.
+
+  One that was only imported has its publisher's name; a stage of a recipe the
+  recipe's workdir, too.
+  """
+  imported = checkpoint.recipe_of(files).get("stage") == "import"
+  if imported and (name := _published(checkpoint.origin(files))):
+    return name
+  parts = [
+    part
+    for part in pathlib.Path(given).absolute().parts
+    if part.strip("/") not in _PLACES and not part.isdigit()
+  ]
+  if not parts:
+    return "model"
+  whole = parts[-2:] if parts[-1] in _STAGES else parts[-1:]
+  return "-".join(whole)

@@ -1,0 +1,425 @@
+"""Which column of a row is what of a pair.
+
+Known by the names that people's files use (sentence-transformers,
+FlagEmbedding, tevatron, MS MARCO triplets, SNLI, Quora), or told by --fields.
+"""
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from embeddinggemma.data.tables import labels
+from embeddinggemma.types import BadInput
+
+Row = Mapping[str, Any]
+
+ROLES = (
+  "query",
+  "positive",
+  "negative",
+  "title",
+  "task",
+  "lang",
+  "label",
+  "ignore",
+)
+OPTIONS = {"quote": ("none",)}  # of files, beside the roles of columns
+EXAMPLE = "--fields=query:question,positive:answer"
+
+# Queries that may stand beside a column that is named as a positive; those of
+# an earlier line win.
+_QUERIES = (
+  ("query", "anchor"),
+  ("question", "sentence1", "premise", "sentence", "instruction"),
+)
+_POSITIVE = re.compile(r"(pos|positives?)(_passages?)?_?(\d*)")
+_NEGATIVE = re.compile(r"(hard_?)?(neg|negatives?)(_passages?)?_?(\d*)")
+# Columns that are a pair only together.
+_TOGETHER = (
+  ("sentence1", "sentence2"),
+  ("sentence_1", "sentence_2"),
+  ("sentence_a", "sentence_b"),
+  ("premise", "hypothesis"),
+  ("question1", "question2"),
+  ("text1", "text2"),
+  *(
+    (query, positive)
+    for query in ("query", "anchor", "question")
+    for positive in (
+      "answer",
+      "answers",
+      "response",
+      "document",
+      "doc",
+      "passage",
+      "context",
+    )
+  ),
+)
+_LABELS = (
+  "label",
+  "labels",
+  "gold_label",
+  "score",
+  "similarity",
+  "similarity_score",
+  "relevance",
+  "relevance_score",
+  "is_duplicate",
+  "is_relevant",
+)
+# What another model thought of the texts: no part of a contrastive loss.
+_OTHERS_SCORES = re.compile(
+  r"((pos|neg|positives?|negatives?|teacher|reranker)_?)?(passages?_)?scores"
+  r"|(pos|neg|positive|negative|teacher|reranker)_score(_\d+)?"
+)
+_IDS = re.compile(r"(.*_)?(doc)?[pq]?ids?(_?\d+)?")
+_SUSPECT = re.compile(
+  r"(^|_)(neg\w*|relev\w*|similar\w*|entail\w*"
+  r"|(labell?ed|labels?|scores?|duplicates?|grades?|ratings?)(?=_|\d|$))"
+)
+# Fields of FlagEmbedding, tevatron and others whose cells hold a list.
+_LISTS = {"pos", "neg", "positives", "negatives", "answers"}
+_LISTS |= {"positive_passages", "negative_passages", "hard_negatives"}
+_SHOWN = 40  # characters of an example
+
+
+class _Unseen(str):
+  """Stands for the text of a column of which only the name is known."""
+
+
+UNSEEN = _Unseen()
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+  """What --fields says: columns by role, and how labels and quotes are read."""
+
+  text: str = ""  # as it was given
+  columns: Mapping[str, tuple[str, ...]] = dataclasses.field(
+    default_factory=dict
+  )
+  rule: labels.Rule | None = None  # what makes a label that of a positive
+  quotes: bool = True  # whether quotes in CSV and TSV enclose fields
+
+  @property
+  def numbered(self) -> bool:
+    """Whether columns are numbers from 1, as of a file without names."""
+    given = [name for names in self.columns.values() for name in names]
+    return bool(given) and all(name.isdigit() for name in given)
+
+  def of(self, role: str) -> tuple[str, ...]:
+    """The columns of a role; () if none was given."""
+    return self.columns.get(role, ())
+
+  def with_(self, more: str) -> str:
+    """The flag to write in a shell, with more than was given.
+
+    What was given of a label is left out, since more is said of it.
+    """
+    given = [part.strip() for part in self.text.split(",") if part.strip()]
+    kept = [part for part in given if not part.startswith("label:")]
+    return flag(*(kept if "label:" in more else given), more)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+  """Which columns of rows with the same names are what of a pair.
+
+  Plans are counted row by row, so they are compared by identity.
+  """
+
+  query: str
+  positives: tuple[str, ...]
+  negatives: tuple[str, ...] = ()
+  title: str = ""
+  task: str = ""
+  lang: str = ""
+  label: str = ""
+  aside: tuple[str, ...] = ()
+  three: bool = False  # whether a label that is a number is one of SNLI's three
+
+  @property
+  def used(self) -> tuple[str, ...]:
+    """All columns that are read, as --fields names them."""
+    others = self.title, self.task, self.lang, self.label
+    return (
+      self.query,
+      *self.positives,
+      *self.negatives,
+      *filter(None, others),
+    )
+
+  @property
+  def own(self) -> bool:
+    """Whether the names are this project's, so that there is nothing to say."""
+    roles = [
+      (self.query, "query"),
+      *((name, "positive") for name in self.positives),
+      *((name, "negative") for name in self.negatives),
+    ]
+    same = all(name == role for name, role in roles)
+    return same and not self.label and not self.aside
+
+  def said(self, fields: Fields) -> str:
+    """The plan in words, for people."""
+    parts = [
+      f"{role} from {', '.join(map(repr, names))}"
+      for role, names in (
+        ("query", (self.query,)),
+        ("positive", self.positives),
+        ("negative", self.negatives),
+        ("title", (self.title,)),
+        ("task", (self.task,)),
+        ("lang", (self.lang,)),
+        ("label", (self.label,)),
+      )
+      if any(names)
+    ]
+    if self.label:
+      parts[-1] += f" ({labels.said(fields.rule, self.three)})"
+    if self.aside:
+      parts.append(f"left aside: {', '.join(self.aside)}")
+    return "; ".join(parts)
+
+
+def flag(*parts: str) -> str:
+  """The flag with these parts, as it is written in a shell."""
+  return f"--fields={shlex.quote(','.join(parts))}"
+
+
+def parse(text: str) -> Fields:
+  """The fields of "query:question,positive:answer,label:score>=0.8,...".
+
+  A role may come several times. Raises BadInput, with an example, for a part
+  that is not ROLE:COLUMN, an unknown role, and a rule of anything but a label.
+  """
+  columns: dict[str, list[str]] = {}
+  rule, quotes = None, True
+  for part in filter(None, (part.strip() for part in text.split(","))):
+    role, colon, name = part.partition(":")
+    role, name = role.strip(), name.strip()
+    if role in OPTIONS and name in OPTIONS[role]:
+      quotes = False
+      continue
+    if not (colon and name) or role not in ROLES:
+      raise BadInput(
+        f"--fields: {part!r} is not ROLE:COLUMN; roles are {', '.join(ROLES)},"
+        f" as in {EXAMPLE}"
+      )
+    if role == "label":
+      name, rule = labels.parse(name)
+    columns.setdefault(role, []).append(name)
+  for role in ("query", "title", "task", "lang", "label"):
+    if len(columns.get(role, ())) > 1:
+      raise BadInput(
+        f"--fields gives {role!r} the columns {' and '.join(columns[role])};"
+        " it takes one"
+      )
+  named = [name for names in columns.values() for name in names]
+  for name in named:
+    if named.count(name) > 1:
+      raise BadInput(f"--fields names the column {name!r} twice; name it once")
+  found = {role: tuple(names) for role, names in columns.items()}
+  return Fields(text.strip(), found, rule, quotes)
+
+
+def plan(row: Row, fields: Fields) -> Plan:
+  """Which columns of a row are what; it serves all rows of the same names.
+
+  Raises ValueError, with what was found and the flag to write, where that is
+  not clear or a column may matter that is not understood.
+  """
+  names = _names(row)
+  given = {name for columns in fields.columns.values() for name in columns}
+  query, positives = _sides(row, names, fields)
+  taken = {query, *positives, *given}
+  free = {k: n for k, n in names.items() if _top(row, n) not in taken}
+  negatives = _present(row, fields.of("negative")) or _numbered(free, _NEGATIVE)
+  label = _label(free, fields, row)
+  single = {
+    role: next(iter(_present(row, fields.of(role))), free.get(role, ""))
+    for role in ("title", "task", "lang")
+  }
+  ignored = {_top(row, name) for name in fields.of("ignore")}
+  used = {query, *positives, *negatives, label, *single.values()}
+  tops = {_top(row, name) for name in used if name}
+  aside = tuple(name for name in row if name not in tops)
+  _no_suspects(row, aside, ignored, label, negatives, fields)
+  three = _folded(query) == "premise"
+  return Plan(
+    query, positives, negatives, **single, label=label, aside=aside, three=three
+  )
+
+
+def value(row: Row, name: str) -> Any:
+  """The value of a column, or at the path a.b of nested ones; None: none."""
+  if name in row or "." not in name:
+    return row.get(name)
+  found: Any = row
+  for part in name.split("."):
+    found = found.get(part) if isinstance(found, Mapping) else None
+  return found
+
+
+def is_listed(name: str) -> bool:
+  """Whether cells of a column of this name hold lists of texts."""
+  return _folded(name) in _LISTS
+
+
+def is_understood(row: Row, fields: Fields | None = None) -> bool:
+  """Whether it is clear which columns of a row are what."""
+  try:
+    plan(row, fields or Fields())
+  except ValueError:
+    return False
+  return True
+
+
+def found(row: Row) -> str:
+  """The columns of a row with their types and beginnings, for a message."""
+  return ", ".join(f"{name}{_example(row[name])}" for name in row) or "none"
+
+
+def _example(given: Any) -> str:
+  if given is UNSEEN:
+    return ""
+  if given is None:
+    return " (null)"
+  shown = repr(given)
+  shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+  return f" ({type(given).__name__} {shown})"
+
+
+def _folded(name: str) -> str:
+  """The name as names are compared: "hardNegative 1" is hard_negative_1."""
+  apart = re.sub(r"(?<=[a-z])(?=[A-Z])|[\s\-.]+", "_", name.strip())
+  return apart.casefold()
+
+
+def _names(row: Row) -> dict[str, str]:
+  """Folded name -> the column; where two fold to one, the exact one, or the
+  first."""
+  names: dict[str, str] = {}
+  for name in row:
+    key = _folded(name)
+    if key not in names or name == key:
+      names[key] = name
+  return names
+
+
+def _top(row: Row, name: str) -> str:
+  """The column of the row in which a path lies."""
+  return name if name in row else name.partition(".")[0]
+
+
+def _present(row: Row, given: Iterable[str]) -> tuple[str, ...]:
+  return tuple(name for name in given if _top(row, name) in row)
+
+
+def _numbered(names: Mapping[str, str], kind: re.Pattern[str]) -> tuple:
+  """The columns of a kind, in the order of their numbers."""
+  matches = [(kind.fullmatch(key), name) for key, name in names.items()]
+  pairs = [(int(m.groups()[-1] or 0), name) for m, name in matches if m]
+  return tuple(name for _, name in sorted(pairs, key=lambda pair: pair[0]))
+
+
+def _sides(
+  row: Row, names: dict[str, str], fields: Fields
+) -> tuple[str, tuple[str, ...]]:
+  """The columns of the query and of the positives."""
+  query, positives = fields.of("query"), fields.of("positive")
+  for name in (*query, *positives):
+    if _top(row, name) not in row:
+      raise ValueError(f"no field {name!r}; found: {found(row)}")
+  taken = {n for columns in fields.columns.values() for n in columns}
+  free = {key: name for key, name in names.items() if name not in taken}
+  explicit = positives or _numbered(free, _POSITIVE)
+  if query and explicit:
+    return query[0], explicit
+  if explicit:
+    for rank in _QUERIES:
+      there = [free[name] for name in rank if name in free]
+      if len(there) == 1:
+        return there[0], explicit
+      if there:
+        raise _unclear(row, fields, [(name, explicit[0]) for name in there])
+    raise _lacking(row, fields, "query", explicit[0])
+  pairs = [
+    (query[0] if query else free[q], free[p])
+    for q, p in _TOGETHER
+    if p in free and (query or q in free)
+  ]
+  pairs = list(dict.fromkeys(pairs))
+  if len(pairs) == 1:
+    return pairs[0][0], (pairs[0][1],)
+  if pairs:
+    raise _unclear(row, fields, pairs)
+  given = query[0] if query else ""
+  known = [name for rank in _QUERIES for name in rank if name in free]
+  raise _lacking(row, fields, "positive", given or (known or [""])[0])
+
+
+def _unclear(
+  row: Row, fields: Fields, pairs: Sequence[tuple[str, str]]
+) -> ValueError:
+  lines = [fields.with_(f"query:{q},positive:{p}") for q, p in pairs[:3]]
+  return ValueError(
+    f"more than one pair of columns is possible ({', '.join(row)}); say which:"
+    f" {' or '.join(lines)}"
+  )
+
+
+def _lacking(row: Row, fields: Fields, role: str, other: str) -> ValueError:
+  """The message where a role has no column, with a line that could be meant."""
+  texts = [name for name in row if name != other and isinstance(row[name], str)]
+  rest = [*texts, "COLUMN", "COLUMN"]
+  sides = (rest[0], other) if role == "query" else (other, rest[0])
+  if not other:
+    role, sides = ("query", (rest[0], rest[1]))
+  line = flag(f"query:{sides[0]}", f"positive:{sides[1]}")
+  return ValueError(
+    f"no field {role!r}; found: {found(row)}; say which column is what, as in"
+    f" {line}"
+  )
+
+
+def _label(free: Mapping[str, str], fields: Fields, row: Row) -> str:
+  """The column of the label, or "". ValueError if there are several."""
+  given = _present(row, fields.of("label"))
+  if given or fields.of("label"):
+    return next(iter(given), "")
+  there = [free[name] for name in _LABELS if name in free]
+  if len(there) > 1:
+    line = fields.with_(f"label:{there[0]},ignore:{there[1]}")
+    raise ValueError(
+      f"both {there[0]!r} and {there[1]!r} may be the label; say which: {line}"
+    )
+  return there[0] if there else ""
+
+
+def _no_suspects(
+  row: Row,
+  aside: Sequence[str],
+  ignored: set[str],
+  label: str,
+  negatives: Sequence[str],
+  fields: Fields,
+) -> None:
+  """ValueError for a column left aside that looks like a negative or label."""
+  for name in aside:
+    key = _folded(name)
+    known = _OTHERS_SCORES.fullmatch(key) or _IDS.fullmatch(key)
+    if name in ignored or known or not _SUSPECT.search(key):
+      continue
+    negative = "neg" in key
+    if negatives if negative else label:
+      continue
+    role = "negative" if negative else "label"
+    raise ValueError(
+      f"column {name!r}{_example(row[name])} may matter and is not"
+      f" understood; write {fields.with_(f'{role}:{name}')} to use it, or"
+      f" {fields.with_(f'ignore:{name}')}"
+    )

@@ -1,0 +1,363 @@
+"""The rows of a file of text: JSON lines, an array of JSON, CSV or TSV.
+
+A row comes as its number, where it begins, and its columns, or as the ValueError
+that says what is wrong with it. Reading goes on after a bad row.
+"""
+
+import codecs
+import csv
+import functools
+import io
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from embeddinggemma.data import jsonl
+from embeddinggemma.data.tables import columns, opening
+from embeddinggemma.data.tables.columns import Fields
+from embeddinggemma.types import BadInput
+
+
+class Read(NamedTuple):
+  """A row that was read."""
+
+  number: int  # of its first line or, in an array or a Parquet file, its own
+  offset: int  # of its first byte, where reading can begin again; -1: unknown
+  row: dict[str, Any] | ValueError
+
+
+Say = Callable[[str], None]
+
+DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
+_MOST = 2**31 - 1  # bytes of a field; the module's own limit is 131,072
+_PIECE = 1 << 20  # characters of an array that are read at a time
+_LONGEST = 1 << 26  # characters of one element; a longer one is an open bracket
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def json_lines(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
+  """The rows of JSONL, in which each line is an object."""
+  del say
+  packed = opening.is_packed(path)
+  offset = 0
+  with opening.opened(path) as file:
+    for number, line in enumerate(opening.whole(path, file), 1):
+      yield Read(number, -1 if packed else offset, json_line(line, fields))
+      offset += len(line)
+
+
+def json_line(line: bytes, fields: Fields) -> dict[str, Any] | ValueError:
+  """The row of a line of JSONL; a byte order mark before it is dropped."""
+  try:
+    found = jsonl.parse_json(line.removeprefix(codecs.BOM_UTF8))
+    return _as_row(found, fields)
+  except ValueError as error:
+    return error
+
+
+def _as_row(found: Any, fields: Fields) -> dict[str, Any]:
+  """An object as it is, or an array by numbers from 1 if --fields has those."""
+  if isinstance(found, list) and fields.numbered:
+    return {str(n): item for n, item in enumerate(found, 1)}
+  if not isinstance(found, dict):
+    more = (
+      "; for arrays, write --fields=query:1,positive:2"
+      if isinstance(found, list)
+      else ""
+    )
+    raise ValueError(f"not a JSON object but {type(found).__name__}{more}")
+  return found
+
+
+def json_file(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
+  """The rows of a .json: one array of objects, or JSON lines."""
+  with opening.opened(path) as file:
+    start = next(opening.whole(path, _first_lines(file)), b"")
+  head = start.lstrip(codecs.BOM_UTF8 + b" \t\r\n")
+  if not head.startswith(b"["):
+    yield from _rows_or_object(path, head, fields, say)
+    return
+  try:  # lines that are arrays themselves
+    first = jsonl.parse_json(head)
+    lines = isinstance(first, list) and not any(
+      isinstance(x, dict | list) for x in first
+    )
+  except ValueError:
+    lines = False
+  if lines and head.strip() != b"[]":
+    yield from json_lines(path, fields, say)
+    return
+  yield from _array(path, fields)
+
+
+def _first_lines(file: io.BufferedIOBase) -> Iterator[bytes]:
+  """The first line with more than white space."""
+  for line in file:
+    if line.strip(codecs.BOM_UTF8 + b" \t\r\n"):
+      yield line
+
+
+def _rows_or_object(
+  path: Path, head: bytes, fields: Fields, say: Say
+) -> Iterator[Read]:
+  """JSON lines, unless the file is a single object over several lines."""
+  try:
+    found = jsonl.parse_json(head) if head else {}
+  except ValueError:
+    found = None
+  if head.strip() == b"{":
+    raise BadInput(
+      f"{path}: one JSON object over several lines, and no rows; write an array"
+      " of objects, or an object a line"
+    )
+  if isinstance(found, dict) and not columns.is_understood(found, fields):
+    lists = [key for key, item in found.items() if _is_rows(item)]
+    if lists:
+      raise BadInput(
+        f"{path}: an object whose {lists[0]!r} holds the rows; write that array"
+        " alone, or an object a line"
+      )
+  yield from json_lines(path, fields, say)
+
+
+def _is_rows(item: Any) -> bool:
+  several = isinstance(item, list) and len(item) > 0
+  return several and all(isinstance(row, dict) and len(row) > 1 for row in item)
+
+
+def _array(path: Path, fields: Fields) -> Iterator[Read]:
+  """The objects of an array, one at a time; a broken one ends the reading."""
+  number = 0
+  with opening.opened(path) as raw:
+    try:
+      for number, found in enumerate(_Elements(path, raw), 1):
+        try:
+          yield Read(number, -1, _as_row(found, fields))
+        except ValueError as error:
+          yield Read(number, -1, error)
+    except ValueError as error:
+      raise BadInput(f"{origin(path, number + 1)}: {error}") from None
+
+
+class _Elements:
+  """The elements of an array of JSON; ValueError where it is broken.
+
+  The file is read in pieces, and an element is decoded once it is whole.
+  """
+
+  def __init__(self, path: Path, raw: io.BufferedIOBase) -> None:
+    file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")  # type: ignore
+    self._pieces = opening.whole(path, iter(lambda: file.read(_PIECE), ""))
+    self._decoder = json.JSONDecoder(object_pairs_hook=jsonl.unique)
+    self._text, self._place = "", 0
+
+  def __iter__(self) -> Iterator[Any]:
+    self._take("[")
+    if self._next() == "]":
+      self._place += 1
+    else:
+      yield self._element()
+      while self._take(",]") == ",":
+        yield self._element()
+    if self._next():
+      raise ValueError("more text follows the array")
+
+  def _more(self) -> bool:
+    """Read on; False at the end of the file."""
+    piece = next(self._pieces, "")
+    self._text, self._place = self._text[self._place :] + piece, 0
+    return bool(piece)
+
+  def _next(self) -> str:
+    """The next character that is no white space; "" at the end."""
+    while True:
+      self._place = _SPACE.match(self._text, self._place).end()  # type: ignore
+      if self._place < len(self._text):
+        return self._text[self._place]
+      if not self._more():
+        return ""
+
+  def _take(self, expected: str) -> str:
+    found = self._next()
+    if not found:
+      raise ValueError("the array does not end")
+    if found not in expected:
+      wanted = " or ".join(map(repr, expected))
+      raise ValueError(f"expected {wanted} but found {found!r}")
+    self._place += 1
+    return found
+
+  def _element(self) -> Any:
+    self._next()
+    while True:
+      try:
+        found, end = self._decoder.raw_decode(self._text, self._place)
+        if end < len(self._text) or not self._more():  # a number may go on
+          self._place = end if end <= len(self._text) else len(self._text)
+          return found
+      except jsonl.Twice:
+        raise
+      except (json.JSONDecodeError, RecursionError) as error:
+        if self._is_final(error) or not self._more():
+          raise ValueError(f"not JSON ({error})") from None
+
+  def _is_final(self, error: Exception) -> bool:
+    """Whether more text could not mend what the decoder did not understand."""
+    if not isinstance(error, json.JSONDecodeError):
+      return True
+    cut = error.msg.startswith("Unterminated")
+    known = len(self._text) - error.pos
+    return known > (_LONGEST if cut else 16)
+
+
+def table(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
+  """The rows of CSV or TSV: UTF-8, with a line of names unless --fields has
+  numbers.
+
+  The delimiter is the one with which the names are understood.
+  """
+  csv.field_size_limit(_MOST)
+  with opening.opened(path) as raw:
+    file = io.TextIOWrapper(  # type: ignore
+      raw, encoding="utf-8-sig", errors="surrogateescape", newline=""
+    )
+    lines = opening.whole(path, file)
+    ahead = list(itertools.islice(lines, 20))
+    if not "".join(ahead).strip():
+      raise BadInput(f"{path}: the file is empty")
+    delimiter = _delimiter(path, ahead, fields)
+    if delimiter != _usual(path):
+      say(f"{path}: columns are split at each {DELIMITERS[delimiter]}")
+    cells = _cells(itertools.chain(ahead, lines), delimiter, fields.quotes)
+    names: list[str] = []
+    for number, found in cells:
+      if isinstance(found, ValueError):
+        if not names:
+          raise BadInput(f"{path}:{number}: {found}")
+        yield Read(number, -1, found)
+        continue
+      if not names:
+        names, is_row = _header(path, found, fields, say)
+        if not is_row:
+          continue
+      yield Read(number, -1, _record(names, found))
+
+
+def _usual(path: Path) -> str:
+  return "\t" if ".tsv" in path.suffixes or ".tab" in path.suffixes else ","
+
+
+def _cells(
+  lines: Iterable[str], delimiter: str, quotes: bool
+) -> Iterator[tuple[int, list[str] | ValueError]]:
+  """The first line and the cells of each record; empty lines are none."""
+  reader = csv.reader(
+    lines,
+    delimiter=delimiter,
+    quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+    strict=True,
+  )
+  while True:
+    number = reader.line_num + 1
+    try:
+      found = next(reader)
+    except StopIteration:
+      return
+    except csv.Error as error:
+      yield (
+        number,
+        ValueError(
+          f"not CSV ({error}); where quotes are part of the text, write quote:none"
+          " in --fields"
+        ),
+      )
+      continue
+    if found:
+      yield number, found
+
+
+def _delimiter(path: Path, ahead: list[str], fields: Fields) -> str:
+  """The delimiter under which the first record is understood, else the usual.
+
+  Of several the usual one comes first.
+  """
+  usual = _usual(path)
+  for delimiter in dict.fromkeys([usual, *DELIMITERS]):
+    _, first = next(_cells(iter(ahead), delimiter, fields.quotes), (0, []))
+    if isinstance(first, ValueError) or len(first) < 2:
+      continue
+    names = [name.strip() for name in first]
+    wanted = [n for given in fields.columns.values() for n in given]
+    if fields.numbered:
+      if max(map(int, wanted)) <= len(first):
+        return delimiter
+    elif columns.is_understood(dict.fromkeys(names, columns.UNSEEN)) or (
+      wanted and set(wanted) <= set(names)
+    ):
+      return delimiter
+  return usual
+
+
+def _header(
+  path: Path, first: list[str], fields: Fields, say: Say
+) -> tuple[list[str], bool]:
+  """The names of the columns, and whether the first record is a row itself."""
+  names = [name.strip() for name in first]
+  if any("\0" in name or _undecoded(name) for name in names):
+    raise BadInput(f"{path}:1: is not UTF-8; save the file as UTF-8")
+  if fields.numbered:
+    known = columns.is_understood(dict.fromkeys(names, columns.UNSEEN))
+    if known:
+      say(f"{path}: the first line holds names and is no row")
+    return [str(n) for n in range(1, len(first) + 1)], not known
+  names = [name or f"column {n}" for n, name in enumerate(names, 1)]
+  for name in names:
+    if names.count(name) > 1:
+      raise BadInput(f"{path}: two columns are called {name!r}; rename one")
+  try:
+    columns.plan(dict.fromkeys(names, columns.UNSEEN), fields)
+  except ValueError as error:
+    raise BadInput(f"{path}: {_not_understood(names, error)}") from None
+  return names, False
+
+
+def _not_understood(names: list[str], error: ValueError) -> str:
+  """Why a first line is no line of names, and what to write if it is a row."""
+  if all(len(name) < 40 and " " not in name for name in names):
+    return str(error)
+  numbers = ("query:1", "positive:2", "negative:3")[: max(len(names), 2)]
+  return (
+    f"its first line names no columns that are known ({' | '.join(names)[:80]});"
+    f" if it is a row itself, write --fields={','.join(numbers)}; else say which"
+    f" column is what, as in {columns.EXAMPLE}"
+  )
+
+
+def _record(names: list[str], cells: list[str]) -> dict[str, Any] | ValueError:
+  if len(cells) != len(names):
+    return ValueError(f"{len(cells)} columns instead of {len(names)}")
+  for name, cell in zip(names, cells):
+    if "\0" in cell:
+      return ValueError(f"{name!r} holds a NUL byte; save the file as UTF-8")
+    if not cell.isascii() and _undecoded(cell):
+      return ValueError(f"{name!r} is not UTF-8; save the file as UTF-8")
+  return dict(zip(names, cells))
+
+
+def _undecoded(text: str) -> bool:
+  """Whether a text holds bytes that are not UTF-8."""
+  return any("\udc80" <= character <= "\udcff" for character in text)
+
+
+def origin(path: Path, number: int) -> str:
+  """FILE:LINE or, of files without lines, "FILE: row N"."""
+  return f"{_before_number(path)}{number}"
+
+
+@functools.lru_cache(maxsize=256)
+def _before_number(path: Path) -> str:
+  lines = (".jsonl", ".ndjson", ".csv", ".tsv", ".tab")
+  return f"{path}:" if opening.bare_suffix(path) in lines else f"{path}: row "

@@ -1,0 +1,233 @@
+"""An export says what the model is: a model card, and the metadata of GGUF."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from embeddinggemma import checkpoint
+from embeddinggemma.cli import main
+from embeddinggemma.convert import folder as folders
+from embeddinggemma.convert import origin
+from embeddinggemma.convert.certify import runtimes
+from embeddinggemma.convert.read import gguf_file
+from embeddinggemma.convert.write import card
+from embeddinggemma.data.prompts import PROMPTS
+
+HOSTILE = "evil</title><script>alert(1)</script> `x` | **b** \x1b[31m\n# y"
+ORIGIN = {
+  "stage": "finetune",
+  "origin": {
+    "from": "/home/someone/google/embeddinggemma-300m",
+    "repository": "google/embeddinggemma-300m",
+  },
+  "data": {"tasks": {"qa": 40, HOSTILE: 2}, "hash": "ab" * 32},
+  "config": {"steps": 7, "optimizer": {"lr": 2e-5}, "negatives": 0},
+  "parents": {"init": "cd" * 32},
+  "versions": {"embeddinggemma": "0.1.0", "python": "3.11"},
+}
+
+
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch):
+  """No runtime: what is written is the same, and it takes a second less."""
+  monkeypatch.setattr(runtimes, "find", lambda name: None)
+
+
+@pytest.fixture
+def tuned(tmp_path, write_checkpoint, config):
+  """A finetuned model whose base is known, in a run with scores."""
+  files = {
+    "recipe.json": json.dumps(ORIGIN).encode(),
+    "LICENSE.metadata": b"license: gemma\n",
+  }
+  return write_checkpoint(tmp_path / "runs" / "my_bank", config, files)
+
+
+def export(model, output, form="sentence-transformers"):
+  argv = ["export", f"--model={model}", f"--format={form}"]
+  assert main.call([*argv, f"--output={output}"]) == 0
+  return output
+
+
+def header_of(folder):
+  text = (folder / "README.md").read_text()
+  return yaml.safe_load(text.split("---\n")[1]), text
+
+
+def test_the_card_says_what_is_recorded(tuned, tmp_path, config):
+  place = checkpoint.find(tuned)
+  digest = checkpoint.content_hash(checkpoint.read_params(place))
+  final = {"hash": digest, "metrics": {"own test": 0.9125, "general": 0.5}}
+  (tuned / "summary.json").write_text(json.dumps({"final": final}))
+  header, text = header_of(export(tuned, tmp_path / "out"))
+  assert header == {
+    "license": "gemma",
+    "base_model": "google/embeddinggemma-300m",
+    "pipeline_tag": "sentence-similarity",
+    "library_name": "sentence-transformers",
+    "tags": list(card._TAGS),
+  }
+  for said in (
+    "# my\\_bank",
+    "| dimensions | 32 |",
+    f"| longest text | {config.max_length} tokens",
+    "| stage | finetune |",
+    "| pairs of qa | 40 |",
+    "| steps | 7 |",
+    "| optimizer.lr | 2e-05 |",
+    "| data | `abababababababab` |",
+    "| own test | 0.9125 |",
+    "certificate.json: unchecked",
+    '`"LICENSE"`, `"LICENSE.metadata"`',
+    '| `"query"` | `"task: search result \\| query: "` |',
+  ):
+    assert said in text, said
+  assert "/home/someone" not in text and str(tmp_path) not in text
+  assert "negatives" not in text.split("## Training")[1].split("## ")[0]
+
+
+def test_scores_of_other_weights_are_not_shown(tuned, tmp_path):
+  final = {"hash": "0" * 64, "metrics": {"own test": 0.9125}}
+  (tuned / "summary.json").write_text(json.dumps({"final": final}))
+  _, text = header_of(export(tuned, tmp_path / "out"))
+  assert "## Scores" not in text
+
+
+def test_nothing_from_a_file_is_read_as_markup(
+  tmp_path, write_checkpoint, config
+):
+  prompts = {**PROMPTS, HOSTILE: HOSTILE}
+  files = {
+    "recipe.json": json.dumps(ORIGIN | {"stage": HOSTILE}).encode(),
+    "prompts.json": json.dumps(prompts).encode(),
+    "LICENSE": f"license: '{HOSTILE!r}\n".encode(),
+  }
+  model = write_checkpoint(tmp_path / "m <b>: |`", config, files)
+  header, text = header_of(export(model, tmp_path / "out"))
+  assert header["pipeline_tag"] == "sentence-similarity"
+  body = text.split("---\n", 2)[2]
+  code = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", re.sub(r"\\.", "", body))
+  assert "<" not in code and "**" not in code and "\x1b" not in text
+  assert "\n# y" not in body
+  for line in body.splitlines():  # cells are as many as the table has
+    if line.startswith("|"):
+      assert len(re.findall(r"(?<!\\)\|", line)) == 3, line
+
+
+def test_the_hub_reads_the_card(tuned, tmp_path):
+  hub = pytest.importorskip("huggingface_hub")
+  found = hub.ModelCard.load(export(tuned, tmp_path / "out") / "README.md")
+  assert found.data.license == "gemma"
+  assert found.data.base_model == "google/embeddinggemma-300m"
+
+
+def test_gguf_names_licence_and_base_and_import_keeps_them(tuned, tmp_path):
+  one = export(tuned, tmp_path / "one", "gguf")
+  path = one / "model-float32.gguf"
+
+  def general(path):
+    keys = gguf_file.read_header(path).keys
+    return {
+      key.removeprefix("general."): value
+      for key, value in keys.items()
+      if key.startswith("general.")
+    }
+
+  found = general(path)
+  assert found["name"] == "my_bank" and found["license"] == "gemma"
+  assert found["base_model.count"] == 1
+  assert found["base_model.0.name"] == "embeddinggemma-300m"
+  assert found["base_model.0.organization"] == "google"
+  url = "https://huggingface.co/google/embeddinggemma-300m"
+  assert found["base_model.0.repo_url"] == url
+  assert "sentence-similarity" in found["tags"]
+  workdir = tmp_path / "back"
+  argv = ["import", f"--from={path}", f"--workdir={workdir}"]
+  assert main.call(argv) == 0
+  two = export(workdir, tmp_path / "two", "gguf")
+  assert general(two / path.name) == found
+  header, text = header_of(export(workdir, tmp_path / "three"))
+  assert header["base_model"] == "google/embeddinggemma-300m"
+  assert header["license"] == "gemma" and "# my\\_bank" in text
+
+
+@pytest.mark.parametrize(
+  ("files", "said"),
+  [
+    ({}, {"license": "other", "license_name": "see-license-files"}),
+    (
+      {"LICENSE": b"terms of the weights"},
+      {
+        "license": "other",
+        "license_name": "see-license-files",
+        "license_link": "LICENSE",
+      },
+    ),
+    (
+      {"LICENSE": b"\n    Apache License\n  Version 2.0, January 2004"},
+      {"license": "apache-2.0"},
+    ),
+    ({"LICENSE.txt": b"MIT License\n\nCopyright"}, {"license": "mit"}),
+    (
+      {"LICENSE": b"license: other\nlicense_name: 'mine: v2'\nThe terms"},
+      {"license": "other", "license_name": "mine: v2"},
+    ),
+    (
+      {"LICENSE": b"Gemma Terms of Use", "LICENSE.metadata": b"license: gemma"},
+      {"license": "gemma"},
+    ),
+  ],
+)
+def test_a_licence_is_what_the_files_say(files, said):
+  assert origin.licence(files) == said
+
+
+def test_a_readme_beside_a_licence_file_is_not_lost(tmp_path):
+  (tmp_path / "README.md").write_text("---\nlicense: gemma\n---\n")
+  (tmp_path / "LICENSE").write_text("many words")
+  found = folders.terms(tmp_path)
+  assert found == {
+    "LICENSE": b"many words",
+    "LICENSE.metadata": b"license: gemma\n",
+  }
+  assert origin.licence(found) == {"license": "gemma"}
+  (tmp_path / "LICENSE.metadata").write_bytes(found["LICENSE.metadata"])
+  assert folders.terms(tmp_path) == found
+  (tmp_path / "README.md").write_text("---\nlicense: other\n---\n")
+  (tmp_path / "LICENSE.metadata").unlink()
+  assert folders.terms(tmp_path) == {"LICENSE": b"many words"}
+
+
+def test_what_descends_keeps_its_origin():
+  recipe = lambda **tree: {"recipe.json": json.dumps(tree).encode()}
+  source = {
+    "from": "/a/b/embeddinggemma-300m",
+    "family": "x",
+    "bytes": {"a": 1},
+  }
+  kept = {"from": "/a/b/embeddinggemma-300m", "family": "x"}
+  assert checkpoint.origin(recipe(source=source)) == kept
+  assert checkpoint.origin(recipe(origin=kept)) == kept
+  assert checkpoint.origin({}) == {}
+  base = origin.base(recipe(origin=kept))
+  assert base == ("embeddinggemma-300m", "")
+  hub = "/x/models--google--gemma-3/snapshots/abc/"
+  assert origin.repository(hub) == "google/gemma-3"
+  assert origin.repository("/x/google/gemma-3/") == ""
+
+
+@pytest.mark.parametrize(
+  ("path", "title"),
+  [
+    ("runs/laptop", "laptop"),
+    ("runs/tuned/checkpoints/5", "tuned"),
+    ("runs/tuned/merged/checkpoints/5", "tuned"),
+    ("runs/laptop/soup/checkpoints/0", "laptop-soup"),
+    ("runs/tuned/choose/checkpoints/0", "tuned"),
+    ("/", "model"),
+  ],
+)
+def test_a_model_is_called_as_its_run(path, title):
+  assert origin.title(path, {}) == title

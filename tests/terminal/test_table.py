@@ -1,0 +1,233 @@
+"""A table of any verb keeps its figures and names at any width."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from embeddinggemma import doctor
+from embeddinggemma.cli import models
+from embeddinggemma.doctor.opened import Finding
+from embeddinggemma.report import forgetting, precision, report
+from embeddinggemma.sweep import table as sweeps
+from embeddinggemma.terminal import console as console_lib
+from embeddinggemma.terminal.printable import printable
+from embeddinggemma.terminal.table import Table
+
+WIDTHS = (12, 20, 40, 60, 80, 200)
+SYSTEMS = ("BM25 plain", "char TF-IDF", "model", "model + BM25")
+QUALITY = {
+  system: {
+    f"task-{task}": {
+      dim: {"ndcg@10": (100 * place + 10 * task + int(dim)) / 1000}
+      for dim in ("1", "2")
+    }
+    for task in range(3)
+  }
+  for place, system in enumerate(SYSTEMS)
+}
+POINT = {"name": "step 20", "share": 0.5, "step": 20}
+SUITE = {"mean": 0.512, "tasks": {"qa": {"metric": "ndcg@10", "score": 0.512}}}
+SUITE["tasks"]["qa"]["queries"] = 1234
+OLD = {"mean": 0.412, "tasks": {"qa": {"score": 0.412}}}
+FORGETTING = {
+  "before": {"own test": OLD},
+  "after": {"own test": SUITE},
+  "points": [POINT | {"own validation": 0.613, "general suite": 0.714}],
+}
+RESULTS = [
+  sweeps.Result(
+    f"seed={seed},optimizer.lr=0.001",
+    {"seed": seed},
+    [],
+    "",
+    exit_code,
+    12.3 + seed,
+    "exit 2: error: [red]no[/] such folder" if exit_code else "",
+    {} if exit_code else {"loss": 1.25, "mean_type.ndcg@10": 0.375},
+  )
+  for seed, exit_code in ((0, 0), (1, 2))
+]
+FINDINGS = [
+  Finding("opens", True, "an/embedding/model/with/a/long/name"),
+  Finding("bidirectional", False, "12 of 103 tokens", "set attention to full"),
+  Finding("reach", None, "needs bidirectional"),
+]
+PATH = [
+  {"share": share, "scores": {"suites/own": 0.25 + share, "/data/b": 0.125}}
+  for share in (0.0, 0.5)
+]
+# Table -> the names and figures that must be seen, whatever the width.
+TABLES = {
+  "quality": (
+    lambda: report.terminal_table({"quality": QUALITY}),
+    [f"{system} @ {dim}" for system in SYSTEMS for dim in (1, 2)]
+    + [f"task-{n} ndcg@10" for n in range(3)]
+    + [
+      f"{score['ndcg@10']:.3f}"
+      for tasks in QUALITY.values()
+      for dims in tasks.values()
+      for score in dims.values()
+    ],
+  ),
+  "before and after": (
+    lambda: next(iter(forgetting.tables(FORGETTING))),
+    [
+      "own test",
+      "qa, ndcg@10",
+      "queries",
+      "1234",
+      "before",
+      "0.412",
+      "after",
+      "0.512",
+      "change",
+      "+0.100",
+    ],
+  ),
+  "candidates": (
+    lambda: list(forgetting.tables(FORGETTING))[1],
+    [
+      "candidate",
+      "step 20",
+      "own validation",
+      "0.613",
+      "general suite",
+      "0.714",
+    ],
+  ),
+  "precision": (
+    lambda: precision.table(
+      [
+        {
+          "weights": precision.ROUNDED,
+          "precision": "int4",
+          "bytes": 12_300_000,
+          "scores": {"mean": 0.4321},
+        }
+      ]
+    ),
+    ["precision", "int4", "weights", "rounded", "MB", "12.3", "mean", "0.4321"],
+  ),
+  "sweep": (
+    lambda: sweeps.table(RESULTS, "loss"),
+    [
+      "run",
+      "seed=0,optimizer.lr=0.001",
+      "loss",
+      "1.250",
+      "mean_type.ndcg@10",
+      "0.375",
+      "time",
+      "12.3 s",
+      "13.3 s",
+      "done",
+      "[red]no[/]",
+    ],
+  ),
+  "doctor": (
+    lambda: doctor.as_table(FINDINGS),
+    [
+      "check",
+      "reason and fix",
+      "opens",
+      "pass",
+      "with/a/long/name",
+      "FAIL",
+      "12 of 103 tokens",
+      "fix: set attention to full",
+      "not run",
+    ],
+  ),
+  "soup --path": (
+    lambda: models._path_table(PATH),
+    [
+      "weights",
+      "1.000 0.000",
+      "0.500 0.500",
+      "suites/own",
+      "0.2500",
+      "0.7500",
+      "/data/b",
+      "0.1250",
+    ],
+  ),
+}
+
+
+def render(table: Table, width: int) -> list[str]:
+  """The lines of a table on a console of a width."""
+  out = io.StringIO()
+  Console(file=out, width=width, color_system=None).print(table)
+  return out.getvalue().splitlines()
+
+
+def squeezed(text: str) -> str:
+  """A text without white space: what is folded is there all the same."""
+  return "".join(text.split())
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", TABLES)
+def test_nothing_is_lost(name, width):
+  make, parts = TABLES[name]
+  shown = render(make(), width)
+  seen = squeezed("".join(shown))
+  if name in ("sweep", "doctor"):  # whose sentences are folded in columns
+    parts = [word for part in parts for word in part.split()]
+  assert [part for part in parts if squeezed(part) not in seen] == [], shown
+  assert all(len(line) <= width for line in shown)
+  assert "…" not in seen
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80])
+def test_a_name_that_fits_a_line_is_on_one(width):
+  make, parts = TABLES["quality"]
+  shown = "\n".join(render(make(), width))
+  assert all(part in shown for part in parts if len(part) < width - 2)
+
+
+def test_a_table_is_turned_where_that_fits():
+  few = {name: {"t": tasks["task-0"]} for name, tasks in QUALITY.items()}
+  table = report.terminal_table({"quality": few})
+  wide, narrow = render(table, 200), render(table, 40)
+  assert len(wide) == 4 and "model + BM25 @ 2" in wide[1]
+  assert len(narrow) == 3 + 2 * len(SYSTEMS)
+  assert narrow[-1].startswith("model + BM25 @ 2 ")
+  assert narrow[-1].rstrip().endswith("0.302")
+
+
+def test_names_are_shown_as_they_are():
+  name = "[red]\x1b[2J\u202e:smile:\n日本語"
+  table = Table(["", name], [[name, "1.0"], ["b", [(name, "bold")]]], name)
+  for width in (16, 40, 100):
+    shown = squeezed("".join(render(table, width)))
+    assert shown.count(squeezed(printable(name))) >= 4
+    assert "\x1b" not in shown
+
+
+def test_a_reason_is_one_line_and_its_fix_another():
+  found = [Finding("opens", False, "no\nfix: none \x1b", "give\nanother")]
+  for width in (40, 80):
+    shown = "\n".join(render(doctor.as_table(found), width))
+    assert r"no\nfix: none \x1b" in shown and r"fix: give\nanother" in shown
+
+
+def test_a_table_of_nothing_is_its_title():
+  assert render(Table([], [], "Quality"), 40) == ["Quality"]
+  assert render(Table(["", "a"], []), 40)[0].split() == ["a"]
+
+
+@pytest.mark.parametrize(("columns", "bounded"), [("40", True), ("", False)])
+def test_a_pipe_gets_whole_rows(monkeypatch, columns, bounded):
+  """rich takes a pipe for a terminal of 80 columns."""
+  monkeypatch.setenv("COLUMNS", columns)
+  console = console_lib.Terminal(stderr=False)
+  out = console.file = io.StringIO()
+  table = Table(["", *("name " * 6 + str(n) for n in range(9))], [["a"] * 10])
+  console.print(table)
+  shown = out.getvalue().splitlines()
+  assert (max(map(len, shown)) <= 40) == bounded
+  if not bounded:
+    assert len(shown) == 3
+    assert all("name " * 6 + str(n) in shown[0] for n in range(9))
