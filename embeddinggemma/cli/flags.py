@@ -58,6 +58,8 @@ TEXT_FLAGS = {
   "part": ("both", "of an encoder-decoder: encoder, decoder or both"),
   "base": (None, "of an adapter without weights: the model that it changes"),
   "format": (None, formats.names()),
+  "layers": (None, "how many to keep, the first ones, or a list: 0,1,2,5"),
+  "vocabulary": (None, "pieces to keep at most, such as 64k: those of --data"),
   "stage": (None, "of a recipe: prefinetune (default), adapt, ..."),
   "topology": (None, "a TPU generation and shape, such as v5e:16x16"),
   "dtype": (

@@ -78,6 +78,12 @@ VERBS = {
     ("inputs", "workdir"),
     ("weights", "path", "last", "data"),
   ),
+  "shrink": Verb(
+    "cut a small model out of a large one: fewer layers, fewer pieces",
+    "students:shrink",
+    ("model", "workdir"),
+    ("layers", "vocabulary", "data"),
+  ),
   "doctor": Verb(
     "look for silent wrongness: doctor PATH; a row a check, exit 1 on a fault",
     "models:doctor",

@@ -16,6 +16,7 @@ import numpy as np
 from embeddinggemma import cache, checkpoint, saved
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.convert.read.hugging_face import repeating
+from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import identity
 from embeddinggemma.model.config import ModelConfig
@@ -84,12 +85,14 @@ def shrink(
       workdir has a checkpoint.
   """
   found = saved.read(path)
-  kept = chosen_layers(layers or str(found.config.num_layers), found.config.num_layers)
+  count = found.config.num_layers
+  kept = chosen_layers(layers or str(count), count)
   tokenizer = Tokenizer(found.files[checkpoint.TOKENIZER_FILE], path)
   pruned = None
   if size is not None:
-    pruned = vocabulary.prune(tokenizer, texts, size)
-  if pruned is None and len(kept) == found.config.num_layers:
+    words = [*found.prompts.values(), *prompts.PROMPTS.values()]
+    pruned = vocabulary.prune(tokenizer, texts, size, words)
+  if pruned is None and len(kept) == count:
     raise BadInput("nothing to cut; give --layers or --vocabulary")
   config = _config(found.config, kept, pruned)
   model = pruned.model if pruned else tokenizer.model
@@ -160,13 +163,14 @@ def _files(
   digest = checkpoint.ContentHash()
   for name, tensor in checkpoint.stream(found.directory):
     digest.add_tensor(name, tensor)
-  parent = checkpoint.json_of(found.files, "recipe.json")
+  parent = checkpoint.recipe_of(found.files)
+  inherited = (*checkpoint.AS_WRITTEN, saved.GRID, "origin")
   recipe = {
-    **{k: parent[k] for k in (*checkpoint.AS_WRITTEN, saved.GRID) if k in parent},
+    **{key: parent[key] for key in inherited if key in parent},
     "stage": "shrink",
     "parents": {"base": digest.hexdigest()},
     "layers": list(layers),
-    "vocabulary": {k: v for k, v in pruned._asdict().items() if k not in ("model", "ids")} if pruned else {},
+    "vocabulary": pruned.figures if pruned else {},
     "view": checkpoint.view_of(found.files),
     IDENTITY: identity.parts(config, Tokenizer(model).identity, found.prompts),
     "versions": {n: importlib.metadata.version(n) for n in _VERSIONS},

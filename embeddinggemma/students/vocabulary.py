@@ -7,8 +7,9 @@ and cuts a text as before wherever the pieces of that cut are kept. What is not
 kept falls apart into smaller pieces, and at last into bytes.
 """
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ from embeddinggemma.data.tokenizer import NUM_SPARE, Tokenizer
 from embeddinggemma.types import BadInput
 
 _BATCH = 1024  # texts that are tokenised together
+_SAMPLE = 5000  # texts on which two tokenizers are compared
+_NO_LIMIT = 2**62  # of tokens
 _SPARE = re.compile(r"<unused(\d+)>")
 
 
@@ -33,20 +36,36 @@ class Pruned(NamedTuple):
   lost: int  # of them, those that were cut
   share: float  # of the texts' tokens that are cut as before
 
+  @property
+  def figures(self) -> dict[str, float]:
+    """What recipe.json keeps of it."""
+    return {
+      "pieces": len(self.ids),
+      "used": self.used,
+      "lost": self.lost,
+      "share": round(self.share, 4),
+    }
 
-def prune(tokenizer: Tokenizer, texts: Sequence[str], size: int) -> Pruned:
+
+def prune(
+  tokenizer: Tokenizer,
+  texts: Sequence[str],
+  size: int,
+  prompts: Sequence[str] = (),
+) -> Pruned:
   """The vocabulary of at most `size` pieces that serves the texts best.
 
   It keeps control pieces, bytes, pieces that are matched whole (of the spare
   ones as many as this project's own tokenizers have), and then the pieces that
   are most frequent in the texts, each with those from which it is merged.
+  The pieces of `prompts`, which stand before every text, come first.
 
   Raises:
     BadInput: there is no text, the tokenizer is no byte-pair encoding of
       Gemma's kind, or `size` does not hold what is always kept.
   """
   pieces = sentencepiece_model.gemma_pieces(tokenizer.model, "a student")
-  counts = count(tokenizer, texts)
+  counts, first = count(tokenizer, texts), count(tokenizer, prompts)
   if not counts.sum():
     raise BadInput("there is no text whose pieces a vocabulary could keep")
   kept = _always(pieces, counts)
@@ -55,7 +74,8 @@ def prune(tokenizer: Tokenizer, texts: Sequence[str], size: int) -> Pruned:
       f"--vocabulary={size} is too small: control pieces, bytes and pieces that"
       f" are matched whole alone are {len(kept)}"
     )
-  used = [n for n in np.argsort(-counts, kind="stable") if counts[n]]
+  rank = np.where(first > 0, np.iinfo(np.int64).max, counts)
+  used = [int(n) for n in np.argsort(-rank, kind="stable") if rank[n]]
   ranks = {p.text: p.score for p in pieces if p.type == NORMAL}
   by_text = {p.text: n for n, p in enumerate(pieces) if p.type == NORMAL}
   for n in used:
@@ -72,15 +92,15 @@ def prune(tokenizer: Tokenizer, texts: Sequence[str], size: int) -> Pruned:
       pieces=[pieces[n] for n in ids]
     )
   )
-  lost = sum(int(n) not in kept for n in used)
-  share = same_cuts(tokenizer, Tokenizer(model), texts)
+  lost = sum(n not in kept for n in used)
+  sample = texts[:: 1 + len(texts) // _SAMPLE]
+  share = same_cuts(tokenizer, Tokenizer(model), sample)
   return Pruned(model, ids, len(used), lost, share)
 
 
-def count(tokenizer: Tokenizer, texts: Iterable[str]) -> Int[np.ndarray, "V"]:
+def count(tokenizer: Tokenizer, texts: Sequence[str]) -> Int[np.ndarray, "V"]:
   """How often each piece occurs in the texts, BOS and EOS left out."""
   total = np.zeros(tokenizer.vocab_size, np.int64)
-  texts = list(texts)
   for start in range(0, len(texts), _BATCH):
     rows, _ = tokenizer.encode_batch(texts[start : start + _BATCH], _NO_LIMIT)
     ids = np.concatenate([row[1:-1] for row in rows])
@@ -88,12 +108,7 @@ def count(tokenizer: Tokenizer, texts: Iterable[str]) -> Int[np.ndarray, "V"]:
   return total
 
 
-_NO_LIMIT = 2**62
-
-
-def _always(
-  pieces: Sequence[Piece], counts: Int[np.ndarray, "V"]
-) -> set[int]:
+def _always(pieces: Sequence[Piece], counts: Int[np.ndarray, "V"]) -> set[int]:
   """Ids of the pieces that every vocabulary keeps."""
 
   def is_kept(n: int, piece: Piece) -> bool:
@@ -114,7 +129,7 @@ def merged_from(text: str, scores: Mapping[str, float]) -> set[str]:
   if not made <= scores.keys():
     return set()
   while len(parts) > 1:
-    joint = [a + b for a, b in zip(parts, parts[1:])]
+    joint = [a + b for a, b in itertools.pairwise(parts)]
     known = [n for n, piece in enumerate(joint) if piece in scores]
     if not known:
       return set()

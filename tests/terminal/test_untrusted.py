@@ -58,7 +58,9 @@ def test_a_hit_is_text(call, trained, source, tmp_path):
     argv = ["query", model, f"--index={index}", "--lexical"]
     code, said, _ = call(*argv, query)
     assert code == 0
-    assert r"\x1b[2J\x1b]0;t\x07" in said and ("[red]x[" in said or query == "bridge")
+    assert r"\x1b[2J\x1b]0;t\x07" in said and (
+      "[red]x[" in said or query == "bridge"
+    )
     code, said, _ = call(*argv, "--json", query)
     (hit,) = json.loads(said)
     text = (source / hit["path"]).read_text()
