@@ -76,6 +76,7 @@ SMALL = {
   ),
   ("train", "qat"): ("--config.steps=2", ONE_LAYER),
   ("teach", "teach"): ("--config.width=24",),
+  ("shrink", ""): ("--layers=1",),
   # The words of the pairs are few, and the model has learnt nothing.
   ("mine", "mine"): (
     "--config.search=stemmed",
