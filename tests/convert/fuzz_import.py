@@ -667,13 +667,16 @@ def ours(folder: pathlib.Path, encode: Callable[[Any], Any]) -> tuple[str, Any]:
   import embeddinggemma as eg
   from embeddinggemma.convert import verbs
   from embeddinggemma.convert.read import families
+  from embeddinggemma.data.tokenizer import Tokenizer
   from embeddinggemma.types import BadInput, Stopped
 
   try:
     found = families.read(folder)
-    verbs.check_tokenizer(found, folder)
+    owner = str(folder)
+    tokenizer = Tokenizer(found.tokenizer, owner)
+    tokenizer.require_fits(found.config.vocab_size, owner)
     left = verbs.left_aside_of(found, folder)
-    with contextlib.redirect_stderr(io.StringIO()):
+    with silent():
       vectors = encode(lambda: eg.load(folder))
     return " ".join((*found.warned, *left.warned)), vectors
   except (BadInput, Stopped) as error:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import pytest
 
@@ -79,16 +80,18 @@ def test_an_index_refuses_a_model_that_differs(
   assert said in output.out + output.err
 
 
-def test_a_changed_export_is_told_at_loading(exported, tmp_path, capsys):
+def test_a_changed_export_is_told_at_loading(exported, tmp_path):
   copy = shutil.copytree(exported, tmp_path / "copy")
   path = copy / "config_sentence_transformers.json"
   tree = json.loads(path.read_text())
   tree["prompts"]["query"] = "q: "
   path.write_text(json.dumps(tree))
-  eg.load(exported)
-  assert "changed" not in capsys.readouterr().err
-  eg.load(copy)
-  assert "changed after it was made: prompts.query=" in capsys.readouterr().err
+  with warnings.catch_warnings():
+    warnings.simplefilter("error", eg.Notice)
+    eg.load(exported)
+  said = "changed after it was made: prompts.query="
+  with pytest.warns(eg.Notice, match=said):
+    eg.load(copy)
 
 
 def test_an_evaluation_says_of_which_model(imported, tmp_path):

@@ -192,7 +192,7 @@ def _check_selection(
 
 def _adaptable(name: Name) -> bool:
   """Whether LoRA adapts such a tensor: linear maps and the table."""
-  return name[-1] not in ("scale",)
+  return name[-1] != "scale"
 
 
 class _Low(NamedTuple):

@@ -166,7 +166,7 @@ def _onto(folder: pathlib.Path, base: Imported) -> Imported:
         for name, what in tokenizer_files.roles(own.source).items()
         if folders.has(folder, name)
       },
-      warned=(*base.warned, *own.notes),
+      warned=(*base.warned, *own.warned),
     )
   return adapters.merged(base, folder)
 
