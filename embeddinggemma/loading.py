@@ -36,6 +36,7 @@ from embeddinggemma.types import (
 )
 
 _NO_LIMIT = 2**62  # of tokens
+_SHOWN = 3  # differences that a warning names
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -413,14 +414,18 @@ def opened(
   return model, None
 
 
-def _say_changed(model: Model, recorded: Mapping[str, Any]) -> None:
+def _say_changed(model: Model, recorded: Any) -> None:
   """Warn of what of a model is not as it was when its folder was written.
 
   The weights are left out: an export's are as its precision rounds them, and a
   checkpoint does not record their hash.
   """
-  for line in identity_lib.differences(recorded, model.identity.parts):
-    warn(f"{model.name} was changed after it was made: {line}", Notice)
+  if lines := identity_lib.differences(recorded, model.identity.parts):
+    more = len(lines) - _SHOWN
+    shown = "; ".join(lines[:_SHOWN]) + (
+      f" and {more} more" if more > 0 else ""
+    )
+    warn(f"{model.name} was changed after it was made: {shown}", Notice)
 
 
 def assemble(

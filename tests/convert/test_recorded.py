@@ -94,6 +94,18 @@ def test_a_changed_export_is_told_at_loading(exported, tmp_path):
     eg.load(copy)
 
 
+def test_what_is_recorded_may_be_anything(exported, tmp_path):
+  """A file that others wrote, or changed, is told in one line."""
+  copy = shutil.copytree(exported, tmp_path / "copy")
+  path = copy / "embeddinggemma.json"
+  tree = json.loads(path.read_text())
+  for junk in ("x", None, 3, {"prompts": 3}):
+    path.write_text(json.dumps(tree | {"identity": junk}))
+    with pytest.warns(eg.Notice, match="changed after it was made") as said:
+      eg.load(copy)
+    assert len(said) == 1 and len(str(said[0].message)) < len(str(copy)) + 250
+
+
 def test_an_evaluation_says_of_which_model(imported, tmp_path):
   rows = [
     {"sentence1": "a river", "sentence2": f"the river {n}", "score": n}
