@@ -20,12 +20,13 @@ if TYPE_CHECKING:
   from embeddinggemma.loading import Model
   from embeddinggemma.retrieval.search import Hit
   from embeddinggemma.training.config import TrainConfig
-  from embeddinggemma.types import BadInput, Stopped, Truncated
+  from embeddinggemma.types import BadInput, Notice, Stopped, Truncated
 
 __version__ = "0.1.0"
 __all__ = [
   "BadInput",
   "Model",
+  "Notice",
   "Stopped",
   "Truncated",
   "evaluate",
@@ -253,7 +254,7 @@ def __getattr__(name: str) -> Any:
     from embeddinggemma.loading import Model
 
     return Model
-  if name in ("BadInput", "Stopped", "Truncated"):
+  if name in ("BadInput", "Notice", "Stopped", "Truncated"):
     from embeddinggemma import types
 
     return getattr(types, name)

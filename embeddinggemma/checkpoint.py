@@ -400,8 +400,8 @@ def keeps_white_space(files: Files) -> bool:
   return AS_WRITTEN.items() <= recipe_of(files).items()
 
 
-def identity_of(files: Files) -> dict[str, Any]:
-  """What recipe.json records of the model's identity; {} in older ones."""
+def identity_of(files: Files) -> Any:
+  """The identity in recipe.json, unchecked; {} in older ones."""
   return recipe_of(files).get(IDENTITY, {})
 
 

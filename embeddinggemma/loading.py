@@ -6,7 +6,6 @@ The names and meanings are those that sentence-transformers users know.
 import dataclasses
 import functools
 import pathlib
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,10 +25,18 @@ from embeddinggemma.model import adapt, embedder
 from embeddinggemma.model import identity as identity_lib
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.progress import Progress
-from embeddinggemma.terminal.printable import printable
-from embeddinggemma.types import BadInput, BadValue, Encode, Params, Stopped
+from embeddinggemma.terminal.warn import warn
+from embeddinggemma.types import (
+  BadInput,
+  BadValue,
+  Encode,
+  Notice,
+  Params,
+  Stopped,
+)
 
 _NO_LIMIT = 2**62  # of tokens
+_SHOWN = 3  # differences that a warning names
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -350,6 +357,9 @@ def load(
     precision: to which weights are rounded: a key of quantize.SPECS such as
       "int4", or "float"; None: the one that the model was trained for.
 
+  What makes other programs give other vectors, or was changed after the model
+  was made, is a warning (types.Notice), a line each.
+
   Raises:
     BadInput: there is no model; its weights, config and tokenizer disagree; its
       weights need a view that this version lacks; or the precision is unknown,
@@ -357,8 +367,8 @@ def load(
   """
   forks.require_own_jax()
   model, found = opened(path, dtype, precision)
-  for note in found.warned if found else ():
-    print(printable(f"{path}: {note}"), file=sys.stderr)
+  for line in found.warned if found else ():
+    warn(f"{path}: {line}", Notice)
   return model
 
 
@@ -391,10 +401,10 @@ def opened(
   seen = quantize.known(precision or found.precision)
   name = str(found.directory)
   if not checkpoint.keeps_white_space(found.files):
-    print(
-      f"{printable(name)} was made by a version that ignored white space around a text; it"
+    warn(
+      f"{name} was made by a version that ignored white space around a text; it"
       " counts now, so vectors of such texts differ from those made then",
-      file=sys.stderr,
+      Notice,
     )
   tokenizer = Tokenizer(found.files["tokenizer.model"], name)
   params = tensors.placed(checkpoint.stream(found.directory), seen)
@@ -404,15 +414,18 @@ def opened(
   return model, None
 
 
-def _say_changed(model: Model, recorded: Mapping[str, Any]) -> None:
-  """Print what of a model is not as it was when its folder was written.
+def _say_changed(model: Model, recorded: Any) -> None:
+  """Warn of what of a model is not as it was when its folder was written.
 
   The weights are left out: an export's are as its precision rounds them, and a
   checkpoint does not record their hash.
   """
-  for line in identity_lib.differences(recorded, model.identity.parts):
-    said = f"{model.name} was changed after it was made: {line}"
-    print(printable(said), file=sys.stderr)
+  if lines := identity_lib.differences(recorded, model.identity.parts):
+    more = len(lines) - _SHOWN
+    shown = "; ".join(lines[:_SHOWN]) + (
+      f" and {more} more" if more > 0 else ""
+    )
+    warn(f"{model.name} was changed after it was made: {shown}", Notice)
 
 
 def assemble(
@@ -424,11 +437,7 @@ def assemble(
   precision: str = quantize.FLOAT,
 ) -> Model:
   """A Model, after checks against silent errors; BadInput if one fails."""
-  if tokenizer.vocab_size > model.vocab_size:
-    raise BadInput(
-      f"{name}: the tokenizer has {tokenizer.vocab_size} pieces, the table"
-      f" {model.vocab_size} rows; they are not of one model"
-    )
+  tokenizer.require_fits(model.vocab_size, name)
   shapes = jax.eval_shape(embedder.init(model), jax.random.key(0))
   _, missing = adapt.graft(
     {"model": shapes["model"]}, {"model": params["model"]}

@@ -59,8 +59,8 @@ def has(folder: pathlib.Path, name: str) -> bool:
   return inside(folder, name).is_file()
 
 
-def recorded(place: pathlib.Path) -> dict[str, Any]:
-  """The identity that an export of ours says its model had; else {}."""
+def recorded(place: pathlib.Path) -> Any:
+  """The identity that an export says its model had, unchecked; else {}."""
   folder = place if place.is_dir() else place.parent
   if not has(folder, MARK):
     return {}

@@ -35,14 +35,15 @@ class Imported(NamedTuple):
   family: str
   more: Mapping[str, Any] = {}  # further fields of an encoder-decoder's config
   left_out: int = 0  # tensors of parts that are not imported
-  notes: tuple[str, ...] = ()  # for the user
-  aside: tuple[str, ...] = ()  # what was not read, and why no vector changes
-  source: Mapping[str, Any] = {}  # further facts on where it is from
-  licence: str = ""  # what the file of weights says of it
+  # Lines for the user: what was done; what was not read of a file, and why no
+  # vector changes; what makes other programs give other vectors, or may.
+  notes: tuple[str, ...] = ()
+  aside: tuple[str, ...] = ()
+  warned: tuple[str, ...] = ()
   # File, relative to the folder, -> what was read from it.
   read: Mapping[str, str] = {}
-  # What makes other programs give other vectors, or may: named, not refused.
-  warned: tuple[str, ...] = ()
+  source: Mapping[str, Any] = {}  # further facts on where it is from
+  licence: str = ""  # what the file of weights says of it
 
   @property
   def is_embedder(self) -> bool:

@@ -72,7 +72,8 @@ def import_model(
   """
   folder = _located(source)
   model = families.read(folder, part, _base(base))
-  check_tokenizer(model, folder)
+  tokenizer = Tokenizer(model.tokenizer, str(folder))
+  tokenizer.require_fits(model.config.vocab_size, str(folder))
   place = pathlib.Path(source)
   left = left_aside_of(model, place if place.is_dir() else folder)
   found = on_grid.Found(quantize.FLOAT, "")
@@ -144,11 +145,7 @@ def left_aside_of(model: Imported, folder: pathlib.Path) -> left_aside.Left:
 
 def _table(model: Imported, left: left_aside.Left) -> Table:
   """What was read, from which file, and what was left aside and why."""
-  aside = (
-    (file, f"left aside: {why}")
-    for files, why in left.reasons.items()
-    for file in files.split(", ")
-  )
+  aside = ((file, f"left aside: {why}") for file, why in left.reasons.items())
   return Table(("file", "read"), [*model.read.items(), *aside], prose=(1,))
 
 
@@ -202,16 +199,6 @@ def export_model(
   say(f"{place}  weights {written.digest[:12]}{certificate.grid(found)}")
   say(certificate.summary(found))
   return found
-
-
-def check_tokenizer(model: Imported, where: Any) -> None:
-  """Raise BadInput if the tokenizer has more pieces than the table has rows."""
-  pieces = Tokenizer(model.tokenizer, str(where)).vocab_size
-  if pieces > model.config.vocab_size:
-    raise BadInput(
-      f"{where}: the tokenizer has {pieces} pieces, the table"
-      f" {model.config.vocab_size} rows; they are not of one model"
-    )
 
 
 def _located(source: str, flag: str = "") -> pathlib.Path:

@@ -87,6 +87,14 @@ class Tokenizer:
     """The number of pieces; a table may have more rows."""
     return self._processor.vocab_size()
 
+  def require_fits(self, rows: int, owner: str) -> None:
+    """Raise BadInput for more pieces than the table of a model has rows."""
+    if self.vocab_size > rows:
+      raise BadInput(
+        f"{owner}: the tokenizer has {self.vocab_size} pieces, the table"
+        f" {rows} rows; they are not of one model"
+      )
+
   @functools.cached_property
   def pieces(self) -> list[str]:
     """Every piece, in the order of ids."""

@@ -10,18 +10,13 @@ counts (`counted`), and warns once (`report`).
 import contextlib
 import contextvars
 import dataclasses
-import sys
-import warnings
 from collections.abc import Iterator
-from types import FrameType
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from embeddinggemma.terminal.warn import warn
 from embeddinggemma.types import Notice, Truncated
-
-_PACKAGE = __name__.partition(".")[0]
 
 
 @dataclasses.dataclass
@@ -89,31 +84,11 @@ def report(counts: Counts) -> None:
     around.add(counts)
     return
   if counts.cut:
-    _warn(str(counts), Truncated)
+    warn(str(counts), Truncated)
   if counts.untitled:
     one = counts.untitled == 1
-    _warn(
+    warn(
       f"{counts.untitled} {'title is' if one else 'titles are'} left out: the"
       " prompt has no place for titles, as 'document' has",
       Notice,
     )
-
-
-def _warn(line: str, category: type[Notice]) -> None:
-  """Warns at the caller's line, at every call.
-
-  Python shows equal warnings of a line once: a registry of its own makes each
-  call the first. All filters count as ever.
-  """
-  frame: FrameType | None = sys._getframe(1)
-  while frame is not None and _is_ours(frame) and frame.f_back is not None:
-    frame = frame.f_back
-  place: Any = (frame.f_code.co_filename, frame.f_lineno) if frame else ("", 0)
-  module = frame.f_globals.get("__name__") if frame else None
-  warnings.warn_explicit(line, category, *place, module=module, registry=None)
-
-
-def _is_ours(frame: FrameType) -> bool:
-  """Whether a frame runs code of this package."""
-  name = frame.f_globals.get("__name__") or ""
-  return name == _PACKAGE or name.startswith(f"{_PACKAGE}.")

@@ -84,7 +84,7 @@ def parts(
 
 
 def differences(
-  there: Mapping[str, Any],
+  there: Any,
   here: Mapping[str, Any],
   used: Collection[str] | None = None,
 ) -> list[str]:
@@ -93,10 +93,13 @@ def differences(
   A part that `there` lacks, since what wrote it knew less, is not compared.
 
   Args:
-    there: of what made the vectors; {} if it was not recorded.
+    there: of what made the vectors; {} if it was not recorded. What is no
+      object was not written by this program, and differs as a whole.
     here: of the model at hand.
     used: the names of the prompts that matter; None: all.
   """
+  if not isinstance(there, Mapping):
+    return [f"identity={there!r} there, an object now"]
   kept = [name for name in Identity._fields if name in there and name in here]
   ours, theirs = (
     config_lib.flat({name: tree[name] for name in kept})

@@ -153,8 +153,13 @@ def about_of(directory: Path) -> dict[str, Any]:
           raise ValueError(f"its {name} is {about[name]!r}")
       if about["vectors"] not in get_args(codes.Kind):
         raise ValueError(f"its vectors are {about['vectors']!r}")
+      if not isinstance(about.get(IDENTITY, {}), dict):
+        raise ValueError(f"its {IDENTITY} is {about[IDENTITY]!r}")
   except _BROKEN as error:
-    raise Damaged(f"{directory}: not an index ({error!r})") from None
+    raise Damaged(
+      f"{directory}: not an index ({error!r}); if it was one, `index` again"
+      " makes it anew"
+    ) from None
   return about
 
 
@@ -183,9 +188,10 @@ def differences(about: Mapping[str, Any], model: Identity) -> list[str]:
   Earlier versions kept the weights' hash and the document prompt alone; these
   are then compared.
   """
-  there = about.get(IDENTITY) or {
+  there = {
     "weights": about["model"],
     "prompts": {"document": about["document_prompt"]},
+    **about.get(IDENTITY, {}),
   }
   used = identity.SEARCH if IDENTITY in about else ("document",)
   return identity.differences(there, model.as_json(), used)

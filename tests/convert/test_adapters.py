@@ -293,7 +293,8 @@ def test_an_adapter_alone_is_merged_into_its_base(
       capsys, *argv[:2], f"--workdir={workdir}", f"--base={base}"
     )
     assert code == 0 and "README.md" in said and "merged into 4" in said
-    assert f"merged into the weights of {base}" in said
+    assert f"merged into the weights of {base}; it says that it was" in said
+    assert "trained on 'google/embeddinggemma-300m'" in said
     hashes.add(eg.load(workdir).hash)
   put(folder, settings(), arrays)
   assert hashes == {eg.load(folder).hash}

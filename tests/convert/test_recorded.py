@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import pytest
 
@@ -79,16 +80,30 @@ def test_an_index_refuses_a_model_that_differs(
   assert said in output.out + output.err
 
 
-def test_a_changed_export_is_told_at_loading(exported, tmp_path, capsys):
+def test_a_changed_export_is_told_at_loading(exported, tmp_path):
   copy = shutil.copytree(exported, tmp_path / "copy")
   path = copy / "config_sentence_transformers.json"
   tree = json.loads(path.read_text())
   tree["prompts"]["query"] = "q: "
   path.write_text(json.dumps(tree))
-  eg.load(exported)
-  assert "changed" not in capsys.readouterr().err
-  eg.load(copy)
-  assert "changed after it was made: prompts.query=" in capsys.readouterr().err
+  with warnings.catch_warnings():
+    warnings.simplefilter("error", eg.Notice)
+    eg.load(exported)
+  said = "changed after it was made: prompts.query="
+  with pytest.warns(eg.Notice, match=said):
+    eg.load(copy)
+
+
+def test_what_is_recorded_may_be_anything(exported, tmp_path):
+  """A file that others wrote, or changed, is told in one line."""
+  copy = shutil.copytree(exported, tmp_path / "copy")
+  path = copy / "embeddinggemma.json"
+  tree = json.loads(path.read_text())
+  for junk in ("x", None, 3, {"prompts": 3}):
+    path.write_text(json.dumps(tree | {"identity": junk}))
+    with pytest.warns(eg.Notice, match="changed after it was made") as said:
+      eg.load(copy)
+    assert len(said) == 1 and len(str(said[0].message)) < len(str(copy)) + 250
 
 
 def test_an_evaluation_says_of_which_model(imported, tmp_path):

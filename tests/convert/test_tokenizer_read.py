@@ -9,6 +9,7 @@ import pathlib
 import random
 import re
 import shutil
+import warnings
 
 import pytest
 import tokenizer_edits as edits
@@ -128,7 +129,7 @@ def test_the_pieces_come_from_tokenizer_json_alone(folder, pieces, written):
   """The very pieces that the file was made from, whatever wrote the file."""
   (folder / TOKENS).write_text(json.dumps(written(pieces)))
   found = tokenizer_files.read(folder, ROWS)
-  assert found.source == TOKENS and found.notes == ()
+  assert found.source == TOKENS and found.warned == ()
   assert Tokenizer(found.model).identity == Tokenizer(pieces).identity
   assert same_ids(found, library(folder))
 
@@ -164,7 +165,7 @@ def test_one_model_in_two_files_is_the_older_file(folder, pieces):
   """So its hash is that of earlier imports."""
   (folder / MODEL).write_bytes(pieces)
   found = tokenizer_files.read(folder, ROWS)
-  assert found.model == pieces and found.source == MODEL and not found.notes
+  assert found.model == pieces and found.source == MODEL and not found.warned
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_what_gives_the_same_ids(folder, pieces, sections):
   change(folder, **sections)
   found = tokenizer_files.read(folder, ROWS)
   assert Tokenizer(found.model).identity == Tokenizer(pieces).identity
-  assert not found.notes
+  assert not found.warned
 
 
 def test_merges_may_be_strings(folder, pieces):
@@ -217,7 +218,7 @@ def test_added_tokens_become_pieces(folder, pieces, tokens):
   assert found.source == TOKENS
   new = tokens[0][0].replace(" ", SPACE)
   assert new in Tokenizer(found.model).pieces
-  assert any(MODEL in note and repr(new) in note for note in found.notes)
+  assert any(MODEL in note and repr(new) in note for note in found.warned)
 
 
 def test_a_token_without_a_row_is_left_out(folder, pieces):
@@ -226,7 +227,7 @@ def test_a_token_without_a_row_is_left_out(folder, pieces):
   rows = Tokenizer(pieces).vocab_size
   add(folder, ("<image_soft_token>", {"special": True}))
   found = tokenizer_files.read(folder, rows)
-  assert found.model == pieces and found.notes == ()
+  assert found.model == pieces and found.warned == ()
   assert f"'<image_soft_token>' has the id {rows} and no row" in found.aside[0]
 
 
@@ -260,7 +261,7 @@ def test_two_files_of_two_models(folder, pieces, fault, said):
   fault(folder)
   found = tokenizer_files.read(folder, ROWS)
   assert found.source == TOKENS and same_ids(found, library(folder))
-  assert re.search(said, found.notes[0])
+  assert re.search(said, found.warned[0])
 
 
 def without(key):
@@ -457,7 +458,7 @@ def test_what_is_refused_by_name(folder, name):
 
 def test_a_decoder_needs_no_eos(folder):
   change(folder, post_processor=POSTS[1])
-  assert tokenizer_files.read(folder, ROWS, ends=False).notes == ()
+  assert tokenizer_files.read(folder, ROWS, ends=False).warned == ()
 
 
 @pytest.mark.parametrize(
@@ -477,11 +478,12 @@ def test_a_decoder_needs_no_eos(folder):
     ),
   ],
 )
-def test_a_cut_on_the_other_side_is_said(folder, sections, settings):
+def test_a_cut_on_the_other_side_is_refused(folder, sections, settings):
   change(folder, **sections)
   configure(folder, **settings)
-  (note,) = tokenizer_files.read(folder, ROWS).notes
-  assert "cuts texts that are too long on the left" in note
+  with pytest.raises(BadInput, match="long texts lose their end here"):
+    tokenizer_files.read(folder, ROWS)
+  tokenizer_files.read(folder, ROWS, ends=False)  # of which none are cut
 
 
 def test_special_tokens_that_are_split_are_text(folder):
@@ -505,11 +507,11 @@ def test_a_model_alone_needs_its_flags(folder, pieces):
   configure(folder, add_bos_token=True, add_eos_token=True)
   found = tokenizer_files.read(folder, ROWS)
   assert found.model == pieces and found.source == MODEL
-  assert found.notes[0].endswith(
+  assert found.warned[0].endswith(
     "runs of more than 16 spaces elsewhere than is done here"
   )
   configure(folder, add_bos_token=True)
-  note, _ = tokenizer_files.read(folder, ROWS).notes
+  note, _ = tokenizer_files.read(folder, ROWS).warned
   assert "has no add_eos_token, without which transformers makes no EOS" in note
   configure(folder, add_bos_token=True, add_eos_token=False)
   with pytest.raises(BadInput, match="add_eos_token=False is not supported"):
@@ -523,7 +525,7 @@ def test_tokens_added_to_a_model_alone(folder, pieces):
   beside("added_tokens.json", **{"[ENT]": size, "<mask>": 4})(folder)
   found = tokenizer_files.read(folder, ROWS)
   assert size in Tokenizer(found.model).encode("a [ENT] b")
-  assert "lacks '[ENT]', which the files beside it add" in found.notes[-1]
+  assert "lacks '[ENT]', which the files beside it add" in found.warned[-1]
   assert "no row" in tokenizer_files.read(folder, size).aside[0]
   beside("added_tokens.json", **{"[ENT]": size + 1})(folder)
   with pytest.raises(BadInput, match="which does not fit"):
@@ -550,7 +552,7 @@ def test_a_model_one_level_up_is_said(folder, pieces):
   (folder / TOKENS).rename(folder.parent / "elsewhere")
   (folder.parent / MODEL).write_bytes(pieces)
   configure(folder, add_bos_token=True, add_eos_token=True)
-  note, _ = tokenizer_files.read(folder, ROWS).notes
+  note, _ = tokenizer_files.read(folder, ROWS).warned
   assert str(folder.parent / MODEL) in note
 
 
@@ -566,12 +568,15 @@ def saved(exported, tmp_path) -> pathlib.Path:
   return copy
 
 
-def test_load_says_which_file_decides(saved, exported, capsys):
-  assert eg.load(saved).tokenizer.model == eg.load(exported).tokenizer.model
-  assert "tokenizer" not in capsys.readouterr().err
+def test_load_says_which_file_decides(saved, exported):
+  with warnings.catch_warnings():
+    warnings.simplefilter("error", eg.Notice)
+    same = eg.load(saved).tokenizer.model == eg.load(exported).tokenizer.model
+  assert same
   renamed(saved)
-  model = eg.load(saved)
-  said = capsys.readouterr().err
+  with pytest.warns(eg.Notice) as warned:
+    model = eg.load(saved)
+  said = " ".join(str(warning.message) for warning in warned)
   assert f"{saved}: tokenizer.model is left aside" in said
   assert "1 piece is another (first id 8: '<unused3>', not '[ENT]')" in said
   assert 8 in model.tokenizer.encode("a[ENT]b")
@@ -650,6 +655,6 @@ def test_random_edits_are_never_silent(folder, pieces, seeds):
     if theirs is None or theirs == [row.tolist() for row in rows]:
       counts["same"] += 1
     else:
-      assert found.notes, f"seed {seed} is silently different"
+      assert found.warned, f"seed {seed} is silently different"
       counts["said"] += 1
   assert min(counts.values()) > 0, counts

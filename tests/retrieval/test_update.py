@@ -182,6 +182,10 @@ def test_an_index_of_another_model_or_prompt_is_not_mixed(source, tmp_path):
     update.build_index(bag_of_words, source, output, other)
   assert "weights=mmmmmmmmmmmm there, nnnnnnnnnnnn now" in str(error.value)
   assert "'title: none | text: ' there, 'passage: ' now" in str(error.value)
+  path = output / "index.json"  # whatever is left of the identity in it
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"identity": {}}))
+  with pytest.raises(BadInput, match="weights=mmmmmmmmmmmm there"):
+    update.build_index(bag_of_words, source, output, other)
 
 
 @pytest.mark.parametrize("name", ["vectors.npy", "files.jsonl", "index.json"])
@@ -219,6 +223,8 @@ def test_an_interrupted_indexing_goes_on(source, tmp_path, monkeypatch):
     {"vectors": "int4"},
     {"chunks": "3"},
     {"data": 1},
+    {"identity": "x"},
+    {"identity": []},
   ],
   ids=str,
 )

@@ -63,9 +63,18 @@ def is_alone(folder: pathlib.Path) -> bool:
   )
 
 
+def trained_on(folder: pathlib.Path) -> str:
+  """The name or path of an adapter's base, as it says itself; "" if it does not.
+
+  Other weights of the same shapes cannot be told from it.
+  """
+  config = folders.read_json(folder, CONFIG)
+  return str(config.get("base_model_name_or_path") or "")
+
+
 def needs_base(folder: pathlib.Path) -> BadInput:
   """The error for an adapter whose base was not given."""
-  base = folders.read_json(folder, CONFIG).get("base_model_name_or_path")
+  base = trained_on(folder)
   named = f" (it was trained on {base!r})" if base else ""
   return BadInput(
     f"{folder} is an adapter alone, which needs its base: --base=DIR of"
@@ -98,7 +107,12 @@ def merged(model: Imported, folder: pathlib.Path) -> Imported:
   count = len(changes)
   return model._replace(
     tensors=found,
-    source={**model.source, "adapter": str(folder), "adapted": count},
+    source={
+      **model.source,
+      "adapter": str(folder),
+      "adapted": count,
+      "trained_on": trained_on(folder),
+    },
     read={
       **model.read,
       CONFIG: "how the adapter is applied",
@@ -192,7 +206,7 @@ def _check_selection(
 
 def _adaptable(name: Name) -> bool:
   """Whether LoRA adapts such a tensor: linear maps and the table."""
-  return name[-1] not in ("scale",)
+  return name[-1] != "scale"
 
 
 class _Low(NamedTuple):

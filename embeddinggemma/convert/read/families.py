@@ -131,6 +131,8 @@ def read(
   if base is not None:
     model = _onto(folder, _base(base))
     merged = f"the adapter is merged into the weights of {base}"
+    if named := model.source["trained_on"]:
+      merged += f"; it says that it was trained on {named!r}"
     source = {**model.source, "base": str(base)}
     return model._replace(notes=(*model.notes, merged), source=source)
   family, place = _found(folder)
@@ -166,7 +168,7 @@ def _onto(folder: pathlib.Path, base: Imported) -> Imported:
         for name, what in tokenizer_files.roles(own.source).items()
         if folders.has(folder, name)
       },
-      warned=(*base.warned, *own.notes),
+      warned=(*base.warned, *own.warned),
     )
   return adapters.merged(base, folder)
 

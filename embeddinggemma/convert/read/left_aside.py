@@ -67,7 +67,7 @@ _COULD = re.compile(rf"(.*/)?({_WEIGHTS}|[^/]*\.(json|model|ya?ml))")
 class Left(NamedTuple):
   """The files that were not read."""
 
-  reasons: Mapping[str, str]  # files of one reason -> the reason
+  reasons: Mapping[str, str]  # file, or folder and its number of files -> why
   warned: tuple[str, ...]  # of files that could matter
 
 
@@ -89,21 +89,31 @@ def in_folder(root: pathlib.Path, read: Collection[str]) -> Left:
       unknown.append(name)
       reason = "not known here, not read"
     grouped.setdefault(reason or "no file of a model", []).append(name)
-  reasons = {_joined(files): why for why, files in grouped.items()}
+  opened = {_first(name) for name in read}
+  reasons = {
+    name: why
+    for why, files in grouped.items()
+    for name in _by_folder(files, opened)
+  }
   warned = (
-    f"not read: {_joined(unknown)} of {root}; if that decides what the model"
-    " computes, other programs give other vectors",
+    f"not read: {', '.join(_by_folder(unknown, opened))} of {root}; if that"
+    " decides what the model computes, other programs give other vectors",
   )
   return Left(reasons, warned if unknown else ())
 
 
-def _joined(names: list[str]) -> str:
-  """Names in a row, those in one folder as FOLDER/ with their number."""
+def _first(name: str) -> str:
+  """The folder that a path begins with; the path if there is none."""
+  return name.partition("/")[0] + "/" if "/" in name else name
+
+
+def _by_folder(names: list[str], opened: Collection[str]) -> list[str]:
+  """The names; those in a folder that was not opened as FOLDER/ and a number."""
   counts: dict[str, list[str]] = {}
   for name in names:
-    place = name.partition("/")[0] + "/" if "/" in name else name
+    place = name if _first(name) in opened else _first(name)
     counts.setdefault(place, []).append(name)
-  return ", ".join(
+  return [
     files[0] if len(files) == 1 else f"{place} ({len(files)} files)"
     for place, files in counts.items()
-  )
+  ]

@@ -14,7 +14,6 @@ from embeddinggemma.types import BadInput
 
 POSITIONS = "max_position_embeddings"
 _TOKENIZER = "tokenizer_config.json"
-_IDS = "tokenizer.json"
 _LEAST = 4  # BOS, EOS and two more
 _MOST = 2**17  # the positions of the largest Gemma 3
 _NO_LIMIT = 1e20  # from here on, transformers cuts nothing
@@ -41,13 +40,11 @@ def of_folder(
     positions: of config.json.
 
   Raises:
-    BadInput: a length is no whole number, or fewer than 4 tokens; texts are
-      cut at their beginning.
+    BadInput: a length is no whole number, or fewer than 4 tokens.
   """
   tokenizer: Mapping[str, Any] = {}
   if folders.has(folder, _TOKENIZER):
     tokenizer = folders.read_json(folder, _TOKENIZER)
-  _check_side(folder, tokenizer)
   key = "model_max_length" if "model_max_length" in tokenizer else "max_len"
   own = _tokens(settings.get("max_seq_length"), "max_seq_length", folder / file)
   theirs = _tokens(tokenizer.get(key), key, folder / _TOKENIZER)
@@ -109,26 +106,9 @@ def _tokens(value: Any, key: str, where: pathlib.Path) -> int | None:
   number = isinstance(value, int | float) and not isinstance(value, bool)
   if value is None or (number and value >= _NO_LIMIT):
     return None
-  if not number or type(value) is not int:
+  if type(value) is not int:
     raise BadInput(
       f"{where}: {key}={value!r} is not a whole number of tokens; write one, or"
       " null"
     )
   return value
-
-
-def _check_side(folder: pathlib.Path, tokenizer: Mapping[str, Any]) -> None:
-  """Raise BadInput unless long texts lose their ends.
-
-  Where tokenizer_config.json says nothing, transformers asks tokenizer.json.
-  """
-  name, side = _TOKENIZER, tokenizer.get("truncation_side")
-  if side is None and folders.has(folder, _IDS):
-    cut = folders.read_json(folder, _IDS).get("truncation")
-    side = cut.get("direction") if isinstance(cut, Mapping) else None
-    name = f"{_IDS}: truncation"
-  if side not in (None, "right", "Right"):
-    raise BadInput(
-      f"{folder / name}: truncation_side={side!r} is not supported; long texts"
-      " lose their end here: write 'right'"
-    )

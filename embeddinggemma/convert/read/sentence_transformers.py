@@ -107,7 +107,7 @@ def read(folder: pathlib.Path, base: Imported | None = None) -> Imported:
       *_prefix_notes(weights),
       *transformer_settings.dtype_notes(transformer, settings, weights),
       *length.warned,
-      *tokenizer.notes,
+      *tokenizer.warned,
     ),
   )
   if adapted:
@@ -273,7 +273,11 @@ def _dense_widths(
   for place in (up, down):
     tree = folders.read_json(place, "config.json")
     if tree.get("bias") is not False:
-      raise BadInput(f"{place}: bias={tree.get('bias')!r}; only false is known")
+      raise BadInput(
+        f"{place}: bias={tree.get('bias')!r} is not supported; an"
+        " EmbeddingGemma's Dense has none: write false if the weights have no"
+        " linear.bias"
+      )
     if tree.get("activation_function") not in _IDENTITIES:
       raise BadInput(
         f"{place}: activation_function={tree.get('activation_function')!r} is"
@@ -378,9 +382,12 @@ def _rows(
   folder: pathlib.Path,
   places: Sequence[pathlib.Path],
   model: Imported,
-  length: Mapping[str, str],
+  texts: Mapping[str, str],
 ) -> dict[str, str]:
-  """File, relative to the folder, -> what was read from it."""
+  """File, relative to the folder, -> what was read from it.
+
+  `texts` is what the Transformer's files say of how texts are read.
+  """
   transformer, pooling, up, down, normalize = places
   config = model.config
   found: dict[pathlib.Path, str] = {
@@ -389,10 +396,10 @@ def _rows(
   }
   said = {
     "config.json": f"{config.num_layers} layers of width {config.width}",
-    **{name: what for name, what in model.read.items()},
+    **model.read,
     **tokenizer_files.roles(model.source["tokenizer"]),
   }
-  for name, what in length.items():
+  for name, what in texts.items():
     said[name] = f"{said[name]}; {what}" if name in said else what
   found |= {transformer / name: what for name, what in said.items()}
   found[pooling / "config.json"] = f"pooling: {config.pooling}"
@@ -422,6 +429,11 @@ def _weight_rows(place: pathlib.Path) -> dict[pathlib.Path, str]:
   if safetensors_io.WEIGHTS not in by_file:
     rows[place / safetensors_io.INDEX] = f"which of {len(by_file)} files"
   return rows
+
+
+def _there(prompts: Mapping[str, str]) -> str:
+  """The names of the prompts that there are, for a message."""
+  return f"there are {', '.join(map(repr, prompts))}; " if prompts else ""
 
 
 def _prompts(folder: pathlib.Path) -> dict[str, str]:
@@ -457,6 +469,7 @@ def _prompts(folder: pathlib.Path) -> dict[str, str]:
     if name not in found:
       raise BadInput(
         f"{where}: the prompt {name!r} is missing, without which scores drop"
-        f" silently; EmbeddingGemma's is {PROMPTS[name]!r}"
+        f" silently; {_there(found)}add it: EmbeddingGemma's is"
+        f" {PROMPTS[name]!r}"
       )
   return dict(found)

@@ -44,7 +44,7 @@ class Read(NamedTuple):
 
   model: bytes  # a SentencePiece model
   source: str  # the name of the file that decides
-  notes: tuple[str, ...] = ()  # on what gives other ids elsewhere
+  warned: tuple[str, ...] = ()  # of what gives other ids elsewhere
   aside: tuple[str, ...] = ()  # what is left out, and why that changes nothing
 
 
@@ -71,7 +71,7 @@ def read(folder: pathlib.Path, rows: int, ends: bool = True) -> Read:
 
   Raises:
     BadInput: there is none, or a file is not whole or not of Gemma's kind, or
-      texts get other ids than BOS, pieces, EOS.
+      texts get other ids than BOS, pieces, EOS, or lose their beginning.
   """
   settings = tokenizer_settings.read(folder)
   if not folders.has(folder, TOKENS):
@@ -102,9 +102,9 @@ def _of_tokens(settings: Settings, rows: int, ends: bool) -> Read:
   if ends:
     tokenizer_ends.check_processor(tree.get("post_processor"), folder / TOKENS)
   made = tokenizer_json.read(tree, settings, rows, folder / TOKENS)
-  notes, aside = list(made.notes), list(made.aside)
+  warned, aside = list(made.warned), list(made.aside)
   if ends:
-    notes += _cut(settings, tree)
+    _check_side(settings, tree)
     aside += tokenizer_ends.unread_flags(settings)
   model = None
   if folders.has(folder, TOKENIZER_FILE):
@@ -112,50 +112,50 @@ def _of_tokens(settings: Settings, rows: int, ends: bool) -> Read:
     differences = _differences(made, model)
     if differences:
       model = None
-      notes.append(
+      warned.append(
         f"{TOKENIZER_FILE} is left aside, as transformers does, and differs from"
         f" {TOKENS}: {'; '.join(differences)}"
       )
   source = TOKENIZER_FILE if model else TOKENS
   model = model or sentencepiece_model.serialise(made.model)
-  return Read(model, source, tuple(notes), tuple(aside))
+  return Read(model, source, tuple(warned), tuple(aside))
 
 
 def _of_model(settings: Settings, rows: int, ends: bool) -> Read:
   """The tokenizer of a folder without tokenizer.json."""
   path = folders.tokenizer_model(settings.folder)
-  model, notes = path.read_bytes(), []
+  model, warned = path.read_bytes(), []
   if path.parent != settings.folder:
-    notes.append(f"{path} is read: {settings.folder.name} has no tokenizer")
+    warned.append(f"{path} is read: {settings.folder.name} has no tokenizer")
   if ends:
-    notes += _cut(settings, {})
+    _check_side(settings, {})
     for (key, name), value in zip(
       tokenizer_ends.FLAGS.items(), settings.adds, strict=True
     ):
       if value is False:
         raise tokenizer_ends.not_added(settings.folder, key, value)
       if value is None:
-        notes.append(
+        warned.append(
           f"{CONFIG} has no {key}, without which transformers makes no {name}"
           f" of {TOKENIZER_FILE}; here texts have BOS and EOS"
         )
   pieces = sentencepiece_model.parse(model).pieces
   if ends:
-    notes += _long_runs(pieces)
+    warned += _long_runs(pieces)
   _check_named(settings, pieces, rows, ends)
   more, aside = _appended(pieces, settings, rows)
   if more:
     whole = sentencepiece_model.parse(model)._replace(pieces=[*pieces, *more])
     model = sentencepiece_model.serialise(whole)
-    notes.append(
+    warned.append(
       f"{TOKENIZER_FILE} lacks {_names([p.text for p in more])}, which the"
       " files beside it add; texts are searched for them"
     )
-  return Read(model, TOKENIZER_FILE, tuple(notes), tuple(aside))
+  return Read(model, TOKENIZER_FILE, tuple(warned), tuple(aside))
 
 
 def _long_runs(pieces: Sequence[Piece]) -> list[str]:
-  """A note if the model finds runs of spaces, which transformers merges."""
+  """A warning if the model finds runs of spaces, which transformers merges."""
   runs = [p.text for p in pieces if p.type == USER_DEFINED]
   longest = max((len(x) for x in runs if not x.strip("\u2581")), default=0)
   if not longest:
@@ -236,17 +236,20 @@ def _appended(
   return found, aside
 
 
-def _cut(settings: Settings, tree: Mapping[str, Any]) -> list[str]:
-  """A note if other programs keep the end of a text that is too long."""
-  section = tree.get("truncation")
-  said = section.get("direction") if isinstance(section, Mapping) else None
-  side = settings.cut or str(said or "right").lower()
-  if side == "right":
-    return []
-  return [
-    f"sentence-transformers cuts texts that are too long on the {side}"
-    " (truncation_side); here they are cut on the right"
-  ]
+def _check_side(settings: Settings, tree: Mapping[str, Any]) -> None:
+  """Raise BadInput unless long texts lose their ends.
+
+  Where the settings say nothing, transformers asks tokenizer.json.
+  """
+  name, side = f"{CONFIG}: truncation_side", settings.cut
+  cut = tree.get("truncation")
+  if not side and isinstance(cut, Mapping):
+    name, side = f"{TOKENS}: truncation: direction", cut.get("direction")
+  if str(side or "right").lower() != "right":
+    raise BadInput(
+      f"{settings.folder / name} is {side!r}, which is not supported: long texts"
+      " lose their end here; write 'right'"
+    )
 
 
 def _differences(made: Made, model: bytes) -> list[str]:

@@ -45,7 +45,7 @@ class Made(NamedTuple):
 
   model: SentencePieceModel
   merged: Sequence[int]  # ids of pieces that merges make, the first one first
-  notes: tuple[str, ...]
+  warned: tuple[str, ...]  # of what gives other ids elsewhere
   aside: tuple[str, ...]  # what was left out, and why that changes no vector
 
 
@@ -77,7 +77,7 @@ def read(
     and not (one.special and settings.splits)
   ]
   merges = tokenizer_merges.read(tree["model"], vocabulary, where)
-  types, notes = _types_of_tokens(searched, merges, where)
+  types, warned = _types_of_tokens(searched, merges, where)
   texts = dict(vocabulary) | {x.text: x.id for x in given if x.id < rows}
   types = _types(texts, types, merges, where)
   order = tokenizer_merges.order_of(merges, texts, types, where)
@@ -95,7 +95,7 @@ def read(
       escape_spaces=True,
     ),
     order,
-    tuple(notes),
+    tuple(warned),
     tuple(beyond(x.text, x.id) for x in unused),
   )
 
@@ -216,7 +216,7 @@ def _added(
 def _types_of_tokens(
   tokens: Sequence[Token], merges: Merges, where: Any
 ) -> tuple[dict[int, int], list[str]]:
-  """Id -> type of the tokens that a text is searched for, and notes.
+  """Id -> type of the tokens that a text is searched for, and warnings.
 
   The library searches for those that are not `normalized` first, and for the
   others in what remains between them; SentencePiece for all at once, the
@@ -231,13 +231,13 @@ def _types_of_tokens(
       )
   early = [x.text for x in tokens if not x.normalized and _SPACE not in x.text]
   early = [text.replace(" ", _SPACE) for text in early]
-  types, notes = {}, []
+  types, warned = {}, []
   for one in tokens:
     types[one.id] = USER_DEFINED
     if one.normalized and early:
       if _never_found(one, early, where):
         types[one.id] = CONTROL
-        notes.append(
+        warned.append(
           f"the added token {one.text!r} is found in no text, since it holds"
           " another one that is found first"
         )
@@ -251,7 +251,7 @@ def _types_of_tokens(
   ]
   if _run_first(runs, others, merges, {x.text for x in tokens}):
     types |= {x.id: USER_DEFINED for x in runs}
-  return types, notes
+  return types, warned
 
 
 def _never_found(one: Token, early: Sequence[str], where: Any) -> bool:

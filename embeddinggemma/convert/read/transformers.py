@@ -206,7 +206,7 @@ def _imported(
     aside=tokenizer.aside,
     source={"tokenizer": tokenizer.source},
     read=_rows(folder, kind, weights, tokenizer.source),
-    warned=tokenizer.notes,
+    warned=tokenizer.warned,
   )
 
 
