@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 # The compiler gives every memory but HBM (on-chip, scalar, host) a "color".
+# Versions before libtpu 0.0.42 name a page as well.
 _HEAD = re.compile(
-  r"^allocation \d+: size (\d+),( color \d+,)? page \d+, preallocated-temp:"
+  r"^allocation \d+: size (\d+),( color \d+,)?(?: page \d+,)?"
+  r" preallocated-temp:"
 )
 _VALUE = re.compile(
   r"^ value: <\d+ (.+?)(?:\{[\d,]*\})? @\d+> \(size=(\d+),offset=(\d+)\): (\S+)"

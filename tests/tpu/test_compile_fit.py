@@ -6,7 +6,7 @@ import importlib.util
 import pytest
 
 from embeddinggemma import generations
-from embeddinggemma.aot import compiling, environment, examine
+from embeddinggemma.aot import compiling, environment, examine, fit
 from embeddinggemma.cli import flags
 from embeddinggemma.cli.verbs import VERBS
 from embeddinggemma.training import fitting
