@@ -1,5 +1,6 @@
 """What a label says of a pair: a positive, a negative, or neither."""
 
+import math
 import re
 from typing import Any, Literal, NamedTuple
 
@@ -44,7 +45,7 @@ def example(value: Any) -> str:
   """A rule that a label of this value could have, for a message."""
   figure = number(value)
   if figure is not None:
-    return f">={0.8 if 0 < figure < 1 else 4 if figure > 1 else 1}"
+    return f">={0.8 if 0 < figure < 1 else max(int(figure), 1)}"
   text = str(value).strip() if value is not None else ""
   return f"={text}" if text and "," not in text else "=VALUE"
 
@@ -70,7 +71,7 @@ def verdict(value: Any, rule: Rule | None, three: bool) -> Verdict:
 
   Raises ValueError for any other label.
   """
-  if value is None or (isinstance(value, str) and not value.strip()):
+  if is_empty(value):
     raise ValueError("it is empty")
   if not isinstance(value, str | bool | int | float):
     raise ValueError(f"it is {type(value).__name__}")
@@ -101,6 +102,12 @@ def _by_rule(value: Any, figure: float | None, rule: Rule) -> Verdict:
   if figure is not None and bound is not None:
     same = figure == bound
   return "positive" if same else "negative"
+
+
+def is_empty(value: Any) -> bool:
+  """Whether there is no label: null, NaN or white space."""
+  nothing = value is None or (isinstance(value, float) and math.isnan(value))
+  return nothing or (isinstance(value, str) and not value.strip())
 
 
 def number(value: Any) -> float | None:

@@ -63,7 +63,7 @@ class Parser:
     verdict: labels.Verdict = "positive"
     if plan.label:
       verdict = self._verdict(row, plan)
-    query = _text(plan.query, row)
+    query = self._query(row, plan)
     task = self._task(row, plan) if plan.task else _TASK
     texts = titles = ()
     if plan.negatives:
@@ -79,6 +79,17 @@ class Parser:
       Pair(query, text, texts, title or own_title, task, lang, origin, titles)
       for text, title in _positives(plan, row)
     ]
+
+  def _query(self, row: Row, plan: Plan) -> str:
+    found = columns.value(row, plan.query)
+    if isinstance(found, dict | list):
+      inside = columns.texts_in({plan.query: found})
+      line = f"query:{inside[0] if inside else plan.query + '.KEY'}"
+      raise ValueError(
+        f"{plan.query!r} is not text but {type(found).__name__}; name the text in"
+        f" it, as in {self.fields.with_(line)}"
+      )
+    return _text(plan.query, row)
 
   def _task(self, row: Row, plan: Plan) -> str:
     task = _optional(plan.task, row).strip() or _TASK
@@ -96,6 +107,11 @@ class Parser:
     except ValueError as error:
       name = plan.label
       ignore = self.fields.with_(f"ignore:{name}")
+      if labels.is_empty(given):
+        raise ValueError(
+          f"label {name!r} is empty; --skip_bad_rows leaves such rows out, and"
+          f" {ignore} takes all as positives"
+        ) from None
       if isinstance(given, list | dict):
         raise ValueError(
           f"label {name!r}: {error}; to leave it aside, write {ignore}"
