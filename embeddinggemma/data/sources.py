@@ -70,12 +70,15 @@ def read_pairs(
   return pairs, skipped
 
 
-def read_file(path: Path) -> Pairs:
+def read_file(path: Path, fields: str = "") -> Pairs:
   """The pairs of one file; BadInput for its first bad row.
+
+  Args:
+    fields: which column is what, as --fields has it; "": by known names.
 
   What was read as what is logged.
   """
-  return read_pairs(path, say=logging.warning)[0]
+  return read_pairs(path, fields=fields, say=logging.warning)[0]
 
 
 def split_pairs(
