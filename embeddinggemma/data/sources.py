@@ -25,6 +25,7 @@ from scipy.sparse import csgraph
 
 from embeddinggemma.data import beir
 from embeddinggemma.data.tables import columns, places, rows
+from embeddinggemma.data.tables import fields as fields_lib
 from embeddinggemma.data.tables.pairs import Pairs, Part, Say
 from embeddinggemma.types import BadInput, Pair
 
@@ -61,7 +62,7 @@ def read_pairs(
   say = say or (lambda line: None)
   for note in found.notes:
     say(note)
-  pairs, skipped = Pairs(found.files, columns.parse(fields)), []
+  pairs, skipped = Pairs(found.files, fields_lib.parse(fields)), []
   pairs.scan(skipped if skip_bad_rows else None, say, each)
   if not pairs:
     first = f"; the first bad row: {skipped[0]}" if skipped else ""
@@ -336,7 +337,7 @@ def has_pairs(path: Path, fields: str = "") -> bool:
     found = places.find(path)
     if found.files[0].name == "pairs.jsonl":
       return True
-    wanted = columns.parse(fields)
+    wanted = fields_lib.parse(fields)
     read = places.reader_of(found.files[0])(
       found.files[0], wanted, lambda line: None
     )

@@ -17,7 +17,7 @@ import pytest
 
 from embeddinggemma.cli import flags, main, training, verbs
 from embeddinggemma.data import corpus, sources
-from embeddinggemma.data.tables import columns
+from embeddinggemma.data.tables import fields as fields_lib
 from embeddinggemma.training import prepare
 from embeddinggemma.types import BadInput
 
@@ -625,7 +625,7 @@ def test_a_column_of_fields_that_no_row_has_is_named(tmp_path):
 )
 def test_fields_of_no_sense_are_refused(text):
   with pytest.raises(BadInput, match="--fields"):
-    columns.parse(text)
+    fields_lib.parse(text)
 
 
 def test_quotes_can_be_text(tmp_path):

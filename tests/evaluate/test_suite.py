@@ -289,7 +289,7 @@ def test_a_file_of_pairs_is_read_as_training_reads_it(
   assert task.name == "faq"
   assert sorted(task.queries) == ["q1", "q2"]
   assert sorted(task.documents) == ["d1", "d2"]
-  with pytest.raises(BadInput, match="name the file itself|but list"):
+  with pytest.raises(BadInput, match=r"name the file itself|but list"):
     suite.read_suite(tmp_path)
 
 

@@ -6,28 +6,13 @@ FlagEmbedding, tevatron, MS MARCO triplets, SNLI, Quora), or told by --fields.
 
 import dataclasses
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from embeddinggemma.data.tables import labels
-from embeddinggemma.types import BadInput
+from embeddinggemma.data.tables.fields import Fields
 
 Row = Mapping[str, Any]
-
-ROLES = (
-  "query",
-  "positive",
-  "negative",
-  "title",
-  "task",
-  "lang",
-  "label",
-  "ignore",
-)
-_SINGLE = ("query", "title", "task", "lang", "label")  # roles of one column
-OPTIONS = {"quote": ("none",)}  # of files, beside the roles of columns
-EXAMPLE = "--fields=query:question,positive:answer"
 
 # Queries that may stand beside a column that is named as a positive; those of
 # an earlier line win.
@@ -92,6 +77,8 @@ _SUSPECT = re.compile(
 # Fields of FlagEmbedding, tevatron and others whose cells hold a list.
 _LISTS = {"pos", "neg", "positives", "negatives", "answers"}
 _LISTS |= {"positive_passages", "negative_passages", "hard_negatives"}
+_LISTS |= {"positive_ctxs", "negative_ctxs", "hard_negative_ctxs"}
+_LISTS |= {"rejected_response", "rejected_responses"}
 # Names of texts that are no side of a pair, and of those that are the second.
 _ABOUT = {"role", "from", "type", "split", "dataset", "partition", "lang"}
 _ABOUT |= {"language", "filename", "genre", "task", "prompt_name"}
@@ -105,45 +92,6 @@ class _Unseen(str):
 
 
 UNSEEN = _Unseen()
-
-
-@dataclasses.dataclass(frozen=True)
-class Fields:
-  """What --fields says: columns by role, and how labels and quotes are read."""
-
-  text: str = ""  # as it was given
-  columns: Mapping[str, tuple[str, ...]] = dataclasses.field(
-    default_factory=dict
-  )
-  rule: labels.Rule | None = None  # what makes a label that of a positive
-  quotes: bool = True  # whether quotes in CSV and TSV enclose fields
-
-  @property
-  def numbered(self) -> bool:
-    """Whether columns are numbers from 1, as of a file without names."""
-    given = [name for names in self.columns.values() for name in names]
-    return bool(given) and all(name.isdigit() for name in given)
-
-  def of(self, role: str) -> tuple[str, ...]:
-    """The columns of a role; () if none was given."""
-    return self.columns.get(role, ())
-
-  def with_(self, more: str) -> str:
-    """The flag to write in a shell, with more than was given.
-
-    What was given is left out where more is said of its role or its column.
-    """
-    given = [part.strip() for part in self.text.split(",") if part.strip()]
-    said = [part.split(":", 1) for part in more.split(",")]
-    again = {role for role, _ in said} & set(_SINGLE)
-    names = {labels.parse(name)[0] for _, name in said}
-    kept = [
-      part
-      for part in given
-      if (role := part.partition(":")[0].strip()) not in again
-      and (role in OPTIONS or labels.parse(_column(part))[0] not in names)
-    ]
-    return flag(*kept, more)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -205,51 +153,6 @@ class Plan:
     if self.aside:
       parts.append(f"left aside: {', '.join(self.aside)}")
     return "; ".join(parts)
-
-
-def _column(part: str) -> str:
-  return part.partition(":")[2].strip()
-
-
-def flag(*parts: str) -> str:
-  """The flag with these parts, as it is written in a shell."""
-  return f"--fields={shlex.quote(','.join(parts))}"
-
-
-def parse(text: str) -> Fields:
-  """The fields of "query:question,positive:answer,label:score>=0.8,...".
-
-  A role may come several times. Raises BadInput, with an example, for a part
-  that is not ROLE:COLUMN, an unknown role, and a rule of anything but a label.
-  """
-  columns: dict[str, list[str]] = {}
-  rule, quotes = None, True
-  for part in filter(None, (part.strip() for part in text.split(","))):
-    role, colon, name = part.partition(":")
-    role, name = role.strip(), name.strip()
-    if role in OPTIONS and name in OPTIONS[role]:
-      quotes = False
-      continue
-    if not (colon and name) or role not in ROLES:
-      raise BadInput(
-        f"--fields: {part!r} is not ROLE:COLUMN; roles are {', '.join(ROLES)},"
-        f" as in {EXAMPLE}"
-      )
-    if role == "label":
-      name, rule = labels.parse(name)
-    columns.setdefault(role, []).append(name)
-  for role in _SINGLE:
-    if len(columns.get(role, ())) > 1:
-      raise BadInput(
-        f"--fields gives {role!r} the columns {' and '.join(columns[role])};"
-        " it takes one"
-      )
-  named = [name for names in columns.values() for name in names]
-  for name in named:
-    if named.count(name) > 1:
-      raise BadInput(f"--fields names the column {name!r} twice; name it once")
-  found = {role: tuple(names) for role, names in columns.items()}
-  return Fields(text.strip(), found, rule, quotes)
 
 
 def plan(row: Row, fields: Fields) -> Plan:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embeddinggemma.data.tables import arrow, opening, rows
-from embeddinggemma.data.tables.columns import Fields
+from embeddinggemma.data.tables.fields import Fields
 from embeddinggemma.data.tables.rows import Read, Say
 from embeddinggemma.types import BadInput
 

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from embeddinggemma.data import jsonl
 from embeddinggemma.data.tables import columns, labels, opening
-from embeddinggemma.data.tables.columns import Fields
+from embeddinggemma.data.tables import fields as fields_lib
+from embeddinggemma.data.tables.fields import Fields
 from embeddinggemma.types import BadInput
 
 
@@ -66,7 +67,7 @@ def _as_row(found: Any, fields: Fields) -> dict[str, Any]:
     return {str(n): item for n, item in enumerate(found, 1)}
   if not isinstance(found, dict):
     more = (
-      f"; for arrays, write {columns.flag(_by_number(found))}"
+      f"; for arrays, write {fields_lib.flag(_by_number(found))}"
       if isinstance(found, list)
       else ""
     )
@@ -364,12 +365,12 @@ def _not_understood(names: list[str], error: ValueError) -> str:
   if all(labels.number(name) is not None for name in names):
     return (
       f"its first line is of numbers ({' | '.join(names)[:80]}); replace ids by"
-      f" their texts, or write {columns.flag(_by_number(names))} if they are texts"
+      f" their texts, or write {fields_lib.flag(_by_number(names))} if they are texts"
     )
   return (
     f"its first line names no columns that are known ({' | '.join(names)[:80]});"
-    f" if it is a row itself, write {columns.flag(_by_number(names))}; else say"
-    f" which column is what, as in {columns.EXAMPLE}"
+    f" if it is a row itself, write {fields_lib.flag(_by_number(names))}; else say"
+    f" which column is what, as in {fields_lib.EXAMPLE}"
   )
 
 
