@@ -2,6 +2,7 @@
 
 import bz2
 import csv
+import decimal
 import gzip
 import json
 import lzma
@@ -74,6 +75,7 @@ def refused(path, *rows, fields="") -> str:
   return str(found.value)
 
 
+CELLS = [["query", "positive"], ["a, b", "c"], ["d", "e"]]
 WRITERS = {
   "a.jsonl": lambda path: path.write_bytes(lines(*ROWS)),
   "a.ndjson": lambda path: path.write_bytes(lines(*ROWS)),
@@ -296,6 +298,18 @@ def follow(path, said: str) -> list:
     ({"query": "a", "positive": "b", "negative": "c", "negtive": "d"}, "dc"),
     ({"query": "a", "positive": "b", "distractors": ["c", "d"]}, "cd"),
     (
+      {"query": "a", "pos": ["b"], "neg": {"bm25": ["c"], "dense": ["d"]}},
+      "cd",
+    ),
+    (
+      {
+        "query": "a",
+        "pos": [{"content": "b"}],
+        "neg": [{"content": "c"}, {"content": "d"}],
+      },
+      "cd",
+    ),
+    (
       {
         "messages": [
           {"role": "user", "content": "a"},
@@ -346,6 +360,28 @@ def test_rows_that_a_quote_may_have_joined_are_said(tmp_path):
   assert found == [("a", "b\nc\td", ())]
   assert "in 1 rows; if they are text, write --fields=quote:none" in said[0]
   assert len(read(path, fields="quote:none")[0]) == 2
+
+
+def test_a_line_that_names_the_separator_is_followed(tmp_path):
+  path = tmp_path / "a.csv"
+  path.write_bytes(b"\xef\xbb\xbfsep=;\r\n" + cells(";", *CELLS))
+  assert read(path)[0] == [("a, b", "c", ()), ("d", "e", ())]
+  path.write_bytes(b"sep=~\nquery~positive\na~b\nc\n")
+  assert refused(path).startswith(f"{path}:4: ")
+
+
+def test_labels_and_negatives_of_pandas_and_sql(tmp_path):
+  table = pa.table(
+    {
+      "query": ["a", "a"],
+      "positive": ["b", "c"],
+      "label": [decimal.Decimal("1.00"), decimal.Decimal("0.00")],
+    }
+  )
+  pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+  assert read(tmp_path / "a.parquet")[0] == [("a", "b", ("c",))]
+  row = {"query": "a", "positive": "b", "negative": float("nan")}
+  assert read(tmp_path / "a.jsonl", row)[0] == [("a", "b", ())]
 
 
 def test_blank_lines_are_no_rows(tmp_path):
@@ -518,6 +554,10 @@ def test_nulls_in_parquet_have_a_row(tmp_path):
     ("a.tsv", b"1\t2\t3\n4\t5\t6\n", "replace ids by their texts"),
     ("a.tsv", b"query-id\tcorpus-id\tscore\nq\td\t1\n", "ids must be"),
     ("a.csv", b"text\na\n", "a pair needs two columns of texts"),
+    ("a.csv", b"# mine\nquery,doc\na,b\n", "one column (# mine)"),
+    ("a.csv", b'{"query": "a", "doc": "b"}\n', "rename it to .jsonl"),
+    ("a.jsonl", b'[{"query": "a", "doc": "b"}]\n', "rename the file to .json"),
+    ("a.jsonl", b'{\n"query": "a"\n}\n', "rename the file to .json"),
     ("a.parquet", b"PAR1 nothing PAR1", "cannot be read"),
     ("a.arrow", b"nothing", "cannot be read"),
     ("a.xlsx", b"PK", "known: JSONL"),

@@ -167,6 +167,8 @@ def plan(row: Row, fields: Fields) -> Plan:
   taken = {query, *positives, *given}
   free = {k: n for k, n in names.items() if _top(row, n) not in taken}
   negatives = _present(row, fields.of("negative")) or _numbered(free, _NEGATIVE)
+  for role, chosen in ("positive", positives), ("negative", negatives):
+    _no_nested(row, role, chosen, fields)
   label = _label(free, fields, row)
   single = {
     role: next(iter(_present(row, fields.of(role))), free.get(role, ""))
@@ -387,9 +389,10 @@ def _no_suspects(
     negative = re.search(rf"(^|_)({_AGAINST})", key)
     if label and not negative:
       continue
-    use = (
-      f"negative:{_nested(name, row[name])}" if negative else f"label:{name}"
-    )
+    use = f"label:{name}"
+    if negative:
+      paths = _nested(name, row[name])
+      use = ",".join(f"negative:{path}" for path in paths)
     raise ValueError(
       f"column {name!r}{_example(row[name])} may matter and is not"
       f" understood; write {fields.with_(use)} to use it, or"
@@ -397,10 +400,29 @@ def _no_suspects(
     )
 
 
-def _nested(name: str, given: Any) -> str:
-  """The column, or the path in it of all texts of lists in a list."""
+def _no_nested(
+  row: Row, role: str, names: Sequence[str], fields: Fields
+) -> None:
+  """ValueError for lists of objects or lists whose texts need a path."""
+  for name in names:
+    paths = _nested(name, value(row, name))
+    if paths != [name]:
+      use = ",".join(f"{role}:{path}" for path in paths)
+      raise ValueError(
+        f"column {name!r}{_example(value(row, name))} has its texts deeper inside;"
+        f" write {fields.with_(use)}"
+      )
+
+
+def _nested(name: str, given: Any) -> list[str]:
+  """The column itself, or the paths in it where lists or objects hold texts."""
+  if isinstance(given, dict) and "text" not in given:
+    inside = (str, list)
+    return [
+      f"{name}.{key}" for key, item in given.items() if isinstance(item, inside)
+    ] or [name]
   first = given[0] if isinstance(given, list) and given else ""
   if isinstance(first, str) or (isinstance(first, dict) and "text" in first):
-    return name
+    return [name]
   paths = _texts_at("", first)
-  return f"{name}.*{paths[0]}" if paths else name
+  return [f"{name}.*{paths[0]}"] if paths else [name]

@@ -1,5 +1,6 @@
 """What a label says of a pair: a positive, a negative, or neither."""
 
+import decimal
 import math
 import re
 from typing import Any, Literal, NamedTuple
@@ -73,7 +74,7 @@ def verdict(value: Any, rule: Rule | None, three: bool) -> Verdict:
   """
   if is_empty(value):
     raise ValueError("it is empty")
-  if not isinstance(value, str | bool | int | float):
+  if not isinstance(value, str | bool | int | float | decimal.Decimal):
     raise ValueError(f"it is {type(value).__name__}")
   figure = number(value)
   if rule is not None:

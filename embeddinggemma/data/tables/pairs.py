@@ -158,7 +158,8 @@ def _positives(plan: Plan, row: Row) -> list[tuple[str, str]]:
 
 def _negatives(name: str, row: Row) -> list[tuple[str, str]]:
   given = columns.value(row, name)
-  return _items(name, given) if given else []
+  none = not given or labels.is_empty(given)
+  return [] if none else _items(name, given)
 
 
 def _items(name: str, given: Any) -> list[tuple[str, str]]:

@@ -37,6 +37,8 @@ DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 _MOST = 2**31 - 1  # bytes of a field; the module's own limit is 131,072
 _PIECE = 1 << 20  # characters of an array that are read at a time
 _LONGEST = 1 << 26  # characters of one element; a longer one is an open bracket
+_OBJECTS = re.compile(rb'\[\s*\{\s*"')
+_SEPARATOR = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*')
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -47,9 +49,21 @@ def json_lines(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
   offset = 0
   with opening.opened(path) as file:
     for number, line in enumerate(opening.whole(path, file), 1):
-      if not line.isspace():
+      if not offset and _is_no_line(line):
+        reason = (
+          "not a JSON object; rename the file to .json if it is one array or has"
+          " objects over several lines"
+        )
+        yield Read(number, -1, ValueError(reason))
+      elif not line.isspace():
         yield Read(number, -1 if packed else offset, json_line(line, fields))
       offset += len(line)
+
+
+def _is_no_line(line: bytes) -> bool:
+  """Whether a line begins an array of objects, or an object of several lines."""
+  bare = line.removeprefix(codecs.BOM_UTF8).strip()
+  return bare in (b"[", b"{", b"[{") or bool(_OBJECTS.match(bare))
 
 
 def json_line(line: bytes, fields: Fields) -> dict[str, Any] | ValueError:
@@ -245,10 +259,14 @@ def table(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
     ahead = list(itertools.islice(lines, 20))
     if not "".join(ahead).strip():
       raise BadInput(f"{path}: the file is empty")
-    delimiter = _delimiter(path, ahead, fields)
+    said = _SEPARATOR.fullmatch(ahead[0])  # as Excel writes it and reads it
+    ahead = ahead[1:] if said else ahead
+    delimiter = said[1] if said else _delimiter(path, ahead, fields)
     if delimiter != _usual(path):
-      say(f"{path}: columns are split at each {DELIMITERS[delimiter]}")
-    cells = _cells(itertools.chain(ahead, lines), delimiter, fields)
+      name = DELIMITERS.get(delimiter, repr(delimiter))
+      say(f"{path}: columns are split at each {name}")
+    found = itertools.chain(ahead, lines)
+    cells = _cells(found, delimiter, fields, 2 if said else 1)
     names: list[str] = []
     doubtful = 0
     for number, found in cells:
@@ -279,9 +297,12 @@ def _usual(path: Path) -> str:
 
 
 def _cells(
-  lines: Iterable[str], delimiter: str, fields: Fields
+  lines: Iterable[str], delimiter: str, fields: Fields, first: int = 1
 ) -> Iterator[tuple[int, list[str] | ValueError]]:
-  """The first line and the cells of each record; empty lines are none."""
+  """The first line and the cells of each record; empty lines are none.
+
+  `first` is the number of the first of the lines.
+  """
   reader = csv.reader(
     lines,
     delimiter=delimiter,
@@ -289,7 +310,7 @@ def _cells(
     strict=True,
   )
   while True:
-    number = reader.line_num + 1
+    number = reader.line_num + first
     try:
       found = next(reader)
     except StopIteration:
@@ -339,6 +360,8 @@ def _header(
   names = [name.strip() for name in first]
   if any("\0" in name or _undecoded(name) for name in names):
     raise BadInput(f"{path}:1: is not UTF-8; save the file as UTF-8")
+  if first[0].startswith(('{"', "[{", '["')):
+    raise BadInput(f"{path}: holds JSON and no table; rename it to .jsonl")
   if fields.numbered:
     known = columns.is_understood(dict.fromkeys(names, columns.UNSEEN))
     if known:
@@ -362,6 +385,11 @@ def _not_understood(names: list[str], error: ValueError) -> str:
     for name in names
   ):
     return str(error)
+  if len(names) < 2:
+    return (
+      f"its first line has one column ({names[0][:80]}); a pair needs two, with"
+      " their names in the first line, split at commas, tabs, semicolons or bars"
+    )
   if all(labels.number(name) is not None for name in names):
     return (
       f"its first line is of numbers ({' | '.join(names)[:80]}); replace ids by"
