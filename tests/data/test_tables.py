@@ -362,6 +362,16 @@ def test_rows_that_a_quote_may_have_joined_are_said(tmp_path):
   assert len(read(path, fields="quote:none")[0]) == 2
 
 
+def test_names_that_fields_cannot_hold_are_said(tmp_path):
+  row = {"query": "a", "positive": "b", "negative, hard": "c"}
+  said = refused(tmp_path / "a.jsonl", row)
+  assert "column 'negative, hard' (str 'c') may matter" in said
+  said = refused(tmp_path / "a.jsonl", fields="negative:negative, hard")
+  assert "rename a column whose name has a comma" in said
+  row = {"query": "a", "positive": "b", "score_>=_high": 1}
+  assert "ignore:score_>=_high" in refused(tmp_path / "a.jsonl", row)
+
+
 def test_a_line_that_names_the_separator_is_followed(tmp_path):
   path = tmp_path / "a.csv"
   path.write_bytes(b"\xef\xbb\xbfsep=;\r\n" + cells(";", *CELLS))

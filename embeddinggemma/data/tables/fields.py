@@ -49,20 +49,20 @@ class Fields:
     What was given is left out where more is said of its role or its column.
     """
     given = [part.strip() for part in self.text.split(",") if part.strip()]
-    said = [part.split(":", 1) for part in more.split(",")]
+    said = [_role_and_column(part) for part in more.split(",")]
     again = {role for role, _ in said} & set(_SINGLE)
-    names = {labels.parse(name)[0] for _, name in said}
-    kept = [
-      part
-      for part in given
-      if (role := part.partition(":")[0].strip()) not in again
-      and (role in OPTIONS or labels.parse(_column(part))[0] not in names)
-    ]
+    names = {name for _, name in said}
+    kept = []
+    for part in given:
+      role, name = _role_and_column(part)
+      if role in OPTIONS or (role not in again and name not in names):
+        kept.append(part)
     return flag(*kept, more)
 
 
-def _column(part: str) -> str:
-  return part.partition(":")[2].strip()
+def _role_and_column(part: str) -> tuple[str, str]:
+  role, _, name = (side.strip() for side in part.partition(":"))
+  return role, labels.column(name) if role == "label" else name
 
 
 def flag(*parts: str) -> str:
@@ -87,7 +87,7 @@ def parse(text: str) -> Fields:
     if not (colon and name) or role not in ROLES:
       raise BadInput(
         f"--fields: {part!r} is not ROLE:COLUMN; roles are {', '.join(ROLES)},"
-        f" as in {EXAMPLE}"
+        f" as in {EXAMPLE}; rename a column whose name has a comma"
       )
     if role == "label":
       name, rule = labels.parse(name)

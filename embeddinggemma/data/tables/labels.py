@@ -42,6 +42,12 @@ def parse(text: str) -> tuple[str, Rule | None]:
   return name, Rule(sign, bound)
 
 
+def column(text: str) -> str:
+  """The column of what `parse` takes, whatever its rule."""
+  match = _RULE.fullmatch(text)
+  return match[1].strip() if match else text
+
+
 def example(value: Any) -> str:
   """A rule that a label of this value could have, for a message."""
   figure = number(value)
