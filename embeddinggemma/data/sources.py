@@ -65,9 +65,13 @@ def read_pairs(
   pairs, skipped = Pairs(found.files, fields_lib.parse(fields)), []
   pairs.scan(skipped if skip_bad_rows else None, say, each)
   if not pairs:
-    first = f"; the first bad row: {skipped[0]}" if skipped else ""
+    why = f"; the first bad row: {skipped[0]}" if skipped else ""
+    if pairs.labelled:
+      why += (
+        "; no label is that of a positive, say which are by --fields=label:..."
+      )
     names = ", ".join(file.name for file in found.files[:3])
-    raise BadInput(f"{path}: no usable pair in {names}{first}")
+    raise BadInput(f"{path}: no usable pair in {names}{why}")
   return pairs, skipped
 
 

@@ -564,6 +564,7 @@ def test_nulls_in_parquet_have_a_row(tmp_path):
     ("a.tsv", b"1\t2\t3\n4\t5\t6\n", "replace ids by their texts"),
     ("a.tsv", b"query-id\tcorpus-id\tscore\nq\td\t1\n", "ids must be"),
     ("a.csv", b"text\na\n", "a pair needs two columns of texts"),
+    ("a.csv", b"query,doc,label\na,b,0\n", "no label is that of a positive"),
     ("a.csv", b"# mine\nquery,doc\na,b\n", "one column (# mine)"),
     ("a.csv", b'{"query": "a", "doc": "b"}\n', "rename it to .jsonl"),
     ("a.jsonl", b'[{"query": "a", "doc": "b"}]\n', "rename the file to .json"),

@@ -230,6 +230,11 @@ class Pairs(Sequence):
     return Part(self, np.arange(len(self)))[index]
 
   @property
+  def labelled(self) -> bool:
+    """Whether some rows have a label."""
+    return self._labels is not None
+
+  @property
   def most_negatives(self) -> int:
     """At least as many negatives as any pair has."""
     return Part(self, np.arange(len(self))).most_negatives
