@@ -297,6 +297,7 @@ def follow(path, said: str) -> list:
     ({"query": {"id": 1, "text": "a"}, "positive": "b"}, ()),
     ({"query": "a", "positive": "b", "negative": "c", "negtive": "d"}, "dc"),
     ({"query": "a", "positive": "b", "distractors": ["c", "d"]}, "cd"),
+    ({"query": "a", "positive": "b", "rejected": True}, ()),
     (
       {"query": "a", "pos": ["b"], "neg": {"bm25": ["c"], "dense": ["d"]}},
       "cd",

@@ -84,6 +84,7 @@ _ABOUT = {"role", "from", "type", "split", "dataset", "partition", "lang"}
 _ABOUT |= {"language", "filename", "genre", "task", "prompt_name"}
 _ANSWERS = {"output", "response", "completion", "text", "body", "target"}
 _SHOWN = 40  # characters of an example
+_CELLS = (str, list, dict)  # types of cells that may hold texts
 _INSIDE = 3  # items of a list in which texts are looked for
 
 
@@ -403,14 +404,22 @@ def _no_suspects(
 def _no_nested(
   row: Row, role: str, names: Sequence[str], fields: Fields
 ) -> None:
-  """ValueError for lists of objects or lists whose texts need a path."""
+  """ValueError for lists of objects or lists whose texts need a path, and for
+  negatives that are none, such as numbers."""
   for name in names:
-    paths = _nested(name, value(row, name))
+    given = value(row, name)
+    empty = not given or labels.is_empty(given)
+    if role == "negative" and not (empty or isinstance(given, _CELLS)):
+      raise ValueError(
+        f"column {name!r}{_example(given)} is neither text nor a list of texts;"
+        f" write {fields.with_(f'ignore:{name}')} to leave it aside"
+      )
+    paths = _nested(name, given)
     if paths != [name]:
       use = ",".join(f"{role}:{path}" for path in paths)
       raise ValueError(
-        f"column {name!r}{_example(value(row, name))} has its texts deeper inside;"
-        f" write {fields.with_(use)}"
+        f"column {name!r}{_example(given)} has its texts deeper inside; write"
+        f" {fields.with_(use)}"
       )
 
 
