@@ -103,7 +103,7 @@ def evaluate(model: "Model", data: PathLike) -> dict[str, Any]:
   """Scores a model on a folder of tasks, at each Matryoshka dimension.
 
   Args:
-    data: BEIR folders, STS, labels, bitext, or */pairs.jsonl.
+    data: BEIR folders, STS, labels, bitext, or */pairs.jsonl; or one file.
 
   Returns {"quality": {system: {task: {dimension: {metric: value}}}},
   "summary": means over tasks and over task types, "truncated": {task: {side:

@@ -39,7 +39,7 @@ TEXT_FLAGS = {
   "output": (None, "what to write"),
   "data": (
     None,
-    "a folder of evaluation tasks (BEIR, STS, labels, bitext, pairs)",
+    "a folder of evaluation tasks (BEIR, STS, labels, bitext, pairs), or a file",
   ),
   "fields": (
     None,

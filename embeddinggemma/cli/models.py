@@ -21,7 +21,8 @@ from embeddinggemma.types import IDENTITY, BadInput
 def evaluate(values: flags.FlagValues) -> None:
   """Score a model at each of its Matryoshka dimensions.
 
-  The tasks are those of --data, or else the model's own held-out pairs.
+  The tasks are those of --data, or else the model's own held-out pairs. Of pairs
+  in another format than pairs.jsonl, --data names the file.
   """
   output, shown = file_of(values.output), console()
   model = load(values.model, precision=values.precision)
@@ -32,7 +33,9 @@ def evaluate(values: flags.FlagValues) -> None:
     IDENTITY: model.identity.as_json(),
     "precision": model.precision,
     "data": str(folder),
-    **quality.evaluate(model, suite.read_suite(folder), shown),
+    **quality.evaluate(
+      model, suite.read_suite(folder, values.fields or ""), shown
+    ),
   }
   output.parent.mkdir(parents=True, exist_ok=True)
   cache.write_json(output, result)

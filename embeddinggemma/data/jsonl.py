@@ -70,7 +70,9 @@ def parse_json(
   except Twice:
     raise
   except (ValueError, RecursionError) as error:
-    raise ValueError(f"not JSON ({error})") from None
+    comma = line.rstrip().endswith((b"},", b"],"))
+    hint = "; take away the comma at its end" if comma else ""
+    raise ValueError(f"not JSON ({error}){hint}") from None
 
 
 def read_rows(

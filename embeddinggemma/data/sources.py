@@ -25,6 +25,7 @@ from scipy.sparse import csgraph
 
 from embeddinggemma.data import beir
 from embeddinggemma.data.tables import columns, places, rows
+from embeddinggemma.data.tables import fields as fields_lib
 from embeddinggemma.data.tables.pairs import Pairs, Part, Say
 from embeddinggemma.types import BadInput, Pair
 
@@ -61,21 +62,28 @@ def read_pairs(
   say = say or (lambda line: None)
   for note in found.notes:
     say(note)
-  pairs, skipped = Pairs(found.files, columns.parse(fields)), []
+  pairs, skipped = Pairs(found.files, fields_lib.parse(fields)), []
   pairs.scan(skipped if skip_bad_rows else None, say, each)
   if not pairs:
-    first = f"; the first bad row: {skipped[0]}" if skipped else ""
+    why = f"; the first bad row: {skipped[0]}" if skipped else ""
+    if pairs.labelled:
+      why += (
+        "; no label is that of a positive, say which are by --fields=label:..."
+      )
     names = ", ".join(file.name for file in found.files[:3])
-    raise BadInput(f"{path}: no usable pair in {names}{first}")
+    raise BadInput(f"{path}: no usable pair in {names}{why}")
   return pairs, skipped
 
 
-def read_file(path: Path) -> Pairs:
+def read_file(path: Path, fields: str = "") -> Pairs:
   """The pairs of one file; BadInput for its first bad row.
+
+  Args:
+    fields: which column is what, as --fields has it; "": by known names.
 
   What was read as what is logged.
   """
-  return read_pairs(path, say=logging.warning)[0]
+  return read_pairs(path, fields=fields, say=logging.warning)[0]
 
 
 def split_pairs(
@@ -333,7 +341,7 @@ def has_pairs(path: Path, fields: str = "") -> bool:
     found = places.find(path)
     if found.files[0].name == "pairs.jsonl":
       return True
-    wanted = columns.parse(fields)
+    wanted = fields_lib.parse(fields)
     read = places.reader_of(found.files[0])(
       found.files[0], wanted, lambda line: None
     )

@@ -1,4 +1,4 @@
-"""Read evaluation tasks from files: BEIR folders and JSONL files.
+"""Read evaluation tasks from files: BEIR folders, JSONL files, files of pairs.
 
 The formats are those of public collections; each kind of tasks knows its own
 (kinds/). A task.json {"task": NAME} beside the data decides the prompts, or
@@ -6,12 +6,12 @@ else the folder's name.
 """
 
 import functools
-from collections.abc import Set
+from collections.abc import Callable, Set
 from pathlib import Path
 
 from embeddinggemma.data import jsonl
 from embeddinggemma.evaluation import kinds
-from embeddinggemma.evaluation.kinds import classification
+from embeddinggemma.evaluation.kinds import classification, retrieval
 from embeddinggemma.evaluation.kinds.task import EvalTask
 from embeddinggemma.types import BadInput
 
@@ -20,32 +20,52 @@ IGNORED = frozenset(
 )
 
 
-def read_suite(directory: Path) -> list[EvalTask]:
+def read_suite(path: Path, fields: str = "") -> list[EvalTask]:
   """Read every task in a folder, recursively, in the order of their paths.
+
+  A file is read alone: JSONL as in a folder, or pairs in any format and with any
+  columns that training reads.
+
+  Args:
+    fields: which column of pairs is what, as --fields has it.
 
   Raises BadInput for a JSONL file of no known format, for a broken line, as
   FILE:LINE, and for a folder without any task.
   """
-  if not directory.is_dir():
-    raise BadInput(f"{directory}: no such folder of evaluation tasks")
-  folders = [directory, *sorted(directory.rglob("*"))]
+  if path.is_file():
+    return _read_alone(path, fields)
+  if not path.is_dir():
+    raise BadInput(f"{path}: no such folder of evaluation tasks, and no file")
+  folders = [path, *sorted(path.rglob("*"))]
   tasks = [
     task
     for folder in folders
     if folder.is_dir()
-    for task in _read_folder(folder, directory)
+    for task in _read_folder(folder, path, fields)
   ]
   if not tasks:
     *others, last = [k.called for k in kinds.KINDS.values() if k.called]
     raise BadInput(
-      f"{directory}: no evaluation task; expected BEIR folders "
+      f"{path}: no evaluation task; expected BEIR folders "
       "(corpus.jsonl, queries.jsonl, qrels/test.tsv), "
-      f"{', '.join(others)} or {last} JSONL, or pairs.jsonl"
+      f"{', '.join(others)} or {last} JSONL, or pairs.jsonl; of pairs in another"
+      " format, name the file itself"
     )
   return tasks
 
 
-def _read_folder(folder: Path, root: Path) -> list[EvalTask]:
+def _read_alone(path: Path, fields: str) -> list[EvalTask]:
+  """The tasks of a file that was named itself; one of no kind holds pairs."""
+  place = path.parent.resolve().name if path.name == retrieval.PAIRS else ""
+  name = place or path.name.split(".")[0]
+  if path.suffix == ".jsonl" and path.name != retrieval.PAIRS and not fields:
+    for kind in kinds.KINDS.values():
+      if kind.recognises(path, _keys(path)):
+        return kind.read(path, name)
+  return retrieval.read_pairs(path, name, fields)
+
+
+def _read_folder(folder: Path, root: Path, fields: str) -> list[EvalTask]:
   name = folder.relative_to(root).as_posix() if folder != root else root.name
   for kind in kinds.KINDS.values():
     if kind.recognises(folder, frozenset):
@@ -56,7 +76,7 @@ def _read_folder(folder: Path, root: Path) -> list[EvalTask]:
   return [
     task
     for path in files
-    for task in _read_file(path, _file_name(path, name, len(files)))
+    for task in _read_file(path, _file_name(path, name, len(files)), fields)
   ]
 
 
@@ -65,16 +85,28 @@ def _file_name(path: Path, folder_name: str, num_files: int) -> str:
   return folder_name if alone else f"{folder_name}/{path.stem}"
 
 
-def _read_file(path: Path, name: str) -> list[EvalTask]:
+def _keys(path: Path) -> Callable[[], Set[str]]:
+  """What reads the keys of a file's first row, once."""
+
   @functools.cache
   def keys() -> Set[str]:
     _, row = next(jsonl.read_rows(path, ()), ("", {}))
     return row.keys()
 
+  return keys
+
+
+def _read_file(path: Path, name: str, fields: str) -> list[EvalTask]:
+  if path.name == retrieval.PAIRS:
+    return retrieval.read_pairs(path, name.removesuffix("/pairs"), fields)
+  keys = _keys(path)
   for kind in kinds.KINDS.values():
     if kind.recognises(path, keys):
       return kind.read(path, name)
   if {"query", "positive"} <= keys():
-    raise BadInput(f"{path}: pairs are read from a file named pairs.jsonl")
+    raise BadInput(
+      f"{path}: pairs in a folder are read from a file named pairs.jsonl; rename"
+      " it, or name the file itself"
+    )
   rows = [kind.rows for kind in kinds.KINDS.values() if kind.rows]
   raise BadInput(f"{path}: no known format; expected {' or '.join(rows)}")

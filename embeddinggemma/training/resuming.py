@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -126,7 +127,8 @@ def _other(dependencies: Mapping[str, Any], place: pathlib.Path) -> str:
 def _ways(config: TrainConfig, place: pathlib.Path) -> str:
   """What to add to the command: from the weights that are there, and anew."""
   new = _free_name(place)
-  anew = f"to train from the start, add --workdir={new}"
+  quoted = lambda path: shlex.quote(str(path))
+  anew = f"to train from the start, add --workdir={quoted(new)}"
   started = dataclasses.replace(config, init_from=str(place))
   try:
     start.check_start(started)
@@ -134,7 +136,7 @@ def _ways(config: TrainConfig, place: pathlib.Path) -> str:
     return f"{anew} (its weights are no start for this: {error})"
   return (
     "to train on from its weights, add"
-    f" --config.init_from={place} --workdir={new}; {anew}"
+    f" --config.init_from={quoted(place)} --workdir={quoted(new)}; {anew}"
   )
 
 

@@ -63,7 +63,7 @@ def test_a_byte_order_mark_and_windows_lines_are_read(tmp_path):
     (b'{"query": ', "not JSON"),
     (b"[" * 100_000, "not JSON"),
     (b"[1]", "not a JSON object but list"),
-    (b"", "empty line"),
+    (b"null", "not a JSON object but NoneType"),
     (b'{"query": "\xff"}', r"not UTF-8 \(byte 12\)"),
     ({"query": "q"}, "no field 'positive'"),
     (GOOD | {"query": " \n"}, "'query' is empty"),

@@ -2,9 +2,11 @@
 
 import bz2
 import csv
+import decimal
 import gzip
 import json
 import lzma
+import os
 import pathlib
 import shlex
 import sys
@@ -16,7 +18,7 @@ import pytest
 
 from embeddinggemma.cli import flags, main, training, verbs
 from embeddinggemma.data import corpus, sources
-from embeddinggemma.data.tables import columns
+from embeddinggemma.data.tables import fields as fields_lib
 from embeddinggemma.training import prepare
 from embeddinggemma.types import BadInput
 
@@ -73,6 +75,7 @@ def refused(path, *rows, fields="") -> str:
   return str(found.value)
 
 
+CELLS = [["query", "positive"], ["a, b", "c"], ["d", "e"]]
 WRITERS = {
   "a.jsonl": lambda path: path.write_bytes(lines(*ROWS)),
   "a.ndjson": lambda path: path.write_bytes(lines(*ROWS)),
@@ -135,6 +138,32 @@ def test_every_format_gives_the_same_pairs(tmp_path, name):
     ({"query": "q", "positive": "p", "negatives": ["n"]}, ("p", ("n",))),
     ({"query": "q", "positive": "p", "hard_negative": "n"}, ("p", ("n",))),
     ({"question": "q", "answers": {"text": ["p"], "at": [0]}}, ("p", ())),
+    (
+      {"query": "q", "response": "p", "rejected_response": ["n"]},
+      ("p", ("n",)),
+    ),
+    ({"prompt": "q", "chosen": "p", "rejected": "n"}, ("p", ("n",))),
+    ({"anchor": "q", "entailment": "p", "contradiction": "n"}, ("p", ("n",))),
+    ({"sentence_0": "q", "sentence_1": "p"}, ("p", ())),
+    (
+      {
+        "task_description": "t",
+        "user_query": "q",
+        "positive_document": "p",
+        "hard_negative_document": "n",
+      },
+      ("p", ("n",)),
+    ),
+    (
+      {
+        "question": "q",
+        "answers": ["a"],
+        "positive_ctxs": [{"title": "", "text": "p", "passage_id": "1"}],
+        "negative_ctxs": [{"title": "", "text": "m", "passage_id": "2"}],
+        "hard_negative_ctxs": [{"title": "", "text": "n", "passage_id": "3"}],
+      },
+      ("p", ("m", "n")),
+    ),
   ],
 )
 def test_columns_are_known_by_the_names_that_people_use(
@@ -241,6 +270,17 @@ def test_what_is_not_understood_stops_with_the_line_to_write(
     assert part in said
 
 
+def follow(path, said: str) -> list:
+  """The pairs that are read with the first --fields that a message has."""
+  words = shlex.split(said[said.index("--fields=") :].replace(";", " "))
+  fields = words[0].removeprefix("--fields=").rstrip(",")
+  try:
+    return read(path, fields=fields)[0]
+  except BadInput as error:  # the next thing to say
+    assert str(error) != said
+    return follow(path, str(error))
+
+
 @pytest.mark.parametrize(
   ("row", "negatives"),
   [
@@ -249,13 +289,129 @@ def test_what_is_not_understood_stops_with_the_line_to_write(
     ({"query": "a", "positive": "b", "score": 0.9}, ()),
     ({"query": "a", "positive": "b", "label": "so so"}, ()),
     ({"the query": "a", "its > answer": "b"}, ()),
+    ({"set": ["a", "b"]}, ()),
+    ({"questions": {"id": [1, 2], "text": ["a", "b"]}}, ()),
+    ({"id": "1", "translation": {"en": "a", "de": "b"}}, ()),
+    ({"instruction": "a", "input": "", "output": "b"}, ()),
+    ({"split": "train", "title": "a", "body": "b"}, ()),
+    ({"query": {"id": 1, "text": "a"}, "positive": "b"}, ()),
+    ({"query": "a", "positive": "b", "negative": "c", "negtive": "d"}, "dc"),
+    ({"query": "a", "positive": "b", "distractors": ["c", "d"]}, "cd"),
+    ({"query": "a", "positive": "b", "rejected": True}, ()),
+    (
+      {"query": "a", "pos": ["b"], "neg": {"bm25": ["c"], "dense": ["d"]}},
+      "cd",
+    ),
+    (
+      {
+        "query": "a",
+        "pos": [{"content": "b"}],
+        "neg": [{"content": "c"}, {"content": "d"}],
+      },
+      "cd",
+    ),
+    (
+      {
+        "messages": [
+          {"role": "user", "content": "a"},
+          {"role": "assistant", "content": "b"},
+        ],
+        "rejected_messages": [
+          [{"role": "assistant", "content": "c"}],
+          [{"role": "assistant", "content": "d"}],
+        ],
+      },
+      "cd",
+    ),
   ],
 )
 def test_the_line_to_write_works_in_a_shell(tmp_path, row, negatives):
   said = refused(tmp_path / "a.jsonl", row)
-  words = shlex.split(said[said.index("--fields=") :].replace(";", " "))
-  fields = words[0].removeprefix("--fields=").rstrip(",")
-  assert read(tmp_path / "a.jsonl", fields=fields)[0] == [("a", "b", negatives)]
+  assert follow(tmp_path / "a.jsonl", said) == [("a", "b", tuple(negatives))]
+
+
+@pytest.mark.parametrize(
+  ("name", "data", "expected"),
+  [
+    ("a.csv", b"query,doc,label\na,b,3\na,c,0\n", ("a", "b", ("c",))),
+    (
+      "a.csv",
+      b"sentence_A,sentence_B,relatedness_score\na,b,4.5\n",
+      ("a", "b", ()),
+    ),
+    ("a.jsonl", b'["a", "b", "n"]\n', ("a", "b", ("n",))),
+    ("a.csv", b"MSRvid\t5.0\ta man\tthe man\n", ("a man", "the man", ())),
+    ("a.tsv", b'query\tdoc\n"a" b\t"c" d\n', ('"a" b', '"c" d', ())),
+    (
+      "a.jsonl",
+      b'{"query": "a", "positive": "b", "label": NaN}\n',
+      ("a", "b", ()),
+    ),
+  ],
+)
+def test_the_line_to_write_reads_a_file(tmp_path, name, data, expected):
+  (tmp_path / name).write_bytes(data)
+  assert follow(tmp_path / name, refused(tmp_path / name)) == [expected]
+
+
+def test_rows_that_a_quote_may_have_joined_are_said(tmp_path):
+  path = tmp_path / "a.tsv"
+  path.write_bytes(b'query\tpositive\na\t"b\nc\td"\n')
+  found, said, _ = read(path)
+  assert found == [("a", "b\nc\td", ())]
+  assert "in 1 rows; if they are text, write --fields=quote:none" in said[0]
+  assert len(read(path, fields="quote:none")[0]) == 2
+
+
+def test_names_that_fields_cannot_hold_are_said(tmp_path):
+  row = {"query": "a", "positive": "b", "negative, hard": "c"}
+  said = refused(tmp_path / "a.jsonl", row)
+  assert "column 'negative, hard' (str 'c') may matter" in said
+  said = refused(tmp_path / "a.jsonl", fields="negative:negative, hard")
+  assert "rename a column whose name has a comma" in said
+  row = {"query": "a", "positive": "b", "score_>=_high": 1}
+  assert "ignore:score_>=_high" in refused(tmp_path / "a.jsonl", row)
+
+
+def test_a_line_that_names_the_separator_is_followed(tmp_path):
+  path = tmp_path / "a.csv"
+  path.write_bytes(b"\xef\xbb\xbfsep=;\r\n" + cells(";", *CELLS))
+  assert read(path)[0] == [("a, b", "c", ()), ("d", "e", ())]
+  path.write_bytes(b"sep=~\nquery~positive\na~b\nc\n")
+  assert refused(path).startswith(f"{path}:4: ")
+
+
+def test_labels_and_negatives_of_pandas_and_sql(tmp_path):
+  table = pa.table(
+    {
+      "query": ["a", "a"],
+      "positive": ["b", "c"],
+      "label": [decimal.Decimal("1.00"), decimal.Decimal("0.00")],
+    }
+  )
+  pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+  assert read(tmp_path / "a.parquet")[0] == [("a", "b", ("c",))]
+  row = {"query": "a", "positive": "b", "negative": float("nan")}
+  assert read(tmp_path / "a.jsonl", row)[0] == [("a", "b", ())]
+
+
+def test_blank_lines_are_no_rows(tmp_path):
+  path = tmp_path / "a.jsonl"
+  path.write_bytes(
+    b"\n" + lines(*ROWS[:2]) + b" \r\n" + lines(*ROWS[2:]) + b"\n"
+  )
+  assert len(read(path)[0]) == len(ROWS)
+  path.write_bytes(b"\n\n{\n")
+  assert refused(path).startswith(f"{path}:3: ")
+
+
+def test_what_is_no_file_is_said(tmp_path):
+  os.mkfifo(tmp_path / "a.jsonl")
+  assert "cat " in refused(tmp_path / "a.jsonl")
+  assert "it holds a.jsonl (not a file)" in refused(tmp_path)
+  (tmp_path / "b.jsonl").symlink_to("gone")
+  assert "a link to gone, which is not there" in refused(tmp_path / "b.jsonl")
+  assert "no such folder or file" in refused(tmp_path / "c.jsonl")
 
 
 def test_a_late_row_of_other_columns_is_seen(tmp_path):
@@ -377,7 +533,7 @@ def test_nulls_in_parquet_have_a_row(tmp_path):
   [
     ("a.csv", b"", "the file is empty"),
     ("a.csv", b"query,positive\n", "no usable pair"),
-    ("a.csv", "query,positive\na,b\n".encode("utf-16"), "not UTF-8"),
+    ("a.csv", "query,positive\na,b\n".encode("utf-16"), "iconv -f UTF-16"),
     ("a.csv", b"query,positive,n\xe4chstes\na,b,c\n", "not UTF-8"),
     ("a.csv", b"query,query,positive\na,b,c\n", "two columns"),
     ("a.csv", b"query,pos\na,\"['x', 'y']\"\n", "a list as text"),
@@ -391,15 +547,29 @@ def test_nulls_in_parquet_have_a_row(tmp_path):
       "row 2: the array does not end",
     ),
     ("a.json", b'[{"query":"a","positive":"b"}] x', "more text follows"),
-    ("a.json", b'{\n"query": "a"\n}', "one JSON object"),
+    ("a.json", b'{\n"query": "a"\n}', "jq -c . "),
     (
       "a.json",
       b'{"rows": [{"a": 1, "b": 2}, {"a": 1, "b": 2}]}',
       "'rows' holds",
     ),
     ("a.jsonl.gz", gzip.compress(lines(*ROWS))[:-9], "cut off"),
-    ("a.jsonl.gz", lines(*ROWS), "damaged"),
-    ("a.jsonl.zst", b"nothing", "damaged"),
+    ("a.jsonl.gz", lines(*ROWS), "rename it to a.jsonl"),
+    ("a.jsonl.gz", bz2.compress(b"x"), "rename it to a.jsonl.bz2"),
+    ("a.jsonl", gzip.compress(lines(*ROWS)), "rename it to a.jsonl.gz"),
+    ("a.csv", b"PK\x03\x04", "zip archive"),
+    ("a.jsonl", b"\xfe\xff\0{", "iconv -f UTF-16"),
+    ("a.jsonl.zst", b"\xffnothing", "damaged"),
+    ("a.jsonl", b'{"query": "a", "positive": "b"},\n', "the comma at its end"),
+    ("a.json", b'{"query": ["a", "b"], "pos": ["c", "d"]}', "of columns"),
+    ("a.tsv", b"1\t2\t3\n4\t5\t6\n", "replace ids by their texts"),
+    ("a.tsv", b"query-id\tcorpus-id\tscore\nq\td\t1\n", "ids must be"),
+    ("a.csv", b"text\na\n", "a pair needs two columns of texts"),
+    ("a.csv", b"query,doc,label\na,b,0\n", "no label is that of a positive"),
+    ("a.csv", b"# mine\nquery,doc\na,b\n", "one column (# mine)"),
+    ("a.csv", b'{"query": "a", "doc": "b"}\n', "rename it to .jsonl"),
+    ("a.jsonl", b'[{"query": "a", "doc": "b"}]\n', "rename the file to .json"),
+    ("a.jsonl", b'{\n"query": "a"\n}\n', "rename the file to .json"),
     ("a.parquet", b"PAR1 nothing PAR1", "cannot be read"),
     ("a.arrow", b"nothing", "cannot be read"),
     ("a.xlsx", b"PK", "known: JSONL"),
@@ -507,7 +677,7 @@ def test_a_column_of_fields_that_no_row_has_is_named(tmp_path):
 )
 def test_fields_of_no_sense_are_refused(text):
   with pytest.raises(BadInput, match="--fields"):
-    columns.parse(text)
+    fields_lib.parse(text)
 
 
 def test_quotes_can_be_text(tmp_path):
@@ -623,5 +793,5 @@ def test_what_is_not_installed_is_one_line(
   monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
   path = pathlib.Path(name) if package == "datasets" else tmp_path / name
   if package == "pyarrow":
-    path.write_bytes(b"x")
+    path.write_bytes(b"\x28\xb5\x2f\xfd")
   assert f"pip install {package}" in refused(path)

@@ -265,3 +265,39 @@ def test_a_written_corpus_is_a_suite(tmp_path):
   sources.write_corpus(tmp_path, [], [], pairs)
   found = suite.read_suite(tmp_path / "test")
   assert [(t.name, t.task, len(t.queries)) for t in found] == [("qa", "qa", 8)]
+
+
+@pytest.mark.parametrize(
+  ("name", "data", "fields"),
+  [
+    ("faq.csv", "question,answer\nq1,d1\nq2,d2\n", ""),
+    ("faq.jsonl", '["q1", "d1"]\n["q2", "d2"]\n', "query:1,positive:2"),
+    ("faq.tsv", "a\tb\nq1\td1\nq2\td2\n", "query:a,positive:b"),
+    (
+      "faq.jsonl",
+      '{"query": "q1", "positive": "d1"}\n{"query": "q2", "positive": "d2"}\n',
+      "",
+    ),
+  ],
+)
+def test_a_file_of_pairs_is_read_as_training_reads_it(
+  tmp_path, name, data, fields
+):
+  path = tmp_path / name
+  path.write_text(data)
+  (task,) = suite.read_suite(path, fields)
+  assert task.name == "faq"
+  assert sorted(task.queries) == ["q1", "q2"]
+  assert sorted(task.documents) == ["d1", "d2"]
+  with pytest.raises(BadInput, match=r"name the file itself|but list"):
+    suite.read_suite(tmp_path)
+
+
+def test_other_tasks_may_be_one_file_too(tmp_path):
+  rows = [{"sentence1": "a", "sentence2": "b", "score": i} for i in range(2)]
+  _jsonl(tmp_path / "near.jsonl", rows)
+  (task,) = suite.read_suite(tmp_path / "near.jsonl")
+  assert (task.name, task.kind) == ("near", "sts")
+  _jsonl(tmp_path / "x" / "pairs.jsonl", [{"query": "a", "positive": "b"}])
+  (task,) = suite.read_suite(tmp_path / "x" / "pairs.jsonl")
+  assert task.name == "x"

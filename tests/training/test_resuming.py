@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shlex
 import shutil
 
 import pytest
@@ -38,7 +39,7 @@ def constant(train_command, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def begun(constant, tmp_path) -> pathlib.Path:
-  return shutil.copytree(constant, tmp_path / "begun")
+  return shutil.copytree(constant, tmp_path / "has begun")
 
 
 def hash_in(workdir: pathlib.Path, step: int) -> str:
@@ -111,11 +112,9 @@ def test_the_line_that_a_stop_names_works(
 ):
   argv = [*train_command(begun), *CONSTANT, f"--config.{changed}"]
   said = fails(*argv)
-  line = re.search(
-    r"weights, add (--config.init_from=\S+) (--workdir=\S+);", said
-  )
+  line = re.search(r"weights, add (--config.init_from=.+?); to train", said)
   assert line, said
-  assert main.call([*argv, *line.groups()]) == 0
+  assert main.call([*argv, *shlex.split(line[1])]) == 0
   assert f"starts from {begun}" in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embeddinggemma.data.tables import columns, opening
-from embeddinggemma.data.tables.columns import Fields
+from embeddinggemma.data.tables.fields import Fields
 from embeddinggemma.data.tables.rows import Read, Say
 from embeddinggemma.types import BadInput
 

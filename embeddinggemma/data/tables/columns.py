@@ -6,44 +6,37 @@ FlagEmbedding, tevatron, MS MARCO triplets, SNLI, Quora), or told by --fields.
 
 import dataclasses
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from embeddinggemma.data.tables import labels
-from embeddinggemma.types import BadInput
+from embeddinggemma.data.tables.fields import Fields
 
 Row = Mapping[str, Any]
-
-ROLES = (
-  "query",
-  "positive",
-  "negative",
-  "title",
-  "task",
-  "lang",
-  "label",
-  "ignore",
-)
-OPTIONS = {"quote": ("none",)}  # of files, beside the roles of columns
-EXAMPLE = "--fields=query:question,positive:answer"
 
 # Queries that may stand beside a column that is named as a positive; those of
 # an earlier line win.
 _QUERIES = (
   ("query", "anchor"),
   ("question", "sentence1", "premise", "sentence", "instruction"),
+  ("user_query", "query_text"),
 )
-_POSITIVE = re.compile(r"(pos|positives?)(_passages?)?_?(\d*)")
-_NEGATIVE = re.compile(r"(hard_?)?(neg|negatives?)(_passages?)?_?(\d*)")
+_TEXTS = r"(_(passage|ctx|context|doc|document|text|response)s?)?_?(\d*)"
+_POSITIVE = re.compile(rf"(pos|positives?){_TEXTS}")
+_NEGATIVE = re.compile(
+  rf"((hard_?)?(neg|negatives?)|rejected|contradiction){_TEXTS}"
+)
 # Columns that are a pair only together.
 _TOGETHER = (
   ("sentence1", "sentence2"),
   ("sentence_1", "sentence_2"),
+  ("sentence_0", "sentence_1"),
   ("sentence_a", "sentence_b"),
   ("premise", "hypothesis"),
   ("question1", "question2"),
   ("text1", "text2"),
+  ("anchor", "entailment"),
+  ("prompt", "chosen"),
   *(
     (query, positive)
     for query in ("query", "anchor", "question")
@@ -76,14 +69,23 @@ _OTHERS_SCORES = re.compile(
   r"|(pos|neg|positive|negative|teacher|reranker)_score(_\d+)?"
 )
 _IDS = re.compile(r"(.*_)?(doc)?[pq]?ids?(_?\d+)?")
+_AGAINST = r"neg\w*|reject\w*|contradict\w*|distract\w*|irrelev\w*"
 _SUSPECT = re.compile(
-  r"(^|_)(neg\w*|relev\w*|similar\w*|entail\w*"
+  rf"(^|_)({_AGAINST}|relev\w*|similar\w*|entail\w*"
   r"|(labell?ed|labels?|scores?|duplicates?|grades?|ratings?)(?=_|\d|$))"
 )
 # Fields of FlagEmbedding, tevatron and others whose cells hold a list.
 _LISTS = {"pos", "neg", "positives", "negatives", "answers"}
 _LISTS |= {"positive_passages", "negative_passages", "hard_negatives"}
+_LISTS |= {"positive_ctxs", "negative_ctxs", "hard_negative_ctxs"}
+_LISTS |= {"rejected_response", "rejected_responses"}
+# Names of texts that are no side of a pair, and of those that are the second.
+_ABOUT = {"role", "from", "type", "split", "dataset", "partition", "lang"}
+_ABOUT |= {"language", "filename", "genre", "task", "prompt_name"}
+_ANSWERS = {"output", "response", "completion", "text", "body", "target"}
 _SHOWN = 40  # characters of an example
+_CELLS = (str, list, dict)  # types of cells that may hold texts
+_INSIDE = 3  # items of a list in which texts are looked for
 
 
 class _Unseen(str):
@@ -91,37 +93,6 @@ class _Unseen(str):
 
 
 UNSEEN = _Unseen()
-
-
-@dataclasses.dataclass(frozen=True)
-class Fields:
-  """What --fields says: columns by role, and how labels and quotes are read."""
-
-  text: str = ""  # as it was given
-  columns: Mapping[str, tuple[str, ...]] = dataclasses.field(
-    default_factory=dict
-  )
-  rule: labels.Rule | None = None  # what makes a label that of a positive
-  quotes: bool = True  # whether quotes in CSV and TSV enclose fields
-
-  @property
-  def numbered(self) -> bool:
-    """Whether columns are numbers from 1, as of a file without names."""
-    given = [name for names in self.columns.values() for name in names]
-    return bool(given) and all(name.isdigit() for name in given)
-
-  def of(self, role: str) -> tuple[str, ...]:
-    """The columns of a role; () if none was given."""
-    return self.columns.get(role, ())
-
-  def with_(self, more: str) -> str:
-    """The flag to write in a shell, with more than was given.
-
-    What was given of a label is left out, since more is said of it.
-    """
-    given = [part.strip() for part in self.text.split(",") if part.strip()]
-    kept = [part for part in given if not part.startswith("label:")]
-    return flag(*(kept if "label:" in more else given), more)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,47 +156,6 @@ class Plan:
     return "; ".join(parts)
 
 
-def flag(*parts: str) -> str:
-  """The flag with these parts, as it is written in a shell."""
-  return f"--fields={shlex.quote(','.join(parts))}"
-
-
-def parse(text: str) -> Fields:
-  """The fields of "query:question,positive:answer,label:score>=0.8,...".
-
-  A role may come several times. Raises BadInput, with an example, for a part
-  that is not ROLE:COLUMN, an unknown role, and a rule of anything but a label.
-  """
-  columns: dict[str, list[str]] = {}
-  rule, quotes = None, True
-  for part in filter(None, (part.strip() for part in text.split(","))):
-    role, colon, name = part.partition(":")
-    role, name = role.strip(), name.strip()
-    if role in OPTIONS and name in OPTIONS[role]:
-      quotes = False
-      continue
-    if not (colon and name) or role not in ROLES:
-      raise BadInput(
-        f"--fields: {part!r} is not ROLE:COLUMN; roles are {', '.join(ROLES)},"
-        f" as in {EXAMPLE}"
-      )
-    if role == "label":
-      name, rule = labels.parse(name)
-    columns.setdefault(role, []).append(name)
-  for role in ("query", "title", "task", "lang", "label"):
-    if len(columns.get(role, ())) > 1:
-      raise BadInput(
-        f"--fields gives {role!r} the columns {' and '.join(columns[role])};"
-        " it takes one"
-      )
-  named = [name for names in columns.values() for name in names]
-  for name in named:
-    if named.count(name) > 1:
-      raise BadInput(f"--fields names the column {name!r} twice; name it once")
-  found = {role: tuple(names) for role, names in columns.items()}
-  return Fields(text.strip(), found, rule, quotes)
-
-
 def plan(row: Row, fields: Fields) -> Plan:
   """Which columns of a row are what; it serves all rows of the same names.
 
@@ -238,6 +168,8 @@ def plan(row: Row, fields: Fields) -> Plan:
   taken = {query, *positives, *given}
   free = {k: n for k, n in names.items() if _top(row, n) not in taken}
   negatives = _present(row, fields.of("negative")) or _numbered(free, _NEGATIVE)
+  for role, chosen in ("positive", positives), ("negative", negatives):
+    _no_nested(row, role, chosen, fields)
   label = _label(free, fields, row)
   single = {
     role: next(iter(_present(row, fields.of(role))), free.get(role, ""))
@@ -247,7 +179,7 @@ def plan(row: Row, fields: Fields) -> Plan:
   used = {query, *positives, *negatives, label, *single.values()}
   tops = {_top(row, name) for name in used if name}
   aside = tuple(name for name in row if name not in tops)
-  _no_suspects(row, aside, ignored, label, negatives, fields)
+  _no_suspects(row, aside, ignored, label, fields)
   three = _folded(query) == "premise"
   return Plan(
     query, positives, negatives, **single, label=label, aside=aside, three=three
@@ -255,13 +187,50 @@ def plan(row: Row, fields: Fields) -> Plan:
 
 
 def value(row: Row, name: str) -> Any:
-  """The value of a column, or at the path a.b of nested ones; None: none."""
+  """The value of a column, or at a path in it; None: none.
+
+  In "a.b.2", b is a field and 2 the second item of a list; "a.*" are all items.
+  """
   if name in row or "." not in name:
     return row.get(name)
-  found: Any = row
-  for part in name.split("."):
-    found = found.get(part) if isinstance(found, Mapping) else None
+  return _inside(row, name.split("."))
+
+
+def _inside(found: Any, parts: Sequence[str]) -> Any:
+  """What lies at a path of keys, of numbers of items from 1, and of "*"."""
+  for at, part in enumerate(parts):
+    if isinstance(found, Mapping):
+      found = found.get(part)
+    elif isinstance(found, list) and part == "*":
+      return [_inside(item, parts[at + 1 :]) for item in found]
+    elif isinstance(found, list) and part.isdigit() and part != "0":
+      found = next(iter(found[int(part) - 1 : int(part)]), None)
+    else:
+      return None
   return found
+
+
+def texts_in(row: Row) -> list[str]:
+  """The columns, or the paths in them, that seem to hold the texts of a pair.
+
+  Those that are called like an answer come after the others, ids not at all.
+  """
+  paths = [path for name in row for path in _texts_at(name, row[name])]
+  return sorted(paths, key=lambda path: path in _ANSWERS)
+
+
+def _texts_at(path: str, given: Any) -> list[str]:
+  last = _folded(path.rpartition(".")[2])
+  if _IDS.fullmatch(last) or last in _ABOUT or _SUSPECT.search(last):
+    return []
+  if isinstance(given, str):
+    return [path]
+  items: Iterable[tuple[Any, Any]] = ()
+  if isinstance(given, Mapping):
+    items = given.items()
+  elif isinstance(given, list):
+    items = enumerate(given[:_INSIDE], 1)
+  return [p for key, item in items for p in _texts_at(f"{path}.{key}", item)]
 
 
 def is_listed(name: str) -> bool:
@@ -374,16 +343,21 @@ def _unclear(
 
 def _lacking(row: Row, fields: Fields, role: str, other: str) -> ValueError:
   """The message where a role has no column, with a line that could be meant."""
-  texts = [name for name in row if name != other and isinstance(row[name], str)]
-  rest = [*texts, "COLUMN", "COLUMN"]
-  sides = (rest[0], other) if role == "query" else (other, rest[0])
+  texts = [path for path in texts_in(row) if path != other]
+  if other and role == "positive":  # the answer, where there is one
+    texts.sort(key=lambda path: _folded(path) not in _ANSWERS)
   if not other:
-    role, sides = ("query", (rest[0], rest[1]))
-  line = flag(f"query:{sides[0]}", f"positive:{sides[1]}")
-  return ValueError(
-    f"no field {role!r}; found: {found(row)}; say which column is what, as in"
-    f" {line}"
-  )
+    role = "query"
+  sides = [*([other] if other else []), *texts][:2]
+  lacks = f"no field {role!r}; found: {found(row)}"
+  if len(sides) < 2:
+    return ValueError(
+      f"{lacks}; a pair needs two columns of texts, and ids must be replaced by"
+      " their texts first"
+    )
+  query, positive = sides[::-1] if other and role == "query" else sides
+  line = fields.with_(f"query:{query},positive:{positive}")
+  return ValueError(f"{lacks}; say which column is what, as in {line}")
 
 
 def _label(free: Mapping[str, str], fields: Fields, row: Row) -> str:
@@ -405,7 +379,6 @@ def _no_suspects(
   aside: Sequence[str],
   ignored: set[str],
   label: str,
-  negatives: Sequence[str],
   fields: Fields,
 ) -> None:
   """ValueError for a column left aside that looks like a negative or label."""
@@ -414,12 +387,51 @@ def _no_suspects(
     known = _OTHERS_SCORES.fullmatch(key) or _IDS.fullmatch(key)
     if name in ignored or known or not _SUSPECT.search(key):
       continue
-    negative = "neg" in key
-    if negatives if negative else label:
+    negative = re.search(rf"(^|_)({_AGAINST})", key)
+    if label and not negative:
       continue
-    role = "negative" if negative else "label"
+    use = f"label:{name}"
+    if negative:
+      paths = _nested(name, row[name])
+      use = ",".join(f"negative:{path}" for path in paths)
     raise ValueError(
       f"column {name!r}{_example(row[name])} may matter and is not"
-      f" understood; write {fields.with_(f'{role}:{name}')} to use it, or"
+      f" understood; write {fields.with_(use)} to use it, or"
       f" {fields.with_(f'ignore:{name}')}"
     )
+
+
+def _no_nested(
+  row: Row, role: str, names: Sequence[str], fields: Fields
+) -> None:
+  """ValueError for lists of objects or lists whose texts need a path, and for
+  negatives that are none, such as numbers."""
+  for name in names:
+    given = value(row, name)
+    empty = not given or labels.is_empty(given)
+    if role == "negative" and not (empty or isinstance(given, _CELLS)):
+      raise ValueError(
+        f"column {name!r}{_example(given)} is neither text nor a list of texts;"
+        f" write {fields.with_(f'ignore:{name}')} to leave it aside"
+      )
+    paths = _nested(name, given)
+    if paths != [name]:
+      use = ",".join(f"{role}:{path}" for path in paths)
+      raise ValueError(
+        f"column {name!r}{_example(given)} has its texts deeper inside; write"
+        f" {fields.with_(use)}"
+      )
+
+
+def _nested(name: str, given: Any) -> list[str]:
+  """The column itself, or the paths in it where lists or objects hold texts."""
+  if isinstance(given, dict) and "text" not in given:
+    inside = (str, list)
+    return [
+      f"{name}.{key}" for key, item in given.items() if isinstance(item, inside)
+    ] or [name]
+  first = given[0] if isinstance(given, list) and given else ""
+  if isinstance(first, str) or (isinstance(first, dict) and "text" in first):
+    return [name]
+  paths = _texts_at("", first)
+  return [f"{name}.*{paths[0]}"] if paths else [name]

@@ -1,5 +1,7 @@
 """What a label says of a pair: a positive, a negative, or neither."""
 
+import decimal
+import math
 import re
 from typing import Any, Literal, NamedTuple
 
@@ -40,11 +42,17 @@ def parse(text: str) -> tuple[str, Rule | None]:
   return name, Rule(sign, bound)
 
 
+def column(text: str) -> str:
+  """The column of what `parse` takes, whatever its rule."""
+  match = _RULE.fullmatch(text)
+  return match[1].strip() if match else text
+
+
 def example(value: Any) -> str:
   """A rule that a label of this value could have, for a message."""
   figure = number(value)
   if figure is not None:
-    return f">={0.8 if 0 < figure < 1 else 4 if figure > 1 else 1}"
+    return f">={0.8 if 0 < figure < 1 else max(int(figure), 1)}"
   text = str(value).strip() if value is not None else ""
   return f"={text}" if text and "," not in text else "=VALUE"
 
@@ -70,9 +78,9 @@ def verdict(value: Any, rule: Rule | None, three: bool) -> Verdict:
 
   Raises ValueError for any other label.
   """
-  if value is None or (isinstance(value, str) and not value.strip()):
+  if is_empty(value):
     raise ValueError("it is empty")
-  if not isinstance(value, str | bool | int | float):
+  if not isinstance(value, str | bool | int | float | decimal.Decimal):
     raise ValueError(f"it is {type(value).__name__}")
   figure = number(value)
   if rule is not None:
@@ -101,6 +109,12 @@ def _by_rule(value: Any, figure: float | None, rule: Rule) -> Verdict:
   if figure is not None and bound is not None:
     same = figure == bound
   return "positive" if same else "negative"
+
+
+def is_empty(value: Any) -> bool:
+  """Whether there is no label: null, NaN or white space."""
+  nothing = value is None or (isinstance(value, float) and math.isnan(value))
+  return nothing or (isinstance(value, str) and not value.strip())
 
 
 def number(value: Any) -> float | None:

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import shlex
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,18 @@ from typing import Any
 from embeddinggemma.types import BadInput
 
 PACKED = (".gz", ".zst", ".bz2", ".xz")
+_MAGIC = {  # how files begin
+  b"\x1f\x8b": ".gz",
+  b"BZh": ".bz2",
+  b"\xfd7zXZ": ".xz",
+  b"\x28\xb5\x2f\xfd": ".zst",
+}
+_OTHER = {
+  b"\xff\xfe": "UTF-16",
+  b"\xfe\xff": "UTF-16",
+  b"PK\x03\x04": "a zip archive or a table of Excel",
+  b"PAR1": "Parquet",
+}
 
 
 def is_packed(path: Path) -> bool:
@@ -38,7 +51,7 @@ def library() -> Any:
 def opened(path: Path) -> io.BufferedIOBase:
   """The bytes of a file, unpacked if its name ends in .gz, .zst, .bz2, .xz.
 
-  Raises BadInput if it cannot be read.
+  Raises BadInput if it cannot be read, or begins as what its name denies.
   """
   openers = {
     ".gz": gzip.open,
@@ -47,9 +60,31 @@ def opened(path: Path) -> io.BufferedIOBase:
     ".zst": _zstd,
   }
   try:
+    with path.open("rb") as file:
+      _check_beginning(path, file.read(8))
     return openers.get(path.suffix.lower(), Path.open)(path, "rb")  # type: ignore
   except OSError as error:
     raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _check_beginning(path: Path, begin: bytes) -> None:
+  """BadInput, with what to do, for bytes that are not what the name says."""
+  known = {**_MAGIC, **_OTHER}
+  found = next((known[m] for m in known if begin.startswith(m)), "")
+  packed = path.suffix.lower() if is_packed(path) else ""
+  if found == packed:
+    return
+  if found == "UTF-16":
+    raise BadInput(
+      f"{path}: is UTF-16; make it UTF-8, as in iconv -f UTF-16 -t UTF-8"
+      f" {shlex.quote(str(path))} > pairs{path.suffix}"
+    )
+  if found in PACKED:
+    bare = path.with_suffix("") if packed else path
+    raise BadInput(f"{path}: is packed; rename it to {bare.name}{found}")
+  if found or (packed and begin.isascii() and begin):
+    is_text = f"is not packed; rename it to {path.with_suffix('').name}"
+    raise BadInput(f"{path}: {f'is {found}' if found else is_text}")
 
 
 def _zstd(path: Path, mode: str) -> io.BufferedIOBase:

@@ -7,19 +7,19 @@ file when it is asked for, so that files may be larger than memory.
 import array
 import collections
 import dataclasses
-import json
 import operator
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
 import numpy as np
-from jaxtyping import Int, UInt16, UInt64
+from jaxtyping import Int, UInt16
 
-from embeddinggemma.data import beir, jsonl, prompts
+from embeddinggemma.data import jsonl, prompts
 from embeddinggemma.data.tables import columns, labels, opening, places, rows
-from embeddinggemma.data.tables.columns import Fields, Plan, Row
+from embeddinggemma.data.tables.columns import Plan, Row
+from embeddinggemma.data.tables.denied import Denied
+from embeddinggemma.data.tables.fields import Fields
 from embeddinggemma.types import BadInput, Pair
 
 Each = Callable[[Pair], None]
@@ -63,7 +63,7 @@ class Parser:
     verdict: labels.Verdict = "positive"
     if plan.label:
       verdict = self._verdict(row, plan)
-    query = _text(plan.query, row)
+    query = self._query(row, plan)
     task = self._task(row, plan) if plan.task else _TASK
     texts = titles = ()
     if plan.negatives:
@@ -79,6 +79,17 @@ class Parser:
       Pair(query, text, texts, title or own_title, task, lang, origin, titles)
       for text, title in _positives(plan, row)
     ]
+
+  def _query(self, row: Row, plan: Plan) -> str:
+    found = columns.value(row, plan.query)
+    if isinstance(found, dict | list):
+      inside = columns.texts_in({plan.query: found})
+      line = f"query:{inside[0] if inside else plan.query + '.KEY'}"
+      raise ValueError(
+        f"{plan.query!r} is not text but {type(found).__name__}; name the text in"
+        f" it, as in {self.fields.with_(line)}"
+      )
+    return _text(plan.query, row)
 
   def _task(self, row: Row, plan: Plan) -> str:
     task = _optional(plan.task, row).strip() or _TASK
@@ -96,6 +107,11 @@ class Parser:
     except ValueError as error:
       name = plan.label
       ignore = self.fields.with_(f"ignore:{name}")
+      if labels.is_empty(given):
+        raise ValueError(
+          f"label {name!r} is empty; --skip_bad_rows leaves such rows out, and"
+          f" {ignore} takes all as positives"
+        ) from None
       if isinstance(given, list | dict):
         raise ValueError(
           f"label {name!r}: {error}; to leave it aside, write {ignore}"
@@ -142,7 +158,8 @@ def _positives(plan: Plan, row: Row) -> list[tuple[str, str]]:
 
 def _negatives(name: str, row: Row) -> list[tuple[str, str]]:
   given = columns.value(row, name)
-  return _items(name, given) if given else []
+  none = not given or labels.is_empty(given)
+  return [] if none else _items(name, given)
 
 
 def _items(name: str, given: Any) -> list[tuple[str, str]]:
@@ -183,95 +200,6 @@ def _no_list_as_text(name: str, text: str) -> None:
     )
 
 
-class _Negatives:
-  """Texts that a label calls no positive, by query, in an unnamed file."""
-
-  def __init__(self) -> None:
-    self._file = tempfile.TemporaryFile()
-    self._queries, self._both = array.array("Q"), array.array("Q")
-    self._places = array.array("Q")
-    self._answered, self._positives = array.array("Q"), array.array("Q")
-    self._sorted = np.zeros(0, np.uint64)
-    self._at = np.zeros(0, np.uint64)
-    self.used = self.alone = self.contrary = 0
-
-  def add(self, pair: Pair) -> None:
-    """Keep the texts of a pair that is none."""
-    titles = pair.negative_titles or ("",) * len(pair.negatives)
-    query = beir.text_number(pair.query)
-    for text, title in (
-      (pair.positive, pair.title),
-      *zip(pair.negatives, titles),
-    ):
-      self._queries.append(query)
-      self._both.append(_mixed(query, beir.text_number(text)))
-      self._places.append(self._file.tell())
-      self._file.write(json.dumps([text, title]).encode() + b"\n")
-
-  def positive(self, pair: Pair) -> None:
-    """Note a positive: its query can have negatives, but not this text."""
-    query = beir.text_number(pair.query)
-    self._answered.append(query)
-    self._positives.append(_mixed(query, beir.text_number(pair.positive)))
-
-  def close(self) -> None:
-    """Sort what was kept: used, without a positive, or a positive as well."""
-    queries, both = (
-      np.array(x, np.uint64) for x in (self._queries, self._both)
-    )
-    places = np.array(self._places, np.uint64)
-    answered = np.isin(queries, np.array(self._answered, np.uint64))
-    contrary = np.isin(both, np.array(self._positives, np.uint64))
-    kept = np.flatnonzero(answered & ~contrary)
-    self.alone = int((~answered).sum())
-    self.contrary = int((answered & contrary).sum())
-    self.used = len(kept)
-    kept = kept[np.unique(both[kept], return_index=True)[1]]
-    kept = np.sort(kept)
-    order = kept[np.argsort(queries[kept], kind="stable")]
-    self._sorted, self._at = queries[order], places[order]
-    for held in (
-      self._queries,
-      self._both,
-      self._places,
-      self._answered,
-      self._positives,
-    ):
-      del held[:]
-
-  def with_own(self, pair: Pair) -> Pair:
-    """The pair with the negatives that labels gave its query, after its own."""
-    if not len(self._sorted):
-      return pair
-    texts, titles = list(pair.negatives), list(pair.negative_titles)
-    titles = titles or [""] * len(texts)
-    for place in self._of(pair):
-      self._file.seek(int(place))
-      text, title = json.loads(self._file.readline())
-      texts.append(text)
-      titles.append(title)
-    return pair._replace(
-      negatives=tuple(texts),
-      negative_titles=tuple(titles) if any(titles) else (),
-    )
-
-  def most(self) -> int:
-    """The largest number of negatives that labels gave a query."""
-    _, counts = np.unique(self._sorted, return_counts=True)
-    return int(counts.max(initial=0))
-
-  def _of(self, pair: Pair) -> UInt64[np.ndarray, "_"]:
-    query = np.uint64(beir.text_number(pair.query))
-    first = np.searchsorted(self._sorted, query)
-    last = np.searchsorted(self._sorted, query, side="right")
-    return self._at[first:last]
-
-
-def _mixed(first: int, second: int) -> int:
-  """One number of 64 bits for two, by which pairs of texts are compared."""
-  return (first * 0x9E3779B97F4A7C15 + second) % 2**64
-
-
 # A bare Sequence: type checkers at run time read an item of Sequence[Pair].
 class Pairs(Sequence):
   """The pairs of files, in their order; a pair is read when it is asked for."""
@@ -284,7 +212,7 @@ class Pairs(Sequence):
     self._file, self._sub = array.array("I"), array.array("I")
     self._number, self._offset = array.array("Q"), array.array("q")
     self._task, self._negatives = array.array("H"), array.array("I")
-    self._labels: _Negatives | None = None
+    self._labels: Denied | None = None
 
   def __len__(self) -> int:
     return len(self._file)
@@ -300,6 +228,11 @@ class Pairs(Sequence):
 
   def __getitem__(self, index: SupportsIndex | slice) -> Pair | Sequence[Pair]:
     return Part(self, np.arange(len(self)))[index]
+
+  @property
+  def labelled(self) -> bool:
+    """Whether some rows have a label."""
+    return self._labels is not None
 
   @property
   def most_negatives(self) -> int:
@@ -391,7 +324,7 @@ class Pairs(Sequence):
 
   def _label_from_here(self) -> None:
     """Begin to use labels, with the positives that came without one."""
-    self._labels = labelled = _Negatives()
+    self._labels = labelled = Denied()
     for pair in self._ascending(np.arange(len(self))):
       labelled.positive(pair)
 
@@ -536,7 +469,7 @@ def _lines(
   fields: Fields,
   uses: "collections.Counter[Plan]",
   pairs: int,
-  labelled: _Negatives | None,
+  labelled: Denied | None,
   neither: int,
 ) -> list[str]:
   """What was read as what, where that is not said by the names themselves."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embeddinggemma.data.tables import arrow, opening, rows
-from embeddinggemma.data.tables.columns import Fields
+from embeddinggemma.data.tables.fields import Fields
 from embeddinggemma.data.tables.rows import Read, Say
 from embeddinggemma.types import BadInput
 
@@ -66,8 +66,15 @@ def find(path: Path) -> Found:
     path.as_posix()
   ):
     return _from_hub(path.as_posix())
+  if path.exists():
+    raise BadInput(
+      f"{path}: a pipe or device, which cannot be read twice; write it to a file"
+      f" first, as in cat {path} > pairs.jsonl"
+    )
+  if path.is_symlink():
+    raise BadInput(f"{path}: a link to {path.readlink()}, which is not there")
   raise BadInput(
-    f"{path}: no such folder; give one of pairs, or a file: {FORMATS}"
+    f"{path}: no such folder or file; give one of pairs: {FORMATS}"
   )
 
 
@@ -78,7 +85,10 @@ def reader_of(path: Path) -> Reader:
     opening.is_packed(path) and suffix in arrow.READERS
   ):
     return READERS[suffix]
-  raise BadInput(f"{path}: no format of pairs that is known; known: {FORMATS}")
+  raise BadInput(
+    f"{path}: no format of pairs by the end of its name; known: {FORMATS}; rename"
+    " it if it is one of these"
+  )
 
 
 def _in_folder(folder: Path) -> Found:
@@ -93,7 +103,7 @@ def _in_folder(folder: Path) -> Found:
     return Found(_saved(folder), folder)
   files = _files(folder)
   if not files:
-    there = sorted(path.name for path in folder.iterdir())
+    there = sorted(path.name + _kind(path) for path in folder.iterdir())
     raise BadInput(
       f"{folder}: holds no pairs.jsonl, no */pairs.jsonl and no other file of"
       f" pairs; it holds {_listed(there) or 'nothing'}; known are {FORMATS}"
@@ -104,6 +114,12 @@ def _in_folder(folder: Path) -> Found:
   if near and len(stems) == len(near):
     return Found(near, folder, _unread(folder, near, files))
   return _one_split(folder, files)
+
+
+def _kind(path: Path) -> str:
+  if path.is_file():
+    return ""
+  return "/" if path.is_dir() else " (not a file)"
 
 
 def _files(folder: Path) -> list[Path]:
@@ -136,7 +152,8 @@ def _one_split(folder: Path, files: list[Path]) -> Found:
     names = [path.relative_to(folder).as_posix() for path in files]
     raise BadInput(
       f"{folder}: which of its files hold the pairs is unclear ({_listed(names)});"
-      f" name one, such as {files[0]}"
+      f" name one, such as {files[0]}; parts of one are called alike, as in"
+      " part-1.csv, part-2.csv"
     )
   read = parts[chosen[0]]
   return Found(read, folder, _unread(folder, read, files))

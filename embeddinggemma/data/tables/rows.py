@@ -11,13 +11,15 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from embeddinggemma.data import jsonl
-from embeddinggemma.data.tables import columns, opening
-from embeddinggemma.data.tables.columns import Fields
+from embeddinggemma.data.tables import columns, labels, opening
+from embeddinggemma.data.tables import fields as fields_lib
+from embeddinggemma.data.tables.fields import Fields
 from embeddinggemma.types import BadInput
 
 
@@ -35,18 +37,33 @@ DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 _MOST = 2**31 - 1  # bytes of a field; the module's own limit is 131,072
 _PIECE = 1 << 20  # characters of an array that are read at a time
 _LONGEST = 1 << 26  # characters of one element; a longer one is an open bracket
+_OBJECTS = re.compile(rb'\[\s*\{\s*"')
+_SEPARATOR = re.compile(r'"?sep=([^"\r\n])"?[\r\n]*')
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def json_lines(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
-  """The rows of JSONL, in which each line is an object."""
+  """The rows of JSONL, in which each line is an object; blank lines are none."""
   del say
   packed = opening.is_packed(path)
   offset = 0
   with opening.opened(path) as file:
     for number, line in enumerate(opening.whole(path, file), 1):
-      yield Read(number, -1 if packed else offset, json_line(line, fields))
+      if not offset and _is_no_line(line):
+        reason = (
+          "not a JSON object; rename the file to .json if it is one array or has"
+          " objects over several lines"
+        )
+        yield Read(number, -1, ValueError(reason))
+      elif not line.isspace():
+        yield Read(number, -1 if packed else offset, json_line(line, fields))
       offset += len(line)
+
+
+def _is_no_line(line: bytes) -> bool:
+  """Whether a line begins an array of objects, or an object of several lines."""
+  bare = line.removeprefix(codecs.BOM_UTF8).strip()
+  return bare in (b"[", b"{", b"[{") or bool(_OBJECTS.match(bare))
 
 
 def json_line(line: bytes, fields: Fields) -> dict[str, Any] | ValueError:
@@ -64,7 +81,7 @@ def _as_row(found: Any, fields: Fields) -> dict[str, Any]:
     return {str(n): item for n, item in enumerate(found, 1)}
   if not isinstance(found, dict):
     more = (
-      "; for arrays, write --fields=query:1,positive:2"
+      f"; for arrays, write {fields_lib.flag(_by_number(found))}"
       if isinstance(found, list)
       else ""
     )
@@ -110,17 +127,31 @@ def _rows_or_object(
     found = None
   if head.strip() == b"{":
     raise BadInput(
-      f"{path}: one JSON object over several lines, and no rows; write an array"
-      " of objects, or an object a line"
+      f"{path}: a JSON object over several lines, and no array of rows; write an"
+      f" object a line, as in jq -c . {shlex.quote(str(path))} > pairs.jsonl"
+    )
+  held = [*found.values()] if isinstance(found, dict) else []
+  if len(held) > 1 and all(_is_column(column) for column in held):
+    raise BadInput(
+      f"{path}: an object of columns, not of rows; write an object a line, as"
+      f" pandas.read_json(PATH).to_json('pairs.jsonl', orient='records',"
+      " lines=True) does"
     )
   if isinstance(found, dict) and not columns.is_understood(found, fields):
     lists = [key for key, item in found.items() if _is_rows(item)]
     if lists:
       raise BadInput(
-        f"{path}: an object whose {lists[0]!r} holds the rows; write that array"
-        " alone, or an object a line"
+        f"{path}: an object whose {lists[0]!r} holds the rows; write an object a"
+        f" line, as in jq -c '.[\"{lists[0]}\"][]' {shlex.quote(str(path))} > pairs.jsonl"
       )
   yield from json_lines(path, fields, say)
+
+
+def _is_column(item: Any) -> bool:
+  """Whether it is a list, or an object by numbers, of two values or more."""
+  if isinstance(item, dict):
+    return len(item) > 1 and all(key.isdigit() for key in item)
+  return isinstance(item, list) and len(item) > 1
 
 
 def _is_rows(item: Any) -> bool:
@@ -228,11 +259,16 @@ def table(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
     ahead = list(itertools.islice(lines, 20))
     if not "".join(ahead).strip():
       raise BadInput(f"{path}: the file is empty")
-    delimiter = _delimiter(path, ahead, fields)
+    said = _SEPARATOR.fullmatch(ahead[0])  # as Excel writes it and reads it
+    ahead = ahead[1:] if said else ahead
+    delimiter = said[1] if said else _delimiter(path, ahead, fields)
     if delimiter != _usual(path):
-      say(f"{path}: columns are split at each {DELIMITERS[delimiter]}")
-    cells = _cells(itertools.chain(ahead, lines), delimiter, fields.quotes)
+      name = DELIMITERS.get(delimiter, repr(delimiter))
+      say(f"{path}: columns are split at each {name}")
+    found = itertools.chain(ahead, lines)
+    cells = _cells(found, delimiter, fields, 2 if said else 1)
     names: list[str] = []
+    doubtful = 0
     for number, found in cells:
       if isinstance(found, ValueError):
         if not names:
@@ -243,7 +279,17 @@ def table(path: Path, fields: Fields, say: Say) -> Iterator[Read]:
         names, is_row = _header(path, found, fields, say)
         if not is_row:
           continue
+      doubtful += delimiter == "\t" and any(map(_spans_rows, found))
       yield Read(number, -1, _record(names, found))
+  if doubtful:
+    say(
+      f"{path}: quotes enclose tabs and ends of lines in {doubtful} rows; if they"
+      f" are text, write {fields.with_('quote:none')}"
+    )
+
+
+def _spans_rows(cell: str) -> bool:
+  return "\n" in cell and "\t" in cell
 
 
 def _usual(path: Path) -> str:
@@ -251,17 +297,20 @@ def _usual(path: Path) -> str:
 
 
 def _cells(
-  lines: Iterable[str], delimiter: str, quotes: bool
+  lines: Iterable[str], delimiter: str, fields: Fields, first: int = 1
 ) -> Iterator[tuple[int, list[str] | ValueError]]:
-  """The first line and the cells of each record; empty lines are none."""
+  """The first line and the cells of each record; empty lines are none.
+
+  `first` is the number of the first of the lines.
+  """
   reader = csv.reader(
     lines,
     delimiter=delimiter,
-    quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+    quoting=csv.QUOTE_MINIMAL if fields.quotes else csv.QUOTE_NONE,
     strict=True,
   )
   while True:
-    number = reader.line_num + 1
+    number = reader.line_num + first
     try:
       found = next(reader)
     except StopIteration:
@@ -270,8 +319,8 @@ def _cells(
       yield (
         number,
         ValueError(
-          f"not CSV ({error}); where quotes are part of the text, write quote:none"
-          " in --fields"
+          f"not CSV ({error}); where quotes are part of the text, write"
+          f" {fields.with_('quote:none')}"
         ),
       )
       continue
@@ -280,15 +329,18 @@ def _cells(
 
 
 def _delimiter(path: Path, ahead: list[str], fields: Fields) -> str:
-  """The delimiter under which the first record is understood, else the usual.
+  """The delimiter under which the first record is understood, else the one that
+  gives most columns, for a message.
 
   Of several the usual one comes first.
   """
   usual = _usual(path)
+  widths: dict[str, int] = {}
   for delimiter in dict.fromkeys([usual, *DELIMITERS]):
-    _, first = next(_cells(iter(ahead), delimiter, fields.quotes), (0, []))
+    _, first = next(_cells(iter(ahead), delimiter, fields), (0, []))
     if isinstance(first, ValueError) or len(first) < 2:
       continue
+    widths[delimiter] = len(first)
     names = [name.strip() for name in first]
     wanted = [n for given in fields.columns.values() for n in given]
     if fields.numbered:
@@ -298,7 +350,7 @@ def _delimiter(path: Path, ahead: list[str], fields: Fields) -> str:
       wanted and set(wanted) <= set(names)
     ):
       return delimiter
-  return usual
+  return max(widths, key=widths.__getitem__, default=usual)
 
 
 def _header(
@@ -308,6 +360,8 @@ def _header(
   names = [name.strip() for name in first]
   if any("\0" in name or _undecoded(name) for name in names):
     raise BadInput(f"{path}:1: is not UTF-8; save the file as UTF-8")
+  if first[0].startswith(('{"', "[{", '["')):
+    raise BadInput(f"{path}: holds JSON and no table; rename it to .jsonl")
   if fields.numbered:
     known = columns.is_understood(dict.fromkeys(names, columns.UNSEEN))
     if known:
@@ -326,14 +380,35 @@ def _header(
 
 def _not_understood(names: list[str], error: ValueError) -> str:
   """Why a first line is no line of names, and what to write if it is a row."""
-  if all(len(name) < 40 and " " not in name for name in names):
+  if all(
+    len(name) < 40 and " " not in name and labels.number(name) is None
+    for name in names
+  ):
     return str(error)
-  numbers = ("query:1", "positive:2", "negative:3")[: max(len(names), 2)]
+  if len(names) < 2:
+    return (
+      f"its first line has one column ({names[0][:80]}); a pair needs two, with"
+      " their names in the first line, split at commas, tabs, semicolons or bars"
+    )
+  if all(labels.number(name) is not None for name in names):
+    return (
+      f"its first line is of numbers ({' | '.join(names)[:80]}); replace ids by"
+      f" their texts, or write {fields_lib.flag(_by_number(names))} if they are texts"
+    )
   return (
     f"its first line names no columns that are known ({' | '.join(names)[:80]});"
-    f" if it is a row itself, write --fields={','.join(numbers)}; else say which"
-    f" column is what, as in {columns.EXAMPLE}"
+    f" if it is a row itself, write {fields_lib.flag(_by_number(names))}; else say"
+    f" which column is what, as in {fields_lib.EXAMPLE}"
   )
+
+
+def _by_number(cells: Sequence[Any]) -> str:
+  """Fields for a row without names: its first columns of several words, if
+  there are two, else its first columns."""
+  several = [n for n, cell in enumerate(cells, 1) if " " in str(cell)]
+  chosen = several if len(several) > 1 else range(1, max(len(cells), 2) + 1)
+  roles = "query", "positive", "negative"
+  return ",".join(f"{role}:{n}" for role, n in zip(roles, chosen))
 
 
 def _record(names: list[str], cells: list[str]) -> dict[str, Any] | ValueError:

@@ -1,4 +1,4 @@
-"""Search: a BEIR folder, or a pairs.jsonl whose positives are the documents.
+"""Search: a BEIR folder, or pairs whose positives are the documents.
 
 `gold` is, per query, a dict {document index: grade}.
 """
@@ -19,7 +19,7 @@ NAME = "retrieval"
 CODE_WORDS = {"code", "python", "java", "javascript", "typescript", "cpp"}
 CODE_WORDS |= {"csharp", "go", "php", "ruby", "rust", "kotlin", "bash", "sql"}
 PAIR_QUERIES = 1000  # most queries of a task of a pairs.jsonl
-_PAIRS = "pairs.jsonl"
+PAIRS = "pairs.jsonl"
 
 
 def from_pairs(name: str, task: str, pairs: Sequence[Pair]) -> EvalTask:
@@ -29,16 +29,21 @@ def from_pairs(name: str, task: str, pairs: Sequence[Pair]) -> EvalTask:
 
 def _recognises(path: Path, keys: Callable[[], Set[str]]) -> bool:
   del keys
-  return path.name == _PAIRS or (path / "corpus.jsonl").exists()
+  return (path / "corpus.jsonl").exists()
 
 
 def _read(path: Path, name: str) -> list[EvalTask]:
-  if path.is_dir():
-    task = named_in(path, _fitting(name))
-    return [_task(name, task, beir.read_retrieval(path))]
-  name = name.removesuffix("/pairs")
+  task = named_in(path, _fitting(name))
+  return [_task(name, task, beir.read_retrieval(path))]
+
+
+def read_pairs(path: Path, name: str, fields: str) -> list[EvalTask]:
+  """The tasks of a file of pairs, one for each task that the pairs name.
+
+  BadInput as of `sources.read_file`.
+  """
   pairs: dict[str, list[Pair]] = collections.defaultdict(list)
-  for pair in sources.read_file(path):
+  for pair in sources.read_file(path, fields):
     pairs[pair.task].append(pair)
   return [
     from_pairs(f"{name}/{task}" if len(pairs) > 1 else name, task, rows)
