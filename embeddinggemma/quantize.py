@@ -75,8 +75,9 @@ def spec_of(name: str, key: str = "precision") -> Mapping[str, str]:
 
 def known(precision: str) -> str:
   """The precision, if it is a spec or "float"; else BadInput."""
-  if precision != FLOAT:
-    spec_of(precision)
+  if precision not in (FLOAT, *SPECS):
+    near = suggest(precision, [FLOAT, *SPECS])
+    raise BadInput(f"precision={precision!r} is unknown{near}")
   return precision
 
 
