@@ -118,6 +118,10 @@ def test_python_expects_its_own_exceptions(model):
     model.encode([None])
   with pytest.raises(ValueError, match="truncate_dim=0"):
     model.encode(["a"], truncate_dim=0)
+  with pytest.raises(ValueError, match="unknown prompt name 'none'"):
+    model.encode(["a"], "none")
+  with pytest.raises(ValueError, match="precision='int5' is unknown"):
+    eg.load(model.name, precision="int5")
 
 
 @pytest.mark.parametrize(
