@@ -71,12 +71,15 @@ def stage(
 
   Raises BadInput for a file, key or value that is not there.
   """
-  from embeddinggemma.cli import flags, training
-  from embeddinggemma.cli.verbs import VERBS
   from embeddinggemma.data import arguments
 
   config = arguments.text("config", config)
-  given = arguments.mapping("overrides", {} if overrides is None else overrides)
+  given = {} if overrides is None else overrides
+  given = arguments.values("overrides", given)
+
+  from embeddinggemma.cli import flags, training
+  from embeddinggemma.cli.verbs import VERBS
+
   set_to = (f"--config.{key}={value}" for key, value in given.items())
   argv = [f"--config={config}", "--workdir=unused", *set_to]
   values, _ = flags.parse("train", VERBS["train"], argv)
@@ -133,7 +136,7 @@ def soup(
 
   places = arguments.paths("checkpoints", checkpoints)
   shares = None if weights is None else arguments.numbers("weights", weights)
-  output = pathlib.Path(arguments.path("workdir", workdir))
+  output = arguments.output("workdir", workdir, folder=True)
   forks.require_own_jax()
   return soups.soup(places, shares, output)
 
@@ -157,19 +160,15 @@ def export(
   from embeddinggemma.data import arguments
   from embeddinggemma.distributed import forks
 
-  source, place = (
-    arguments.path("model", model),
-    arguments.path("output", output),
-  )
+  source = arguments.path("model", model)
   form = arguments.choice("format", format, formats.FORMATS)
   if dtype is not None:
     dtype = arguments.choice("dtype", dtype, formats.FORMATS[form].dtypes)
+  place = arguments.output("output", output, folder=False)
   forks.require_own_jax()
   shown = _console()
   examine = lambda place: doctor.check_or_stop(place, shown)
-  return verbs.export_model(
-    source, form, pathlib.Path(place), dtype, False, examine, shown
-  )
+  return verbs.export_model(source, form, place, dtype, False, examine, shown)
 
 
 def index(
@@ -196,7 +195,7 @@ def index(
   forks.require_own_jax()
   places = (
     pathlib.Path(arguments.path("source", source)),
-    pathlib.Path(arguments.path("output", output)),
+    arguments.output("output", output, folder=True),
   )
   if dim is not None:
     dim = arguments.whole("dim", dim, 1, model.config.embed_dim)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import pathlib
 import re
 import shutil
@@ -36,6 +37,7 @@ _TERMS = re.compile(
 )
 _ORIGIN = ("from", "family", "repository", "general")
 ITEMS = ("params", "opt_state", "data", "files")
+_GIVE = "give a checkpoint directory or the workdir of a run"
 _CHUNK, _FILE = 2**22, 2**26  # bytes of `write`: of a chunk, of a file
 _TOGETHER = 2**24  # bytes of the tensors that are read at once
 
@@ -226,10 +228,19 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
   for final in _finals(path):
     if (path / final / "params").is_dir():
       return path / final
-  exists = "holds no checkpoint" if path.exists() else "does not exist"
-  raise BadInput(
-    f"{path} {exists}; give a checkpoint directory or the workdir of a run"
-  )
+  if path.exists():
+    raise BadInput(f"{path} holds no checkpoint; {_GIVE}")
+  if path.parts[:1] == ("~",):
+    home = os.path.expanduser(path)
+    raise BadInput(f"{path} does not exist: ~ is no home here; write {home}")
+  fetched = f", or fetch it: import --from={path}" if _is_name(path) else ""
+  raise BadInput(f"{path} does not exist; {_GIVE}{fetched}")
+
+
+def _is_name(path: pathlib.Path) -> bool:
+  """Whether a path may be meant as a repository's name, OWNER/NAME."""
+  named = len(path.parts) == 2 and not path.is_absolute()
+  return named and path.parts[0] != ".." and not path.parent.exists()
 
 
 def _finals(run: pathlib.Path) -> list[pathlib.Path]:

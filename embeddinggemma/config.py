@@ -202,7 +202,9 @@ def build(cls: type[T], tree: Mapping[str, Any], path: str = "") -> T:
 
 def suggest(name: str, known: list[str]) -> str:
   """The end of a message: '; did you mean X?' or '; known: ...'."""
-  close = difflib.get_close_matches(name, known, 1)
+  folded = {other.casefold(): other for other in known}
+  close = [folded[name.casefold()]] if name.casefold() in folded else []
+  close = close or difflib.get_close_matches(name, known, 1)
   if close:
     return f"; did you mean {close[0]!r}?"
   return f"; known: {', '.join(sorted(known))}"

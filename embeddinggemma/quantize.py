@@ -21,7 +21,7 @@ from jaxtyping import Float, Int8
 from embeddinggemma import sharding
 from embeddinggemma.config import suggest
 from embeddinggemma.grids import GRIDS, Grid, dequantised, integers
-from embeddinggemma.types import Array, BadInput, Params
+from embeddinggemma.types import Array, BadInput, BadValue, Params
 
 FLOAT = "float"  # the precision of weights that are on no grid
 VIEW = "quantize:"  # followed by a spec: the name of a checkpoint's view
@@ -74,9 +74,10 @@ def spec_of(name: str, key: str = "precision") -> Mapping[str, str]:
 
 
 def known(precision: str) -> str:
-  """The precision, if it is a spec or "float"; else BadInput."""
-  if precision != FLOAT:
-    spec_of(precision)
+  """The precision, if it is a spec or "float"; else BadValue."""
+  if precision not in (FLOAT, *SPECS):
+    near = suggest(precision, [FLOAT, *SPECS])
+    raise BadValue(f"precision={precision!r} is unknown{near}")
   return precision
 
 

@@ -95,7 +95,8 @@ MISSING = 'leave it out, or give ""'
     (b"ab", "sentences is not text but bytes; decode it"),
     (bytearray(b"ab"), "sentences is not text but bytearray; decode it"),
     (3, r"sentences is not text but int \(3\); give a text or several"),
-    ({"a": "b"}, "sentences is a dict, of which only keys would be read"),
+    ({"a": "b"}, r"sentences is a dict, .*; give list\(it.values\(\)\)"),
+    ({"n": 1, "a": ["b"]}, r"of which only keys .*; give a column, as it\['a'"),
     (Table(), "sentences is a Table, a table; give one of its columns"),
     ("a\ud800", "sentences holds half a surrogate pair at character 1"),
     (["a", "é\udfff"], r"sentences\[1\] holds half a surrogate pair at char"),
@@ -117,6 +118,10 @@ def test_python_expects_its_own_exceptions(model):
     model.encode([None])
   with pytest.raises(ValueError, match="truncate_dim=0"):
     model.encode(["a"], truncate_dim=0)
+  with pytest.raises(ValueError, match="unknown prompt name 'none'"):
+    model.encode(["a"], "none")
+  with pytest.raises(ValueError, match="precision='int5' is unknown"):
+    eg.load(model.name, precision="int5")
 
 
 @pytest.mark.parametrize(
@@ -202,6 +207,8 @@ def test_checking_a_hundred_thousand_texts_takes_no_time():
     ([[1.0], [1.0, 2.0]], [1.0], "a is not one vector or a matrix of numbers"),
     ([1.0], [True], "b is not one vector or a matrix of numbers"),
     (np.ones((1, 2, 2)), [1.0, 1.0], r"a has shape \(1, 2, 2\)"),
+    ([], [1.0], r"a has shape \(0,\)"),
+    (np.ma.array([1.0, 2.0], mask=[0, 1]), [1.0, 2.0], "a has masked numbers"),
     (3.0, [1.0], r"a has shape \(\)"),
   ],
 )
@@ -236,6 +243,16 @@ def test_pairs_have_as_many_of_both(model):
     (lambda m, d: eg.load(None), "path is not a path but NoneType"),
     (lambda m, d: eg.load(b"/tmp"), "path is not a path but bytes"),
     (lambda m, d: eg.load(""), "path='' names nothing"),
+    (lambda m, d: eg.load("a\0b"), r"path='a\\x00b' names nothing"),
+    (lambda m, d: eg.load("a\ud800"), r"path='a\\ud800' names nothing"),
+    (
+      lambda m, d: eg.load("a" * 999),
+      r"aaa...': File name too long; choose an",
+    ),
+    (lambda m, d: eg.load("~/none"), "~ is no home here; write /.*/none"),
+    (lambda m, d: eg.load("own/name"), "or fetch it: import --from=own/name"),
+    (lambda m, d: eg.load(m.name, precision="INT4"), "did you mean 'int4'"),
+    (lambda m, d: eg.load(m.name, precision="full"), "known: float, int4"),
     (lambda m, d: eg.load(d, precision=4), r"precision is not text but int"),
     (lambda m, d: eg.load(m.name, precision="int5"), "int5"),
     (lambda m, d: eg.load(m.name, precision=""), "precision='' is unknown"),
@@ -250,6 +267,18 @@ def test_pairs_have_as_many_of_both(model):
       r"a key of overrides is not text but int \(1\)",
     ),
     (
+      lambda m, d: eg.stage("configs/finetune.py:tiny", {"mesh": {"data": 1}}),
+      r"overrides\['mesh'\] is a dict; give each of its .*, as 'mesh.data'",
+    ),
+    (
+      lambda m, d: eg.stage("configs/finetune.py:tiny", {"steps": 1.5}),
+      "config key 'steps' is a whole number, not '1.5'; write --config.steps=",
+    ),
+    (
+      lambda m, d: eg.stage("configs/finetune.py:tiny", {"optimizer.lr": None}),
+      "config key 'optimizer.lr' is a number, not 'None'; write --config.opt",
+    ),
+    (
       lambda m, d: eg.train({"steps": 1}, d),
       r"config is not a TrainConfig but dict; stage\(...\) gives one",
     ),
@@ -257,6 +286,14 @@ def test_pairs_have_as_many_of_both(model):
     (lambda m, d: eg.evaluate(m, None), "data is not a path but NoneType"),
     (lambda m, d: eg.soup(str(d), d), "checkpoints is a single path; give a"),
     (lambda m, d: eg.soup([d, 3], d), r"checkpoints\[1\] is not a path but"),
+    (lambda m, d: eg.soup(None, d), "checkpoints is not a list of paths but"),
+    (lambda m, d: eg.soup([d], d, 1.0), "weights is not a list of numbers but"),
+    (lambda m, d: eg.soup([d, d], __file__), "workdir='.*' cannot be written"),
+    (
+      lambda m, d: eg.export(m.name, "gguf", f"{__file__}/x.gguf"),
+      r"output='.*x.gguf' cannot be written \(Not a directory\); choose ano",
+    ),
+    (lambda m, d: eg.index(m, d, __file__), "output='.*' cannot be written"),
     (
       lambda m, d: eg.soup([d, d], d, weights=[0.5, "x"]),
       r"weights\[1\] is not a number but str \('x'\)",

@@ -93,7 +93,7 @@ def test_an_unknown_verb_is_named(capsys):
     ),
     (
       [RECIPE, "--config.optimizer.lr=fast"],
-      "run: flag --config.optimizer.lr=fast: could not convert",
+      "config key 'optimizer.lr' is a number, not 'fast'; write",
     ),
     (
       [RECIPE, "--workdir=w", "--config.prefinetune.stage=adpt"],
@@ -627,7 +627,10 @@ def test_sweep_prints_commands(tmp_path, capsys):
   [
     ([], "configs/prefinetune.py has no sweep(); add one, or give --sweep="),
     (["--sweep=product(sed=[0])"], "unknown config key 'sed'; did you mean 's"),
-    (["--sweep=product(seed=['a'])"], "train: flag --config.seed=a: invalid"),
+    (
+      ["--sweep=product(seed=['a'])"],
+      "config key 'seed' is a whole number, not 'a'; write",
+    ),
     (["--sweep=product(seed=[0])", "--jobs=0"], "--jobs=0 must be at least 1"),
   ],
 )

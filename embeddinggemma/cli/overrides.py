@@ -40,19 +40,18 @@ def wrong_key(tree: Any, argv: Sequence[str]) -> str:
 
 
 def wrong_value(tree: Any, word: str) -> str:
-  """The message for an override whose value was refused; "": no better one.
-
-  Of what is no number, absl's own message says enough.
-  """
+  """The message for an override whose value was refused; "": no better one."""
   path, text = _parts(word)
   if path is None or _wrong_key(tree, path):
     return ""
   value = _at(tree, path)
-  if not (isinstance(value, bool | list | tuple) or _is_group(value)):
+  known = isinstance(value, bool | int | float | list | tuple)
+  if not (known or _is_group(value)):
     return ""
+  whole = isinstance(value, int) and not isinstance(value, bool)
   return (
-    f"config key {path!r} is {_kind(value)}, not {text!r}; write"
-    f" {_right(path, value, text)}"
+    f"config key {path!r} is {'a whole number' if whole else _kind(value)}, not"
+    f" {text!r}; write {_right(path, value, text)}"
   )
 
 

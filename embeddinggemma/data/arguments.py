@@ -7,12 +7,14 @@ what to do.
 
 import operator
 import os
+import pathlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
+from embeddinggemma import cache
 from embeddinggemma.config import suggest
 from embeddinggemma.types import BadType, BadValue
 
@@ -36,7 +38,7 @@ def texts(name: str, value: Any) -> list[str]:
   if isinstance(value, str):
     items, place = [value], lambda _: name
   else:
-    items, place = _items(name, value), lambda n: f"{name}[{n}]"
+    items, place = _items(name, value, "texts"), lambda n: f"{name}[{n}]"
   if set(map(type, items)) - {str}:
     items = _plain(items, place)
   for number, item in enumerate(items):
@@ -112,9 +114,36 @@ def path(name: str, value: Any) -> str:
   found = os.fspath(value) if isinstance(value, os.PathLike) else value
   if not isinstance(found, str):
     raise BadType(f"{name} is not a path but {_kind(value)}; give str or Path")
-  if not found or "\0" in found:
-    raise BadValue(f"{name}={found!r} names nothing; give a path")
+  shown = found if len(found) < 100 else f"{found[:100]}..."
+  try:
+    os.lstat(found)
+  except (FileNotFoundError, NotADirectoryError):
+    if not found:
+      raise BadValue(f"{name}={shown!r} names nothing; give a path") from None
+  except OSError as error:
+    raise BadValue(
+      f"{name}={shown!r}: {error.strerror}; choose another path"
+    ) from None
+  except ValueError:  # a zero byte, or half a surrogate pair
+    raise BadValue(f"{name}={shown!r} names nothing; give a path") from None
   return found
+
+
+def output(name: str, value: Any, folder: bool) -> pathlib.Path:
+  """A path that is to be written; BadValue, before any work, where it cannot.
+
+  `folder`: whether the path is a folder itself; else only what it stands in
+  must take files.
+  """
+  place = pathlib.Path(path(name, value))
+  try:
+    cache.require_place(place, folder)
+  except OSError as error:
+    raise BadValue(
+      f"{name}={str(place)!r} cannot be written ({error.strerror}); choose"
+      " another path"
+    ) from None
+  return place
 
 
 def paths(name: str, value: Any) -> list[str]:
@@ -123,14 +152,14 @@ def paths(name: str, value: Any) -> list[str]:
     raise BadType(f"{name} is a single path; give a list of them")
   return [
     path(f"{name}[{number}]", item)
-    for number, item in enumerate(_items(name, value))
+    for number, item in enumerate(_items(name, value, "paths"))
   ]
 
 
 def numbers(name: str, value: Any) -> list[float]:
   """Several finite numbers; BadType or BadValue with the position."""
   found = []
-  for number, item in enumerate(_items(name, value)):
+  for number, item in enumerate(_items(name, value, "numbers")):
     place, bad = f"{name}[{number}]", isinstance(item, bool | np.bool_ | str)
     try:
       found.append(float("nan" if bad else item))
@@ -143,12 +172,18 @@ def numbers(name: str, value: Any) -> list[float]:
   return found
 
 
-def mapping(name: str, value: Any) -> Mapping[str, Any]:
-  """A mapping whose keys are texts; BadType for anything else."""
+def values(name: str, value: Any) -> Mapping[str, Any]:
+  """Values by dotted keys; BadType for anything else, such as groups of them."""
   if not isinstance(value, Mapping):
     raise BadType(f"{name} is not a dict but {_kind(value)}")
-  for key in value:
+  for key, item in value.items():
     text(f"a key of {name}", key)
+    if isinstance(item, Mapping):
+      inner = f"{key}.{next(iter(item), 'KEY')}"
+      raise BadType(
+        f"{name}[{key!r}] is a {type(item).__name__}; give each of its values"
+        f" a key of its own, as {inner!r}"
+      )
   return value
 
 
@@ -180,6 +215,10 @@ def unit(name: str, value: Any) -> Float[np.ndarray, "n M"]:
 
 
 def _matrix(name: str, value: Any) -> Float[np.ndarray, "n M"]:
+  if np.ma.is_masked(value):
+    raise BadType(
+      f"{name} has masked numbers; give it.filled(...) or leave out"
+    )
   try:
     array = np.asarray(value)
     if array.dtype == object:  # a column of pandas whose items are vectors
@@ -195,7 +234,7 @@ def _matrix(name: str, value: Any) -> Float[np.ndarray, "n M"]:
       f"{name} is not one vector or a matrix of numbers but"
       f" {_kind(value)}{reason}"
     ) from None
-  if array.ndim not in (1, 2):
+  if array.ndim not in (1, 2) or array.shape == (0,):
     raise BadValue(
       f"{name} has shape {array.shape}; give one vector or a matrix of rows"
     )
@@ -213,15 +252,18 @@ def _require_directions(name: str, rows: np.ndarray, peaks: np.ndarray) -> None:
     )
 
 
-def _items(name: str, value: Any) -> list[Any]:
+def _items(name: str, value: Any, what: str) -> list[Any]:
   """The items of an iterable; BadType for one whose items are something else.
 
   Those are the keys of a dict, the columns of a table, the numbers of bytes.
+  `what` there should be is for messages: "texts", "paths", "numbers".
   """
   if isinstance(value, Mapping):
+    one = next((key for key, v in value.items() if _is_column(v)), None)
+    fix = "list(it.values())" if one is None else f"a column, as it[{one!r}]"
     raise BadType(
       f"{name} is a {type(value).__name__}, of which only keys would be read;"
-      " give list(it.values())"
+      f" give {fix}"
     )
   if hasattr(value, "columns"):
     raise BadType(
@@ -231,6 +273,8 @@ def _items(name: str, value: Any) -> list[Any]:
     return value.to_pylist()
   readable = isinstance(value, Iterable)
   if not readable or isinstance(value, bytes | bytearray | memoryview):
+    if what != "texts":
+      raise BadType(f"{name} is not a list of {what} but {_kind(value)}")
     raise BadType(f"{name} is {_not_text(value, 'give a text or several')}")
   try:
     return list(value)
@@ -238,6 +282,11 @@ def _items(name: str, value: Any) -> list[Any]:
     if getattr(value, "ndim", None) != 0:
       raise
     raise BadType(f"{name}: {error}; give a list") from None
+
+
+def _is_column(value: Any) -> bool:
+  """Whether a value of a dict has texts of its own, as a column has."""
+  return isinstance(value, Iterable) and not isinstance(value, str | bytes)
 
 
 def _plain(items: list[Any], place: Any) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from embeddinggemma.config import suggest
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import BadInput, BadValue
 
 DOCUMENT = "title: none | text: "
 
@@ -110,12 +110,12 @@ def prompt_named(name: str, own: Mapping[str, str] = PROMPTS) -> str:
     own: a model's own prompts, which take precedence.
 
   Raises:
-    BadInput: the name is unknown; the message suggests one.
+    BadValue: the name is unknown; the message suggests one.
   """
   tasks = {task: prompts.query for task, prompts in TASKS.items()}
   known = {**tasks, **PROMPTS, **own}
   if name not in known:
-    raise BadInput(f"unknown prompt name {name!r}{suggest(name, list(known))}")
+    raise BadValue(f"unknown prompt name {name!r}{suggest(name, list(known))}")
   return known[name]
 
 

@@ -11,7 +11,7 @@ from embeddinggemma import lexical
 from embeddinggemma.model.identity import Identity
 from embeddinggemma.retrieval import chunks, codes
 from embeddinggemma.retrieval.index import Index, differences, open_index
-from embeddinggemma.types import BadInput, TextEncoder
+from embeddinggemma.types import BadInput, BadValue, TextEncoder
 
 CANDIDATES = 100  # that hybrid search takes from each of its two sides
 SNIPPET_CHARS = 240
@@ -58,7 +58,7 @@ def search(
   if isinstance(index, Path):
     index = open_index(index)
   if not text.strip():
-    raise BadInput("the query is empty; give some words to search for")
+    raise BadValue("the query is empty; give some words to search for")
   if k < 1:
     raise BadInput(f"k is {k}; ask for at least one result")
   if mode == "lexical":

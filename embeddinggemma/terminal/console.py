@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -28,6 +28,7 @@ class Terminal(Console):
       emoji=False,
       highlight=False,
       soft_wrap=True,
+      _environ=_environment(),
     )
     if self.is_dumb_terminal:  # whose COLUMNS rich does not read
       self.size = shutil.get_terminal_size()  # type: ignore
@@ -35,7 +36,7 @@ class Terminal(Console):
   @property
   def bounded(self) -> bool:
     """Whether lines have a width: not in a pipe or file, unless COLUMNS is set."""
-    return self.is_terminal or os.environ.get("COLUMNS", "").isdigit()
+    return self.is_terminal or "COLUMNS" in _environment()
 
   def render_str(self, text: str, **style: Any) -> Text:
     """A string as rich text; what it hides is seen and measured."""
@@ -52,3 +53,10 @@ class Terminal(Console):
         yield piece
       else:
         yield piece._replace(text=printable.lines(piece.text))
+
+
+def _environment() -> Mapping[str, str]:
+  """The environment, without a size that is none, as COLUMNS=0 of an editor."""
+  is_odd = lambda text: not text.isdecimal() or int(text) == 0
+  odd = {n for n in ("COLUMNS", "LINES") if is_odd(os.environ.get(n, "1"))}
+  return {name: text for name, text in os.environ.items() if name not in odd}

@@ -721,6 +721,21 @@ def test_an_embedder_that_we_exported_comes_back(workdir, tmp_path, capsys):
   assert files["LICENSE"] == b"terms of the weights"
 
 
+@pytest.mark.parametrize("kind", [LOCAL, GLOBAL])
+def test_a_layer_that_llama_cpp_wants_is_no_change(
+  write_checkpoint, config_of_files, tmp_path, capsys, kind
+):
+  """The file of a model of one layer has two, and says so of itself."""
+  one = dataclasses.replace(config_of_files, num_layers=1, pattern=(kind,))
+  path = export(write_checkpoint(tmp_path / "one", one), tmp_path / "out")
+  capsys.readouterr()
+  model = eg.load(path)
+  assert capsys.readouterr().err == ""
+  assert model.config.num_layers == 2
+  want = eg.load(tmp_path / "one").encode(list(TEXTS))
+  np.testing.assert_allclose(model.encode(list(TEXTS)), want, atol=2e-6)
+
+
 @pytest.mark.parametrize("spec", TRAINED)
 def test_a_grid_is_recognised_and_packed_again_bit_by_bit(
   write_checkpoint, config_of_files, tmp_path, capsys, spec

@@ -218,7 +218,10 @@ def test_a_table_of_nothing_is_its_title():
   assert render(Table(["", "a"], []), 40)[0].split() == ["a"]
 
 
-@pytest.mark.parametrize(("columns", "bounded"), [("40", True), ("", False)])
+@pytest.mark.parametrize(
+  ("columns", "bounded"),
+  [("40", True), ("", False), ("0", False), ("\N{SUPERSCRIPT TWO}", False)],
+)
 def test_a_pipe_gets_whole_rows(monkeypatch, columns, bounded):
   """rich takes a pipe for a terminal of 80 columns."""
   monkeypatch.setenv("COLUMNS", columns)

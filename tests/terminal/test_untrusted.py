@@ -16,6 +16,7 @@ from embeddinggemma.cli import flags, main, verbs
 from embeddinggemma.report import report
 
 EVIL = "\x1b[2J\x1b]0;t\x07\r\x08\x9b1m\u202e\u200b [red]x[/] :smile:"
+FITS = "\x1b[2J\u202e[red]x[/] :smile:"  # in what the small model reads
 SEEN = r"\x1b[2J\x1b]0;t\x07\r\x08\x9b1m\u202e\u200b [red]x[/] :smile:"
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = "--config=configs/prefinetune.py:tiny"
@@ -43,8 +44,8 @@ def source(tmp_path_factory):
   """A folder of files with evil names, titles and contents."""
   folder = tmp_path_factory.mktemp("source")
   name = EVIL.replace("/", "").replace("\r", "")
-  (folder / f"{name}.md").write_text(f"# {EVIL}\n\nA wide river {EVIL}\n")
-  (folder / "a.py").write_text(f"def bridge():\n\treturn '{EVIL}'\n")
+  (folder / f"{name}.md").write_text(f"# {EVIL}\n\nriver {FITS}\n")
+  (folder / "a.py").write_text(f"def bridge():\n\treturn '{FITS}'\n")
   (folder / f"{name}.png").write_bytes(b"\0")
   return folder
 
@@ -58,9 +59,7 @@ def test_a_hit_is_text(call, trained, source, tmp_path):
     argv = ["query", model, f"--index={index}", "--lexical"]
     code, said, _ = call(*argv, query)
     assert code == 0
-    assert r"\x1b[2J\x1b]0;t\x07" in said and (
-      "[red]x[" in said or query == "bridge"
-    )
+    assert r"\x1b[2J\u202e[red]x[/] :smile:" in said
     code, said, _ = call(*argv, "--json", query)
     (hit,) = json.loads(said)
     text = (source / hit["path"]).read_text()
@@ -200,8 +199,8 @@ def test_a_narrow_evaluation_keeps_every_column(
       for scores in by_task["code"].values():
         assert f"{scores['ndcg@10']:.3f}" in said
     assert header[1] in said and "\u2026" not in said
-    table = said[said.index("Quality") :].splitlines()
-    table = [line for line in table if not line.startswith("note: ")]
+    notes = said.index("\nnote: ")  # lines that the terminal wraps
+    table = said[said.index("Quality") : notes].splitlines()
     assert max(map(len, table)) <= int(width)
 
 

@@ -89,6 +89,8 @@ class Format(NamedTuple):
   card: Callable[[Job, Written, Mapping[str, Any]], bytes] | None = None
   # How its runtime rounds while it computes; by default not at all.
   arithmetic: Callable[[Job], Arithmetic] = lambda job: EXACT
+  # The config that its files are read back with.
+  holds: Callable[[ModelConfig], ModelConfig] = lambda config: config
 
 
 def export(
@@ -143,7 +145,7 @@ def about(form: Format, job: Job, written: Written) -> dict[str, Any]:
     "rounded_after_training": job.rounded,
     "weights": written.digest,
     IDENTITY: identity.of_model(
-      job.config,
+      form.holds(job.config),
       written.digest,
       job.precision,
       Tokenizer(job.files[checkpoint.TOKENIZER_FILE]).identity,

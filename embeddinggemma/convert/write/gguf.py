@@ -230,4 +230,5 @@ FORMAT = Format(
   verify,
   loads=False,
   arithmetic=gguf_tensors.arithmetic,
+  holds=gguf_tensors.in_file,
 )

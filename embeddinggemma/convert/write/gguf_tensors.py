@@ -6,6 +6,7 @@ they are, 4 or 8 bits each, with a float16 scale per 32 (ggml's Q4_0: scale and
 and 32 bytes). A channel's single scale is repeated in its blocks.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -59,6 +60,12 @@ def layer_kinds(config: ModelConfig) -> list[str]:
   """
   kinds = identity.layer_kinds(config)
   return kinds + [kind for kind in (LOCAL, GLOBAL) if kind not in kinds]
+
+
+def in_file(config: ModelConfig) -> ModelConfig:
+  """The config of the file's model, which may have a layer that adds nothing."""
+  kinds = tuple(layer_kinds(config))
+  return dataclasses.replace(config, num_layers=len(kinds), pattern=kinds)
 
 
 def stored(job: Job) -> dict[Name, Stored]:
