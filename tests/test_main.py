@@ -143,7 +143,7 @@ def test_a_broken_config_file_is_one_line(fails, tmp_path):
     (["--config.init_from=none"], "none does not exist; give a checkpoint"),
     (["--config.max_length=65"], "max_length=65 exceeds model.max_length=64"),
     (["--config.data.tokenizer=none"], "cannot read tokenizer none: No such"),
-    (["--config.data.path=none"], "none: no such folder; give one of"),
+    (["--config.data.path=none"], "none: no such folder or file; give one of"),
   ],
 )
 def test_what_no_data_can_mend_fails_first(
@@ -238,7 +238,7 @@ BAD_ROWS = {
   '{"query": 3, "positive": "b"}': "'query' is not text but int",
   '["a", "b"]': "not a JSON object but list",
   '{"query": "a", "positive": "b", "task": "cod"}': "unknown task 'cod'",
-  '{"query": "a", "positive": "b", "negative": 3}': "'negative' is neither",
+  '{"query": "a", "positive": "b", "negative": 3}': "column 'negative' (int 3) is neither",
 }
 
 
