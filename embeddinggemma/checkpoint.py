@@ -468,6 +468,14 @@ def content_hash(params: Params) -> str:
   return digest.hexdigest()
 
 
+def hash_of(path: pathlib.Path) -> str:
+  """The `content_hash` of a checkpoint's weights, read tensor by tensor."""
+  digest = ContentHash()
+  for name, tensor in stream(path):
+    digest.add_tensor(name, tensor)
+  return digest.hexdigest()
+
+
 def is_terms(name: str) -> bool:
   """Whether a file of this name holds terms of use, such as a licence."""
   return _TERMS.fullmatch(name) is not None

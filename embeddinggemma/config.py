@@ -149,6 +149,13 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
   }
 
 
+def at(tree: Any, path: str) -> Any:
+  """The value, or the mapping, under a dotted key of a tree; else None."""
+  for key in path.split("."):
+    tree = tree.get(key) if isinstance(tree, dict) else None
+  return tree
+
+
 def one_of(name: str, value: str, known: Collection[str]) -> None:
   """Raise BadInput for a value that is not among those known."""
   if value not in known:

@@ -19,7 +19,7 @@ from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import tensors
 from embeddinggemma.convert.read import families
 from embeddinggemma.data import arguments, prompts, truncation
-from embeddinggemma.data.tokenizer import EOS, Tokenizer
+from embeddinggemma.data.tokenizer import EOS, NO_LIMIT, Tokenizer
 from embeddinggemma.distributed import forks
 from embeddinggemma.model import adapt, embedder
 from embeddinggemma.model import identity as identity_lib
@@ -35,7 +35,6 @@ from embeddinggemma.types import (
   Stopped,
 )
 
-_NO_LIMIT = 2**62  # of tokens
 _SHOWN = 3  # differences that a warning names
 
 
@@ -155,8 +154,8 @@ class Model:
     than `config.max_length` are cut when they are encoded.
     """
     given = prompt_name, prompt, titles
-    ids, _ = self._tokens(self._prompted("texts", texts, *given)[0])
-    return np.array([len(row) for row in ids], np.int64)
+    found = self._prompted("texts", texts, *given)[0]
+    return np.array(self.tokenizer.counts(found), np.int64)
 
   def prompt(self, name: str) -> str:
     """The model's prompt of this name, or the query prompt of a known task."""
@@ -261,7 +260,7 @@ class Model:
     self, texts: Sequence[str]
   ) -> tuple[list[Int[np.ndarray, "_"]], truncation.Counts]:
     """All tokens of each text, and how many texts are longer than is read."""
-    ids, _ = self.tokenizer.encode_batch(texts, _NO_LIMIT)
+    ids, _ = self.tokenizer.encode_batch(texts, NO_LIMIT)
     lengths = np.array([len(row) for row in ids], np.int64)
     return ids, truncation.of_lengths(lengths, self.config.max_length)
 

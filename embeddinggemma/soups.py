@@ -247,19 +247,11 @@ def _made_before(
   recipe = json.loads(there.get("recipe.json", b"{}"))
   if recipe.get("stage") == "soup" and not _difference(files, there):
     made = sorted(zip(recipe["parents"].values(), recipe["weights"]))
-    if made == sorted(zip(map(_hash, paths), shares)):
+    if made == sorted(zip(map(checkpoint.hash_of, paths), shares)):
       return place
   raise BadInput(
     f"{workdir} holds a checkpoint of other weights; use another --workdir"
   )
-
-
-def _hash(path: pathlib.Path) -> str:
-  """The content hash of a checkpoint, read tensor by tensor."""
-  content = checkpoint.ContentHash()
-  for name, tensor in checkpoint.stream(path):
-    content.add_tensor(name, tensor)
-  return content.hexdigest()
 
 
 def _room(shapes: Shapes) -> int:

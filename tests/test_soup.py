@@ -477,7 +477,7 @@ def test_a_path_is_made_point_by_point(ingredients, tmp_path):
 def test_hashes_are_those_of_whole_checkpoints(ingredients, in_pieces):
   for place in ingredients:
     whole = checkpoint.content_hash(checkpoint.read_params(place))
-    assert soups._hash(place) == whole
+    assert checkpoint.hash_of(place) == whole
 
 
 def test_an_ingredient_that_comes_twice_is_named(tmp_path, capsys):

@@ -17,13 +17,12 @@ from jaxtyping import Int, Integer
 
 from embeddinggemma import cache
 from embeddinggemma.data import jsonl
-from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.data.tokenizer import NO_LIMIT, Tokenizer
 from embeddinggemma.types import BadInput, Pair
 
 ABOUT_FILE = "text.json"
 SHARD_TOKENS = 2**26  # of a shard at most, unless a single text has more
 _BATCH_TEXTS, _BATCH_CHARACTERS = 1024, 2**22  # limits of a tokenised batch
-_NO_LIMIT = 2**62
 
 
 class Source(NamedTuple):
@@ -100,7 +99,7 @@ class _Kept:
     """The tokens of the texts that are long enough, batch by batch."""
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
     for batch in batches:
-      rows, _ = tokenizer.encode_batch(batch, _NO_LIMIT)
+      rows, _ = tokenizer.encode_batch(batch, NO_LIMIT)
       # BOS and EOS stand around windows.
       rows = [row[1:-1].astype(dtype) for row in rows]
       self._longest = max(self._longest, *map(len, rows))

@@ -23,6 +23,7 @@ from embeddinggemma.types import BadInput
 PAD, EOS, BOS, UNK = 0, 1, 2, 3
 NUM_SPARE = 100
 MAX_SAMPLE_CHARACTERS = 12_000_000  # of text that a vocabulary is trained on
+NO_LIMIT = 2**62  # tokens of a text that is not to be cut
 _SPACE = "\u2581"  # how SentencePiece writes a space
 _SYMBOLS = (
   "<mask>",

@@ -86,21 +86,21 @@ def shrink(
   """
   found = saved.read(path)
   count = found.config.num_layers
-  kept = chosen_layers(layers or str(count), count)
-  tokenizer = Tokenizer(found.files[checkpoint.TOKENIZER_FILE], path)
-  pruned = None
-  if size is not None:
-    words = [*found.prompts.values(), *prompts.PROMPTS.values()]
-    pruned = vocabulary.prune(tokenizer, texts, size, words)
-  if pruned is None and len(kept) == count:
+  kept = chosen_layers(layers, count) if layers else list(range(count))
+  if size is None and len(kept) == count:
     raise BadInput("nothing to cut; give --layers or --vocabulary")
-  config = _config(found.config, kept, pruned)
-  model = pruned.model if pruned else tokenizer.model
+  tokenizer = Tokenizer(found.files[checkpoint.TOKENIZER_FILE], path)
   with cache.locked(workdir):
     if checkpoint.steps(workdir):
       raise BadInput(
         f"{workdir} holds a checkpoint already; use another --workdir"
       )
+    pruned = None
+    if size is not None:
+      words = [*found.prompts.values(), *prompts.PROMPTS.values()]
+      pruned = vocabulary.prune(tokenizer, texts, size, words)
+    config = _config(found.config, kept, pruned)
+    model = pruned.model if pruned else tokenizer.model
     tensors = _tensors(found, kept, pruned)
     params = {"model": checkpoint.nest(tensors), "aux": {}}
     files = _files(found, config, model, kept, pruned)
@@ -160,15 +160,12 @@ def _files(
   pruned: vocabulary.Pruned | None,
 ) -> dict[str, bytes]:
   """The small files of the smaller model; recipe.json names the parent."""
-  digest = checkpoint.ContentHash()
-  for name, tensor in checkpoint.stream(found.directory):
-    digest.add_tensor(name, tensor)
   parent = checkpoint.recipe_of(found.files)
   inherited = (*checkpoint.AS_WRITTEN, saved.GRID, "origin")
   recipe = {
     **{key: parent[key] for key in inherited if key in parent},
     "stage": "shrink",
-    "parents": {"base": digest.hexdigest()},
+    "parents": {"base": checkpoint.hash_of(found.directory)},
     "layers": list(layers),
     "vocabulary": pruned.figures if pruned else {},
     "view": checkpoint.view_of(found.files),

@@ -18,12 +18,11 @@ from jaxtyping import Int
 from embeddinggemma.convert import sentencepiece_model
 from embeddinggemma.convert.sentencepiece_model import Piece
 from embeddinggemma.data.sentencepiece_file import NORMAL, USER_DEFINED
-from embeddinggemma.data.tokenizer import NUM_SPARE, Tokenizer
+from embeddinggemma.data.tokenizer import NO_LIMIT, NUM_SPARE, Tokenizer
 from embeddinggemma.types import BadInput
 
 _BATCH = 1024  # texts that are tokenised together
 _SAMPLE = 5000  # texts on which two tokenizers are compared
-_NO_LIMIT = 2**62  # of tokens
 _SPARE = re.compile(r"<unused(\d+)>")
 
 
@@ -102,7 +101,7 @@ def count(tokenizer: Tokenizer, texts: Sequence[str]) -> Int[np.ndarray, "V"]:
   """How often each piece occurs in the texts, BOS and EOS left out."""
   total = np.zeros(tokenizer.vocab_size, np.int64)
   for start in range(0, len(texts), _BATCH):
-    rows, _ = tokenizer.encode_batch(texts[start : start + _BATCH], _NO_LIMIT)
+    rows, _ = tokenizer.encode_batch(texts[start : start + _BATCH], NO_LIMIT)
     ids = np.concatenate([row[1:-1] for row in rows])
     total += np.bincount(ids, minlength=len(total))
   return total
@@ -158,7 +157,7 @@ def _spans(
   """The (first byte, last byte) of the tokens of each text."""
   sizes = np.array([_size(piece) for piece in tokenizer.pieces])
   found = []
-  for row in tokenizer.encode_batch(texts, _NO_LIMIT)[0]:
+  for row in tokenizer.encode_batch(texts, NO_LIMIT)[0]:
     ends = np.cumsum(sizes[row[1:-1]])
     found.append({*zip((ends - sizes[row[1:-1]]).tolist(), ends.tolist())})
   return found

@@ -61,12 +61,7 @@ def other_prompts(known: Mapping[str, str]) -> str:
 
 def parent(path: str) -> str:
   """The content hash of the weights at a path; "" for an empty path."""
-  return hash_of(checkpoint.find(path)) if path else ""
-
-
-def hash_of(source: pathlib.Path) -> str:
-  """The content hash of a checkpoint's weights."""
-  return checkpoint.content_hash(checkpoint.read_params(source))
+  return checkpoint.hash_of(checkpoint.find(path)) if path else ""
 
 
 class Corpus(NamedTuple):

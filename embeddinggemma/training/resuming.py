@@ -52,12 +52,13 @@ def check(config: TrainConfig, place: pathlib.Path) -> str:
     key
     for key in sorted({*config_lib.flat(saved), *config_lib.flat(now)})
     if key.split(".")[0] not in workdir.free(config)
-    and _at(saved, key) != _at(now, key)
+    and config_lib.at(saved, key) != config_lib.at(now, key)
   ]
   if not changed:
     return ""
   differs = "; ".join(
-    f"{key}={_at(saved, key)!r} there, {_at(now, key)!r} now" for key in changed
+    f"{key}={config_lib.at(saved, key)!r} there, {config_lib.at(now, key)!r} now"
+    for key in changed
   )
   taken = [0, *checkpoint.steps(place)][-1]
   if not taken:
@@ -71,13 +72,6 @@ def check(config: TrainConfig, place: pathlib.Path) -> str:
     f"{place} was trained with another config ({differs}){why}; nothing of it"
     f" was touched; {_ways(config, place)}; or give the former config to go on"
   )
-
-
-def _at(tree: Any, path: str) -> Any:
-  """The value, or the mapping, under a dotted key of a tree; else None."""
-  for key in path.split("."):
-    tree = tree.get(key) if isinstance(tree, dict) else None
-  return tree
 
 
 def _other_past(old: TrainConfig, new: TrainConfig, taken: int) -> str:

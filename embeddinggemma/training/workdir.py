@@ -82,7 +82,7 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
   given = checkpoint.read_files(start) if start else {}
   parents = {}
   if start is not None:
-    parents["init"] = inputs.hash_of(start)
+    parents["init"] = checkpoint.hash_of(start)
   kind = stages.kind_of(config)
   for name, path in kind.parents(config).items():
     if path:

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from embeddinggemma import cache, checkpoint, quantize
+from embeddinggemma import config as config_lib
 from embeddinggemma.convert import origin
 from embeddinggemma.convert.write.exporting import Job, Written
 from embeddinggemma.losses import matryoshka
@@ -159,7 +160,7 @@ def _training(job: Job) -> Iterator[str]:
       what = "data" if key == "hash" else f"{key} of the data"
       yield f"| {what} | `{_digest(digest)}` |"
   for key in _TRAINED:
-    value = _at(recipe.get("config") or {}, key)
+    value = config_lib.at(recipe.get("config") or {}, key)
     if isinstance(value, int | float) and value:
       yield f"| {key} | {value:g} |"
   for name, digest in recipe.get("parents", {}).items():
@@ -171,12 +172,6 @@ def _training(job: Job) -> Iterator[str]:
 
 def _digest(value: Any) -> str:
   return re.sub(r"\W", "", str(value))[:16]
-
-
-def _at(tree: Any, path: str) -> Any:
-  for key in path.split("."):
-    tree = tree.get(key) if isinstance(tree, dict) else None
-  return tree
 
 
 def _scores(job: Job, written: Written) -> Iterator[str]:

@@ -26,7 +26,7 @@ from embeddinggemma.recipes.pairs import (
   smaller,
 )
 from embeddinggemma.recipes.pairs.config import PairsConfig
-from embeddinggemma.training import inputs, prepare, stages
+from embeddinggemma.training import prepare, stages
 from embeddinggemma.training import run as train
 from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.inputs import Inputs
@@ -263,7 +263,7 @@ def _choose(run: Run, done: AllDone) -> Task:
       str(place.relative_to(run.workdir)), chosen.name, reason, rows
     )
     means = scores.means(after)
-    return {"hash": inputs.hash_of(place), **found._asdict(), **means}
+    return {"hash": checkpoint.hash_of(place), **found._asdict(), **means}
 
   depends = {
     **_base(run),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from embeddinggemma import cache
+from embeddinggemma import cache, checkpoint
 from embeddinggemma import soups as soup_lib
 from embeddinggemma.config import at_least
 from embeddinggemma.data import corpus, mixture
@@ -21,7 +21,7 @@ from embeddinggemma.evaluation.models import score
 from embeddinggemma.loading import load
 from embeddinggemma.mixture import search as search_lib
 from embeddinggemma.mixture.optimizer import MixtureOptimizerConfig
-from embeddinggemma.training import inputs, run
+from embeddinggemma.training import run
 from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.training.stages.pairs import PairConfig
@@ -214,5 +214,5 @@ def soup(
   place = soup_lib.soup(paths, None, workdir, least=1)
   return {
     "checkpoint": str(place.relative_to(workdir)),
-    "hash": inputs.hash_of(place),
+    "hash": checkpoint.hash_of(place),
   }
