@@ -4,10 +4,13 @@
   embeddinggemma run --config=configs/recipe.py:laptop,data=PAIRS --workdir=DIR
   embeddinggemma run --config=configs/recipe.py:pairs,data=PAIRS,base=MODEL \
     --workdir=DIR
+  embeddinggemma run --config=configs/recipe.py:student,base=MODEL,data=DATA \
+    --workdir=DIR
 
 PAIRS is a file or folder of pairs; without it, the text is Python's own
 standard library and the documented packages beside it. `pairs` tunes a MODEL
-that is there: see configs/pairs.py.
+that is there: see configs/pairs.py. `student` cuts a small model out of it, for
+DATA of pairs or of texts: see configs/student.py.
 """
 
 from ml_collections import ConfigDict
@@ -23,11 +26,13 @@ GFLOPS = 150.0
 
 def get_config(arg: str | None = None) -> ConfigDict:
   args = parse_arg(arg, preset="laptop", data="", base="")
-  if args["preset"] == "pairs":
-    own = sibling(__file__, "pairs")
+  if args["preset"] in ("pairs", "student"):
+    own = sibling(__file__, args["preset"])
     return own.get_config(f"data={args['data']},base={args['base']}")
   if args["base"]:
-    raise BadInput(f"base={args['base']} is for configs/recipe.py:pairs")
+    raise BadInput(
+      f"base={args['base']} is for configs/recipe.py:pairs or :student"
+    )
   config = ConfigDict()
   config.pretrain = sibling(__file__, "pretrain").get_config(args["preset"])
   config.adapt = sibling(__file__, "adapt").get_config(args["preset"])

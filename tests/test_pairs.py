@@ -21,13 +21,9 @@ from embeddinggemma.cli import main
 from embeddinggemma.config import LoraConfig
 from embeddinggemma.data import jsonl
 from embeddinggemma.loading import load
-from embeddinggemma.recipes.pairs import (
-  choice,
-  config,
-  forecast,
-  machine,
-  smaller,
-)
+from embeddinggemma.recipes.own import base as bases
+from embeddinggemma.recipes.own import choice, forecast, machine
+from embeddinggemma.recipes.pairs import config, smaller
 from embeddinggemma.training import prepare
 from embeddinggemma.types import Pair
 
@@ -355,7 +351,7 @@ def test_smaller_ways_begin_with_the_least_change(large):
     f"--config.trainable=lora {most}",
     f"--config.trainable=lora {most} --config.max_length=32",
   ]
-  assert ways["--config.trainable=no_table"].frozen == (config.TABLE,)
+  assert ways["--config.trainable=no_table"].frozen == (bases.TABLE,)
   assert ways["--config.trainable=lora"].lora == LORA
   shortest = list(ways.values())[-1]
   assert shortest.max_length == 32 and shortest.lora == LORA

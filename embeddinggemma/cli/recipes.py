@@ -9,7 +9,7 @@ from embeddinggemma.cli.flags import (
   tree_of,
   with_data,
 )
-from embeddinggemma.recipes import pairs, whole
+from embeddinggemma.recipes import pairs, student, whole
 from embeddinggemma.recipes import run as recipes
 from embeddinggemma.types import BadInput
 
@@ -26,7 +26,9 @@ def run(values: flags.FlagValues) -> None:
     if isinstance(stage, dict):
       with_data(values, stage)
   workdir, shown = folder_of(values.workdir), console()
-  if "base" in tree:
+  if "distil" in tree:
+    plan = student.plan(student.build(tree), workdir, shown)
+  elif "base" in tree:
     plan = pairs.plan(pairs.build(tree), workdir, shown)
   else:
     plan = whole.plan(whole.build(tree), workdir, shown)

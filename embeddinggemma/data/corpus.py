@@ -73,10 +73,24 @@ def write(
     sources.write_split(directory, pairs, keys, HELD_OUT)
   else:
     stdlib.write_corpus(directory)
+  library = "the Python standard library and installed packages"
+  return describe(directory, path or library, skipped)
+
+
+def describe(
+  directory: pathlib.Path, source: str, skipped: list[str]
+) -> dict[str, Any]:
+  """Write corpus.json of pairs that lie in `directory`; returns its content.
+
+  Args:
+    directory: of the corpus.
+    source: where its pairs come from, for people.
+    skipped: lines on the rows that were left out.
+  """
   train = read_train(directory)
   tasks = {task: len(pairs) for task, pairs in train.by_task().items()}
   about = {
-    "source": path or "the Python standard library and installed packages",
+    "source": source,
     "hash": sources.content_hash(directory),
     "tasks": tasks,
     "skipped": skipped,

@@ -3,16 +3,18 @@
 import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from embeddinggemma import doctor
 from embeddinggemma.config import suggest
+from embeddinggemma.convert import formats
 from embeddinggemma.convert import verbs as convert
 from embeddinggemma.convert.certify import runtimes
 from embeddinggemma.convert.formats import FORMATS
+from embeddinggemma.convert.write import exporting
 from embeddinggemma.types import BadInput
 
 
@@ -59,9 +61,26 @@ class Exported(NamedTuple):
   exports: list[dict[str, Any]]
 
 
+def require_held(path: pathlib.Path, forms: Iterable[str]) -> None:
+  """Raise BadInput if a format cannot hold a checkpoint's model.
+
+  It reads no weights, so that a recipe can ask before it trains.
+  """
+  for form in forms:
+    how = formats.opened(form)
+    for fault, found in how.faults(
+      exporting.opened(how, str(path), None)
+    ).items():
+      if found:
+        raise BadInput(
+          f"export: {form} cannot hold {fault}; choose other layers, or leave"
+          " it out of --config.export"
+        )
+
+
 def export_all(
   models: Mapping[str, pathlib.Path],
-  formats: Mapping[str, tuple[str, ...]],
+  forms: Mapping[str, tuple[str, ...]],
   directory: pathlib.Path,
   console: Console,
 ) -> Exported:
@@ -72,7 +91,7 @@ def export_all(
   examine = lambda place: doctor.check_or_stop(place, console)
   rows = []
   for name, path in models.items():
-    for form in formats[name]:
+    for form in forms[name]:
       place, began = pathlib.Path(name) / form, time.perf_counter()
       found = convert.export_model(
         str(path), form, directory / place, None, False, examine, console

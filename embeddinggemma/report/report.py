@@ -20,6 +20,7 @@ from embeddinggemma.report import (
   plots,
   precision,
   starts,
+  students,
 )
 from embeddinggemma.report import vectors as vectors_lib
 from embeddinggemma.terminal.table import Table
@@ -49,8 +50,8 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
       "quality": {system: {task: {dim or "": {metric: value}}}}, "command",
       "data_hash", "versions": {package: version}}, and what the sections take:
       "initialisation" (starts), "mixtures" and "souped" (mixtures), "ablation",
-      "forgetting", "precision", "vectors", "exports". Every part may be missing
-      or empty.
+      "forgetting", "students", "precision", "vectors", "exports". Every part may
+      be missing or empty.
   """
   body = [
     "<h1>embeddinggemma: the run</h1>",
@@ -58,6 +59,7 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
     *_command(summary),
     *_quality(summary.get("quality") or {}),
     *forgetting.section(summary.get("forgetting") or {}),
+    *students.section(summary.get("students") or {}),
     *by_stage.section(
       summary.get("souped") or {}, summary.get("precision") or {}
     ),

@@ -28,7 +28,7 @@ from embeddinggemma.checkpoint import find, read_files
 from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import BOS, EOS
 from embeddinggemma.losses import matryoshka
-from embeddinggemma.recipes.pairs import scores
+from embeddinggemma.recipes.own import scores
 from embeddinggemma.training import hooks, optimizer
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.training.stages import pairs

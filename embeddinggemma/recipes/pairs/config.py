@@ -10,21 +10,22 @@ import jax
 
 from embeddinggemma import config as config_lib
 from embeddinggemma.config import LoraConfig, at_least, suggest
-from embeddinggemma.data import mixture, prompts, sources
+from embeddinggemma.data import mixture, sources
 from embeddinggemma.data.tables.pairs import Pairs
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.loading import Model, load
 from embeddinggemma.mining.candidates import MiningConfig
 from embeddinggemma.model import embedder
 from embeddinggemma.recipes.index import IndexConfig
+from embeddinggemma.recipes.own import base as bases
+from embeddinggemma.recipes.own.general import GeneralConfig
 from embeddinggemma.recipes.shared import without_knobs
-from embeddinggemma.training import inputs, stages, start
+from embeddinggemma.training import stages, start
 from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.types import BadInput, Pair
 
 T = TypeVar("T")
 
-TABLE = "embedding$"  # the pattern of the largest tensor's path
 TRAINABLE = ("all", "no_table", "lora")
 SMALLEST_BATCH = 8
 _SAMPLE = 2000  # pairs whose tokens are counted to estimate the mean
@@ -67,19 +68,6 @@ class MineConfig(MiningConfig):
   """Whether hard negatives are mined, and how."""
 
   enabled: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class GeneralConfig:
-  """On which suite forgetting is measured, and how much of it is allowed."""
-
-  suite: str  # a folder of tasks; empty: made from the standard library
-  queries: int  # of the suite that is made
-  loss: float  # most that the mean of a model that is handed over may fall
-
-  def __post_init__(self) -> None:
-    at_least("general.queries", self.queries, 20)
-    at_least("general.loss", self.loss, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +123,7 @@ def build(tree: Mapping[str, Any]) -> PairsConfig:
       f" {', '.join(TRAINABLE)}"
     )
   base = load(tree["base"])
-  _check_prompts(base)
+  bases.check_prompts(base)
   data = stage["data"]
   path = pathlib.Path(data["path"])
   pairs, _ = sources.read_pairs(
@@ -303,7 +291,7 @@ def trains(stage: PairConfig, trainable: str, lora: LoraConfig) -> PairConfig:
   if trainable == "lora":
     at_least("lora.rank", lora.rank, 1)
     return dataclasses.replace(stage, lora=lora)
-  frozen = (TABLE,) if trainable == "no_table" else ()
+  frozen = (bases.TABLE,) if trainable == "no_table" else ()
   return dataclasses.replace(stage, frozen=(*stage.frozen, *frozen))
 
 
@@ -320,13 +308,3 @@ def about(config: PairsConfig) -> list[str]:
     f" tokens; trains {config.trainable}, lr {stage.optimizer.lr:g}",
     *([more] if whole > stage.steps else []),
   ]
-
-
-def _check_prompts(base: Model) -> None:
-  """Under other prompts than it was trained with, a base is quietly worse."""
-  name = inputs.other_prompts(base.prompts)
-  if name:
-    raise BadInput(
-      f"{base.name}: its prompt {name!r} is {base.prompts[name]!r}, but pairs"
-      f" are trained with {prompts.PROMPTS[name]!r}; use a base with ours"
-    )

@@ -10,7 +10,7 @@ from embeddinggemma import cache
 from embeddinggemma.cache import Done
 from embeddinggemma.data import corpus
 from embeddinggemma.recipes import index
-from embeddinggemma.recipes.pairs import choice, scores
+from embeddinggemma.recipes.own import choice, scores
 from embeddinggemma.recipes.pairs.config import PairsConfig, about
 from embeddinggemma.recipes.pairs.tasks import Run, tasks
 from embeddinggemma.recipes.run import Plan

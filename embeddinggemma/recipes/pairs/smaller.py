@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 from embeddinggemma import sharding
 from embeddinggemma.config import LoraConfig
+from embeddinggemma.recipes.own import base as bases
+from embeddinggemma.recipes.own import forecast, machine
 from embeddinggemma.recipes.pairs import config as config_lib
-from embeddinggemma.recipes.pairs import forecast, machine
 from embeddinggemma.training import fitting, stages, step
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.training.stages.pairs import PairConfig
@@ -56,7 +57,7 @@ def ways(
     if now < groups <= most and not most % groups:
       yield grouped(stage, groups)
   kinds = [] if stage.lora.rank else ["no_table", "lora"]
-  if config_lib.TABLE in stage.frozen:
+  if bases.TABLE in stage.frozen:
     kinds = kinds[1:]
   for kind in kinds:
     flag = f"--config.trainable={kind}"

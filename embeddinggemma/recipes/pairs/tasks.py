@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import importlib.metadata
 import pathlib
-import platform
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,19 +11,20 @@ from rich.console import Console
 
 from embeddinggemma import cache, checkpoint
 from embeddinggemma.cache import AllDone, Task
-from embeddinggemma.data import stdlib
 from embeddinggemma.loading import load
 from embeddinggemma.mining import mine
 from embeddinggemma.recipes import index, shared
-from embeddinggemma.recipes.pairs import (
+from embeddinggemma.recipes.own import (
   choice,
   cost,
   forecast,
+  general,
   machine,
   scores,
-  smaller,
 )
+from embeddinggemma.recipes.pairs import smaller
 from embeddinggemma.recipes.pairs.config import PairsConfig
+from embeddinggemma.report import page
 from embeddinggemma.training import prepare, stages
 from embeddinggemma.training import run as train
 from embeddinggemma.training import workdir as workdir_lib
@@ -52,9 +51,8 @@ class Run:
   @property
   def suites(self) -> scores.Suites:
     """The suites that models are scored on, by name."""
-    given = self.config.general.suite
-    general = pathlib.Path(given) if given else self.workdir / "general"
-    return scores.read(self.made.corpus, general)
+    suite = general.place(self.config.general, self.workdir)
+    return scores.read(self.made.corpus, suite)
 
   @property
   def source(self) -> index.Source:
@@ -98,16 +96,9 @@ def _inputs(run: Run, done: AllDone) -> Task:
 
 
 def _general(run: Run, done: AllDone) -> Task:
-  """Write the general suite, from the standard library's documentation."""
+  """Write the general suite."""
   del done
-  queries = run.config.general.queries
-  depends = {
-    "queries": queries,
-    "format": 2,  # of the written tasks; 1 had labels and clusters
-    "python": platform.python_version(),
-    "version": importlib.metadata.version("embeddinggemma"),
-  }
-  return Task("general", depends, lambda d: stdlib.write_test(d, queries))
+  return general.task(run.config.general)
 
 
 def _suites(run: Run, done: AllDone) -> dict[str, Any]:
@@ -195,7 +186,7 @@ def _forecast(run: Run, done: AllDone) -> Task:
       "scoring": scoring,
       "indexing": costs["indexing"],
     }
-    run.console.print(forecast.said(result), highlight=False, soft_wrap=True)
+    run.console.print(_said(result), highlight=False, soft_wrap=True)
     return result
 
   return Task(
@@ -215,10 +206,21 @@ def _forecast(run: Run, done: AllDone) -> Task:
   )
 
 
+def _said(found: Mapping[str, Any]) -> str:
+  """The forecast as one line for people."""
+  return (
+    f"forecast: {page.duration(found['seconds'])} (training"
+    f" {page.duration(found['training'])}, scoring"
+    f" {page.duration(found['scoring'])}, index"
+    f" {page.duration(found['indexing'])}), memory about {found['memory'] / machine.GB:.1f} GB of"
+    f" {found['room'] / machine.GB:.1f} GB"
+  )
+
+
 def _costs(run: Run) -> dict[str, Any]:
   """Seconds to load the base and to index, and what scoring costs."""
   base, loading = forecast.warm(lambda: load(run.config.base))
-  pace = cost.seconds_a_token(base, run.suites)
+  pace = cost.seconds_a_token(base, cost.texts_of(run.suites))
   return {
     "loading": loading,
     "pace": pace,

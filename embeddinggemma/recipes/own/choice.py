@@ -15,7 +15,7 @@ from rich.console import Console
 from embeddinggemma import cache, checkpoint
 from embeddinggemma import soups as soup_lib
 from embeddinggemma.loading import load
-from embeddinggemma.recipes.pairs import scores
+from embeddinggemma.recipes.own import scores
 from embeddinggemma.training.stages import common, pairs
 from embeddinggemma.training.stages.pairs import PairConfig
 

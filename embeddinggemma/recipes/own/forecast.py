@@ -9,7 +9,7 @@ import collections
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import grain
@@ -17,8 +17,7 @@ import jax
 import numpy as np
 
 from embeddinggemma import cache, sharding
-from embeddinggemma.recipes.pairs import machine
-from embeddinggemma.report import page
+from embeddinggemma.recipes.own import machine
 from embeddinggemma.training import checkpoints, run, stages, step
 from embeddinggemma.training import memory as memory_lib
 from embeddinggemma.training import prepare as prepare_lib
@@ -251,14 +250,3 @@ def warm(work: Callable[[], T]) -> tuple[T, float]:
   began = time.perf_counter()
   result = work()
   return result, time.perf_counter() - began
-
-
-def said(found: Mapping[str, Any]) -> str:
-  """The forecast as one line for people."""
-  return (
-    f"forecast: {page.duration(found['seconds'])} (training"
-    f" {page.duration(found['training'])}, scoring"
-    f" {page.duration(found['scoring'])}, index"
-    f" {page.duration(found['indexing'])}), memory about {found['memory'] / machine.GB:.1f} GB of"
-    f" {found['room'] / machine.GB:.1f} GB"
-  )

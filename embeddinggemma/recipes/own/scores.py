@@ -1,8 +1,9 @@
 """Scores of a model on the user's held-out pairs and on general tasks."""
 
+import contextlib
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,19 @@ def score_of(
   console: Console,
 ) -> Scores:
   """Scores of a model on the named suites, with a bar of encoded texts."""
+  with encoding(model, suites, names, title, console) as encode:
+    return score(encode, model.config.embed_dim, suites, names)
+
+
+@contextlib.contextmanager
+def encoding(
+  model: Model,
+  suites: Suites,
+  names: Sequence[str],
+  title: str,
+  console: Console,
+) -> Iterator[TextEncoder]:
+  """A model's encoder, with a bar of the texts of the named suites."""
   texts = sum(
     len(task.queries) + len(task.documents)
     for name in names
@@ -134,7 +148,7 @@ def score_of(
         progress.show(done, "texts")
       return np.concatenate(found)
 
-    return score(encode, model.config.embed_dim, suites, names)
+    yield encode
 
 
 def means(scores: Scores) -> dict[str, float]:

@@ -1,11 +1,11 @@
 """How long scoring and indexing will take, from the tokens that they encode."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from embeddinggemma.loading import Model
 from embeddinggemma.recipes import index
-from embeddinggemma.recipes.pairs import scores
+from embeddinggemma.recipes.own import scores
 from embeddinggemma.retrieval import reading
 
 _SAMPLES = (64, 512, 2048)  # texts to time, the next number only if
@@ -58,14 +58,18 @@ def searching(model: Model, pace: float, source: index.Source) -> float:
   return pace * tokens * len(rows) / max(len(sample), 1)
 
 
-def seconds_a_token(model: Model, suites: scores.Suites) -> float:
-  """Seconds to encode a token of the suites' texts, without compilation."""
-  texts = [
+def texts_of(suites: scores.Suites) -> list[str]:
+  """All texts of suites."""
+  return [
     text
     for tasks in suites.values()
     for task in tasks
     for text in (*task.queries, *task.documents)
   ]
+
+
+def seconds_a_token(model: Model, texts: Sequence[str]) -> float:
+  """Seconds to encode a token of texts, without compilation."""
   seconds, sample = 0.0, texts
   for count in _SAMPLES:
     sample = texts[:: max(len(texts) // count, 1)]

@@ -1,0 +1,277 @@
+"""The config of a student; the forecast decides the number of steps."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from embeddinggemma import checkpoint, saved
+from embeddinggemma import config as config_lib
+from embeddinggemma.config import at_least
+from embeddinggemma.convert.read import families
+from embeddinggemma.data import sources
+from embeddinggemma.loading import Model, load
+from embeddinggemma.mining import teach
+from embeddinggemma.mining.teach import TeachConfig
+from embeddinggemma.recipes.export import ExportConfig
+from embeddinggemma.recipes.index import IndexConfig
+from embeddinggemma.recipes.own import base as bases
+from embeddinggemma.recipes.own.general import GeneralConfig
+from embeddinggemma.recipes.shared import without_knobs
+from embeddinggemma.recipes.student import texts
+from embeddinggemma.students import shrink
+from embeddinggemma.training import start
+from embeddinggemma.training.stages.pairs import PairConfig
+from embeddinggemma.training.stages.qat import QatConfig
+from embeddinggemma.types import BadInput
+
+STAGES: Mapping[str, type[PairConfig]] = {
+  "distil": PairConfig,
+  "finetune": PairConfig,
+  "qat": QatConfig,
+}
+_OPEN = 1  # stands for a number of steps that is not known yet
+
+
+@dataclasses.dataclass(frozen=True)
+class ChooseConfig:
+  """How much is taught and trained, where the config leaves it open."""
+
+  tokens: int  # that are taught, at most
+  pairs: int | None  # that are taught, at most; None: as tokens and time allow
+  passes: float  # of distillation through what is taught
+  finetune: float  # steps on the pairs, as a share of those of distillation
+  qat: float  # steps that see weights of four bits, as a share of them too
+  warmup: float  # share of a stage's steps
+
+  def __post_init__(self) -> None:
+    at_least("choose.tokens", self.tokens, 1)
+    if self.pairs is not None:
+      at_least("choose.pairs", self.pairs, 1)
+    for name in ("passes", "finetune", "qat"):
+      config_lib.above_zero(f"choose.{name}", getattr(self, name))
+    at_least("choose.warmup", self.warmup, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureConfig:
+  """What the models are compared on, besides the general suite."""
+
+  queries: int  # of each task of own held-out data, at most
+  timed: int  # texts that are timed, in a process for each model; 0: none are
+
+  def __post_init__(self) -> None:
+    at_least("measure.queries", self.queries, 5)
+    at_least("measure.timed", self.timed, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig:
+  """The config of a whole run."""
+
+  base: str  # the model's path
+  base_hash: str  # content hash of its weights
+  base_identity: dict[str, Any]  # all that decides its vectors
+  data: str  # path of pairs or texts
+  fields: str  # which column of pairs is what
+  skip_bad_rows: bool
+  kind: str  # of the data: texts.PAIRS or texts.TEXTS
+  layers: str  # as --layers of `shrink`; "": all
+  vocabulary: int | None  # pieces at most; None: all
+  minutes: float  # of the whole run, as far as it is forecast
+  choose: ChooseConfig
+  teach: TeachConfig
+  distil: PairConfig
+  finetune: PairConfig
+  qat: QatConfig
+  # Stage -> what its config gives; None: the forecast decides.
+  steps: dict[str, int | None]
+  warmup_steps: dict[str, int | None]
+  every_checkpoint: dict[str, int | None]
+  measure: MeasureConfig
+  general: GeneralConfig
+  points: int  # evenly spaced from distilled to finetuned, with both ends
+  export: ExportConfig
+  index: IndexConfig
+  memory: float | None  # GB that the training may take; None: what there is
+
+  def __post_init__(self) -> None:
+    config_lib.above_zero("minutes", self.minutes)
+    at_least("points", self.points, 2)
+    at_least("index.dim", self.index.dim, 1)
+    if self.memory is not None:
+      config_lib.above_zero("memory", self.memory)
+
+  @property
+  def least(self) -> int:
+    """The fewest pairs, or passages, that a student can be trained on."""
+    return 2 * self.distil.batch_size
+
+  @property
+  def max_length(self) -> int:
+    """Tokens of a text that is taught, at most."""
+    return self.distil.max_length
+
+  @property
+  def itself(self) -> bool:
+    """Whether the base is the teacher."""
+    return self.teach.teacher == self.base
+
+  @property
+  def shares(self) -> list[float]:
+    """The shares of the finetuned weights in mixed candidates, ascending."""
+    last = self.points - 1
+    return [number / last for number in range(1, last)]
+
+  def stage(
+    self, name: str, steps: int, student: checkpoint.Files, **paths: str
+  ) -> Any:
+    """The config of a stage of training.
+
+    Args:
+      name: one of STAGES.
+      steps: if the config leaves them open.
+      student: the files of the checkpoint that was cut out of the base.
+      paths: of `init_from` and `teacher`.
+    """
+    stage: PairConfig = getattr(self, name)
+    steps = self.steps[name] or steps
+    warmup, every = self.warmup_steps[name], self.every_checkpoint[name]
+    if warmup is None:
+      warmup = int(self.choose.warmup * steps)
+    model = saved.model_of(pathlib.Path(paths["init_from"]), student)
+    return dataclasses.replace(
+      stage,
+      steps=steps,
+      every_checkpoint=every or -(-steps // 2),
+      optimizer=dataclasses.replace(stage.optimizer, warmup_steps=warmup),
+      model=model,
+      **paths,
+    )
+
+
+def build(tree: Mapping[str, Any]) -> StudentConfig:
+  """The config of a tree.
+
+  It reads the base. Raises BadInput for a base that is missing or no embedding
+  model, for layers that it has not, for data that are not there, and for values
+  that do not fit the base.
+  """
+  tree = without_knobs(StudentConfig, tree)
+  data = tree["distil"]["data"]
+  for name, value in (("data", data["path"]), ("base", tree["base"])):
+    if not value:
+      raise BadInput(
+        f"{name}= is missing; give --config=configs/recipe.py:student,"
+        "base=MODEL,data=DIR"
+      )
+  fields = data.get("fields", "")
+  kind = texts.kind_of(pathlib.Path(data["path"]), fields)
+  if kind == texts.PAIRS:  # a bad row ends it here
+    sources.read_pairs(
+      pathlib.Path(data["path"]), data["skip_bad_rows"], fields
+    )
+  _require_checkpoint(tree["base"])
+  base = load(tree["base"])
+  bases.check_prompts(base)
+  if tree["layers"]:
+    with renamed():
+      shrink.chosen_layers(tree["layers"], base.config.num_layers)
+  taught = dict(tree["teach"])
+  taught["teacher"] = taught["teacher"] or tree["base"]
+  teaching = config_lib.build(TeachConfig, taught, "teach.")
+  width = base.config.embed_dim
+  if teaching.teacher != tree["base"]:
+    width = teach.teacher_of(teaching).width
+  trees = {n: _stage(tree[n], tree["base"], base, width) for n in STAGES}
+  given = {
+    key: {name: trees[name][1][key] for name in STAGES}
+    for key in ("steps", "warmup_steps", "every_checkpoint")
+  }
+  built = {
+    name: config_lib.build(cls, trees[name][0], f"{name}.")
+    for name, cls in STAGES.items()
+  }
+  index = dict(tree["index"])
+  index["dim"] = min(index["dim"], base.config.embed_dim)
+  whole = {
+    **tree,
+    **given,
+    **{name: dataclasses.asdict(stage) for name, stage in built.items()},
+    "teach": taught,
+    "base_hash": base.hash,
+    "base_identity": base.identity.as_json(),
+    "data": data["path"],
+    "fields": fields,
+    "skip_bad_rows": data["skip_bad_rows"],
+    "kind": kind,
+    "index": index,
+  }
+  found = config_lib.build(StudentConfig, whole)
+  for name in STAGES:
+    start.check(getattr(found, name))
+  return found
+
+
+def _stage(
+  tree: Mapping[str, Any], base: str, model: Model, width: int
+) -> tuple[dict[str, Any], dict[str, int | None]]:
+  """A stage's tree without open values, and those values as they were given."""
+  stage = {**tree, "optimizer": dict(tree["optimizer"])}
+  stage["loss"] = dict(tree["loss"])
+  given = {
+    "steps": stage["steps"],
+    "every_checkpoint": stage["every_checkpoint"],
+    "warmup_steps": stage["optimizer"]["warmup_steps"],
+  }
+  for name in ("steps", "every_checkpoint"):
+    stage[name] = stage[name] or _OPEN
+  if given["warmup_steps"] is None:
+    stage["optimizer"]["warmup_steps"] = 0
+  length = stage["max_length"]
+  stage["max_length"] = min(length, model.config.max_length)
+  if width != model.config.embed_dim:
+    stage["loss"]["teacher_width"] = width
+  stage |= {
+    "model": dataclasses.asdict(model.config),
+    "init": "random",  # unused: the start has all tensors
+    "init_from": base,
+    "teacher": "teach",  # of the run
+  }
+  return stage, given
+
+
+def _require_checkpoint(base: str) -> None:
+  """Raise BadInput for published weights, which nothing can be cut out of."""
+  if families.is_public(pathlib.Path(base)):
+    raise BadInput(
+      f"{base} holds published weights and no checkpoint; import it first:"
+      f" embeddinggemma import --from={base} --workdir=base"
+    )
+
+
+@contextlib.contextmanager
+def renamed() -> Iterator[None]:
+  """A context whose BadInput names flags of `shrink` as keys of the config."""
+  try:
+    yield
+  except BadInput as error:
+    words = str(error)
+    for name in ("layers", "vocabulary"):
+      words = words.replace(f"--{name}", f"--config.{name}")
+    raise BadInput(words) from None
+
+
+def about(config: StudentConfig) -> list[str]:
+  """What was chosen, as lines for people."""
+  pieces = config.vocabulary
+  what = "pairs" if config.kind == texts.PAIRS else "texts"
+  return [
+    f"base {config.base}, weights {config.base_hash[:12]}",
+    f"data {config.data}: {what}",
+    f"student: layers {config.layers or 'all'},"
+    f" {'all' if pieces is None else f'at most {pieces:,}'} pieces; at most"
+    f" {config.minutes:g} minutes, {config.choose.tokens:,} tokens taught, texts"
+    f" of at most {config.max_length} tokens",
+  ]

@@ -1,0 +1,170 @@
+"""Which of the pairs a student is taught: a fair, seeded part of them.
+
+A teacher's vectors are what costs most, so a budget decides how many pairs are
+taught. One pass through more of them is better than several through fewer.
+"""
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from embeddinggemma.data import corpus, prompts, sources
+from embeddinggemma.data.mixture import text_key
+from embeddinggemma.data.tables.pairs import Pairs
+from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.retrieval import measure as measures
+from embeddinggemma.types import Pair
+
+_AT_ONCE = 1024  # pairs whose lengths are counted together
+# Characters that are looked at to cut a text: more than any piece has.
+_LOOKED_AT = 2 * measures.MAX_CHARS
+
+
+class Drawn(NamedTuple):
+  """The pairs that are taught."""
+
+  pairs: int
+  texts: int  # of both sides and negatives, equal ones counted each
+  cut: int  # texts that were cut to what the student reads
+  data_hash: str
+
+
+def quotas(sizes: Mapping[str, int], count: int) -> dict[str, int]:
+  """How many pairs each task gives of `count` in all.
+
+  Small tasks give all that they have; the others give equally many.
+  """
+  left, given = count, {}
+  for place, task in enumerate(sorted(sizes, key=lambda t: (sizes[t], t))):
+    given[task] = min(sizes[task], left // (len(sizes) - place))
+    left -= given[task]
+  return given
+
+
+def rows(
+  sizes: Mapping[str, int], count: int, seed: int, ordered: bool
+) -> dict[str, Int[np.ndarray, "_"]]:
+  """The places, in each task, of the pairs that are drawn, ascending.
+
+  Args:
+    sizes: of the tasks.
+    count: of pairs in all.
+    seed: of the draw.
+    ordered: take the first ones, since their order is fair already.
+  """
+  found = {}
+  for task, quota in quotas(sizes, count).items():
+    order = np.arange(sizes[task])
+    if not ordered:
+      rng = np.random.default_rng([seed, text_key(task)])
+      order = rng.permutation(sizes[task])
+    found[task] = np.sort(order[:quota])
+  return found
+
+
+def drawn(pairs: Pairs, count: int, seed: int, ordered: bool) -> Iterator[Pair]:
+  """The pairs that `rows` draws, task by task."""
+  by_task = pairs.by_task()
+  sizes = {task: len(members) for task, members in by_task.items()}
+  for task, places in rows(sizes, count, seed, ordered).items():
+    members = by_task[task]
+    yield from (members[int(place)] for place in places)
+
+
+def write(
+  chosen: Sequence[Pair] | Iterator[Pair],
+  tokenizer: Tokenizer,
+  max_length: int,
+  negatives: int,
+  directory: pathlib.Path,
+) -> Drawn:
+  """Write pairs as inputs of a training, each text cut to what it reads.
+
+  So the teacher reads no more of a text than the student. Of hard negatives,
+  `negatives` at most are kept.
+  """
+  cutter = _Cutter(tokenizer, max_length)
+  texts = pairs = 0
+
+  def counted() -> Iterator[Pair]:
+    nonlocal texts, pairs
+    for pair in cutter.cut(chosen, negatives):
+      pairs += 1
+      texts += 2 + len(pair.negatives)
+      yield pair
+
+  place = directory / "corpus"
+  sources.write_pairs(place / "train", counted())
+  about: dict[str, Any] = corpus.describe(place, "drawn from own data", [])
+  (directory / "tokenizer.model").write_bytes(tokenizer.model)
+  return Drawn(pairs, texts, cutter.count, about["hash"])
+
+
+class _Cutter:
+  """Cuts texts after the last sentence or word that a student reads."""
+
+  def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
+    self.count = 0  # texts that were cut
+    self._tokenizer, self._most = tokenizer, max_length
+    self._measures: dict[str, measures.Measure] = {}
+
+  def cut(self, pairs: Any, negatives: int) -> Iterator[Pair]:
+    """The pairs with shorter texts."""
+    some: list[Pair] = []
+    for pair in pairs:
+      some.append(_fewer_negatives(pair, negatives))
+      if len(some) == _AT_ONCE:
+        yield from self._cut(some)
+        some = []
+    yield from self._cut(some)
+
+  def _cut(self, pairs: Sequence[Pair]) -> Iterator[Pair]:
+    sides = [side for pair in pairs for side in _sides(pair)]
+    read = [prompts.prompted(*side) for side in sides]
+    counts = iter(self._tokenizer.counts(read))
+    for pair in pairs:
+      query, positive, *others = [
+        side.text if next(counts) <= self._most else self._shorter(side)
+        for side in _sides(pair)
+      ]
+      yield pair._replace(
+        query=query, positive=positive, negatives=tuple(others)
+      )
+
+  def _shorter(self, side: "_Side") -> str:
+    measure = self._measures.get(side.prompt)
+    if measure is None:
+      words = prompts.prompt_named(side.prompt)
+      measure = self._measures[side.prompt] = measures.of_tokenizer(
+        self._tokenizer, words, self._most
+      )
+    self.count += 1
+    return measures.pieces(side.text[:_LOOKED_AT], side.title, measure)[0]
+
+
+class _Side(NamedTuple):
+  prompt: str
+  text: str
+  title: str
+
+
+def _sides(pair: Pair) -> list[_Side]:
+  """The texts of a pair as a student reads them."""
+  document = prompts.document_prompt(pair.task)
+  titles = [pair.title, *(pair.negative_titles or [""] * len(pair.negatives))]
+  read = titles if document == "document" else [""] * len(titles)
+  given = zip((pair.positive, *pair.negatives), read, strict=True)
+  return [
+    _Side(pair.task, pair.query, ""),
+    *(_Side(document, text, title) for text, title in given),
+  ]
+
+
+def _fewer_negatives(pair: Pair, most: int) -> Pair:
+  return pair._replace(
+    negatives=pair.negatives[:most],
+    negative_titles=pair.negative_titles[:most],
+  )
