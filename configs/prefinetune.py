@@ -81,6 +81,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data.size_exponent = 0.5  # share = weight * pairs ** exponent
 
   config.loss = ConfigDict()
+  config.loss.contrastive = 1.0  # weight; 0 leaves the term out
   config.loss.temperature = 0.05
   config.loss.keep_positive = True
   config.loss.spread_out = 1.0
@@ -88,10 +89,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.loss.matryoshka = ()
   config.loss.hardness = 5.0  # alpha in a hard negative's weight
   # Another pair's positive whose cosine exceeds the own positive's by more than
-  # this is left out as a false negative; None: none is.
+  # this is left out as a false negative; None: none is. Usual is 0.1.
   config.loss.false_negative_margin = placeholder(float)
+  config.loss.false_negatives_by = "student"  # or "teacher": whose cosines
   config.loss.distill = 0.0  # weight of embedding matching with a teacher
   config.loss.distance = "l2"  # or "cosine"
+  # Dimensions at which prefixes are matched too, if the teacher was trained so.
+  config.loss.distill_dims = ()
+  # Weight of matching the teacher's scores within a batch, by KL divergence:
+  # of vectors of any width, at this temperature.
+  config.loss.score_matching = 0.0
+  config.loss.score_temperature = 0.05
   # Dimension to which vectors are projected to match the teacher's; 0: none.
   config.loss.teacher_width = 0
 

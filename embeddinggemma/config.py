@@ -98,13 +98,78 @@ class LossConfig:
   # Another pair's positive whose cosine exceeds the own positive's by more
   # than this counts as a false negative and is masked; None: none is.
   false_negative_margin: float | None = None
+  # Whose cosines these are: the "student"'s, as they are now, or a "teacher"'s.
+  false_negatives_by: str = "student"
+  contrastive: float = 1.0  # weight of equation 2
+  # Dimensions at which embedding matching also compares prefixes, for a teacher
+  # that was trained with Matryoshka dimensions; (): whole vectors alone.
+  distill_dims: tuple[int, ...] = ()
+  # Weight of the divergence of the student's in-batch scores from a teacher's.
+  score_matching: float = 0.0
+  score_temperature: float = 0.05  # of both; that of NeMo AutoModel's loss
 
   def __post_init__(self) -> None:
     above_zero("loss.temperature", self.temperature)
+    above_zero("loss.score_temperature", self.score_temperature)
     if self.false_negative_margin is not None:
       at_least("loss.false_negative_margin", self.false_negative_margin, 0)
-    for name in ("spread_out", "hardness", "distill", "teacher_width"):
+    for name in (
+      "contrastive",
+      "spread_out",
+      "hardness",
+      "distill",
+      "score_matching",
+      "teacher_width",
+    ):
       at_least(f"loss.{name}", getattr(self, name), 0)
+    self._check_teacher()
+
+  def _check_teacher(self) -> None:
+    """Raise BadInput for what is said of a teacher and has no effect."""
+    by_teacher = self.false_negatives_by == "teacher"
+    if by_teacher and self.false_negative_margin is None:
+      raise BadInput(
+        "loss.false_negatives_by='teacher' leaves nothing out without a margin;"
+        " set loss.false_negative_margin=0.1"
+      )
+    if self.distill_dims and not self.distill:
+      raise BadInput(
+        f"loss.distill_dims={self.distill_dims} are of embedding matching, but"
+        " loss.distill is 0; set its weight, or loss.distill_dims=()"
+      )
+    if self.distill_dims and self.teacher_width:
+      raise BadInput(
+        f"loss.distill_dims={self.distill_dims} compares prefixes of both, but"
+        f" loss.teacher_width={self.teacher_width} projects the student's; set"
+        " one of them alone"
+      )
+
+  @property
+  def asks_teacher(self) -> str:
+    """The keys that need a teacher's vectors, with their values; "": none."""
+    found = [
+      f"loss.{name}={getattr(self, name)}"
+      for name in ("distill", "score_matching")
+      if getattr(self, name)
+    ]
+    if self.contrastive and self.false_negatives_by == "teacher":
+      found.append("loss.false_negatives_by=teacher")
+    return ", ".join(found)
+
+  @property
+  def teacher_scores(self) -> bool:
+    """Whether a teacher's scores of all candidates are needed."""
+    return bool(self.score_matching) or self.false_negatives_by == "teacher"
+
+  def without_teacher(self) -> "LossConfig":
+    """The same losses without those that need a teacher's vectors."""
+    return dataclasses.replace(
+      self,
+      distill=0.0,
+      distill_dims=(),
+      score_matching=0.0,
+      false_negatives_by="student",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,15 @@ def config(calls: str, rules: str = "fsdp") -> PairConfig:
     model=preset("tiny").model,
     data=DataConfig("", False, {}, 0.5, ""),
     loss=LossConfig(
-      0.05, True, 1.0, (32, 8), distill=1.0, teacher_width=TAUGHT
+      0.05,
+      True,
+      1.0,
+      (32, 8),
+      distill=1.0,
+      teacher_width=TAUGHT,
+      false_negative_margin=0.1,
+      false_negatives_by="teacher",
+      score_matching=1.0,
     ),
     optimizer=OptimizerConfig(1e-2, 1, 0.1, 0.01, 0.9, 0.99, 1e-8, 1.0),
     mesh=MeshConfig(-1, 1, rules),

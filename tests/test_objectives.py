@@ -154,7 +154,8 @@ def compiled(size: int, group: int):
 def test_memory_grows_by_candidates_and_rows_of_logits() -> None:
   """At a fixed group, on eight devices."""
   small, large = 512, 2048
-  held = lambda size: 4 * size * WIDTH + 4 * size * size // 8
+  columns = WIDTH + test_mesh.TAUGHT
+  held = lambda size: 4 * size * columns + 4 * size * size // 8
   before, after = (
     compiled(size, 8).memory_analysis().temp_size_in_bytes
     for size in (small, large)
@@ -164,7 +165,7 @@ def test_memory_grows_by_candidates_and_rows_of_logits() -> None:
 
 def test_no_device_holds_all_pairs_of_pairs() -> None:
   text = compiled(512, 8).as_text()
-  assert "f32[32,512]" in text, "the rows that are computed at once"
+  assert "f32[16,512]" in text, "the rows that are computed at once"
   assert "512,512]" not in text
 
 
@@ -203,7 +204,7 @@ def compared(data: int, fsdp: int, rules: str, margin: float | None):
   encode = sharding.data_parallel(bag_of_words, mesh, rules)
   config = test_mesh.config("separate")
   loss = dataclasses.replace(
-    config.loss, distill=0.0, false_negative_margin=margin
+    config.loss.without_teacher(), false_negative_margin=margin
   )
   terms = pairs.terms(dataclasses.replace(config, loss=loss), mesh)
   objective = objectives.pair_objective(
@@ -260,6 +261,7 @@ def test_a_teacher_still_teaches_pairs_without_a_negative() -> None:
   objective = objective_of("pairs", mesh, "fsdp")
   loss, metrics = jax.jit(objective)(params(1), alone)
   assert metrics["without_negatives"] == 1 and not metrics["idle"]
+  assert not metrics["score_matching"] > 0, "of one candidate there is none"
   np.testing.assert_allclose(
     loss, metrics["distill"] + metrics["spread_out"], rtol=1e-6
   )

@@ -7,16 +7,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, UInt32
 
+from embeddinggemma.losses import matryoshka
 from embeddinggemma.types import (
   Array,
   Aux,
+  BadInput,
   Embeddings,
   LossTerm,
   PairBatch,
+  Teacher,
   Values,
 )
 
-_EXCLUDED = -1e30  # finite, so that a row with all logits masked gives no NaN
+EXCLUDED = -1e30  # finite, so that a row with all logits masked gives no NaN
+JUDGES = ("student", "teacher")  # whose scores say what is a false negative
 
 
 class Rows(NamedTuple):
@@ -28,6 +32,7 @@ class Rows(NamedTuple):
   place: Int[Array, "B"]  # the column that holds the row's own positive
   negative: Float[Array, "B N M"] | None
   negative_valid: Bool[Array, "B N"] | None
+  teacher: Teacher | None = None  # at unit norm; of what is not there, 0
 
 
 class Columns(NamedTuple):
@@ -36,6 +41,7 @@ class Columns(NamedTuple):
   positive: Float[Array, "C M"]
   keys: UInt32[Array, "C 2"]
   valid: Bool[Array, "C"]
+  teacher: Float[Array, "C T"] | None = None  # of the positives, at unit norm
 
 
 # -> a value for each row, and whether the row has what that is made of.
@@ -65,6 +71,34 @@ def sides(embeddings: Embeddings, batch: PairBatch) -> tuple[Rows, Columns]:
   return rows, Columns(embeddings.candidates, batch.keys, valid)
 
 
+def taught_sides(
+  embeddings: Embeddings, batch: PairBatch, what: str
+) -> tuple[Rows, Columns]:
+  """The same with the teacher's vectors, for the term that is called `what`.
+
+  Raises BadInput, when traced, if the batch has none of queries or positives.
+  """
+  rows, columns = sides(embeddings, batch)
+  teacher = batch.teacher
+  if teacher is None or teacher.query is None or teacher.positive is None:
+    raise BadInput(
+      f"{what} needs a teacher's vectors of queries and positives, which the"
+      " batches do not carry; write them with `teach`"
+    )
+  unit = lambda x: matryoshka.truncate(x, x.shape[-1])
+  # Vectors of places without a text may be anything.
+  there = lambda x, valid: unit(jnp.where(valid[..., None], x, 0.0))
+  negative = None
+  if rows.negative_valid is not None and teacher.negative is not None:
+    negative = there(teacher.negative, rows.negative_valid)
+  found = Teacher(
+    there(teacher.query, batch.query.valid.reshape(-1)),
+    there(teacher.positive, columns.valid),
+    negative,
+  )
+  return rows._replace(teacher=found), columns._replace(teacher=found.positive)
+
+
 def rivals(rows: Rows, columns: Columns) -> Bool[Array, "_B _C"]:
   """True for columns that are valid in-batch negatives of a row.
 
@@ -82,6 +116,7 @@ def info_nce(
   hardness: float = 0.0,
   over_rows: OverRows = at_once,
   margin: float | None = None,
+  judge: str = "student",
 ) -> LossTerm:
   """-log softmax of the positive among all positives of the global batch.
 
@@ -96,8 +131,11 @@ def info_nce(
     hardness: alpha of w (the paper's is 5); 0 weighs a hard negative as any.
     over_rows: how the rows of the logits are divided among devices.
     margin: leaves out, as false negatives, the other pairs' positives whose
-      cosine is more than this above that of the own one, as the model sees
-      them now; None leaves none out. A hard negative always stays.
+      cosine is more than this above that of the own one (Qwen3 Embedding,
+      arXiv 2506.05176, has 0.1); None leaves none out. A hard negative always
+      stays.
+    judge: one of JUDGES: whose cosines these are, the model's own as it is now
+      or those of the teacher's vectors in the batch.
 
   Returns:
     A term. A pair without a negative, of the batch or its own, has loss 0
@@ -110,15 +148,16 @@ def info_nce(
     own = jnp.sum(rows.query * rows.positive, -1)
     logits, positive = cosines / temperature, own / temperature
     allowed = rivals(rows, columns)
-    if margin is not None:
+    if margin is not None and judge == "teacher":
+      scores, best = teacher_scores(rows, columns)
+      allowed &= scores <= best[:, None] + margin
+    elif margin is not None:
       allowed &= cosines <= own[:, None] + margin
     comparable = jnp.any(allowed, axis=1)
     if keep_positive:
       number = columns.valid.shape[0]
       allowed |= rows.place[:, None] == jnp.arange(number)[None, :]
-    denominator = jax.nn.logsumexp(
-      jnp.where(allowed, logits, _EXCLUDED), axis=1
-    )
+    denominator = jax.nn.logsumexp(jnp.where(allowed, logits, EXCLUDED), axis=1)
     if rows.negative is not None:
       # Added apart: beside an absent one, the rest keeps its every bit.
       hard, valid = _hard_negatives(rows, temperature, hardness)
@@ -128,18 +167,36 @@ def info_nce(
 
   def term(aux: Aux, embeddings: Embeddings, batch: PairBatch) -> Values:
     del aux
-    return Values(*over_rows(of_rows)(*sides(embeddings, batch)))
+    if margin is not None and judge == "teacher":
+      given = taught_sides(embeddings, batch, "loss.false_negatives_by=teacher")
+    else:
+      given = sides(embeddings, batch)
+    return Values(*over_rows(of_rows)(*given))
 
   return term
 
 
 def similarities(rows: Rows, columns: Columns) -> Float[Array, "_B _C"]:
   """Cosine similarities of queries (rows) and positives (columns), float32."""
+  return cosines_of(rows.query, columns.positive)
+
+
+def teacher_scores(
+  rows: Rows, columns: Columns
+) -> tuple[Float[Array, "_B _C"], Float[Array, "_B"]]:
+  """The teacher's cosines of queries with all positives, and with their own."""
+  teacher = rows.teacher
+  assert teacher is not None and columns.teacher is not None
+  own = jnp.sum(teacher.query * teacher.positive, axis=-1)
+  return cosines_of(teacher.query, columns.teacher), own
+
+
+def cosines_of(
+  queries: Float[Array, "_B d"], candidates: Float[Array, "_C d"]
+) -> Float[Array, "_B _C"]:
+  """Dot products of unit vectors, accumulated in float32."""
   return jnp.einsum(
-    "id,jd->ij",
-    rows.query,
-    columns.positive,
-    preferred_element_type=jnp.float32,
+    "id,jd->ij", queries, candidates, preferred_element_type=jnp.float32
   )
 
 
@@ -175,5 +232,5 @@ def _hard_negatives(
     preferred_element_type=jnp.float32,
   )
   logits = cosine / temperature + hardness * jax.lax.stop_gradient(cosine)
-  logits = jnp.where(valid, logits, _EXCLUDED)
+  logits = jnp.where(valid, logits, EXCLUDED)
   return jax.nn.logsumexp(logits, axis=1), jnp.any(valid, axis=1)

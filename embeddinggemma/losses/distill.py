@@ -6,15 +6,18 @@ teacher, for queries, positives and hard negatives alike. Kim et al. (arXiv
 one minus the cosine. Where the widths differ, both put a learned linear map on
 the student's side: on the teacher's side it could collapse everything to a
 point.
+
+A teacher that was trained with Matryoshka dimensions, as the paper's was, can
+also be matched prefix by prefix (section 2.2; Kusupati 2022).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from embeddinggemma.losses import contrastive
+from embeddinggemma.losses import contrastive, matryoshka
 from embeddinggemma.types import (
   Aux,
   BadInput,
@@ -22,6 +25,7 @@ from embeddinggemma.types import (
   Key,
   LossTerm,
   PairBatch,
+  Values,
 )
 
 PROJECTION = "projection"  # key of aux: the map to the teacher's width
@@ -63,23 +67,42 @@ DISTANCES: Mapping[str, Distance] = {
 }
 
 
-def embedding_matching(distance: str) -> LossTerm:
+def embedding_matching(distance: str, dims: Sequence[int] = ()) -> LossTerm:
   """A loss term: the sum of distances to the teacher's embeddings.
 
   Only the sides for which the teacher has vectors count.
 
   Args:
     distance: one of DISTANCES.
+    dims: at which renormalised prefixes of both are compared as well, each
+      added without a weight; the whole width always counts, once.
 
   Returns:
-    A term with values (B,), 0 at empty places. Hard negatives contribute the
-    mean over those that a query has. If aux holds a projection (M, T), it is
-    applied to the student's embeddings. When traced, the term raises BadInput
-    if the batch has no teacher or the widths differ.
+    A term with values (B,), 0 at empty places, whose parts are the dimensions
+    if there are any. Hard negatives contribute the mean over those that a query
+    has. If aux holds a projection (M, T), it is applied to the student's
+    embeddings. When traced, the term raises BadInput if the batch has no
+    teacher or the widths differ.
   """
   if distance not in DISTANCES:
     known = " or ".join(DISTANCES)
     raise BadInput(f"unknown distance {distance!r}; use {known}")
+  whole = _matching(DISTANCES[distance], None)
+
+  def summed(aux: Aux, embeddings: Embeddings, batch: PairBatch) -> Values:
+    width = embeddings.query.shape[-1]
+    shorter = [dim for dim in dims if dim != width]
+    terms = [whole, *(_matching(DISTANCES[distance], d) for d in shorter)]
+    parts = [Values(term(aux, embeddings, batch)) for term in terms]
+    return matryoshka.added(parts, [str(d) for d in (width, *shorter)])
+
+  return summed if dims else whole
+
+
+def _matching(
+  distance: Distance, dim: int | None
+) -> Callable[[Aux, Embeddings, PairBatch], Float[Array, "B"]]:
+  """The matching of prefixes of this dimension; None: of whole vectors."""
 
   def term(
     aux: Aux, embeddings: Embeddings, batch: PairBatch
@@ -90,7 +113,7 @@ def embedding_matching(distance: str) -> LossTerm:
         "distillation has a weight, but batches carry no teacher's vectors;"
         " write them with `teach` or set the weight to 0"
       )
-    match = lambda x, y, valid: _match(DISTANCES[distance], aux, x, y, valid)
+    match = lambda x, y, valid: _match(distance, dim, aux, x, y, valid)
     total = jnp.zeros(batch.keys.shape[0], jnp.float32)
     if teacher.query is not None:
       valid = batch.query.valid.reshape(-1)
@@ -109,6 +132,7 @@ def embedding_matching(distance: str) -> LossTerm:
 
 def _match(
   distance: Distance,
+  dim: int | None,
   aux: Aux,
   student: Float[Array, "*B M"],
   teacher: Float[Array, "*B T"],
@@ -118,12 +142,14 @@ def _match(
   real = lambda x: jnp.where(valid[..., None], x, 0.0)
   projection = aux.get(PROJECTION)
   _check_widths(student.shape[-1], teacher.shape[-1], projection)
-  student = real(student)
+  student, teacher = real(student), real(teacher)
   if projection is not None:
     student = jnp.einsum(
       "...m,mt->...t", student, projection, preferred_element_type=jnp.float32
     )
-  return jnp.where(valid, distance(student, real(teacher)), 0.0)
+  if dim is not None:
+    student, teacher = (matryoshka.truncate(x, dim) for x in (student, teacher))
+  return jnp.where(valid, distance(student, teacher), 0.0)
 
 
 def _check_widths(

@@ -43,7 +43,7 @@ def matryoshka(term: LossTerm, dims: Sequence[int]) -> LossTerm:
       values(term(aux, embeddings if d == width else cut(d), batch))
       for d in dims
     ]
-    return _added(parts, [str(d) for d in dims])
+    return added(parts, [str(d) for d in dims])
 
   return summed
 
@@ -53,7 +53,7 @@ def values(found: Float[Array, "B"] | Values) -> Values:
   return found if isinstance(found, Values) else Values(found)
 
 
-def _added(parts: Sequence[Values], names: Sequence[str]) -> Values:
+def added(parts: Sequence[Values], names: Sequence[str]) -> Values:
   """The sum of parts, which has their names; of a single one, that part."""
   first, *others = parts
   if not others:

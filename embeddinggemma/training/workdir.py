@@ -34,6 +34,18 @@ _FREE = (
   "guard",
   "compiler_options",
 )
+# Keys that came later: where they have their default, what was trained before
+# they were keys holds.
+_LATER = {
+  "data": ("fields",),
+  "loss": (
+    "false_negatives_by",
+    "contrastive",
+    "distill_dims",
+    "score_matching",
+    "score_temperature",
+  ),
+}
 _LICENSE = (
   "These weights derive from the data and parents that recipe.json names;\n"
   "their licences apply. embeddinggemma, which made them, is Apache-2.0.\n"
@@ -50,9 +62,11 @@ def source(config: TrainConfig, made: Inputs) -> pathlib.Path | None:
 def relevant(config: TrainConfig) -> dict[str, Any]:
   """The part of a config on which the weights depend, as JSON."""
   tree = resolved(config)
-  if "data" in tree and not tree["data"].get("fields"):
-    # What was trained before it was a key holds.
-    tree["data"].pop("fields", None)
+  for part, names in _LATER.items():
+    own = getattr(config, part, None)
+    for field in dataclasses.fields(own) if own else ():
+      if field.name in names and getattr(own, field.name) == field.default:
+        del tree[part][field.name]
   return {key: tree[key] for key in tree if key not in free(config)}
 
 

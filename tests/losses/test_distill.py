@@ -75,10 +75,36 @@ def test_it_is_the_equation(distance, target):
 
 
 @pytest.mark.parametrize("distance", ["l2", "cosine"])
-def test_what_is_not_there_leaks_nothing(distance):
-  (e, batch), valid, there = example(24)
-  aux = {"projection": distill.init_projection(jax.random.key(0), 16, 24)}
-  term = distill.embedding_matching(distance)
+@pytest.mark.parametrize("dims", [(8, 4), (16, 8, 4)])
+def test_prefixes_are_matched_too(distance, dims):
+  """The whole width once, whether it is among the dimensions or not."""
+  (e, batch), valid, there = example()
+  found = distill.embedding_matching(distance, dims)({}, e, batch)
+  given = lambda tree, d: [
+    None if x is None else unit(np.asarray(x)[..., :d]) for x in tree
+  ]
+  assert list(found.parts) == ["16", "8", "4"] and found.counted is None
+  total = 0.0
+  for dim in (16, 8, 4):
+    cut = Embeddings(*given(e, dim)), Teacher(*given(batch.teacher, dim))
+    want = matching_numpy(*cut, there, valid, distance, np.eye(dim))
+    got = found.parts[str(dim)].total
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    total = total + want
+  np.testing.assert_allclose(found.total, total, rtol=1e-5, atol=1e-6)
+  whole = distill.embedding_matching(distance)({}, e, batch)
+  np.testing.assert_array_equal(found.parts["16"].total, whole)
+
+
+@pytest.mark.parametrize("distance", ["l2", "cosine"])
+@pytest.mark.parametrize("dims", [(), (8,)])
+def test_what_is_not_there_leaks_nothing(distance, dims):
+  target = WIDTH if dims else 24
+  (e, batch), valid, there = example(target)
+  fresh = distill.init_projection(jax.random.key(0), 16, 24)
+  aux = {} if dims else {"projection": fresh}
+  matching = distill.embedding_matching(distance, dims)
+  term = lambda *given: matryoshka.values(matching(*given)).total
 
   def junk(tree):
     one = lambda x, m: jnp.where(m[..., None], x, jnp.nan)
@@ -94,9 +120,10 @@ def test_what_is_not_there_leaks_nothing(distance):
   grads = jax.grad(loss, (0, 1))(aux, *broken)
   for leaf in jax.tree.leaves(grads):
     assert np.isfinite(leaf).all()
-  np.testing.assert_array_equal(
-    jax.tree.leaves(grads)[0], jax.grad(loss)(aux, e, batch)["projection"]
-  )
+  for leaf, want in zip(
+    jax.tree.leaves(grads[0]), jax.tree.leaves(jax.grad(loss)(aux, e, batch))
+  ):
+    np.testing.assert_array_equal(leaf, want)
   np.testing.assert_array_equal(grads[1].negative[~there], 0)
 
 
@@ -153,6 +180,15 @@ def test_the_gradient_is_right(distance):
   check_grads(
     loss, (projection, e.query), 1, modes=["rev"], atol=1e-2, rtol=1e-2
   )
+
+
+def test_the_gradient_at_prefixes_is_right():
+  (e, batch), _, _ = example()
+  term = distill.embedding_matching("l2", (8,))
+  loss = lambda query: term(
+    {}, e._replace(query=jnp.asarray(query)), batch
+  ).total.mean()
+  check_grads(loss, (e.query,), 1, modes=["rev"], atol=1e-2, rtol=1e-2)
 
 
 def test_a_fresh_projection_keeps_lengths_and_angles_about():

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from embeddinggemma.losses import contrastive, matryoshka, spread_out
-from embeddinggemma.types import Embeddings, PairBatch, Text
+from embeddinggemma.types import (
+  BadInput,
+  Embeddings,
+  PairBatch,
+  Teacher,
+  Text,
+)
 
 TAU = 0.05
 
@@ -45,15 +51,19 @@ def example(size=8, width=16, seed=0, duplicates=True, empty=()):
   return jax.tree.map(jnp.asarray, (Embeddings(q, p, None, p), batch))
 
 
-def nce_numpy(e, batch, tau, keep_positive, margin=np.inf):
-  """Equations 2 and 3, written out; false negatives left out by a margin."""
+def nce_numpy(e, batch, tau, keep_positive, margin=np.inf, judge=None):
+  """Equations 2 and 3, written out; false negatives left out by a margin.
+
+  `judge` holds the queries and positives whose cosines say which those are.
+  """
   valid = np.asarray(batch.query.valid.reshape(-1))
   e, keys, out = jax.tree.map(np.asarray, e), np.asarray(batch.keys), []
+  q, p = judge or (e.query, e.positive)
   for i in range(len(e.query)):
     total, own = 0.0, e.query[i] @ e.positive[i]
     for j in range(len(e.query)):
       same = (keys[i] == keys[j]).any()
-      same |= e.query[i] @ e.candidates[j] > own + margin
+      same |= q[i] @ p[j] > q[i] @ p[i] + margin
       if (j == i and keep_positive) or (j != i and not same and valid[j]):
         total += np.exp(np.float64(e.query[i] @ e.candidates[j]) / tau)
     log = np.log(total) if total else -np.inf
@@ -82,6 +92,58 @@ def test_what_scores_above_the_positive_is_no_negative(keep_positive, margin):
   some = valid & np.isfinite(want)  # a decoupled row may have nothing left
   np.testing.assert_allclose(got[some], want[some], rtol=1e-5, atol=1e-5)
   assert np.isfinite(got).all() and (got < plain - 1e-3).any()
+
+
+def taught(e, batch, width=24, seed=2, scale=3.0):
+  """The batch with a teacher's vectors, not of unit length, and these at it.
+
+  Where there is no text they are NaN.
+  """
+  rng = np.random.default_rng(seed)
+  vectors = rng.normal(size=(2, len(e.query), width)).astype(np.float32)
+  valid = np.asarray(batch.query.valid).reshape(-1)
+  given = np.where(valid[:, None], scale * vectors, np.nan)
+  teacher = Teacher(*map(jnp.asarray, given), None)
+  return batch._replace(teacher=teacher), tuple(unit(vectors))
+
+
+@pytest.mark.parametrize("keep_positive", [True, False])
+@pytest.mark.parametrize("margin", [0.0, 0.1])
+def test_a_teacher_says_what_is_a_false_negative(keep_positive, margin):
+  e, batch = example(size=16, empty=(5,))
+  batch, judge = taught(e, batch)
+  given = dict(margin=margin, judge="teacher")
+  got = info_nce(TAU, keep_positive, **given)({}, e, batch)
+  valid = np.asarray(batch.query.valid.reshape(-1))
+  want = nce_numpy(e, batch, TAU, keep_positive, margin, judge)
+  some = valid & np.isfinite(want)
+  np.testing.assert_allclose(got[some], want[some], rtol=1e-5, atol=1e-5)
+  own = info_nce(TAU, keep_positive, margin=margin)({}, e, batch)
+  assert np.isfinite(got).all() and (np.abs(got - own) > 1e-3).any()
+  # Without a margin nobody is asked.
+  plain = info_nce(TAU, keep_positive, judge="teacher")({}, e, batch)
+  want = info_nce(TAU, keep_positive)({}, e, batch)
+  np.testing.assert_array_equal(plain, want)
+
+
+def test_a_teacher_that_finds_all_false_leaves_nothing():
+  e, batch = example(duplicates=False)
+  batch, _ = taught(e, batch)
+  term = contrastive.info_nce(TAU, True, margin=-2.5, judge="teacher")
+  found = term({}, e, batch)
+  assert not found.counted.any() and not found.total.any()
+  loss = lambda q: term({}, e._replace(query=q), batch).total.sum()
+  assert not jax.grad(loss)(e.query).any()
+
+
+def test_a_judge_who_is_not_there_is_named():
+  e, batch = example()
+  term = info_nce(TAU, True, margin=0.1, judge="teacher")
+  full, _ = taught(e, batch)
+  half = batch._replace(teacher=full.teacher._replace(positive=None))
+  for lacking in (batch, half):
+    with pytest.raises(BadInput, match="false_negatives_by=teacher needs a"):
+      term({}, e, lacking)
 
 
 def test_of_what_is_left_out_there_is_no_gradient():

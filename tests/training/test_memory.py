@@ -32,7 +32,10 @@ def large(batch_size: int = 16_384, length: int = 128) -> PairConfig:
     negatives=0,
     mesh=MeshConfig(-1, -1, "zero1"),
     loss=dataclasses.replace(
-      test_mesh.config("separate").loss, matryoshka=(), teacher_width=0
+      test_mesh.config("separate").loss.without_teacher(),
+      distill=1.0,
+      matryoshka=(),
+      teacher_width=0,
     ),
   )
 

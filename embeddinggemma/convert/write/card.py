@@ -34,7 +34,9 @@ _TRAINED = (
   "seed",
   "optimizer.lr",
   "loss.temperature",
+  "loss.contrastive",
   "loss.distill",
+  "loss.score_matching",
   "lora.rank",
 )
 

@@ -52,7 +52,7 @@ def _whole(config: PairConfig) -> PairConfig:
 
 
 def _without_teacher(config: PairConfig) -> PairConfig:
-  loss = dataclasses.replace(config.loss, distill=0.0)
+  loss = config.loss.without_teacher()
   return dataclasses.replace(config, loss=loss, teacher="")
 
 

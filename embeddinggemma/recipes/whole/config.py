@@ -103,6 +103,11 @@ class RecipeConfig:
             f"{theirs!r}; a recipe has one corpus: set both alike"
           )
     for name in ("prefinetune", "finetune"):
+      if self.ablation.seeds and not getattr(self, name).loss.contrastive:
+        raise BadInput(
+          f"{name}.loss.contrastive=0 leaves nothing to train on in the ablation"
+          " without the teacher; set ablation.seeds=()"
+        )
       if getattr(self, name).teacher:
         raise BadInput(
           f"{name}.teacher is set, but in a recipe the stage `teach` writes the"
@@ -152,7 +157,7 @@ class Run:
   def teacher(self) -> TeacherModel | None:
     """The teacher model, if any; BadInput if it cannot be opened."""
     stages = self.recipe.prefinetune, self.recipe.finetune
-    used = any(stage.loss.distill for stage in stages)
+    used = any(stage.loss.asks_teacher for stage in stages)
     return teacher_of(self.recipe.teach) if used else None
 
   @functools.cached_property
@@ -224,7 +229,7 @@ class Run:
     return {spec: self.workdir / "qat" / spec for spec in specs}
 
   def _taught(self, stage: PairConfig) -> PairConfig:
-    if not stage.loss.distill:
+    if not stage.loss.asks_teacher:
       return stage
     return dataclasses.replace(stage, teacher=str(self.workdir / "teach"))
 

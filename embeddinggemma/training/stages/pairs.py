@@ -33,7 +33,12 @@ from embeddinggemma.data import (
   sources,
 )
 from embeddinggemma.data.tokenizer import Tokenizer
-from embeddinggemma.losses import distill, matryoshka, objectives
+from embeddinggemma.losses import (
+  contrastive,
+  distill,
+  matryoshka,
+  objectives,
+)
 from embeddinggemma.losses import terms as terms_lib
 from embeddinggemma.mining import negatives, teacher
 from embeddinggemma.model import adapt as surgery
@@ -86,13 +91,17 @@ class PairConfig(TrainConfig):
     super().__post_init__()
     one_of("calls", self.calls, CALLS)
     one_of("loss.distance", self.loss.distance, tuple(distill.DISTANCES))
+    judge = self.loss.false_negatives_by
+    one_of("loss.false_negatives_by", judge, contrastive.JUDGES)
     at_least("negatives", self.negatives, 0)
-    for dim in self.loss.matryoshka:
-      if not 0 < dim <= self.model.embed_dim:
-        raise BadInput(
-          f"loss.matryoshka holds {dim}; dimensions lie between 1 and"
-          f" model.embed_dim={self.model.embed_dim}"
-        )
+    terms_lib.check(self.loss)
+    for name in ("matryoshka", "distill_dims"):
+      for dim in getattr(self.loss, name):
+        if not 0 < dim <= self.model.embed_dim:
+          raise BadInput(
+            f"loss.{name} holds {dim}; dimensions lie between 1 and"
+            f" model.embed_dim={self.model.embed_dim}"
+          )
 
 
 def finetune(config: PairConfig, mesh: Mesh) -> Stage:
@@ -174,9 +183,10 @@ def terms(config: PairConfig, mesh: Mesh) -> dict[str, tuple[float, LossTerm]]:
   """Loss terms as name -> (weight, term)."""
   loss, width = config.loss, config.model.embed_dim
   dims = loss.matryoshka or matryoshka.dims_of(width)
-  given = terms_lib.Given(loss, dims, objectives.row_by_row(mesh, width))
+  rows = [objectives.row_by_row(mesh, n) for n in (width, max(width // 2, 1))]
+  given = terms_lib.Given(loss, dims, *rows)
   return {
-    name: (terms_lib.weight(loss, name), make(given))
+    name: (getattr(loss, name), make(given))
     for name, make in terms_lib.TERMS.items()
   }
 
@@ -356,7 +366,7 @@ def _batch(config: PairConfig, groups: int) -> PairBatch:
     query=one,
     positive=one,
     negative=shapes.texts(groups, texts * count, length) if count else None,
-    teacher=teacher if config.loss.distill else None,
+    teacher=teacher if config.loss.asks_teacher else None,
     keys=shapes.array((size, 2), np.uint32),
     task=shapes.array((), np.int32),
   )
@@ -377,6 +387,8 @@ def _work(config: PairConfig, devices: int) -> tuple[Calls, int]:
   texts = [1, 1, *([config.negatives] if config.negatives else [])]
   texts = [sum(texts)] if config.calls == "joint" else texts
   columns = config.model.embed_dim + config.batch_size // devices
+  if config.loss.teacher_scores:  # its candidates as well
+    columns += config.loss.teacher_width or config.model.embed_dim
   losses = 2 * 4 * config.batch_size * columns
   return tuple((side,) * number for number in texts), losses
 
@@ -387,7 +399,10 @@ def _flops(config: PairConfig) -> int:
   texts = size * (2 + config.negatives)
   dims = config.loss.matryoshka or matryoshka.dims_of(model.embed_dim)
   others = size + config.negatives
-  compared = 2 * size * others * sum(dims)
+  loss, taught = config.loss, config.loss.teacher_width or model.embed_dim
+  compared = 2 * size * others * sum(dims) * bool(loss.contrastive)
+  if loss.score_matching:
+    compared += 2 * size * others * (sum(dims) + len(dims) * taught)
   return texts * flops.embedder(model, config.max_length) + compared
 
 
@@ -400,21 +415,23 @@ def _check(config: PairConfig, tokenizer: Tokenizer | None) -> None:
 
 def check_teacher(config: PairConfig) -> None:
   """Raise BadInput for a teacher that is missing, unused or does not fit."""
+  loss = config.loss
   if not config.teacher:
-    if config.loss.distill:
+    if loss.asks_teacher:
       raise BadInput(
-        f"loss.distill={config.loss.distill} needs a teacher; name the folder"
-        " that `teach` wrote in --config.teacher, or set it to 0"
+        f"{loss.asks_teacher} needs a teacher; name the folder that `teach`"
+        " wrote in --config.teacher, or leave that out"
       )
     return
-  if not config.loss.distill:
+  if not loss.asks_teacher:
     raise BadInput(
       f"teacher={config.teacher} is given, but loss.distill is 0; set the"
-      " weight of distillation"
+      " weight of distillation, or loss.score_matching"
     )
   found = teacher.open_vectors(pathlib.Path(config.teacher))
-  wanted = config.loss.teacher_width or config.model.embed_dim
-  if found.width != wanted:
+  wanted = loss.teacher_width or config.model.embed_dim
+  # Scores are compared whatever the width, unless one is promised.
+  if found.width != wanted and (loss.distill or loss.teacher_width):
     raise BadInput(
       f"{config.teacher} holds vectors of width {found.width}, not {wanted}; set"
       f" loss.teacher_width={found.width}"
@@ -426,9 +443,11 @@ def examine(config: PairConfig, made: Inputs, say: Say) -> None:
 
   Where a teacher's vectors are matched, such pairs still have those.
   """
+  loss, taught = config.loss, bool(config.loss.distill)
+  if not (loss.contrastive or loss.score_matching):
+    return  # nothing is compared
   tasks, _ = read_tasks(config, made)
   weights, size = shares(config, tasks), config.batch_size
-  taught = bool(config.loss.distill)
   never = {task for task in weights if rivals.never(tasks[task], size)}
   if never == set(weights) and not taught:
     raise BadInput(

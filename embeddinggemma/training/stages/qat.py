@@ -58,7 +58,7 @@ class QatConfig(PairConfig):
   @property
   def teaches_itself(self) -> bool:
     """Whether the initial checkpoint is the teacher."""
-    return bool(self.loss.distill and not self.teacher)
+    return bool(self.loss.asks_teacher and not self.teacher)
 
 
 def qat(config: QatConfig, mesh: Mesh) -> Stage:
@@ -102,7 +102,7 @@ def _check_alone(config: QatConfig) -> None:
     pairs.check_teacher(config)
   elif not config.init_from:
     raise BadInput(
-      f"loss.distill={config.loss.distill} matches the vectors of the start,"
+      f"{config.loss.asks_teacher} matches the vectors of the start,"
       " and there is none; set --config.init_from=DIR, the model to quantise"
     )
 
@@ -113,7 +113,7 @@ def _check_parent(config: QatConfig, place: pathlib.Path) -> None:
     raise BadInput(
       f"checkpoint {place} is quantised, so no teacher of itself; give"
       " --config.teacher=DIR, vectors of its float parent that `teach` wrote,"
-      " or --config.loss.distill=0"
+      f" or leave out {config.loss.asks_teacher}"
     )
 
 
