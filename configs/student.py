@@ -43,20 +43,21 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.teach.teacher = ""  # the base itself
 
   config.distil = _stage("finetune", args["data"])
+  config.distil.stage = "distil"
   config.distil.batch_size = 32  # pairs: 64 texts
   config.distil.optimizer.lr = 3e-4
-  config.distil.loss.distill = 1.0
+  _match(config.distil)
 
   config.finetune = _stage("finetune", args["data"])
   config.finetune.batch_size = 32
   config.finetune.negatives = 1  # hard ones per query, at most
   config.finetune.optimizer.lr = 5e-5
-  config.finetune.loss.distill = 1.0
+  config.finetune.loss.distill = 1.0  # so that it forgets less
 
   config.qat = _stage("qat", args["data"])
   config.qat.batch_size = 32
   config.qat.optimizer.lr = 1e-4
-  config.qat.loss.distill = 1.0
+  _match(config.qat)
   config.qat.quantize.spec = "q4_0"  # llama.cpp's own int4, by blocks of 32
 
   # What the models are compared on: so many held-out queries of each task, and
@@ -85,6 +86,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     stage.mesh = config.mesh
     stage.data = config.distil.data
   return config
+
+
+def _match(stage: ConfigDict) -> None:
+  """Let a stage learn the teacher's vectors and its scores within a batch."""
+  stage.loss.contrastive = 0.0
+  stage.loss.distill = 1.0
+  # Prefixes that are matched too; those that base and teacher have count.
+  stage.loss.distill_dims = (256,)
+  stage.loss.score_matching = 1.0
+  stage.loss.false_negative_margin = placeholder(float)
 
 
 def _stage(name: str, data: str) -> ConfigDict:

@@ -131,5 +131,6 @@ def test_stages_are_known():
     "adapt",
     "prefinetune",
     "finetune",
+    "distil",
     "qat",
   }

@@ -39,7 +39,7 @@ from embeddinggemma.cli.flags import parse
 from embeddinggemma.cli.verbs import VERBS
 from embeddinggemma.data import sources
 from embeddinggemma.launch import launch
-from embeddinggemma.recipes import pairs, whole
+from embeddinggemma.recipes import pairs, student, whole
 from embeddinggemma.recipes.whole import config as recipe
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -98,8 +98,12 @@ SMALL = {
     "--config.general.suite=general",
   ),
 }
-# Runs of configs/recipe.py:laptop -> the test that has them at `tiny`.
-ELSEWHERE = ROOT / "tests" / "test_recipe.py"
+# Preset of configs/recipe.py -> the test that has its runs on small models, and
+# how that names the preset.
+ELSEWHERE = {
+  "laptop": (ROOT / "tests" / "test_recipe.py", "tiny"),
+  "student": (ROOT / "tests" / "recipes" / "test_student_recipe.py", "student"),
+}
 # The program of another project -> the commands that may be named.
 FOREIGN = {
   "sky": re.compile(r"sky check gcp"),
@@ -189,6 +193,8 @@ def understand(argv: Sequence[str]) -> None:
       max(slice_.sizes),
       values.num_slices,
     )
+  elif "distil" in tree:
+    student.build({**tree, "layers": "1"})  # the base here has three
   elif "base" in tree:
     pairs.build(tree)
   else:
@@ -299,11 +305,13 @@ class World:
     understand(argv)
     if argv[0] == "compile":
       return
-    if argv[0] == "run" and config_of(argv) == ("recipe", "laptop"):
-      covered = ELSEWHERE.read_text(encoding="utf-8")
-      assert "configs/recipe.py:tiny" in covered
+    name, preset = config_of(argv)
+    if (argv[0], name) == ("run", "recipe") and preset in ELSEWHERE:
+      place, called = ELSEWHERE[preset]
+      covered = place.read_text(encoding="utf-8")
+      assert f"configs/recipe.py:{called}" in covered
       keys = [w.partition("=")[0] for w in argv if w.startswith("--config.")]
-      assert all(key in covered for key in keys), f"{ELSEWHERE} lacks {keys}"
+      assert all(key in covered for key in keys), f"{place} lacks {keys}"
       return
     argv = small(argv)
     assert main.call(argv) == 0, shlex.join(argv)
@@ -385,13 +393,14 @@ def world(tmp_path_factory, trained, data_folder, write_pairs) -> World:
   small_model.write(folder / "embeddinggemma-300m")
   write_pairs(folder / "my_pairs", clock.clock(clock.SMALL.pairs))
   clock.brief(folder / "general")
-  for name in ("texts", "pairs"):
+  for name in ("texts", "pairs", "my_texts"):
     shutil.copytree(data_folder, folder / name)
-  # In the place of what launch/local.sh leaves.
+  # In the place of what launch/local.sh and the recipe `student` leave.
   laptop = folder / "runs" / "laptop"
   shutil.copytree(trained, laptop)
   argv = ["index", f"--model={laptop}", f"--input={ROOT / 'launch'}"]
   assert main.call([*argv, f"--output={laptop / 'index'}"]) == 0
+  shutil.copytree(laptop, folder / "runs" / "small")
   return World(folder)
 
 
@@ -511,7 +520,7 @@ def config_keys() -> set[str]:
   """Every key that --config. may name in some shipped config."""
   found: set[str] = set()
   for path in sorted(ROOT.glob("configs/*.py")):
-    for preset in ("laptop", "pairs"):
+    for preset in ("laptop", "pairs", "student"):
       if preset == "laptop" or path.stem == "recipe":
         argv = [f"--config={path}:{preset}", "--workdir=w"]
         values, _ = parse("train", VERBS["train"], argv)

@@ -28,7 +28,15 @@ _BEGINNINGS = {
 # Folders of a workdir whose name says nothing about the model.
 _PLACES = frozenset({"", "checkpoints", "merged", "averaged", "choose"})
 _STAGES = frozenset(
-  {"pretrain", "adapt", "prefinetune", "finetune", "qat", "soup"}
+  {
+    "pretrain",
+    "adapt",
+    "prefinetune",
+    "finetune",
+    "distil",
+    "qat",
+    "soup",
+  }
 )
 _HUB = re.compile(r"(?:^|/)models--([\w.-]+)--([\w.-]+)/snapshots/")
 _SITE = "https://huggingface.co/"

@@ -2,10 +2,10 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from embeddinggemma import cache
+from embeddinggemma import cache, checkpoint
 from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.types import BadInput
 
@@ -19,6 +19,28 @@ def without_knobs(cls: type, tree: Mapping[str, Any]) -> dict[str, Any]:
   knobs = {f.name for f in dataclasses.fields(TrainConfig)}
   own = {f.name for f in dataclasses.fields(cls)}
   return {k: v for k, v in tree.items() if k in own or k not in knobs}
+
+
+def require_own(workdir: pathlib.Path, names: Collection[str]) -> None:
+  """Raise BadInput for a workdir with tasks or checkpoints of something else.
+
+  A run would replace those of its own names, and leave a mixture of both.
+  """
+  files = (cache.STAGE_FILE, cache.KEY_FILE)
+  folders = workdir.iterdir() if workdir.is_dir() else ()
+  others = sorted(
+    path.name
+    for path in folders
+    if any((path / file).is_file() for file in files)
+    and path.name.removesuffix(".partial") not in names
+  )
+  if checkpoint.steps(workdir):
+    others.append(checkpoint.CHECKPOINTS)
+  if others:
+    raise BadInput(
+      f"{workdir} is the workdir of another run ({', '.join(others[:3])}); use"
+      " another --workdir"
+    )
 
 
 def fingerprint(key: str, source: str) -> str:

@@ -30,7 +30,7 @@ def configs() -> dict[str, Any]:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    sized = path.stem not in ("mine", "pairs", "teach")
+    sized = path.stem not in ("mine", "pairs", "student", "teach")
     for preset in presets.PRESETS if sized else ("",):
       config = module.get_config(preset or None)
       name = f"{path.name}:{preset}".rstrip(":")

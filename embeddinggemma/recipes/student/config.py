@@ -125,7 +125,12 @@ class StudentConfig:
     return [number / last for number in range(1, last)]
 
   def stage(
-    self, name: str, steps: int, student: checkpoint.Files, **paths: str
+    self,
+    name: str,
+    steps: int,
+    student: checkpoint.Files,
+    init_from: str,
+    teacher: str,
   ) -> Any:
     """The config of a stage of training.
 
@@ -133,21 +138,23 @@ class StudentConfig:
       name: one of STAGES.
       steps: if the config leaves them open.
       student: the files of the checkpoint that was cut out of the base.
-      paths: of `init_from` and `teacher`.
+      init_from: the checkpoint that it starts from.
+      teacher: the folder of the teacher's vectors.
     """
     stage: PairConfig = getattr(self, name)
     steps = self.steps[name] or steps
     warmup, every = self.warmup_steps[name], self.every_checkpoint[name]
     if warmup is None:
       warmup = int(self.choose.warmup * steps)
-    model = saved.model_of(pathlib.Path(paths["init_from"]), student)
+    model = saved.model_of(pathlib.Path(init_from), student)
     return dataclasses.replace(
       stage,
       steps=steps,
       every_checkpoint=every or -(-steps // 2),
       optimizer=dataclasses.replace(stage.optimizer, warmup_steps=warmup),
       model=model,
-      **paths,
+      init_from=init_from,
+      teacher=teacher,
     )
 
 
@@ -168,10 +175,12 @@ def build(tree: Mapping[str, Any]) -> StudentConfig:
       )
   fields = data.get("fields", "")
   kind = texts.kind_of(pathlib.Path(data["path"]), fields)
+  tree["finetune"] = dict(tree["finetune"])
   if kind == texts.PAIRS:  # a bad row ends it here
-    sources.read_pairs(
-      pathlib.Path(data["path"]), data["skip_bad_rows"], fields
-    )
+    path = pathlib.Path(data["path"])
+    pairs, _ = sources.read_pairs(path, data["skip_bad_rows"], fields)
+    most = min(tree["finetune"]["negatives"], pairs.most_negatives)
+    tree["finetune"]["negatives"] = most
   _require_checkpoint(tree["base"])
   base = load(tree["base"])
   bases.check_prompts(base)
@@ -218,9 +227,9 @@ def _stage(
   tree: Mapping[str, Any], base: str, model: Model, width: int
 ) -> tuple[dict[str, Any], dict[str, int | None]]:
   """A stage's tree without open values, and those values as they were given."""
-  stage = {**tree, "optimizer": dict(tree["optimizer"])}
+  stage: dict[str, Any] = {**tree, "optimizer": dict(tree["optimizer"])}
   stage["loss"] = dict(tree["loss"])
-  given = {
+  given: dict[str, int | None] = {
     "steps": stage["steps"],
     "every_checkpoint": stage["every_checkpoint"],
     "warmup_steps": stage["optimizer"]["warmup_steps"],
@@ -231,7 +240,10 @@ def _stage(
     stage["optimizer"]["warmup_steps"] = 0
   length = stage["max_length"]
   stage["max_length"] = min(length, model.config.max_length)
-  if width != model.config.embed_dim:
+  own = model.config.embed_dim
+  dims = stage["loss"]["distill_dims"] if width == own else ()
+  stage["loss"]["distill_dims"] = tuple(dim for dim in dims if dim < own)
+  if width != own:
     stage["loss"]["teacher_width"] = width
   stage |= {
     "model": dataclasses.asdict(model.config),
@@ -265,12 +277,13 @@ def renamed() -> Iterator[None]:
 
 def about(config: StudentConfig) -> list[str]:
   """What was chosen, as lines for people."""
-  pieces = config.vocabulary
+  pieces, layers = config.vocabulary, config.layers
   what = "pairs" if config.kind == texts.PAIRS else "texts"
+  kept = f"the first {layers}" if layers.isdigit() else layers or "all"
   return [
     f"base {config.base}, weights {config.base_hash[:12]}",
     f"data {config.data}: {what}",
-    f"student: layers {config.layers or 'all'},"
+    f"student: layers {kept},"
     f" {'all' if pieces is None else f'at most {pieces:,}'} pieces; at most"
     f" {config.minutes:g} minutes, {config.choose.tokens:,} tokens taught, texts"
     f" of at most {config.max_length} tokens",

@@ -147,6 +147,7 @@ def sample(
   pairs: Sequence[Pair],
   tokenizer: Tokenizer,
   stage: PairConfig,
+  negatives: int,
   width: int,
   directory: pathlib.Path,
 ) -> tuple[PairConfig, Inputs]:
@@ -156,12 +157,11 @@ def sample(
     pairs: of the sample.
     tokenizer: of the student.
     stage: whose steps are timed.
+    negatives: hard ones of a pair that are kept, at most.
     width: of the teacher's vectors.
     directory: for the sample.
   """
-  draw.write(
-    iter(pairs), tokenizer, stage.max_length, stage.negatives, directory
-  )
+  draw.write(iter(pairs), tokenizer, stage.max_length, negatives, directory)
   made = Inputs(directory, directory / "text")
   random = np.random.default_rng(0)
   model = teacher.TeacherModel(

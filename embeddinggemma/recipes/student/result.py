@@ -8,7 +8,7 @@ from rich.console import Console
 
 from embeddinggemma import cache
 from embeddinggemma.cache import Done
-from embeddinggemma.recipes import export, index
+from embeddinggemma.recipes import export, index, shared
 from embeddinggemma.recipes.own import scores
 from embeddinggemma.recipes.run import Plan
 from embeddinggemma.recipes.student import compare, texts
@@ -31,6 +31,7 @@ def plan(
 
   Raises BadInput for what would make a task fail whatever the data.
   """
+  shared.require_own(workdir, tasks_lib.TASKS)
   run = Run(config, workdir, console)
   return Plan(
     tasks_lib.tasks(run),

@@ -103,6 +103,11 @@ class Run:
     return self.config.kind == texts.PAIRS
 
   @property
+  def negatives(self) -> int:
+    """Hard negatives of a pair that are taught, at most."""
+    return self.config.finetune.negatives if self.finetunes else 0
+
+  @property
   def measure(self) -> measures.Measure:
     """How much of a passage is taught."""
     found = checkpoint.read_files(checkpoint.find(self.config.base))
@@ -117,7 +122,7 @@ class Run:
     if given := self.config.index.input:
       return index.Source(pathlib.Path(given))
     if self.config.kind == texts.TEXTS:
-      return index.Source(pathlib.Path(self.config.data))
+      return index.Source(pathlib.Path(self.config.data), (self.workdir,))
     return index.documents(self.corpus, self.workdir)
 
   @property
@@ -139,8 +144,7 @@ class Run:
     """The config of a stage that starts from a checkpoint."""
     steps = done["forecast"].metrics["steps"][name]
     files = checkpoint.read_files(checkpoint.find(self.cut))
-    places = {"init_from": str(start), "teacher": str(self.vectors)}
-    return self.config.stage(name, steps, files, **places)
+    return self.config.stage(name, steps, files, str(start), str(self.vectors))
 
   def say(self, line: str) -> None:
     """Print a line for the user."""
@@ -155,7 +159,7 @@ class Run:
     config = self.config
     return {
       "data": texts.fingerprint(
-        config.kind, config.data, config.fields, self.measure
+        config.kind, config.data, config.fields, self.workdir, self.measure
       ),
       "suite": shared.fingerprint("general.suite", config.general.suite),
       "searched": shared.fingerprint("index.input", config.index.input),
@@ -196,6 +200,7 @@ def _inputs(run: Run, done: AllDone) -> Task:
       config.data,
       config.fields,
       config.skip_bad_rows,
+      run.workdir,
       run.measure,
       config.distil.seed,
       directory,
@@ -379,12 +384,15 @@ def _measured(
   few = forecast.BATCHES * config.distil.batch_size
   chosen = list(draw.drawn(pairs, few, config.distil.seed, not run.finetunes))
   files = checkpoint.read_files(checkpoint.find(run.cut))
-  stage = config.stage(
-    "distil", 1, files, init_from=str(run.cut), teacher="teach"
-  )
+  stage = config.stage("distil", 1, files, str(run.cut), "teach")
   width = stage.loss.teacher_width or stage.model.embed_dim
   stage, made = forecast.sample(
-    chosen, student.tokenizer, stage, width, directory / "sample"
+    chosen,
+    student.tokenizer,
+    stage,
+    run.negatives,
+    width,
+    directory / "sample",
   )
   stages.kind_of(stage).examine(stage, made, lambda line: None)
   try:
@@ -431,7 +439,7 @@ def _draw(run: Run, done: AllDone) -> Task:
     "pairs": count,
     "seed": config.distil.seed,
     "max_length": config.max_length,
-    "negatives": config.finetune.negatives,
+    "negatives": run.negatives,
   }
 
   def work(directory: pathlib.Path) -> draw.Drawn:
@@ -440,7 +448,7 @@ def _draw(run: Run, done: AllDone) -> Task:
       draw.drawn(run.pairs, count, config.distil.seed, not run.finetunes),
       Tokenizer(files[checkpoint.TOKENIZER_FILE]),
       config.max_length,
-      config.finetune.negatives if run.finetunes else 0,
+      run.negatives,
       directory,
     )
     if found.cut:

@@ -7,6 +7,7 @@ document, and the split of pairs keeps no passage on two sides.
 
 import pathlib
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -66,14 +67,31 @@ def _has_texts(file: pathlib.Path) -> bool:
   )
 
 
-def fingerprint(kind: str, path: str, fields: str, measure: Measure) -> Any:
+def fingerprint(
+  kind: str,
+  path: str,
+  fields: str,
+  workdir: pathlib.Path,
+  measure: Measure,
+) -> Any:
   """What the written data depend on, without reading them whole."""
   if kind == PAIRS:
     return corpus.fingerprint(path, fields)
   root = pathlib.Path(path)
-  files = sorted(p for p in (root, *root.rglob("*")) if p.is_file())
+  files = [root] if root.is_file() else sorted(_visible(root, workdir))
   stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
   return {"files": stats, "cut": chunks.key(measure)}
+
+
+def _visible(
+  root: pathlib.Path, workdir: pathlib.Path, pattern: str = "*"
+) -> Iterator[pathlib.Path]:
+  """The files of a folder that are neither hidden nor of the run itself."""
+  own = workdir.resolve()
+  for path in root.rglob(pattern):
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    if not hidden and path.is_file() and own not in path.resolve().parents:
+      yield path
 
 
 def write(
@@ -81,6 +99,7 @@ def write(
   path: str,
   fields: str,
   skip_bad_rows: bool,
+  workdir: pathlib.Path,
   measure: Measure,
   seed: int,
   directory: pathlib.Path,
@@ -93,6 +112,7 @@ def write(
     path: of the data.
     fields: which column of pairs is what, as --fields has it.
     skip_bad_rows: of pairs, leave bad rows out and say them.
+    workdir: of the run, which is left out where texts are read.
     measure: how much of a passage the student reads.
     seed: of the order of passages.
     directory: for the corpus.
@@ -101,29 +121,31 @@ def write(
   Raises:
     BadInput: there is no text, or a row is broken.
   """
-  given = path
+  made = directory / "passages"
   if kind == TEXTS:
-    own = directory / "passages" / "pairs.jsonl"
-    own.parent.mkdir()
-    jsonl.write_jsonl(own, _pairs(pathlib.Path(path), measure, seed, say))
-    given = str(own.parent)
+    made.mkdir()
+    rows = passages(pathlib.Path(path), workdir, measure, seed, say)
+    jsonl.write_jsonl(made / "pairs.jsonl", rows)
+  given = str(made) if kind == TEXTS else path
   about = corpus.write(given, skip_bad_rows, directory / "corpus", fields, say)
   for line in about["skipped"]:
     say(f"skipped {line}")
-  if kind == TEXTS:
-    own.unlink()
-    own.parent.rmdir()
+  shutil.rmtree(made, ignore_errors=True)
   return Own(kind, sum(about["tasks"].values()), about["hash"])
 
 
-def _pairs(
-  path: pathlib.Path, measure: Measure, seed: int, say: Say
+def passages(
+  path: pathlib.Path,
+  workdir: pathlib.Path,
+  measure: Measure,
+  seed: int,
+  say: Say,
 ) -> list[dict[str, str]]:
-  """Rows of pairs.jsonl, so ordered that any first part is fair to all files.
+  """Passages as rows of pairs.jsonl, so ordered that any first part is fair to all files.
 
   The passages of a file are shuffled; then every file gives one in turn.
   """
-  found = _read(path, measure)
+  found = _read(path, workdir, measure)
   for reason, names in found.reasons.items():
     say(f"left out, {reason}: {_some(names)}")
   seen: set[tuple[str, str]] = set()
@@ -156,22 +178,16 @@ def _some(names: Sequence[str]) -> str:
   return ", ".join(names[:3]) + more
 
 
-def _read(path: pathlib.Path, measure: Measure) -> reading.Reading:
+def _read(
+  path: pathlib.Path, workdir: pathlib.Path, measure: Measure
+) -> reading.Reading:
   """What an index reads; but in a folder too, JSONL of texts is read by rows."""
   if not path.is_dir():
     return reading.read(path, measure=measure)
-  tables = [
-    file
-    for file in sorted(path.rglob("*.jsonl"))
-    if file.is_file() and not _hidden(file, path) and _has_texts(file)
-  ]
-  whole = reading.read(path, tables, measure=measure)
+  tables = sorted(filter(_has_texts, _visible(path, workdir, "*.jsonl")))
+  whole = reading.read(path, [*tables, workdir], measure=measure)
   rows = [reading.read(file, measure=measure).files[0] for file in tables]
   return whole._replace(files=[*whole.files, *rows])
-
-
-def _hidden(file: pathlib.Path, root: pathlib.Path) -> bool:
-  return any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
 def _row(chunk: chunks.Chunk) -> dict[str, str]:

@@ -28,6 +28,7 @@ KINDS: dict[str, Kind] = {
   "adapt": language.ADAPT,
   "prefinetune": pairs.KIND,
   "finetune": pairs.KIND,
+  "distil": pairs.KIND,  # of a student
   "qat": qat.KIND,
 }
 

@@ -1,0 +1,525 @@
+"""A student of own texts or pairs, as a user runs it: made, killed, refused."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from embeddinggemma import checkpoint
+from embeddinggemma.cli import main
+from embeddinggemma.data import sources
+from embeddinggemma.evaluation.kinds.task import EvalTask
+from embeddinggemma.loading import load
+from embeddinggemma.model import embedder
+from embeddinggemma.recipes.own import scores
+from embeddinggemma.recipes.student import (
+  compare,
+  draw,
+  forecast,
+  texts,
+  timing,
+)
+from embeddinggemma.report import students
+from embeddinggemma.retrieval.measure import BY_CHARACTERS
+from embeddinggemma.saved import model_of
+from embeddinggemma.types import BadInput
+
+NAMES = "river stone copper lantern garden winter harbour signal".split()
+TEXTS = (
+  "inputs",
+  "shrink",
+  "forecast",
+  "draw",
+  "teach",
+  "distil",
+  "qat",
+  "evaluate",
+  "export",
+  "index",
+)
+
+
+@pytest.fixture(scope="module")
+def base(trained, tmp_path_factory) -> pathlib.Path:
+  """The workdir of a random embedder with three layers."""
+  place = checkpoint.find(trained)
+  files = dict(checkpoint.read_files(place))
+  config = dataclasses.replace(model_of(place, files), num_layers=3)
+  files["model.json"] = json.dumps(dataclasses.asdict(config)).encode()
+  params = embedder.init(config)(jax.random.key(0))
+  workdir = tmp_path_factory.mktemp("base")
+  kept = ("model.json", "tokenizer.model", "prompts.json")
+  checkpoint.write(workdir, params, {name: files[name] for name in kept})
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory) -> pathlib.Path:
+  """A folder of files of text, one of which is none."""
+  folder = tmp_path_factory.mktemp("notes")
+  for a, name in enumerate(NAMES):
+    parts = [
+      f"# The {name} and {b}\n\nThe {name} stands by the {b} number {a}."
+      for b in NAMES * 2
+    ]
+    (folder / f"{name}.md").write_text("\n\n".join(parts))
+  (folder / "picture.png").write_bytes(b"\0\1\2")
+  return folder
+
+
+@pytest.fixture(scope="module")
+def general(tmp_path_factory) -> pathlib.Path:
+  """A suite of other text."""
+  folder = tmp_path_factory.mktemp("general") / "sts"
+  folder.mkdir()
+  rows = [
+    {"sentence1": f"a {a}", "sentence2": f"a {b}", "score": float(a == b)}
+    for a in NAMES
+    for b in NAMES
+  ]
+  lines = "\n".join(map(json.dumps, rows))
+  (folder / "test.jsonl").write_text(lines + "\n")
+  return folder.parent
+
+
+@pytest.fixture(scope="module")
+def command(base, general):
+  def make(data: object, workdir: pathlib.Path, *more: str) -> list[str]:
+    return [
+      "run",
+      f"--config=configs/recipe.py:student,base={base},data={data}",
+      f"--workdir={workdir}",
+      "--config.layers=2",
+      "--config.vocabulary=700",
+      "--config.max_length=32",
+      *(
+        f"--config.{stage}.batch_size=16"
+        for stage in ("distil", "finetune", "qat")
+      ),
+      "--config.distil.steps=8",
+      "--config.distil.every_checkpoint=3",
+      "--config.qat.steps=3",
+      f"--config.general.suite={general}",
+      "--config.measure.timed=0",
+      "--config.export.formats=()",
+      *more,
+    ]
+
+  return make
+
+
+@pytest.fixture(scope="module")
+def finished(command, notes, tmp_path_factory) -> tuple[pathlib.Path, dict]:
+  """The workdir of an undisturbed run on texts, and its summary."""
+  workdir = tmp_path_factory.mktemp("student")
+  assert main.call(command(notes, workdir)) == 0
+  return workdir, summary(workdir)
+
+
+def summary(workdir: pathlib.Path) -> dict:
+  return json.loads((workdir / "summary.json").read_text())
+
+
+def cached(found: dict) -> set[str]:
+  return {stage["name"] for stage in found["stages"] if stage["cached"]}
+
+
+def digest(place: pathlib.Path) -> str:
+  found = checkpoint.read_params(checkpoint.find(place))
+  return checkpoint.content_hash(found)
+
+
+def said(capsys) -> str:
+  return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_summary_says_what_came_of_it(finished, base):
+  workdir, found = finished
+  assert [stage["name"] for stage in found["stages"]] == list(TEXTS)
+  assert digest(workdir) == found["final"]["hash"]  # by the summary
+  assert digest(workdir / "distil") == found["float"]["hash"]
+  assert found["base"]["hash"] == digest(base)
+  rows = {row["name"]: row for row in found["students"]["rows"]}
+  assert list(rows) == ["base", "cut", "student", "int4"]
+  sizes = [rows[name]["bytes"] for name in ("base", "student", "int4")]
+  assert sizes == sorted(sizes, reverse=True)
+  # A model is as its own neighbours are.
+  for name in ("cosine@32", "overlap"):
+    assert rows["base"]["figures"][name] == pytest.approx(1, abs=1e-5)
+    assert rows["cut"]["figures"][name] < 1
+  assert load(workdir).precision == "q4_0"
+  assert load(workdir / "distil").config.num_layers == 2
+  (exported,) = found["exports"]
+  assert pathlib.Path(exported["place"]).is_dir()
+  assert exported["format"] == "gguf" and exported["dtype"] == "q4_0"
+  page = (workdir / "report.html").read_text()
+  assert "Base and students" in page and "student, int4" in page
+
+
+def test_distillation_brings_the_base_nearer(finished):
+  rows = {row["name"]: row for row in finished[1]["students"]["rows"]}
+  near = lambda name: rows[name]["figures"]["cosine@32"]
+  assert near("cut") < near("student")
+  lines = (finished[0] / "distil" / "metrics.jsonl").read_text().splitlines()
+  losses = [json.loads(line)["loss"] for line in lines]
+  assert losses[-1] < losses[0]
+
+
+def test_the_result_answers(finished, capsys):
+  workdir, found = finished
+  assert found["command"].startswith(f"embeddinggemma query --model={workdir}")
+  argv = ["query", f"--model={workdir}", f"--index={workdir / 'index'}"]
+  assert main.call([*argv, "--json", "the copper and signal"]) == 0
+  assert json.loads(capsys.readouterr().out)
+
+
+def test_a_second_run_does_nothing(command, notes, finished):
+  workdir, found = finished
+  assert main.call(command(notes, workdir)) == 0
+  again = summary(workdir)
+  assert cached(again) == set(TEXTS)
+  for name in ("final", "float", "students", "exports"):
+    assert again[name] == found[name]
+
+
+def unfinished(folder: pathlib.Path) -> None:
+  """Make a task's folder one that was stopped before its end."""
+  stage = json.loads((folder / "stage.json").read_text())
+  (folder / "stage.json").unlink()
+  started = {"key": stage["key"], "seconds": 1.0}
+  (folder / "key.json").write_text(json.dumps(started))
+
+
+def test_what_was_stopped_goes_on_to_the_same_weights(
+  command, notes, finished, tmp_path
+):
+  """In distillation, and before four bits and scores are complete."""
+  workdir = tmp_path / "w"
+  shutil.copytree(finished[0], workdir)
+  for name in ("distil", "qat", "evaluate"):
+    unfinished(workdir / name)
+  shutil.rmtree(workdir / "distil" / "checkpoints" / "8")
+  shutil.rmtree(workdir / "qat" / "checkpoints" / "3")
+  (workdir / "evaluate" / "int4.json").unlink()
+  assert main.call(command(notes, workdir)) == 0
+  again = summary(workdir)
+  assert not cached(again) & {"distil", "qat", "evaluate"}
+  assert {"teach", "export", "index"} <= cached(again)
+  assert again["final"]["hash"] == finished[1]["final"]["hash"]
+  assert again["students"] == finished[1]["students"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["distil", "qat"])
+def test_killed_it_ends_with_the_same_weights(
+  command, notes, finished, tmp_path, stage
+):
+  metrics = tmp_path / stage / "metrics.jsonl"
+  process = subprocess.Popen(
+    [sys.executable, "-m", "embeddinggemma", *command(notes, tmp_path)],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+    env=os.environ | {"GLIBC_TUNABLES": ""},
+  )
+  deadline = time.monotonic() + 480
+  while not (metrics.is_file() and metrics.read_text().count("\n") >= 2):
+    assert process.poll() is None, "the run ended before it could be killed"
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not (tmp_path / "summary.json").exists()
+  assert main.call(command(notes, tmp_path)) == 0
+  found = summary(tmp_path)
+  assert {"inputs", "shrink", "forecast", "draw", "teach"} <= cached(found)
+  assert found["final"]["hash"] == finished[1]["final"]["hash"]
+
+
+@pytest.mark.slow
+def test_pairs_are_finetuned_on_and_models_timed(
+  command, write_pairs, small_pairs, tmp_path
+):
+  data = write_pairs(tmp_path / "data", small_pairs(240))
+  more = (
+    "--config.finetune.steps=4",
+    "--config.measure.timed=8",
+    "--config.export.formats=('sentence-transformers',)",
+  )
+  assert main.call(command(data, tmp_path / "w", *more)) == 0
+  found = summary(tmp_path / "w")
+  names = [stage["name"] for stage in found["stages"]]
+  assert {"finetune", "choose", "time"} <= set(names)
+  assert found["students"]["own"] == "own test"
+  rows = {row["name"]: row for row in found["students"]["rows"]}
+  assert set(rows) >= {"base", "cut", "student", "int4"}
+  for row in rows.values():
+    assert {"own test", "general"} <= set(row["figures"])
+  for name in ("base", "student", "int4"):
+    timed = rows[name]["timing"]
+    assert all(value > 0 for value in timed.values())
+  assert digest(tmp_path / "w") == found["final"]["hash"]
+  header, shown = students.quality(found["students"])
+  assert "own test, of the base's" in header
+  assert len({len(row) for row in shown} | {len(header)}) == 1
+  assert len(found["exports"]) == 2
+
+
+def test_what_is_asked_of_it_is_checked_first(command, notes, tmp_path, capsys):
+  def refused(expected: str, data: object, *more: str) -> None:
+    assert main.call(command(data, tmp_path / "w", *more)) == 2
+    assert expected in said(capsys)
+    assert not (tmp_path / "w" / "shrink").exists()
+
+  absent = tmp_path / "absent"
+  refused("does not exist; give data=", absent)
+  refused("the model has the layers 0 to 2", notes, "--config.layers=9")
+  refused("--config.layers=1,0: name each", notes, "--config.layers=1,0")
+  refused("minutes=0.0", notes, "--config.minutes=0.0")
+  empty = tmp_path / "empty"
+  empty.mkdir()
+  refused("holds no text and no pairs", empty)
+  (empty / "one.md").write_text("# One\n\nA short text.")
+  refused("1 passages are too few; a student needs 32", empty)
+  (empty / "t.csv").write_text("foo,bar\n1,2\n")
+  refused("foo", empty / "t.csv")
+
+
+def test_a_vocabulary_and_minutes_that_are_too_few_are_named(
+  command, notes, finished, tmp_path, capsys
+):
+  workdir = tmp_path / "w"
+  shutil.copytree(finished[0], workdir)
+  argv = command(notes, workdir, "--config.vocabulary=20")
+  assert main.call(argv) == 2
+  assert "--config.vocabulary=20 is too small" in said(capsys)
+  argv = command(notes, workdir, "--config.minutes=0.0001")
+  assert main.call(argv) == 2
+  assert "minutes=0.0001 leave time for" in said(capsys)
+
+
+def test_the_base_is_an_embedder_that_is_there(
+  command, notes, base, tmp_path, capsys
+):
+  argv = command(notes, tmp_path / "w")
+  for path, expected in ((tmp_path, "no checkpoint"), ("/none", "not exist")):
+    other = [word.replace(str(base), str(path)) for word in argv]
+    assert main.call(other) == 2
+    assert expected in said(capsys)
+
+
+def test_a_workdir_of_another_run_is_left_alone(
+  command, notes, trained, tmp_path, capsys
+):
+  assert main.call(command(notes, trained)) == 2
+  assert "is the workdir of another run (checkpoints)" in said(capsys)
+  (tmp_path / "pretrain").mkdir()
+  (tmp_path / "pretrain" / "stage.json").write_text("{}")
+  assert main.call(command(notes, tmp_path)) == 2
+  assert "is the workdir of another run (pretrain)" in said(capsys)
+
+
+def test_small_tasks_are_drawn_whole_and_large_ones_alike():
+  sizes = {"a": 100, "b": 3, "c": 50}
+  assert draw.quotas(sizes, 23) == {"b": 3, "a": 10, "c": 10}
+  assert draw.quotas(sizes, 1000) == sizes
+  rows = draw.rows(sizes, 23, seed=1, ordered=False)
+  assert all(np.all(np.diff(places) > 0) for places in rows.values())
+  again = draw.rows(sizes, 23, seed=1, ordered=False)
+  other = draw.rows(sizes, 23, seed=2, ordered=False)
+  assert all(np.array_equal(rows[task], again[task]) for task in sizes)
+  assert not np.array_equal(rows["a"], other["a"])
+  assert draw.rows(sizes, 23, seed=1, ordered=True)["a"].tolist() == [
+    *range(10)
+  ]
+
+
+def test_texts_are_cut_to_what_is_read(finished, base, write_pairs, tmp_path):
+  tokenizer = load(base).tokenizer
+  long = "The river stands by the stone. " * 40
+  rows = [{"query": f"the river {n}", "positive": f"{n} {long}"} for n in "ab"]
+  rows[0]["negative"] = [long, "a stone", "a river"]
+  pairs, _ = sources.read_pairs(write_pairs(tmp_path / "d", rows))
+  found = draw.write(iter(pairs), tokenizer, 32, 2, tmp_path / "out")
+  assert (found.pairs, found.texts, found.cut) == (2, 6, 3)
+  kept, _ = sources.read_pairs(tmp_path / "out" / "corpus" / "train")
+  assert [len(pair.negatives) for pair in kept] == [2, 0]
+  for before, after in zip(pairs, kept, strict=True):
+    assert before.positive.startswith(after.positive)
+    (length,) = tokenizer.counts([f"title: none | text: {after.positive}"])
+    assert 20 < length <= 32
+
+
+@pytest.mark.parametrize(
+  ("text", "first"),
+  [
+    ("## About rivers. They flow on and on.", "About rivers. They flow on and"),
+    (
+      "A river is a stream of water. It flows.",
+      "A river is a stream of water.",
+    ),
+    ("short", "short"),
+    ("---", "---"),
+    ("word " * 100, ("word " * 32).strip()),
+    ("x" * 500, "x" * 160),
+    (
+      "川は水の流れである。それは海に流れる。山から来る。",
+      "川は水の流れである。それは海に流れる。",
+    ),
+  ],
+)
+def test_the_first_sentence_is_a_query(text, first):
+  assert texts.first_sentence(text).startswith(first)
+  assert len(texts.first_sentence(text)) <= 160
+
+
+def test_what_data_are_is_told_by_their_content(tmp_path, write_pairs):
+  pairs = write_pairs(tmp_path / "p", [{"query": "a", "positive": "b"}])
+  assert texts.kind_of(pairs, "") == texts.PAIRS
+  rows = tmp_path / "texts.jsonl"
+  rows.write_text('{"text": "a river"}\n')
+  assert texts.kind_of(rows, "") == texts.TEXTS
+  assert texts.kind_of(tmp_path, "query:a") == texts.PAIRS
+  table = tmp_path / "table.csv"
+  table.write_text("foo,bar\n1,2\n")
+  assert texts.kind_of(table, "") == texts.PAIRS  # whose reading says what
+  (tmp_path / "a.md").write_text("A river")
+  assert texts.kind_of(tmp_path / "a.md", "") == texts.TEXTS
+
+
+def test_jsonl_of_texts_in_a_folder_is_read_by_rows(tmp_path):
+  folder, out = tmp_path / "own", tmp_path / "out"
+  folder.mkdir()
+  out.mkdir()
+  (folder / "runs").mkdir()
+  (folder / "runs" / "documents.jsonl").write_text('{"text": "of a run"}\n')
+  (folder / "a.md").write_text("A garden in winter.")
+  (folder / "b.jsonl").write_text(
+    '{"text": "a river", "title": "Water"}\n{"text": "a stone"}\n'
+  )
+  lines: list[str] = []
+  made = texts.write(
+    texts.TEXTS,
+    str(folder),
+    "",
+    False,
+    folder / "runs",  # of this run, whose files are no data
+    BY_CHARACTERS,
+    0,
+    out,
+    lines.append,
+  )
+  assert made.pairs == 3
+  assert f"{folder}: 3 passages of 2 files" in lines
+  kept, _ = sources.read_pairs(out / "corpus" / "train")
+  assert {(pair.title, pair.positive) for pair in kept} == {
+    ("Water", "a river"),
+    ("", "a stone"),
+    ("a", "A garden in winter."),
+  }
+
+
+def test_first_passages_are_fair_to_all_files(tmp_path):
+  for name, count in (("large", 40), ("small", 2)):
+    parts = [
+      f"# {name} {n}\n\nText {n} of the {name} file." for n in range(count)
+    ]
+    (tmp_path / f"{name}.md").write_text("\n\n".join(parts))
+  rows = texts.passages(
+    tmp_path, tmp_path / "runs", BY_CHARACTERS, 0, lambda line: None
+  )
+  first = [row["positive"] for row in rows[:4]]
+  assert sum("small" in text for text in first) == 2
+  assert len(rows) == 42
+
+
+def test_fewer_queries_keep_their_answers():
+  task = EvalTask(
+    "own",
+    "retrieval",
+    "qa",
+    tuple(f"q{n}" for n in range(10)),
+    tuple(f"d{n}" for n in range(10)),
+    ("",) * 10,
+    tuple({9 - n: 1} for n in range(10)),
+    (-1,) * 10,
+  )
+  suites = {scores.TEST: [task], scores.GENERAL: [task]}
+  few = compare.fewer(suites, 3)
+  (own,) = few[scores.TEST]
+  assert own.queries == ("q0", "q1", "q2") and len(own.documents) == 6
+  for n, answers in enumerate(own.gold):
+    (place,) = answers
+    assert own.documents[place] == f"d{9 - n}"
+  assert few[scores.GENERAL] == [task]
+  assert compare.fewer(suites, 10)[scores.TEST] == [task]
+
+
+def test_likeness_by_hand():
+  random = np.random.default_rng(0)
+  unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+  base = unit(random.normal(size=(30, 8)))
+  sizes = [(4, 11), (5, 10)]
+  alike = compare.likeness(base, base, sizes)
+  assert alike == pytest.approx({"cosine@8": 1, "overlap": 1})
+  other = unit(random.normal(size=(30, 8)))
+  found = compare.likeness(other, base, sizes)
+  assert found["cosine@8"] == pytest.approx(np.mean(np.sum(base * other, 1)))
+  shared = []
+  for queries, documents in (
+    (range(4), range(4, 15)),
+    (range(15, 20), range(20, 30)),
+  ):
+    for q in queries:
+      near = [
+        set(np.argsort(-(x[list(documents)] @ x[q]))[:5]) for x in (base, other)
+      ]
+      shared.append(len(near[0] & near[1]) / 5)
+  assert found["overlap"] == pytest.approx(np.mean(shared))
+
+
+PACES = forecast.Paces(0.001, 0.001, 0.0001, 1.0, 1.0, 1.0, 1, 2)
+COUNTED = forecast.Counted(100_000, 100.0, 1e5, 10.0, 1e6)
+
+
+def budget(minutes: float, **given: int | None) -> forecast.Budget:
+  return forecast.budget(
+    COUNTED, PACES, minutes, 1e9, 32, 1.0, {"qat": 0.1}, given, 3
+  )
+
+
+def test_the_budget_is_spent_and_not_exceeded():
+  found = budget(90)
+  assert 0.95 * 90 * 60 < found.whole <= 90 * 60 * 1.001
+  assert found.steps["distil"] == -(-found.pairs // 32)
+  assert found.steps["qat"] == round(0.1 * found.steps["distil"])
+  # Where scoring takes it all, half is for teaching and training.
+  short = budget(2)
+  assert short.pairs > 0 and short.whole > 120
+  fixed = budget(90, distil=100)
+  assert fixed.steps["distil"] == 100 and fixed.pairs > found.pairs
+  whole = forecast.budget(COUNTED, PACES, 90, 10, 32, 1.0, {"qat": 0.1}, {}, 3)
+  assert whole.pairs == 10 and whole.steps["distil"] == 1
+
+
+def test_too_few_minutes_are_refused():
+  found = budget(90)._replace(pairs=10)
+  with pytest.raises(BadInput, match="leave time for 10 pairs, and a student"):
+    forecast.require_enough(found, 64, 0.1, 1000)
+  forecast.require_enough(found, 64, 0.1, 10)  # asked for no more
+
+
+@pytest.mark.slow
+def test_a_model_is_timed_in_a_process_of_its_own(base):
+  found = timing.of_model(base, ["a river"] * 2, ["a stone by the river"] * 8)
+  assert found.query_ms > 0 and found.peak_bytes > 1e7
+  with pytest.raises(Exception, match="could not be timed"):
+    timing.of_model("/none", ["a"], ["b"])
