@@ -78,6 +78,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data.tokenizer = ""  # a SentencePiece model; empty: trained
   config.data.weights = ConfigDict({task: 1.0 for task in TASKS})
   config.data.weights.update(WEIGHTS)
+  # Of texts.jsonl: texts without a partner, read where loss.contrastive is 0.
+  config.data.texts_weight = 1.0
   config.data.size_exponent = 0.5  # share = weight * pairs ** exponent
 
   config.loss = ConfigDict()

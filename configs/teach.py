@@ -3,6 +3,8 @@
   embeddinggemma teach --config=configs/teach.py --data=PAIRS --output=DIR
   embeddinggemma train --config=configs/finetune.py:laptop,data=PAIRS ... \
     --config.teacher=DIR --config.loss.distill=1 --config.loss.teacher_width=512
+
+PAIRS may also hold texts.jsonl, texts without a partner, or be of such alone.
 """
 
 from ml_collections import ConfigDict

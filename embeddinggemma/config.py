@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from embeddinggemma.types import BadInput
 
 T = TypeVar("T")
+TEXTS = "texts"  # the task of single texts, beside those of pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +183,11 @@ class DataConfig:
   size_exponent: float  # a task's share: weight * (number of pairs) ** exponent
   tokenizer: str  # a SentencePiece model; empty: trained on the corpus
   fields: str = ""  # which column is what, as --fields has it
+  # That of single texts (texts.jsonl), which only distillation alone reads.
+  texts_weight: float = 1.0
+
+  def __post_init__(self) -> None:
+    at_least("data.texts_weight", self.texts_weight, 0)
 
 
 @dataclasses.dataclass(frozen=True)

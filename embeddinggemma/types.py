@@ -96,10 +96,14 @@ class Teacher(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-  """Pairs of one task; `keys` are hashes for the duplicate mask."""
+  """Pairs of one task; `keys` are hashes for the duplicate mask.
+
+  Without positives it is a batch of single texts, which are the queries; both
+  columns of `keys` are then the same.
+  """
 
   query: Text
-  positive: Text
+  positive: Text | None
   negative: Text | None
   teacher: Teacher | None
   keys: UInt32[Array, "B 2"]
@@ -121,9 +125,10 @@ class Embeddings(NamedTuple):
   """The embeddings that the losses see: unit vectors, in group order."""
 
   query: Float[Array, "B M"]
-  positive: Float[Array, "B M"]
+  positive: Float[Array, "B M"] | None  # None: of single texts
   negative: Float[Array, "B N M"] | None
-  candidates: Float[Array, "B M"]  # the positives of the whole global batch
+  # The positives of the whole global batch; of single texts, these themselves.
+  candidates: Float[Array, "B M"]
 
 
 class Values(NamedTuple):
@@ -167,6 +172,15 @@ class Pair(NamedTuple):
       negatives=pick(self.negatives),
       negative_titles=pick(self.negative_titles),
     )
+
+
+class SingleText(NamedTuple):
+  """One line of a texts.jsonl, which has no partner."""
+
+  text: str
+  prompt: str  # the name of one
+  title: str  # "" for none; only with a document's prompt
+  origin: str  # FILE:LINE, for messages
 
 
 Encode = Callable[[Params, Text], Array]  # -> (B, M), unit norm, float32

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embeddinggemma import sharding
+from embeddinggemma.data import loader, mixture
 from embeddinggemma.losses import contrastive, denoise, objectives
 from embeddinggemma.model.embedder import unit_or_constant
 from embeddinggemma.training.stages import pairs
@@ -29,7 +30,7 @@ DIVIDED = (
   (4, 2, 1, "fsdp"),
   (4, 2, 4, "zero1"),
 )
-KINDS = ("pairs", "pretrain", "adapt")
+KINDS = ("pairs", "texts", "pretrain", "adapt")
 WIDTH = 16
 
 
@@ -64,9 +65,13 @@ def next_word(params, *texts):
 
 def objective_of(kind: str, mesh, rules: str):
   """All losses on, over a model that compiles in no time."""
-  if kind == "pairs":
+  if kind in ("pairs", "texts"):
     encode = sharding.data_parallel(bag_of_words, mesh, rules)
-    terms = pairs.terms(test_mesh.config("separate"), mesh)
+    config = test_mesh.config("separate")
+    if kind == "texts":
+      loss = dataclasses.replace(config.loss, contrastive=0.0)
+      config = dataclasses.replace(config, loss=loss)
+    terms = pairs.terms(config, mesh)
     return objectives.pair_objective(objectives.separate(encode), terms, mesh)
   one = lambda params, *text: next_word(params, text)
   f = next_word if kind == "adapt" else one
@@ -90,7 +95,25 @@ def program(kind: str, data: int, fsdp: int, rules: str):
   return call
 
 
+def single_texts(seed: int, groups: int, size: int) -> PairBatch:
+  """Random texts without a partner, some of them equal, and their teacher's."""
+  rng = np.random.default_rng(seed)
+  text = lambda: rng.integers(4, 500, rng.integers(3, 33), dtype=np.int32)
+  keys = rng.integers(0, 40, (size, 1)).repeat(2, axis=1).astype(np.uint32)
+  taught = rng.permutation(size)[:, None]
+  vectors = rng.standard_normal((size, test_mesh.TAUGHT), np.float32)
+  texts = [text() for _ in range(size)]
+  rows = mixture.Rows("texts", texts, None, keys, [""] * size, (), taught)
+  whole = test_mesh.BATCH
+  packer = loader.Packer({"texts": rows}, whole, groups, 0, vectors)
+  # All batches in one shape: one program for all of them.
+  packer._shapes = {"texts": (loader.Side(whole // groups, 64),)}
+  return packer(mixture.Draw("texts", np.arange(size))).batch
+
+
 def batch_of(kind: str, seed: int, groups: int, size: int):
+  if kind == "texts":
+    return single_texts(seed, groups, size)
   if kind == "pairs":
     return test_mesh.batch(seed, groups, size)
   return test_mesh.language_batch(kind, seed, groups, size)
@@ -114,6 +137,15 @@ def test_no_division_changes_anything(kind, seed, size) -> None:
       jax.tree.leaves(got[1]), jax.tree.leaves(gradients), strict=True
     ):
       np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * np.abs(b).max())
+
+
+def test_of_single_texts_one_side_is_encoded() -> None:
+  batch = single_texts(3, 1, 21)
+  assert batch.positive is None and batch.negative is None
+  (loss, metrics), _ = program("texts", 1, 1, "fsdp")(params(1), batch)
+  assert "accuracy" not in metrics and "contrastive" not in metrics
+  whole = sum(metrics[n] for n in ("distill", "score_matching", "spread_out"))
+  np.testing.assert_allclose(loss, whole, rtol=1e-6)
 
 
 def test_other_empty_places_are_no_answer() -> None:

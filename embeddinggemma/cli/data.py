@@ -1,7 +1,9 @@
 """The verbs that make training data: `teach`, `mine` and `mixture`."""
 
 import dataclasses
+import itertools
 import pathlib
+from collections.abc import Iterable
 from typing import cast
 
 from absl import flags
@@ -26,17 +28,17 @@ from embeddinggemma.mining.candidates import MiningConfig
 from embeddinggemma.recipes.whole import finetuning
 from embeddinggemma.training import alone, inputs, prepare, stages
 from embeddinggemma.training.stages.pairs import PairConfig
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import BadInput, Pair, SingleText
 
 
 def teach(values: flags.FlagValues) -> None:
-  """Write a teacher's vectors of all texts of a folder of pairs."""
+  """Write a teacher's vectors of all texts of a folder, pairs or single."""
   choice = config.build(teaching.TeachConfig, tree_of(values))
   output, shown = folder_of(values.output, "--output"), console()
-  pairs = _pairs(values, shown)
+  texts = _texts(values, shown)
   with cache.locked(output):
     model = teaching.teacher_of(choice)
-    taught = teaching.teach(pairs, model, choice.dtype, output, shown)
+    taught = teaching.teach(texts, model, choice.dtype, output, shown)
   shown.print(
     f"{output}: {taught.texts} vectors of width {taught.width}",
     highlight=False,
@@ -73,12 +75,31 @@ def mine(values: flags.FlagValues) -> None:
   shown.print(f"{output}", highlight=False, soft_wrap=True)
 
 
+def _texts(
+  values: flags.FlagValues, shown: Console
+) -> Iterable[Pair | SingleText]:
+  """The pairs of --data, and its single texts, or these alone."""
+  path, fields = pathlib.Path(values.data), values.fields or ""
+  files = sources.texts_of(path, fields)
+  if not files:
+    return _pairs(values, shown)
+  say = lambda line: _say(line, shown)
+  has_pairs = sources.pairs_beside(path, files, fields, say)
+  pairs = _pairs(values, shown) if has_pairs else ()
+  single, skipped = sources.read_texts(files, values.skip_bad_rows, say)
+  found = list(single)
+  inputs.say_skipped(skipped, shown)
+  return itertools.chain(pairs, found)
+
+
+def _say(line: str, shown: Console) -> None:
+  shown.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _pairs(values: flags.FlagValues, shown: Console) -> Pairs:
   """The pairs of --data; what was read as what, and what was not, is said."""
-  say = lambda line: shown.print(
-    line, highlight=False, markup=False, soft_wrap=True
-  )
   path, skips = pathlib.Path(values.data), values.skip_bad_rows
+  say = lambda line: _say(line, shown)
   pairs, skipped = sources.read_pairs(path, skips, values.fields or "", say)
   inputs.say_skipped(skipped, shown)
   return pairs

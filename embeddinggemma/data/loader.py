@@ -62,7 +62,7 @@ class Side(NamedTuple):
   length: int
 
 
-Shape = tuple[Side, ...]  # query, positive and, if there are any, negatives
+Shape = tuple[Side, ...]  # query and, if there are any, positive and negatives
 
 
 def _positions(shape: Shape) -> int:
@@ -170,7 +170,11 @@ class Packer:
     lengths = self._lengths(draw)
     groups = self._deal(lengths)
     drawn = draw.rows.tolist()
-    texts = [[rows.query[i] for i in drawn], [rows.positive[i] for i in drawn]]
+    texts = [
+      [side[i] for i in drawn]
+      for side in (rows.query, rows.positive)
+      if side is not None
+    ]
     if rows.negatives:
       texts.append([text for i in drawn for text in rows.negative[i]])
     packed = [
@@ -181,7 +185,7 @@ class Packer:
     keys[: len(draw.rows)] = rows.keys[draw.rows]
     batch = PairBatch(
       query=packed[0],
-      positive=packed[1],
+      positive=None if rows.positive is None else packed[1],
       negative=packed[2] if rows.negatives else None,
       teacher=self._teacher(rows, draw.rows, groups),
       keys=keys[groups.reshape(-1)],
@@ -219,16 +223,17 @@ class Packer:
     places = places[groups.reshape(-1)]
     found = self._vectors[np.maximum(places, 0)].astype(np.float32)
     found = np.where(places[..., None] >= 0, found, np.float32(0))
+    positive = None if rows.positive is None else found[:, 1]
     negative = found[:, 2:] if rows.negatives else None
-    return Teacher(found[:, 0], found[:, 1], negative)
+    return Teacher(found[:, 0], positive, negative)
 
 
 def _sides(
   lengths: Int[np.ndarray, "n texts"],
 ) -> list[Int[np.ndarray, "n _k"]]:
-  """Lengths of queries, positives and, if there are any, all negatives."""
+  """Lengths of queries and, if there are any, of positives and all negatives."""
   sides = [lengths[:, :1], lengths[:, 1:2], lengths[:, 2:]]
-  return sides if lengths.shape[1] > 2 else sides[:2]
+  return sides[: lengths.shape[1]]
 
 
 def _members(

@@ -18,8 +18,10 @@ import grain
 import numpy as np
 from jaxtyping import Int, UInt32
 
+from embeddinggemma.config import TEXTS
 from embeddinggemma.data import prompts, ragged, sources
 from embeddinggemma.data.ragged import Grouped, Ragged
+from embeddinggemma.data.single_texts import Texts
 from embeddinggemma.types import BadInput, Pair, Weights
 
 # Batches that form a window, whose rows are distributed to balance lengths.
@@ -31,11 +33,11 @@ _AT_ONCE = 4096  # pairs that are tokenised together
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """The tokenised pairs of one task."""
+  """The tokenised pairs of one task, or single texts, which are the queries."""
 
   task: str
   query: Sequence[Int[np.ndarray, "_"]]
-  positive: Sequence[Int[np.ndarray, "_"]]
+  positive: Sequence[Int[np.ndarray, "_"]] | None  # None: single texts
   keys: UInt32[np.ndarray, "n 2"]  # hashes of query and positive
   origin: Sequence[str]  # FILE:LINE
   # For each pair its hard negatives, N for every pair; a text without tokens is
@@ -51,7 +53,9 @@ class Rows:
 
   @functools.cached_property
   def lengths(self) -> Int[np.ndarray, "n texts"]:
-    """Tokens of query, positive and each negative."""
+    """Tokens of query, positive, if there is one, and each negative."""
+    if self.positive is None:
+      return np.array([len(text) for text in self.query])[:, None]
     if isinstance(self.query, Ragged) and isinstance(self.positive, Ragged):
       sides = [self.query.sizes[:, None], self.positive.sizes[:, None]]
       if isinstance(self.negative, Grouped):
@@ -115,6 +119,27 @@ def tokenise(
       Grouped(sides[2].rows(), count) if count else (),
     )
   return rows, truncated
+
+
+def tokenise_texts(
+  texts: Texts, tokenizer, max_length: int
+) -> tuple[Rows, int]:
+  """Add their prompts to single texts and tokenise them; count the truncated.
+
+  They are one task, whatever their prompts.
+  """
+  side, keys, truncated = ragged.Writer(), array.array("I"), 0
+  unread = iter(texts)
+  while some := list(itertools.islice(unread, _AT_ONCE)):
+    whole = [prompts.prompted(x.prompt, x.text, x.title) for x in some]
+    found, cut = tokenizer.encode_batch(whole, max_length)
+    truncated += cut
+    side.extend(found)
+    for text in whole:
+      keys.extend([text_key(text)] * 2)
+  both = np.array(keys, np.uint32).reshape(-1, 2)
+  origins = sources.origins(texts)
+  return Rows(TEXTS, side.rows(), None, both, origins), truncated
 
 
 def _negatives(

@@ -26,11 +26,21 @@ class Drawn(NamedTuple):
   batches: int
 
 
-def alone(keys: UInt32[np.ndarray, "n 2"]) -> Bool[np.ndarray, "n"]:
-  """True where all pairs share the query or the positive of this one."""
+def alone(
+  keys: UInt32[np.ndarray, "n 2"], fewest: int = 1
+) -> Bool[np.ndarray, "n"]:
+  """True where fewer pairs share neither query nor positive of this one."""
   both = keys[:, 0].astype(np.uint64) << np.uint64(32) | keys[:, 1]
   sharing = _count(keys[:, 0]) + _count(keys[:, 1]) - _count(both)
-  return sharing == len(keys)
+  return len(keys) - sharing < fewest
+
+
+def _fewest(rows: Rows) -> int:
+  """How many others a row is to be compared with: a single text with two.
+
+  One alone would have all of any distribution.
+  """
+  return 2 if rows.positive is None else 1
 
 
 def _count(values: np.ndarray) -> Int[np.ndarray, "n"]:
@@ -44,13 +54,13 @@ def without_negatives(
 ) -> Bool[np.ndarray, "b"]:
   """True for rows of a batch without a negative, of the batch or their own."""
   own = (rows.lengths[chosen, 2:] > 0).any(axis=1)
-  return alone(rows.keys[chosen]) & ~own
+  return alone(rows.keys[chosen], _fewest(rows)) & ~own
 
 
 def never(rows: Rows, batch_size: int) -> bool:
   """Whether no pair of a task has a negative in any batch that is drawn."""
   everything = np.arange(len(rows))
-  if batch_size == 1:
+  if batch_size <= _fewest(rows):
     return not (rows.lengths[:, 2:] > 0).any()
   return bool(without_negatives(rows, everything).all())
 

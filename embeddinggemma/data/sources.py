@@ -13,7 +13,7 @@ import json
 import operator
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -23,11 +23,12 @@ from jaxtyping import Bool, Int, UInt8, UInt16, UInt64
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from embeddinggemma.data import beir
+from embeddinggemma.data import beir, single_texts
+from embeddinggemma.data.single_texts import Texts
 from embeddinggemma.data.tables import columns, places, rows
 from embeddinggemma.data.tables import fields as fields_lib
 from embeddinggemma.data.tables.pairs import Pairs, Part, Say
-from embeddinggemma.types import BadInput, Pair
+from embeddinggemma.types import BadInput, Pair, SingleText
 
 LARGE_COMPONENT = 0.01  # share of all pairs; larger components go to training
 MAX_QUERIES = {"validation": 300, "test": 1000}  # of each task
@@ -58,11 +59,12 @@ def read_pairs(
 
   Raises BadInput for a file, or columns, that are not understood.
   """
-  found = places.find(path)
+  wanted = fields_lib.parse(fields)
+  found = places.find(path, wanted)
   say = say or (lambda line: None)
   for note in found.notes:
     say(note)
-  pairs, skipped = Pairs(found.files, fields_lib.parse(fields)), []
+  pairs, skipped = Pairs(found.files, wanted), []
   pairs.scan(skipped if skip_bad_rows else None, say, each)
   if not pairs:
     why = f"; the first bad row: {skipped[0]}" if skipped else ""
@@ -73,6 +75,50 @@ def read_pairs(
     names = ", ".join(file.name for file in found.files[:3])
     raise BadInput(f"{path}: no usable pair in {names}{why}")
   return pairs, skipped
+
+
+def texts_of(path: Path, fields: str = "") -> list[Path]:
+  """The files of single texts at a path, beside or instead of pairs."""
+  return single_texts.find(path, fields_lib.parse(fields))
+
+
+def pairs_beside(
+  path: Path, texts: Sequence[Path], fields: str, say: Say
+) -> bool:
+  """Whether a path with single texts has pairs; files that are none are said."""
+  if has_pairs(path, fields):
+    return True
+  if others := places.others(path, texts):
+    say(f"{path}: no pairs are found in {others}, which is not read")
+  return False
+
+
+def read_texts(
+  files: Sequence[Path], skip_bad_rows: bool, say: Say
+) -> tuple[Iterator[SingleText], list[str]]:
+  """The single texts of files, and a list that gets a message for each bad row.
+
+  Without `skip_bad_rows` the first bad row raises BadInput, as FILE:LINE:
+  reason. `say` is called at the end with what was left aside.
+  """
+  skipped: list[str] = []
+
+  def read() -> Iterator[SingleText]:
+    others: set[str] = set()
+    found = single_texts.read(files, skipped if skip_bad_rows else None, others)
+    number = 0
+    for text in found:
+      number += 1
+      yield text
+    where = ", ".join(map(str, files))
+    if not number:
+      raise BadInput(
+        f"{where}: no usable text; the first bad row: {skipped[0]}"
+      )
+    aside = f"; left aside: {', '.join(sorted(others))}" if others else ""
+    say(f"{where}: {number} single texts{aside}")
+
+  return read(), skipped
 
 
 def read_file(path: Path, fields: str = "") -> Pairs:
@@ -215,27 +261,29 @@ def without(pair: Pair, held: Held) -> Pair:
   """The pair without negatives that equal a held-out text."""
   if not pair.negatives:
     return pair
+  return pair.keep_negatives(lambda text: not is_held(text, held))
 
-  def apart(text: str) -> bool:
-    number = np.uint64(beir.text_number(text))
-    at = np.searchsorted(held, number)
-    return bool(at == len(held) or held[at] != number)
 
-  return pair.keep_negatives(apart)
+def is_held(text: str, held: Held) -> bool:
+  """Whether a text is one of validation or test."""
+  number = np.uint64(beir.text_number(text))
+  at = np.searchsorted(held, number)
+  return bool(at < len(held) and held[at] == number)
 
 
 def write_split(
   directory: Path, pairs: Pairs, keys: Keys, held_out: float
-) -> None:
+) -> Held:
   """Split pairs and write them, in one pass and without holding their texts.
 
   The files are those of `split_pairs` and `write_corpus`. Only held-out pairs
-  that will be ranked are in memory, some thousands a task.
+  that will be ranked are in memory, some thousands a task. Returns the texts of
+  validation and test.
   """
   side = keys.sides(held_out, pairs.read)
   held, kept = keys.held_out_texts(side), keys.chosen(side, pairs.task_codes())
   parts: dict[int, list[Pair]] = {1: [], 2: []}
-  _clear(directory)
+  clear(directory)
   with contextlib.ExitStack() as stack:
     writers = _Writers(directory / "train", stack)
     for pair, own, ranked in zip(pairs, side.tolist(), kept.tolist()):
@@ -245,6 +293,26 @@ def write_split(
         parts[own].append(pair)
   _write_held_out(directory, "validation", parts[1])
   _write_held_out(directory, "test", parts[2])
+  return held
+
+
+def write_texts(
+  directory: Path, texts: Iterable[SingleText], held: Held
+) -> tuple[int, int]:
+  """Write train/texts.jsonl, without texts that validation or test have.
+
+  Returns how many were written, and how many were left out.
+  """
+  path = directory / "train" / single_texts.FILE
+  written = left_out = 0
+  with path.open("w", encoding="utf-8", newline="\n") as file:
+    for text in texts:
+      if is_held(text.text, held):
+        left_out += 1
+      else:
+        single_texts.write_row(file, text)
+        written += 1
+  return written, left_out
 
 
 def write_corpus(
@@ -258,13 +326,14 @@ def write_corpus(
   The three folders are replaced, and their bytes depend on the input alone. A
   held-out task of fewer than five documents is left out, which is logged.
   """
-  _clear(directory)
+  clear(directory)
   write_pairs(directory / "train", train)
   _write_held_out(directory, "validation", validation)
   _write_held_out(directory, "test", test)
 
 
-def _clear(directory: Path) -> None:
+def clear(directory: Path) -> None:
+  """Leave empty folders for the three parts of a corpus."""
   for name in "train", "validation", "test":
     shutil.rmtree(directory / name, ignore_errors=True)
     (directory / name).mkdir(parents=True)
@@ -310,10 +379,15 @@ def content_hash(directory: Path) -> str:
   return _hash(directory, filter(Path.is_file, directory.rglob("*")))
 
 
-def pairs_hash(path: Path) -> str:
+def pairs_hash(path: Path, fields: str = "") -> str:
   """SHA-256 like `content_hash`, of only the files that `read_pairs` reads."""
-  found = places.find(path)
+  found = places.find(path, fields_lib.parse(fields))
   return _hash(found.root, found.files)
+
+
+def texts_hash(path: Path, files: Sequence[Path]) -> str:
+  """The same of files of single texts at a path."""
+  return _hash(path if path.is_dir() else path.parent, files)
 
 
 def _hash(directory: Path, paths: Iterable[Path]) -> str:
@@ -338,10 +412,10 @@ def has_pairs(path: Path, fields: str = "") -> bool:
   row decide, so that JSONL with a text a line is none.
   """
   try:
-    found = places.find(path)
+    wanted = fields_lib.parse(fields)
+    found = places.find(path, wanted)
     if found.files[0].name == "pairs.jsonl":
       return True
-    wanted = fields_lib.parse(fields)
     read = places.reader_of(found.files[0])(
       found.files[0], wanted, lambda line: None
     )
@@ -395,18 +469,18 @@ def most_negatives(pairs: Sequence[Pair]) -> int:
   return max((len(pair.negatives) for pair in pairs), default=0)
 
 
-def origins(pairs: Sequence[Pair]) -> Sequence[str]:
-  """Where each of the pairs comes from."""
-  if isinstance(pairs, Pairs | Part):
+def origins(pairs: Sequence[Pair] | Texts) -> Sequence[str]:
+  """Where each of the pairs, or of single texts, comes from."""
+  if isinstance(pairs, Pairs | Part | Texts):
     return _Origins(pairs)
   return [pair.origin for pair in pairs]
 
 
 # A bare Sequence, as `Pairs` is.
 class _Origins(Sequence):
-  """The origins of pairs that stay in their files."""
+  """The origins of pairs or texts that stay in their files."""
 
-  def __init__(self, pairs: Pairs | Part) -> None:
+  def __init__(self, pairs: Pairs | Part | Texts) -> None:
     self._pairs = pairs
 
   def __len__(self) -> int:

@@ -27,21 +27,24 @@ class Rows(NamedTuple):
   """The pairs whose loss is computed: those of one device, or all."""
 
   query: Float[Array, "B M"]
-  positive: Float[Array, "B M"]
+  positive: Float[Array, "B M"] | None  # None: of single texts
   keys: UInt32[Array, "B 2"]
-  place: Int[Array, "B"]  # the column that holds the row's own positive
+  place: Int[Array, "B"]  # the column of the row's own positive, or text
   negative: Float[Array, "B N M"] | None
   negative_valid: Bool[Array, "B N"] | None
   teacher: Teacher | None = None  # at unit norm; of what is not there, 0
 
 
 class Columns(NamedTuple):
-  """What every query is compared with: the positives of the global batch."""
+  """What every query is compared with: the positives of the global batch.
+
+  Of single texts it is the texts.
+  """
 
   positive: Float[Array, "C M"]
   keys: UInt32[Array, "C 2"]
   valid: Bool[Array, "C"]
-  teacher: Float[Array, "C T"] | None = None  # of the positives, at unit norm
+  teacher: Float[Array, "C T"] | None = None  # of the same, at unit norm
 
 
 # -> a value for each row, and whether the row has what that is made of.
@@ -67,7 +70,8 @@ def sides(embeddings: Embeddings, batch: PairBatch) -> tuple[Rows, Columns]:
     negative,
     None if negative is None else negatives_valid(batch),
   )
-  valid = batch.positive.valid.reshape(-1)
+  text = batch.query if batch.positive is None else batch.positive
+  valid = text.valid.reshape(-1)
   return rows, Columns(embeddings.candidates, batch.keys, valid)
 
 
@@ -79,8 +83,9 @@ def taught_sides(
   Raises BadInput, when traced, if the batch has none of queries or positives.
   """
   rows, columns = sides(embeddings, batch)
-  teacher = batch.teacher
-  if teacher is None or teacher.query is None or teacher.positive is None:
+  teacher, alone = batch.teacher, batch.positive is None
+  texts = teacher and (teacher.query if alone else teacher.positive)
+  if teacher is None or teacher.query is None or texts is None:
     raise BadInput(
       f"{what} needs a teacher's vectors of queries and positives, which the"
       " batches do not carry; write them with `teach`"
@@ -91,12 +96,10 @@ def taught_sides(
   negative = None
   if rows.negative_valid is not None and teacher.negative is not None:
     negative = there(teacher.negative, rows.negative_valid)
-  found = Teacher(
-    there(teacher.query, batch.query.valid.reshape(-1)),
-    there(teacher.positive, columns.valid),
-    negative,
-  )
-  return rows._replace(teacher=found), columns._replace(teacher=found.positive)
+  query = there(teacher.query, batch.query.valid.reshape(-1))
+  candidates = query if alone else there(texts, columns.valid)
+  found = Teacher(query, None if alone else candidates, negative)
+  return rows._replace(teacher=found), columns._replace(teacher=candidates)
 
 
 def rivals(rows: Rows, columns: Columns) -> Bool[Array, "_B _C"]:
@@ -145,12 +148,13 @@ def info_nce(
 
   def of_rows(rows: Rows, columns: Columns) -> Judged:
     cosines = similarities(rows, columns)
-    own = jnp.sum(rows.query * rows.positive, -1)
+    own = _own(rows.query, rows.positive)
     logits, positive = cosines / temperature, own / temperature
     allowed = rivals(rows, columns)
     if margin is not None and judge == "teacher":
-      scores, best = teacher_scores(rows, columns)
-      allowed &= scores <= best[:, None] + margin
+      assert rows.teacher is not None
+      best = _own(rows.teacher.query, rows.teacher.positive)
+      allowed &= teacher_scores(rows, columns) <= best[:, None] + margin
     elif margin is not None:
       allowed &= cosines <= own[:, None] + margin
     comparable = jnp.any(allowed, axis=1)
@@ -176,19 +180,23 @@ def info_nce(
   return term
 
 
+def _own(
+  query: Float[Array, "_B d"] | None, positive: Float[Array, "_B d"] | None
+) -> Float[Array, "_B"]:
+  """Each query's cosine with its own positive."""
+  assert query is not None and positive is not None, "texts have no partner"
+  return jnp.sum(query * positive, axis=-1)
+
+
 def similarities(rows: Rows, columns: Columns) -> Float[Array, "_B _C"]:
   """Cosine similarities of queries (rows) and positives (columns), float32."""
   return cosines_of(rows.query, columns.positive)
 
 
-def teacher_scores(
-  rows: Rows, columns: Columns
-) -> tuple[Float[Array, "_B _C"], Float[Array, "_B"]]:
-  """The teacher's cosines of queries with all positives, and with their own."""
-  teacher = rows.teacher
-  assert teacher is not None and columns.teacher is not None
-  own = jnp.sum(teacher.query * teacher.positive, axis=-1)
-  return cosines_of(teacher.query, columns.teacher), own
+def teacher_scores(rows: Rows, columns: Columns) -> Float[Array, "_B _C"]:
+  """The same of the teacher's vectors."""
+  assert rows.teacher is not None and columns.teacher is not None
+  return cosines_of(rows.teacher.query, columns.teacher)
 
 
 def cosines_of(
@@ -207,7 +215,7 @@ def is_best(rows: Rows, columns: Columns) -> Judged:
   """
   others = rivals(rows, columns)
   scores = jnp.where(others, similarities(rows, columns), -2.0)
-  own = jnp.sum(rows.query * rows.positive, axis=-1)
+  own = _own(rows.query, rows.positive)
   best = (own > jnp.max(scores, axis=1)).astype(jnp.float32)
   return best, jnp.any(others, axis=1)
 

@@ -118,7 +118,7 @@ def _matching(
     if teacher.query is not None:
       valid = batch.query.valid.reshape(-1)
       total += match(embeddings.query, teacher.query, valid)
-    if teacher.positive is not None:
+    if teacher.positive is not None and batch.positive is not None:
       valid = batch.positive.valid.reshape(-1)
       total += match(embeddings.positive, teacher.positive, valid)
     if teacher.negative is not None:

@@ -117,26 +117,27 @@ def pair_objective(
 
   Returns:
     An objective whose metrics are the mean of each term and of its parts, the
-    in-batch accuracy, the share of pairs without a negative, and whether the
+    in-batch accuracy of pairs, the share without a negative, and whether the
     batch is idle. A mean is over the pairs that have the value; of none, a
     metric is NaN, and the loss 0.
   """
 
   def objective(params: Params, batch: PairBatch) -> tuple[jax.Array, Metrics]:
-    sides = [batch.query, batch.positive]
-    sides += [] if batch.negative is None else [batch.negative]
+    given = [batch.query, batch.positive, batch.negative]
+    sides = [side for side in given if side is not None]
     # All texts are encoded before anything is gathered: the TPU compiler would
     # else run the gather of the positives inside the queries' loop of groups.
     vectors = jax.lax.optimization_barrier(encode(params, sides))
-    query, positive, *negative = vectors
+    query, *positive = vectors[: 1 if batch.positive is None else 2]
+    negative = vectors[2:]
     apart = lambda x: x.reshape(query.shape[0], -1, x.shape[1])  # (B, N, M)
     embeddings = Embeddings(
       query=query,
-      positive=positive,
+      positive=positive[0] if positive else None,
       negative=sharding.split_batch(apart(*negative), mesh)
       if negative
       else None,
-      candidates=positive,
+      candidates=[query, *positive][-1],
     )
     valid = batch.query.valid.reshape(-1)
     found = {
@@ -145,13 +146,23 @@ def pair_objective(
       if weight
     }
     loss = sum(terms[name][0] * _mean(x, valid) for name, x in found.items())
-    best = row_by_row(mesh, query.shape[1])(contrastive.is_best)
-    hit = Values(*best(*contrastive.sides(embeddings, batch)))
-    judged = jax.lax.stop_gradient({**found, "accuracy": hit})
+    judged = jax.lax.stop_gradient(
+      found | _accuracy(embeddings, batch, row_by_row(mesh, query.shape[1]))
+    )
     figures = {name: _figure(x, valid) for name, x in _by_part(judged)}
     return jnp.asarray(loss), figures | _negatives(found, valid)
 
   return objective
+
+
+def _accuracy(
+  embeddings: Embeddings, batch: PairBatch, over_rows: contrastive.OverRows
+) -> dict[str, Values]:
+  """The in-batch accuracy; {} of single texts, which have no answer."""
+  if batch.positive is None:
+    return {}
+  best = over_rows(contrastive.is_best)
+  return {"accuracy": Values(*best(*contrastive.sides(embeddings, batch)))}
 
 
 def _by_part(

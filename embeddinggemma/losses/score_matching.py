@@ -8,7 +8,8 @@ teachers (Lin et al., arXiv 2010.11386), in NeMo AutoModel's InfoNCEDistillLoss,
 which trained Nemotron's small embedders and whose temperature is the default
 here. It is not the score matching of generative models.
 
-Only cosines are compared, so the two models may have any widths.
+Only cosines are compared, so the two models may have any widths. Of single texts
+the candidates are the other texts of the batch.
 """
 
 from typing import NamedTuple
@@ -79,13 +80,15 @@ def score_matching(
 
 
 def _in_batch(rows: Rows, columns: Columns, temperature: float) -> _Scores:
-  """The scores of the batch's positives, the own one included."""
-  number = columns.valid.shape[0]
-  own = rows.place[:, None] == jnp.arange(number)[None, :]
+  """The scores of the batch's positives, own one included, or other texts."""
+  allowed = contrastive.rivals(rows, columns)
+  if rows.positive is not None:
+    number = columns.valid.shape[0]
+    allowed |= rows.place[:, None] == jnp.arange(number)[None, :]
   return _Scores(
     contrastive.similarities(rows, columns) / temperature,
-    contrastive.teacher_scores(rows, columns)[0] / temperature,
-    contrastive.rivals(rows, columns) | own,
+    contrastive.teacher_scores(rows, columns) / temperature,
+    allowed,
   )
 
 
@@ -93,6 +96,7 @@ def _hard(rows: Rows, temperature: float) -> _Scores:
   """The scores of each query's own hard negatives."""
   teacher, valid = rows.teacher, rows.negative_valid
   assert teacher is not None and valid is not None
+  assert rows.negative is not None
   negative = jnp.where(valid[:, :, None], rows.negative, 0.0)
   scores = lambda query, texts: jnp.einsum(
     "id,ind->in", query, texts, preferred_element_type=jnp.float32

@@ -33,6 +33,8 @@ def spread_out(
   """Equation 4 per example, over queries and positives (no hard negatives)."""
   del aux
   query = second_moment(embeddings.query, batch.query.valid.reshape(-1))
+  if batch.positive is None or embeddings.positive is None:
+    return query
   positive = second_moment(
     embeddings.positive, batch.positive.valid.reshape(-1)
   )

@@ -7,7 +7,7 @@ of teachers.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from rich.console import Console
@@ -17,7 +17,7 @@ from embeddinggemma.convert.read import sentence_transformers
 from embeddinggemma.data import truncation
 from embeddinggemma.loading import Model, load
 from embeddinggemma.mining import teacher, tfidf
-from embeddinggemma.types import IDENTITY, Pair
+from embeddinggemma.types import IDENTITY, Pair, SingleText
 
 TFIDF = "tfidf"
 
@@ -107,13 +107,13 @@ def teacher_of(config: TeachConfig) -> teacher.TeacherModel:
 
 
 def teach(
-  pairs: Sequence[Pair],
+  pairs: Iterable[Pair | SingleText],
   model: teacher.TeacherModel,
   dtype: str,
   directory: pathlib.Path,
   console: Console,
 ) -> Taught:
-  """Write a teacher's vectors of all texts of the pairs to a folder."""
+  """Write a teacher's vectors of all texts, of pairs or single, to a folder."""
   items = teacher.items_of(pairs)
   with progress_lib.Progress(console, "teach", len(items)) as progress:
     about = teacher.teach(

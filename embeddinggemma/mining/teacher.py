@@ -9,7 +9,7 @@ model.
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,13 @@ from embeddinggemma import cache
 from embeddinggemma.data import prompts, truncation
 from embeddinggemma.mining import arrays
 from embeddinggemma.model.identity import Identity
-from embeddinggemma.types import IDENTITY, BadInput, Pair, TextEncoder
+from embeddinggemma.types import (
+  IDENTITY,
+  BadInput,
+  Pair,
+  SingleText,
+  TextEncoder,
+)
 
 FORMAT = 1
 CHUNK = 4096  # texts: what a kill can lose
@@ -52,10 +58,16 @@ class TeacherModel:
   counts: Callable[[Sequence[Item]], truncation.Counts] | None = None
 
 
-def items_of(pairs: Sequence[Pair]) -> list[Item]:
-  """The texts of pairs: each one's query, positive and negatives, in order."""
+def items_of(pairs: Iterable[Pair | SingleText]) -> list[Item]:
+  """The texts of pairs: each one's query, positive and negatives, in order.
+
+  Of a single text it is that one.
+  """
   items: list[Item] = []
   for pair in pairs:
+    if isinstance(pair, SingleText):
+      items.append(Item(pair.prompt, pair.text, pair.title))
+      continue
     document = prompts.document_prompt(pair.task)
     items.append(Item(pair.task, pair.query, ""))
     titled = itertools.zip_longest(

@@ -14,6 +14,7 @@ from rich.console import Console
 from embeddinggemma import checkpoint
 from embeddinggemma.checkpoint import TOKENIZER_FILE
 from embeddinggemma.data import corpus, prompts
+from embeddinggemma.data.single_texts import Texts
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.mining import negatives, teacher
 from embeddinggemma.training.config import TrainConfig
@@ -32,6 +33,11 @@ class Inputs:
   def pairs(self) -> Sequence[Pair]:
     """The training pairs, without mined negatives; checked once."""
     return corpus.read_train(self.corpus)
+
+  @functools.cached_property
+  def texts(self) -> Texts:
+    """The single texts of the corpus; often none."""
+    return corpus.read_texts(self.corpus)
 
   @property
   def corpus(self) -> pathlib.Path:
@@ -70,28 +76,32 @@ class Corpus(NamedTuple):
   pairs: int
   data_hash: str
   skipped_rows: int
+  texts: int = 0  # single ones
 
 
 def write_corpus(
-  config: TrainConfig, made: Inputs, console: Console
+  config: TrainConfig, made: Inputs, console: Console, texts: bool = False
 ) -> dict[str, Any]:
   """Split the pairs of data.path into training and held-out parts.
 
-  Returns the fields of `Corpus` and prints the number of pairs and tasks.
+  `texts` says whether single texts are taken too. Returns the fields of
+  `Corpus` and prints the number of pairs and tasks.
   """
   data = config.data
   say = lambda line: console.print(
     line, highlight=False, markup=False, soft_wrap=True
   )
   about = corpus.write(
-    data.path, data.skip_bad_rows, made.corpus, data.fields, say
+    data.path, data.skip_bad_rows, made.corpus, data.fields, say, texts
   )
   say_skipped(about["skipped"], console)
-  count = sum(about["tasks"].values())
+  count, single = sum(about["tasks"].values()), about.get("texts", 0)
+  more = f", {single} single texts" if single else ""
   console.print(
-    f"corpus: {count} pairs, {len(about['tasks'])} tasks", highlight=False
+    f"corpus: {count} pairs, {len(about['tasks'])} tasks{more}", highlight=False
   )
-  return Corpus(count, about["hash"], len(about["skipped"]))._asdict()
+  skipped = len(about["skipped"])
+  return Corpus(count, about["hash"], skipped, single)._asdict()
 
 
 def say_skipped(skipped: list[str], console: Console) -> None:
@@ -105,10 +115,12 @@ def say_skipped(skipped: list[str], console: Console) -> None:
 
 
 def side_texts(made: Inputs) -> Iterator[str]:
-  """Both sides of every training pair."""
+  """Both sides of every training pair, and then the single texts."""
   for pair in made.pairs:
     yield pair.query
     yield pair.positive
+  for single in made.texts:
+    yield single.text
 
 
 def pair_documents(
@@ -116,10 +128,13 @@ def pair_documents(
 ) -> list[Int[np.ndarray, "_"]]:
   """Token ids of every training pair, both sides as one document.
 
-  So the LSA table relates the words of queries to those of positives.
+  So the LSA table relates the words of queries to those of positives. A single
+  text is a document as well.
   """
   ids, _ = tokenizer.encode_batch(list(side_texts(made)), longest)
-  return [np.concatenate(pair) for pair in zip(ids[::2], ids[1::2])]
+  sides = ids[: 2 * len(made.pairs)]
+  pairs = [np.concatenate(pair) for pair in zip(sides[::2], sides[1::2])]
+  return pairs + ids[len(sides) :]
 
 
 def about_pairs(made: Inputs) -> dict[str, Any]:

@@ -37,7 +37,7 @@ _FREE = (
 # Keys that came later: where they have their default, what was trained before
 # they were keys holds.
 _LATER = {
-  "data": ("fields",),
+  "data": ("fields", "texts_weight"),
   "loss": (
     "false_negatives_by",
     "contrastive",

@@ -9,7 +9,7 @@ from test_distill import SIZE, WIDTH, example, unit
 
 from embeddinggemma.losses import matryoshka
 from embeddinggemma.losses.score_matching import score_matching
-from embeddinggemma.types import BadInput, Embeddings
+from embeddinggemma.types import BadInput, Embeddings, PairBatch, Teacher
 
 TAU = 0.1
 
@@ -200,3 +200,41 @@ def test_the_order_of_the_batch_does_not_matter():
   got = score_matching(TAU)({}, moved(e), other).total
   want = score_matching(TAU)({}, e, batch).total[order]
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def single(e, batch, count=SIZE):
+  """The first queries as texts without a partner, of which 0 and 3 are one."""
+  keys = jnp.stack([jnp.arange(SIZE, dtype=jnp.uint32)] * 2, axis=1)
+  query = e.query[:count]
+  text = batch.query._replace(valid=batch.query.valid.reshape(1, -1)[:, :count])
+  teacher = Teacher(batch.teacher.query[:count], None, None)
+  return Embeddings(query, None, None, query), PairBatch(
+    text, None, None, teacher, keys.at[3].set(keys[0])[:count], batch.task
+  )
+
+
+def test_single_texts_are_compared_with_each_other():
+  (e, batch), valid, _ = example(24)
+  e, batch = single(e, batch)
+  found = score_matching(TAU)({}, e, batch)
+  keys = np.asarray(batch.keys)[:, 0]
+
+  def log_share(x, i):
+    x = unit(np.float64(x))
+    others = [j for j in np.flatnonzero(valid) if keys[j] != keys[i]]
+    logits = x[others] @ x[i] / TAU
+    return logits - np.log(np.exp(logits).sum())
+
+  for i in np.flatnonzero(valid):
+    p, q = log_share(batch.teacher.query, i), log_share(e.query, i)
+    want = (np.exp(p) * (p - q)).sum()
+    np.testing.assert_allclose(found.total[i], want, rtol=1e-4)
+  assert found.counted[valid].all()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_single_texts_are_not_counted(count):
+  """Of a single other text, both models say that it is the nearest."""
+  (e, batch), _, _ = example(24)
+  found = score_matching(TAU)({}, *single(e, batch, count))
+  assert not found.counted.any() and not found.total.any()

@@ -157,6 +157,8 @@ def _training(job: Job) -> Iterator[str]:
   data = recipe.get("data") or {}
   for task, number in (data.get("tasks") or {}).items():
     yield f"| pairs of {plain(str(task))} | {plain(str(number))} |"
+  if single := data.get("texts"):
+    yield f"| single texts | {plain(str(single))} |"
   for key in ("hash", "mined", "teacher"):
     if digest := data.get(key):
       what = "data" if key == "hash" else f"{key} of the data"

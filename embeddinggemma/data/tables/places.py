@@ -9,16 +9,19 @@ One rule: a file is read; of a folder, what has the first of these.
    are called validation, dev, test or eval. Parts of one file, such as
    train-00000-of-00002.parquet, count as one.
 
+texts.jsonl with texts that have no partner is none of them: see `single_texts`.
+
 Anything else stops with the files that were found. OWNER/NAME, where no such
 path is there, is a data set of the Hugging Face Hub.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from embeddinggemma.data import single_texts
 from embeddinggemma.data.tables import arrow, opening, rows
 from embeddinggemma.data.tables.fields import Fields
 from embeddinggemma.data.tables.rows import Read, Say
@@ -45,6 +48,7 @@ _ABOUT = {"dataset_info.json", "dataset_infos.json", "state.json"}
 _ABOUT |= {"dataset_dict.json", "corpus.json", "stage.json"}
 _HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
 _SHOWN = 8  # files in a message
+_ANY = Fields()
 
 
 class Found(NamedTuple):
@@ -55,13 +59,26 @@ class Found(NamedTuple):
   notes: tuple[str, ...] = ()  # for people: what was chosen, what was not
 
 
-def find(path: Path) -> Found:
-  """The files of a path; BadInput, with what is there, if that is unclear."""
+def find(path: Path, fields: Fields = _ANY) -> Found:
+  """The files of a path; BadInput, with what is there, if that is unclear.
+
+  `fields` is what --fields says, for what a file without known names holds.
+  """
   if path.is_file():
     reader_of(path)
+    if single_texts.find(path, fields):
+      raise _single(path, [path])
     return Found([path], path.parent)
   if path.is_dir():
-    return _in_folder(path)
+    texts = single_texts.find(path, fields)
+    if texts and not _files(path, texts):
+      raise _single(path, texts)
+    found = _in_folder(path, texts)
+    note = (
+      f"{path}: {_listed([p.relative_to(path).as_posix() for p in texts])} holds"
+      " single texts and no pairs, for distillation alone (loss.contrastive=0)"
+    )
+    return found._replace(notes=(*found.notes, note)) if texts else found
   if path.suffix.lower() not in (*READERS, *opening.PACKED) and _HUB.fullmatch(
     path.as_posix()
   ):
@@ -78,6 +95,22 @@ def find(path: Path) -> Found:
   )
 
 
+def others(path: Path, texts: Collection[Path]) -> str:
+  """The files of a folder that could hold pairs, beside these; "" if none."""
+  files = _files(path, texts) if path.is_dir() else []
+  return _listed([file.relative_to(path).as_posix() for file in files])
+
+
+def _single(path: Path, texts: list[Path]) -> BadInput:
+  """The error of a path that holds single texts where pairs are needed."""
+  return BadInput(
+    f"{path}: {_listed([text.name for text in texts])} holds texts without a"
+    " partner, from which only distillation alone learns; give pairs, or"
+    " --config.loss.contrastive=0 --config.loss.distill=1 --config.teacher=DIR,"
+    " which `teach` wrote of them"
+  )
+
+
 def reader_of(path: Path) -> Reader:
   """What reads a file, by the end of its name; BadInput if nothing does."""
   suffix = opening.bare_suffix(path)
@@ -91,17 +124,17 @@ def reader_of(path: Path) -> Reader:
   )
 
 
-def _in_folder(folder: Path) -> Found:
+def _in_folder(folder: Path, texts: list[Path]) -> Found:
   own = [folder / "pairs.jsonl", *sorted(folder.glob("*/pairs.jsonl"))]
   own = [path for path in own if path.is_file()]
   if own:
-    beside = [p for p in _files(folder) if p.parent == folder]
+    beside = [p for p in _files(folder, texts) if p.parent == folder]
     return Found(own, folder, _unread(folder, own, [*own, *beside]))
   if (folder / "dataset_dict.json").is_file():
     return _saved_splits(folder)
   if (folder / "state.json").is_file():
     return Found(_saved(folder), folder)
-  files = _files(folder)
+  files = _files(folder, texts)
   if not files:
     there = sorted(path.name + _kind(path) for path in folder.iterdir())
     raise BadInput(
@@ -122,8 +155,11 @@ def _kind(path: Path) -> str:
   return "/" if path.is_dir() else " (not a file)"
 
 
-def _files(folder: Path) -> list[Path]:
-  """The files of a known format in a folder and below, without hidden ones."""
+def _files(folder: Path, texts: Collection[Path]) -> list[Path]:
+  """The files of a known format in a folder and below, without hidden ones.
+
+  Those of single texts are left out.
+  """
   visible = lambda p: (
     not any(part.startswith((".", "_")) for part in p.relative_to(folder).parts)
   )
@@ -133,6 +169,7 @@ def _files(folder: Path) -> list[Path]:
     if path.is_file()
     and opening.bare_suffix(path) in READERS
     and path.name not in _ABOUT
+    and path not in texts
     and visible(path)
   )
 

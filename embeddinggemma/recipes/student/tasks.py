@@ -13,7 +13,7 @@ from rich.console import Console
 
 from embeddinggemma import cache, checkpoint
 from embeddinggemma.cache import AllDone, Task
-from embeddinggemma.data import corpus, prompts
+from embeddinggemma.data import corpus, prompts, sources
 from embeddinggemma.data import text as text_lib
 from embeddinggemma.data.tables.pairs import Pairs
 from embeddinggemma.data.tokenizer import Tokenizer
@@ -207,6 +207,12 @@ def _inputs(run: Run, done: AllDone) -> Task:
       run.say,
     )
     what = "passages" if config.kind == texts.TEXTS else "pairs"
+    beside = sources.texts_of(pathlib.Path(config.data), config.fields)
+    if beside and config.kind == texts.PAIRS:
+      names = ", ".join(path.name for path in beside)
+      run.say(
+        f"{config.data} has pairs, so its single texts are not read: {names}"
+      )
     if found.pairs < config.least:
       raise BadInput(
         f"{config.data}: {found.pairs} {what} are too few; a student needs"

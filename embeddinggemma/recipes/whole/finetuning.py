@@ -14,7 +14,7 @@ from rich.console import Console
 
 from embeddinggemma import cache, checkpoint
 from embeddinggemma import soups as soup_lib
-from embeddinggemma.config import at_least
+from embeddinggemma.config import TEXTS, at_least
 from embeddinggemma.data import corpus, mixture
 from embeddinggemma.evaluation import suite
 from embeddinggemma.evaluation.models import score
@@ -24,7 +24,7 @@ from embeddinggemma.mixture.optimizer import MixtureOptimizerConfig
 from embeddinggemma.training import run
 from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.inputs import Inputs
-from embeddinggemma.training.stages.pairs import PairConfig
+from embeddinggemma.training.stages.pairs import PairConfig, weights
 from embeddinggemma.types import BadInput, Stopped, Weights
 
 TRIALS_FILE = "trials.json"
@@ -70,8 +70,9 @@ class SearchConfig:
 
 def own_mixture(config: PairConfig, made: Inputs) -> Weights:
   """Task -> its share of the batches under the config's own weights."""
-  sizes = corpus.about(made.corpus)["tasks"]
-  return mixture.shares(sizes, config.data.weights, config.data.size_exponent)
+  about = corpus.about(made.corpus)
+  sizes = {**about["tasks"], TEXTS: about.get("texts", 0)}
+  return mixture.shares(sizes, weights(config), config.data.size_exponent)
 
 
 def with_mixture(config: PairConfig, weights: Weights) -> PairConfig:

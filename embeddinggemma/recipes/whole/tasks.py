@@ -5,6 +5,7 @@ their order.
 """
 
 import dataclasses
+import itertools
 import pathlib
 import sysconfig
 from collections.abc import Callable, Mapping
@@ -12,7 +13,6 @@ from typing import Any
 
 from embeddinggemma import cache, checkpoint
 from embeddinggemma.cache import AllDone, Task
-from embeddinggemma.data import corpus
 from embeddinggemma.evaluation import suite
 from embeddinggemma.mining import mine, teach
 from embeddinggemma.recipes import export, index
@@ -91,8 +91,8 @@ def _teach(run: Run, done: AllDone) -> Task:
   def work(directory: pathlib.Path) -> teach.Taught:
     if model is None:
       return teach.Taught()
-    pairs = corpus.read_train(run.made.corpus)
-    return teach.teach(pairs, model, dtype, directory, run.console)
+    texts = itertools.chain(run.made.pairs, run.made.texts)
+    return teach.teach(texts, model, dtype, directory, run.console)
 
   return Task(
     "teach",

@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 
 from embeddinggemma import cache, checkpoint, encode, sharding
 from embeddinggemma.config import (
+  TEXTS,
   DataConfig,
   LoraConfig,
   LossConfig,
@@ -62,6 +63,7 @@ from embeddinggemma.types import (
   Pair,
   PairBatch,
   Params,
+  SingleText,
   Stage,
   Teacher,
   Text,
@@ -191,6 +193,17 @@ def terms(config: PairConfig, mesh: Mesh) -> dict[str, tuple[float, LossTerm]]:
   }
 
 
+def reads_texts(config: PairConfig) -> bool:
+  """Whether single texts are read: if nothing needs their partner."""
+  return not config.loss.contrastive
+
+
+def fingerprint(config: PairConfig) -> dict[str, Any]:
+  """What the pairs, or single texts, depend on."""
+  data = config.data
+  return corpus.fingerprint(data.path, data.fields, reads_texts(config))
+
+
 def about(config: PairConfig, made: Inputs) -> dict[str, Any]:
   """Description of the pairs, the mined negatives and the teacher's vectors."""
   found = inputs.about_pairs(made)
@@ -259,7 +272,7 @@ def _packed(
   vectors = None
   if config.teacher:
     vectors = teacher.open_vectors(pathlib.Path(config.teacher))
-    members = sources.by_task(read_pairs(config, made))
+    members = members_of(config, made)
     read = rows_read(config, tasks)
     tasks = {
       task: _taught(rows, members[task], read[task], vectors)
@@ -287,8 +300,14 @@ def shares(
 ) -> dict[str, float]:
   """Each task's share of the batches."""
   sizes = {task: len(rows) for task, rows in tasks.items()}
+  return mixture.shares(sizes, weights(config), config.data.size_exponent)
+
+
+def weights(config: PairConfig) -> dict[str, float]:
+  """The weights of the tasks that are read, single texts being one."""
   data = config.data
-  return mixture.shares(sizes, data.weights, data.size_exponent)
+  single = {TEXTS: data.texts_weight} if reads_texts(config) else {}
+  return single | data.weights
 
 
 def read_tasks(
@@ -299,14 +318,26 @@ def read_tasks(
     "inputs": inputs.about_pairs(made),
     "tokenizer": made.tokenizer().hash,
     "size": [config.max_length, config.negatives],
+    "texts": reads_texts(config),
   }
-  tokenise = lambda: mixture.tokenise(
-    read_pairs(config, made),
-    made.tokenizer(),
-    config.max_length,
-    config.negatives,
-  )
+
+  def tokenise() -> tuple[dict[str, mixture.Rows], int]:
+    tokenizer, length = made.tokenizer(), config.max_length
+    pairs = read_pairs(config, made)
+    tasks, cut = mixture.tokenise(pairs, tokenizer, length, config.negatives)
+    if reads_texts(config) and made.texts:
+      single, more = mixture.tokenise_texts(made.texts, tokenizer, length)
+      tasks, cut = {**tasks, TEXTS: single}, cut + more
+    return tasks, cut
+
   return cache.share("tokens", key, tokenise)
+
+
+def members_of(
+  config: PairConfig, made: Inputs
+) -> Mapping[str, Sequence[Pair] | Sequence[SingleText]]:
+  """Task -> its pairs, or the single texts, of which `read_tasks` has rows."""
+  return {**sources.by_task(read_pairs(config, made)), TEXTS: made.texts}
 
 
 def read_pairs(config: PairConfig, made: Inputs) -> Sequence[Pair]:
@@ -319,39 +350,48 @@ def read_pairs(config: PairConfig, made: Inputs) -> Sequence[Pair]:
 
 def _taught(
   rows: mixture.Rows,
-  pairs: Sequence[Pair],
+  members: Sequence[Pair] | Sequence[SingleText],
   read: Int[np.ndarray, "_"],
   vectors: teacher.Vectors,
 ) -> mixture.Rows:
   """A task's rows, with indices into the teacher's vectors if read."""
-  document = prompts.document_prompt(rows.task)
-  places = np.full((len(rows), 2 + rows.negatives), -1)
+  places = np.full((len(rows), rows.lengths.shape[1]), -1)
   items: list[teacher.Item] = []
   there: list[tuple[int, int]] = []
   for row in read.tolist():
-    pair = pairs[row]
-    given = mixture.titled_negatives(pair, rows.negatives)
-    sides = [(pair.positive, pair.title), *given]
-    items.append(teacher.Item(rows.task, pair.query, ""))
-    items += [teacher.Item(document, *side) for side in sides]
-    there += [(row, place) for place in range(1 + len(sides))]
+    found = _items(rows, members[row])
+    items += found
+    there += [(row, place) for place in range(len(found))]
   if there:
     places[tuple(np.array(there).T)] = vectors.places(teacher.keys_of(items))
   return dataclasses.replace(rows, taught=places)
 
 
+def _items(rows: mixture.Rows, member: Pair | SingleText) -> list[teacher.Item]:
+  """The texts of a row, as the teacher knows them."""
+  if isinstance(member, SingleText):
+    return [teacher.Item(member.prompt, member.text, member.title)]
+  document = prompts.document_prompt(rows.task)
+  given = mixture.titled_negatives(member, rows.negatives)
+  sides = [(member.positive, member.title), *given]
+  query = teacher.Item(rows.task, member.query, "")
+  return [query, *(teacher.Item(document, *side) for side in sides)]
+
+
 def _show(config: PairConfig, made: Inputs) -> Shown:
-  """A function (task, row) -> (origin, query, positive)."""
+  """A function (task, row) -> (origin, query, positive), or (origin, text)."""
   decode = made.tokenizer().decode
   tasks, _ = read_tasks(config, made)
   origin = lambda rows, i: str(
     pathlib.Path(rows.origin[i]).relative_to(made.corpus)
   )
-  return lambda task, i: (
-    origin(tasks[task], i),
-    decode(tasks[task].query[i]),
-    decode(tasks[task].positive[i]),
-  )
+
+  def show(task: str, i: int) -> tuple[str, ...]:
+    sides = tasks[task].query, tasks[task].positive
+    texts = (decode(side[i]) for side in sides if side is not None)
+    return (origin(tasks[task], i), *texts)
+
+  return show
 
 
 def _batch(config: PairConfig, groups: int) -> PairBatch:
@@ -409,8 +449,8 @@ def _flops(config: PairConfig) -> int:
 def _check(config: PairConfig, tokenizer: Tokenizer | None) -> None:
   """Raise BadInput for task weights that leave no task a share."""
   del tokenizer
-  weights = config.data.weights
-  mixture.shares(dict.fromkeys(weights, 1), weights, config.data.size_exponent)
+  given = weights(config)
+  mixture.shares(dict.fromkeys(given, 1), given, config.data.size_exponent)
 
 
 def check_teacher(config: PairConfig) -> None:
@@ -447,13 +487,19 @@ def examine(config: PairConfig, made: Inputs, say: Say) -> None:
   if not (loss.contrastive or loss.score_matching):
     return  # nothing is compared
   tasks, _ = read_tasks(config, made)
-  weights, size = shares(config, tasks), config.batch_size
-  never = {task for task in weights if rivals.never(tasks[task], size)}
-  if never == set(weights) and not taught:
+  drawn, size = shares(config, tasks), config.batch_size
+  never = {task for task in drawn if rivals.never(tasks[task], size)}
+  if never == set(drawn) and not taught:
+    if TEXTS in never:
+      raise BadInput(
+        f"data.path={config.data.path}: no text has two others to be compared"
+        f" with in batches of {size}; add different texts, raise"
+        " --config.batch_size, or match vectors (--config.loss.distill=1)"
+      )
     raise BadInput(
       _nothing_to_compare(config, sum(len(tasks[t]) for t in never))
     )
-  found = rivals.drawn(tasks, weights, size, config.seed, config.steps)
+  found = rivals.drawn(tasks, drawn, size, config.seed, config.steps)
   if found.share > _MOST_ALONE:
     others = "learn from the teacher alone" if taught else "teach nothing"
     named = f"; none of {', '.join(sorted(never))} has any" if never else ""
@@ -539,11 +585,11 @@ KIND = Kind(
   make=finetune,
   init=init,
   adopt=_adopt,
-  read=inputs.write_corpus,
-  write=lambda config, made, console: {},
-  fingerprint=lambda config: corpus.fingerprint(
-    config.data.path, config.data.fields
+  read=lambda config, made, console: inputs.write_corpus(
+    config, made, console, reads_texts(config)
   ),
+  write=lambda config, made, console: {},
+  fingerprint=fingerprint,
   about=about,
   texts=lambda config, made: inputs.side_texts(made),
   documents=lambda config, made, tokenizer: inputs.pair_documents(

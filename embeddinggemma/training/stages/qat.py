@@ -16,14 +16,14 @@ from rich.console import Console
 
 from embeddinggemma import distributed, quantize
 from embeddinggemma.config import QuantizeConfig
-from embeddinggemma.data import mixture, sources
+from embeddinggemma.data import mixture
 from embeddinggemma.loading import load
 from embeddinggemma.mining import teach as teaching
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.training.stages import pairs
 from embeddinggemma.training.stages.kind import Say
 from embeddinggemma.training.stages.pairs import PairConfig, Read, Tasks
-from embeddinggemma.types import BadInput, Pair, Stage
+from embeddinggemma.types import BadInput, Pair, SingleText, Stage
 
 TEACH = "teach"  # folder, in a workdir, of the initial checkpoint's embeddings
 
@@ -79,11 +79,11 @@ def rows_read(config: QatConfig, tasks: Tasks) -> Read:
   return {t: np.unique(np.concatenate([none, *r])) for t, r in read.items()}
 
 
-def pairs_read(config: QatConfig, made: Inputs) -> list[Pair]:
-  """The training pairs that occur in the batches."""
+def texts_read(config: QatConfig, made: Inputs) -> list[Pair | SingleText]:
+  """The training pairs and single texts that occur in the batches."""
   tasks, _ = pairs.read_tasks(config, made)
   read = rows_read(config, tasks)
-  members = sources.by_task(pairs.read_pairs(config, made))
+  members = pairs.members_of(config, made)
   return [members[task][i] for task in read for i in read[task].tolist()]
 
 
@@ -129,7 +129,7 @@ def taught(
 
   def teach() -> None:
     start = teaching.teacher_of_model(load(config.init_from))
-    texts = pairs_read(config, made)
+    texts = texts_read(config, made)
     teaching.teach(texts, start, "float16", directory, console)
 
   distributed.first_does(TEACH, teach)
