@@ -1,0 +1,84 @@
+"""The start of distillation: what was cut out, its head fitted to the teacher."""
+
+import dataclasses
+import importlib.metadata
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from embeddinggemma import cache, checkpoint
+from embeddinggemma.loading import Model, load
+from embeddinggemma.mining import teacher
+from embeddinggemma.progress import Progress
+from embeddinggemma.students import head
+from embeddinggemma.types import IDENTITY, BadInput, Pair
+
+_CHUNK = 2048  # texts whose states are in memory at once
+
+
+def fit(
+  cut: pathlib.Path,
+  pairs: Sequence[Pair],
+  vectors: pathlib.Path,
+  directory: pathlib.Path,
+  console: Console,
+) -> dict[str, Any]:
+  """Write a checkpoint of the cut model with the head that follows best.
+
+  Where no head can be fitted, to a teacher of another width or to a pooling
+  with weights, the head stays, which is said.
+
+  Args:
+    cut: the workdir of the model.
+    pairs: what is taught.
+    vectors: the folder of the teacher's vectors of it.
+    directory: for the checkpoint.
+    console: for messages.
+
+  Returns:
+    The result of the task: `head.Fitted`'s fields, and the checkpoint.
+  """
+  place = checkpoint.find(cut)
+  model, found = load(place), teacher.open_vectors(vectors)
+  params, figures = model.params, {}
+  try:
+    params, fitted = head.fit(model.params, _states(model, pairs, found, console))
+    figures = fitted._asdict()
+    line = (
+      f"the head, fitted to {fitted.texts:,} texts, without any training: mean"
+      f" cosine to the teacher {fitted.cosine:.3f} on texts held out from it"
+    )
+  except BadInput as error:
+    line = f"the head stays as it is: {error}"
+  console.print(line, highlight=False, markup=False, soft_wrap=True)
+  files = _files(place, found)
+  made = checkpoint.write(directory, params, files)
+  whole = str(made.relative_to(directory))
+  return {**figures, "checkpoint": whole, "hash": checkpoint.hash_of(made)}
+
+
+def _states(
+  model: Model,
+  pairs: Sequence[Pair],
+  vectors: teacher.Vectors,
+  console: Console,
+) -> Iterator[tuple[head.States, head.Vectors]]:
+  """Pooled states of each distinct text, and the teacher's vectors of it."""
+  config, params = head.bare(model.config, model.params)
+  bare = dataclasses.replace(model, config=config, params=params)
+  items = teacher.items_of(pairs)
+  keys, first = np.unique(teacher.keys_of(items), return_index=True)
+  with Progress(console, "head", len(first)) as progress:
+    for start in range(0, len(first), _CHUNK):
+      some = first[start : start + _CHUNK]
+      encoded = teacher.encode_items(bare, [items[n] for n in some])
+      yield encoded, vectors.rows(keys[start : start + _CHUNK])
+      progress.show_of(start + len(some), len(first))
+
+
+def _files(place: pathlib.Path, vectors: teacher.Vectors) -> checkpoint.Files:
+  """The small files of the cut model, with what became of it."""
