@@ -12,8 +12,9 @@ from embeddinggemma import config
 from embeddinggemma.config import at_least
 from embeddinggemma.data import denoisers
 from embeddinggemma.mining.candidates import MiningConfig
-from embeddinggemma.mining.teach import TeachConfig, teacher_of
 from embeddinggemma.mining.teacher import TeacherModel
+from embeddinggemma.mining.teachers import teacher_of
+from embeddinggemma.mining.teachers.kind import TeachConfig
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.recipes.export import ExportConfig
 from embeddinggemma.recipes.index import IndexConfig

@@ -1,0 +1,77 @@
+"""Keys of services: read from the environment, never shown."""
+
+import os
+import re
+import urllib.parse
+
+from embeddinggemma.types import BadInput
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+# Names of parameters of an address that hold a secret.
+_SECRET = re.compile(r"(?i)key|token|secret|sig$|signature|password|auth")
+_SHOWN = "***"
+_LOCAL = ("localhost", "127.", "::1")
+
+
+def require_variable(name: str) -> None:
+  """Raise BadInput, without the value, for what cannot be a variable's name.
+
+  Some paste the key itself, which must not be shown or recorded.
+  """
+  if name and (not _VARIABLE.fullmatch(name) or name.startswith("sk_")):
+    raise BadInput(
+      "service.key is the name of the environment variable that holds the key,"
+      " such as OPENAI_API_KEY, not the key (what was given is not shown)"
+    )
+
+
+def key_of(variable: str) -> str:
+  """The key in an environment variable; "" if no variable is named.
+
+  Raises BadInput if it is not set, or holds what no key does.
+  """
+  if not variable:
+    return ""
+  key = os.environ.get(variable, "").strip()
+  if not key:
+    raise BadInput(
+      f"the service needs a key, and {variable} is not set; export"
+      f" {variable}=... in the shell that starts this"
+    )
+  if not (key.isascii() and key.isprintable() and " " not in key):
+    raise BadInput(
+      f"{variable} holds a character that no key has, such as a space or a line"
+      " end; set it again (its value is not shown)"
+    )
+  return key
+
+
+def without(key: str, text: str) -> str:
+  """A text with every occurrence of a key hidden."""
+  for form in {key, urllib.parse.quote(key, safe="")} - {""}:
+    text = text.replace(form, _SHOWN)
+  return text
+
+
+def is_local(host: str | None) -> bool:
+  """Whether a host's name is this machine's loopback."""
+  return bool(host) and str(host).lower().startswith(_LOCAL)
+
+
+def require_safe(address: str, has_key: bool) -> None:
+  """Raise BadInput for an address with a secret, or to which a key goes openly.
+
+  A message shows only the host: what is before and after it may be secret.
+  """
+  parts = urllib.parse.urlsplit(address)
+  queried = [name for name, _ in urllib.parse.parse_qsl(parts.query)]
+  if parts.username is not None or any(map(_SECRET.search, queried)):
+    raise BadInput(
+      f"the address at {parts.hostname} holds a secret, which would be recorded;"
+      " put it into an environment variable and name that in service.key"
+    )
+  if parts.scheme == "http" and has_key and not is_local(parts.hostname):
+    raise BadInput(
+      f"the key would go to {parts.hostname} over plain http, where others can"
+      " read it; use https"
+    )
