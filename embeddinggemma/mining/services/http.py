@@ -51,7 +51,10 @@ def post(
   )
   try:
     with opener.open(asked, timeout=timeout) as answer:
-      return parsed(answer.read(_MOST))
+      body = answer.read(_MOST)
+      if answer.length:  # what is left of the length that was announced
+        raise Nonsense(f"the answer breaks off after {len(body):,} bytes")
+      return parsed(body)
   except urllib.error.HTTPError as error:
     with error:
       raise _refused(error) from None

@@ -1,5 +1,6 @@
 """Keys of services: read from the environment, never shown."""
 
+import ipaddress
 import os
 import re
 import urllib.parse
@@ -8,9 +9,12 @@ from embeddinggemma.types import BadInput
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 # Names of parameters of an address that hold a secret.
-_SECRET = re.compile(r"(?i)key|token|secret|sig$|signature|password|auth")
+_SECRET = re.compile(r"(?i)key|token|secret|sig$|signature|passw|auth")
 _SHOWN = "***"
-_LOCAL = ("localhost", "127.", "::1")
+_ELSEWHERE = (
+  ", which would be recorded; put it into an environment variable and name that"
+  " in service.key"
+)
 
 
 def require_variable(name: str) -> None:
@@ -55,23 +59,29 @@ def without(key: str, text: str) -> str:
 
 def is_local(host: str | None) -> bool:
   """Whether a host's name is this machine's loopback."""
-  return bool(host) and str(host).lower().startswith(_LOCAL)
+  try:
+    return ipaddress.ip_address(host or "").is_loopback
+  except ValueError:  # a name
+    return host == "localhost"
 
 
 def require_safe(address: str, has_key: bool) -> None:
   """Raise BadInput for an address with a secret, or to which a key goes openly.
 
-  A message shows only the host: what is before and after it may be secret.
+  Of what may be secret, nothing is shown.
   """
-  parts = urllib.parse.urlsplit(address)
-  queried = [name for name, _ in urllib.parse.parse_qsl(parts.query)]
-  if parts.username is not None or any(map(_SECRET.search, queried)):
+  if "@" in address:  # a password with a "/" would else be taken for a port
+    raise BadInput(f"the address holds a password{_ELSEWHERE}")
+  try:
+    parts = urllib.parse.urlsplit(address)
+    queried = urllib.parse.parse_qsl(parts.query)
+    host, _ = parts.hostname, parts.port
+  except ValueError as error:
+    raise BadInput(f"{address} is no address ({error})") from None
+  if any(_SECRET.search(name) for name, _ in queried):
+    raise BadInput(f"the address at {host} holds a secret{_ELSEWHERE}")
+  if parts.scheme == "http" and has_key and not is_local(host):
     raise BadInput(
-      f"the address at {parts.hostname} holds a secret, which would be recorded;"
-      " put it into an environment variable and name that in service.key"
-    )
-  if parts.scheme == "http" and has_key and not is_local(parts.hostname):
-    raise BadInput(
-      f"the key would go to {parts.hostname} over plain http, where others can"
-      " read it; use https"
+      f"the key would go to {host} over plain http, where others can read it;"
+      " use https"
     )
