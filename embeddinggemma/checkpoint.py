@@ -439,18 +439,20 @@ def teachers_of(files: Files) -> list[dict[str, Any]]:
 
   Each has what its teacher.json says of its origin: name, licence, terms.
   """
-  return list(recipe_of(files).get(TEACHERS, []))
+  found = recipe_of(files).get(TEACHERS)
+  return [t for t in found if isinstance(t, dict)] if found else []
 
 
-def all_teachers(
-  *several: Iterable[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
-  """Teachers of several models, and those that taught them, each once."""
+def with_teachers(*several: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+  """The entry of recipe.json for teachers of several models; {} for none.
+
+  Each is there once, followed by those that taught it.
+  """
   found: list[dict[str, Any]] = []
   for teacher in (dict(t) for teachers in several for t in teachers):
     own = teacher.pop(TEACHERS, [])
     found += [t for t in (teacher, *own) if t and t not in found]
-  return found
+  return {TEACHERS: found} if found else {}
 
 
 class ContentHash:
