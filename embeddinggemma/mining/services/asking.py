@@ -150,7 +150,7 @@ class Asker:
     if len(reply.vectors) != len(batch):
       raise self._failed(f"{len(reply.vectors)} vectors for {len(batch)} texts")
     width = self._answers.width or config.dimensions
-    good: list[tuple[Sent, Float[np.ndarray, T]]] = []
+    good: list[tuple[Sent, np.ndarray]] = []
     first = ""
     for one, given in zip(batch, reply.vectors):
       try:
