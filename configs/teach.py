@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.service.prompts = "none"
   # The environment variable that holds the key; of Gemini GEMINI_API_KEY.
   config.service.key = ""
-  config.service.batch = 64  # texts a request
+  config.service.batch = 32  # texts a request
   config.service.requests_per_minute = 0.0  # 0: no limit
   config.service.tokens_per_minute = 0.0
   config.service.timeout = 60.0  # seconds

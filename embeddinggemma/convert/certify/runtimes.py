@@ -37,6 +37,9 @@ _FAULTS = (
   re.compile(r"error|fail|invalid|missing", re.IGNORECASE),
 )
 _QUIET = {"GGML_NO_BACKTRACE": "1", "HF_HUB_OFFLINE": "1"}
+# Threads that wait for each other sleep: they would take a busy machine's
+# processors from those for which they wait.
+_PATIENT = {"OMP_WAIT_POLICY": "passive"}
 
 
 class Refused(Exception):
@@ -88,7 +91,7 @@ class Runtime(NamedTuple):
           capture_output=True,
           encoding="utf-8",
           errors="replace",
-          env=os.environ | _QUIET,
+          env=_PATIENT | os.environ | _QUIET,
           timeout=_SECONDS,
         )
       except subprocess.TimeoutExpired:

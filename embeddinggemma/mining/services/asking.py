@@ -20,6 +20,7 @@ from embeddinggemma.mining.services.forecast import Say
 from embeddinggemma.types import BadInput
 
 _MOST_TOKENS = 100_000  # of a request; OpenAI's limit is three times that
+_EVERY = 30.0  # seconds after which it says how far it is
 _BACKOFF = 60.0  # seconds: the longest wait that is ours
 # Statuses whose reason may be the number of texts of a request.
 _OF_SIZE = (400, 413, 422)
@@ -57,6 +58,8 @@ class Asker:
     self._answers, self._say = answers, say
     self._key = keys.key_of(service.variable)
     self._next = 0.0  # when the limits allow the next request
+    self._reached = False  # whether an answer of any kind has come
+    self._told = time.monotonic()  # when it last said how far it is
 
   def fill(self, sent: Sequence[Sent]) -> None:
     """Ask for all that has no answer yet.
@@ -67,6 +70,11 @@ class Asker:
     lacking = [one for one in dict.fromkeys(sent) if one not in self._answers]
     for batch in self._batches(lacking):
       self._keep(batch, self._reply(batch))
+      if time.monotonic() - self._told > _EVERY:
+        self._told = time.monotonic()
+        self._say(
+          f"{self._service.name}: {len(self._answers):,} answers so far"
+        )
 
   def _batches(self, sent: Sequence[Sent]) -> Iterator[list[Sent]]:
     """Texts of one kind that go together.
@@ -93,13 +101,17 @@ class Asker:
     for tried in range(1, config.tries + 1):
       self._pace(sum(map(forecast.tokens_of, batch)))
       try:
-        return self._service.ask(self._key, texts, batch[0].kind)
+        reply = self._service.ask(self._key, texts, batch[0].kind)
+        self._reached = True
+        return reply
       except faults.Nonsense as fault:
         raise self._failed(str(fault)) from None
       except faults.Unreachable as fault:
         said, wait = str(fault), None
+        if not self._reached:
+          raise self._failed(f"{said}; is it there?") from None
       except faults.Refused as fault:
-        said, wait = str(fault), fault.wait
+        said, wait, self._reached = str(fault), fault.wait, True
         if not fault.passes:
           more = f" (of {len(batch)} texts at once, service.batch)"
           of_size = fault.status in _OF_SIZE and len(batch) > 1

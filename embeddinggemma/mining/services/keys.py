@@ -7,7 +7,7 @@ import urllib.parse
 
 from embeddinggemma.types import BadInput
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 # Names of parameters of an address that hold a secret.
 _SECRET = re.compile(r"(?i)key|token|secret|sig$|signature|passw|auth")
 _SHOWN = "***"
@@ -18,11 +18,12 @@ _ELSEWHERE = (
 
 
 def require_variable(name: str) -> None:
-  """Raise BadInput, without the value, for what cannot be a variable's name.
+  """Raise BadInput, without the value, for what may be no variable's name.
 
-  Some paste the key itself, which must not be shown or recorded.
+  Some paste the key itself, which must not be shown or recorded. A variable
+  that is set may have any name.
   """
-  if name and (not _VARIABLE.fullmatch(name) or name.startswith("sk_")):
+  if name and name not in os.environ and not _VARIABLE.fullmatch(name):
     raise BadInput(
       "service.key is the name of the environment variable that holds the key,"
       " such as OPENAI_API_KEY, not the key (what was given is not shown)"

@@ -151,10 +151,21 @@ class Run:
 
   @functools.cached_property
   def teacher(self) -> TeacherModel | None:
-    """The teacher model, if any; BadInput if it cannot be opened."""
+    """The teacher model, if any; BadInput if it does not open or fit."""
     stages = self.recipe.prefinetune, self.recipe.finetune
-    used = any(stage.loss.distill for stage in stages)
-    return teacher_of(self.recipe.teach) if used else None
+    taught = [stage for stage in stages if stage.loss.distill]
+    if not taught:
+      return None
+    found = teacher_of(self.recipe.teach)
+    for stage in taught:
+      wanted = stage.loss.teacher_width or stage.model.embed_dim
+      if found.width not in (None, wanted):
+        raise BadInput(
+          f"teach.teacher={self.recipe.teach.teacher} has vectors of width"
+          f" {found.width}, and {stage.stage} matches {wanted}; set"
+          f" {stage.stage}.loss.teacher_width={found.width}"
+        )
+    return found
 
   @functools.cached_property
   def outside(self) -> dict[str, Any]:
