@@ -45,6 +45,8 @@ _TOGETHER = 2**24  # bytes of the tensors that are read at once
 # earlier versions, which lack it, were trained on stripped texts.
 AS_WRITTEN = {"white_space": "kept"}
 
+TEACHERS = "teachers"  # key of recipe.json, and of a teacher's origin
+
 Files = Mapping[str, bytes]
 Name = tuple[str, ...]  # the path of a tensor of the model
 Shapes = Mapping[Name, jax.ShapeDtypeStruct]
@@ -430,6 +432,27 @@ def origin(files: Files) -> dict[str, Any]:
   recipe = recipe_of(files)
   found = recipe.get("origin") or recipe.get("source") or {}
   return {key: found[key] for key in _ORIGIN if found.get(key)}
+
+
+def teachers_of(files: Files) -> list[dict[str, Any]]:
+  """The teachers whose vectors the weights, or their parents, were trained on.
+
+  Each has what its teacher.json says of its origin: name, licence, terms.
+  """
+  found = recipe_of(files).get(TEACHERS)
+  return [t for t in found if isinstance(t, dict)] if found else []
+
+
+def with_teachers(*several: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+  """The entry of recipe.json for teachers of several models; {} for none.
+
+  Each is there once, followed by those that taught it.
+  """
+  found: list[dict[str, Any]] = []
+  for teacher in (dict(t) for teachers in several for t in teachers):
+    own = teacher.pop(TEACHERS, [])
+    found += [t for t in (teacher, *own) if t and t not in found]
+  return {TEACHERS: found} if found else {}
 
 
 class ContentHash:

@@ -212,6 +212,7 @@ def _recipe(
     "view": checkpoint.view_of(files[0]),
     IDENTITY: checkpoint.identity_of(files[0]),
     **({"origin": origin} if (origin := _one_origin(files)) else {}),
+    **checkpoint.with_teachers(*map(checkpoint.teachers_of, files)),
     **(checkpoint.AS_WRITTEN if kept else {}),
     "versions": {name: importlib.metadata.version(name) for name in names},
     "command": sys.argv,

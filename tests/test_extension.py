@@ -17,7 +17,8 @@ from embeddinggemma.cli import main
 from embeddinggemma.evaluation import kinds, suite
 from embeddinggemma.evaluation.kinds.task import EvalTask, Kind
 from embeddinggemma.loading import assemble, load
-from embeddinggemma.mining import teach, teacher
+from embeddinggemma.mining import teacher, teachers
+from embeddinggemma.mining.teachers import kind
 from embeddinggemma.model import pooling
 from embeddinggemma.report import report
 from embeddinggemma.types import BadInput
@@ -124,8 +125,8 @@ def test_a_teacher(monkeypatch, tmp_path, data_folder):
     about = {"teacher": "lengths", "seed": config.seed}
     return teacher.TeacherModel(about, 2, lambda items, own: encode)
 
-  lengths = teach.Teacher(lambda c: c.teacher == "lengths", opened)
-  monkeypatch.setattr(teach, "TEACHERS", (lengths, *teach.TEACHERS))
+  lengths = kind.Kind(lambda c: c.teacher == "lengths", opened)
+  monkeypatch.setattr(teachers, "TEACHERS", (lengths, *teachers.TEACHERS))
   argv = ["teach", "--config=configs/teach.py", f"--data={data_folder}"]
   argv += [f"--output={tmp_path}", "--config.teacher=lengths"]
   assert main.call(argv) == 0

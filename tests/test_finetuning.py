@@ -74,6 +74,8 @@ def test_a_student_projects_to_a_teacher_of_another_width(
   )
   about = teacher.open_vectors(taught).about
   assert recipe["data"]["teacher"] == about["hash"]
+  assert recipe["teachers"] == [about["origin"]]
+  assert about["origin"]["kind"] == "tfidf"
 
 
 def test_what_goes_on_from_a_student_keeps_its_projection(

@@ -187,13 +187,14 @@ def test_a_teacher_counts_what_it_cuts_once(model, tmp_path):
   from rich.console import Console
 
   from embeddinggemma.mining import teach
+  from embeddinggemma.mining.teachers import checkpoint as checkpoints
   from embeddinggemma.types import Pair
 
   pairs = [
     Pair(f"{LONG} {n}", f"text {n}", (), "", "qa", "", f"x:{n}")
     for n in range(3)
   ]
-  made = teach.teacher_of_model(model)
+  made = checkpoints.of_model(model)
   work = lambda: teach.teach(
     pairs, made, "float32", tmp_path, Console(quiet=True)
   )

@@ -22,9 +22,10 @@ from embeddinggemma.data import sources
 from embeddinggemma.data.tables.pairs import Pairs
 from embeddinggemma.loading import load
 from embeddinggemma.mining import mine as mining
-from embeddinggemma.mining import negatives
+from embeddinggemma.mining import negatives, teachers
 from embeddinggemma.mining import teach as teaching
 from embeddinggemma.mining.candidates import MiningConfig
+from embeddinggemma.mining.teachers.kind import TeachConfig
 from embeddinggemma.recipes.whole import finetuning
 from embeddinggemma.training import alone, inputs, prepare, stages
 from embeddinggemma.training.stages.pairs import PairConfig
@@ -33,17 +34,42 @@ from embeddinggemma.types import BadInput, Pair, SingleText
 
 def teach(values: flags.FlagValues) -> None:
   """Write a teacher's vectors of all texts of a folder, pairs or single."""
-  choice = config.build(teaching.TeachConfig, tree_of(values))
+  choice = _choice(values)
   output, shown = folder_of(values.output, "--output"), console()
   texts = _texts(values, shown)
   with cache.locked(output):
-    model = teaching.teacher_of(choice)
+    model = teachers.teacher_of(choice)
     taught = teaching.teach(texts, model, choice.dtype, output, shown)
   shown.print(
     f"{output}: {taught.texts} vectors of width {taught.width}",
     highlight=False,
     soft_wrap=True,
   )
+
+
+def _choice(values: flags.FlagValues) -> TeachConfig:
+  """The teacher of the config, or the vectors that --vectors names."""
+  choice = config.build(TeachConfig, tree_of(values))
+  given, ids = values.vectors, values.ids
+  if given is not None:
+    if choice.teacher not in (teachers.tfidf.NAME, given):
+      raise BadInput(
+        f"--vectors={given} and teacher={choice.teacher} are two teachers; give"
+        " one of them"
+      )
+    if not given.endswith(".npy"):
+      raise BadInput(f"--vectors={given} is no .npy; write one by np.save")
+    choice = dataclasses.replace(choice, teacher=given)
+  if ids is not None:
+    choice = dataclasses.replace(choice, ids=ids)
+  if choice.ids and not choice.teacher.endswith(".npy"):
+    raise BadInput(
+      f"ids={choice.ids} are those of a file of vectors; give --vectors=FILE.npy"
+    )
+  if values.yes:
+    service = dataclasses.replace(choice.service, yes=True)
+    choice = dataclasses.replace(choice, service=service)
+  return choice
 
 
 def mine(values: flags.FlagValues) -> None:

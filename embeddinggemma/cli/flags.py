@@ -48,7 +48,15 @@ TEXT_FLAGS = {
   "prompt": ("document", "the prompt's name: query, document, STS, ..."),
   "index": (None, "a folder that `index` made"),
   "labels": (None, 'a .jsonl of examples ({"text", "label"})'),
-  "vectors": (None, "int8 or binary; default: int8, or as the index has them"),
+  "vectors": (
+    None,
+    "of an index: int8 or binary; default: int8, or as it has them. Of teach: a"
+    " .npy that was made elsewhere",
+  ),
+  "ids": (
+    None,
+    "the texts of its rows, a .jsonl or .txt; default: the one beside it",
+  ),
   "show": (None, "FIRST:LAST, the batches to show"),
   "inputs": (None, "A,B,...: checkpoints, or workdirs of runs"),
   "weights": (None, "a share for each of them, such as 0.5,0.3,0.2"),
@@ -91,6 +99,7 @@ SWITCHES = {
   "print": "print a command for each run, run none",
   "rebuild": "make the index anew, whatever is there",
   "uncertified": "keep an export whose runtime gives other vectors",
+  "yes": "ask a paid service without a question first",
   "skip_bad_rows": "count and list broken lines of the data, do not stop at one",
 }
 

@@ -57,7 +57,7 @@ VERBS = {
     "write a teacher's vectors of pairs, for distillation",
     "data:teach",
     ("config", "data", "output"),
-    ("skip_bad_rows", "fields"),
+    ("vectors", "ids", "yes", "skip_bad_rows", "fields"),
   ),
   "mine": Verb(
     "find hard negatives of pairs; --explain=ROW: why which were taken",

@@ -5,7 +5,7 @@ import pathlib
 import re
 from typing import Any
 
-from embeddinggemma.checkpoint import TOKENIZER_FILE, is_terms
+from embeddinggemma.checkpoint import TEACHERS, TOKENIZER_FILE, is_terms
 from embeddinggemma.convert import origin
 from embeddinggemma.types import IDENTITY, BadInput
 
@@ -65,6 +65,16 @@ def recorded(place: pathlib.Path) -> Any:
   if not has(folder, MARK):
     return {}
   return read_json(folder, MARK).get(IDENTITY, {})
+
+
+def teachers(place: pathlib.Path) -> list[dict[str, Any]]:
+  """Who taught the model of an export, as it says; [] for none."""
+  folder = place if place.is_dir() else place.parent
+  if not has(folder, MARK):
+    return []
+  found = read_json(folder, MARK).get(TEACHERS, [])
+  is_list = isinstance(found, list) and all(isinstance(x, dict) for x in found)
+  return found if is_list else []
 
 
 def tokenizer_model(folder: pathlib.Path) -> pathlib.Path:

@@ -18,6 +18,7 @@ LICENCE = ("license", "license_name", "license_link")
 # Kept beside files of terms: what a header says of the licence in one word.
 METADATA = "LICENSE.metadata"
 OTHER = "other"
+_UNNAMED = "see-license-files"  # the name of a licence whose files name none
 CARD = "README.md"  # the file of a model card
 # How well-known licences begin -> their identifier.
 _BEGINNINGS = {
@@ -64,7 +65,16 @@ def licence(files: checkpoint.Files) -> dict[str, str]:
       if re.match(rf"\W*{beginning}", text, re.IGNORECASE):
         return {"license": name}
   link = {"license_link": next(iter(texts))} if texts else {}
-  return {"license": OTHER, "license_name": "see-license-files", **link}
+  return {"license": OTHER, "license_name": _UNNAMED, **link}
+
+
+def licence_name(files: checkpoint.Files) -> str:
+  """The licence of a model's files in one word; "" if they only have text."""
+  found = licence(files)
+  if found["license"] != OTHER:
+    return found["license"]
+  name = found.get("license_name", "")
+  return "" if name == _UNNAMED else name
 
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:

@@ -292,6 +292,7 @@ def _files(
       model.config, Tokenizer(model.tokenizer).identity, model.prompts
     ),
     GRID: grid,
+    **checkpoint.with_teachers(folders.teachers(folder)),
     **checkpoint.AS_WRITTEN,
     "versions": {n: importlib.metadata.version(n) for n in _VERSIONS},
     "command": sys.argv,

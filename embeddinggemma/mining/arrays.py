@@ -6,7 +6,7 @@ describes them comes last: a folder that has it is complete.
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,21 @@ from embeddinggemma import cache
 _PROGRESS = "progress.json"
 
 Layout = Mapping[str, tuple[tuple[int, ...], Any]]  # name -> shape, dtype
+
+
+def complete(
+  directory: Path,
+  about_name: str,
+  inputs: Mapping[str, Any],
+  names: Iterable[str],
+) -> dict[str, Any]:
+  """What the JSON file says of arrays of these inputs that are whole; else {}."""
+  about = cache.read_json(directory / about_name)
+  there = all((directory / f"{name}.npy").is_file() for name in names)
+  if not there or about.get("key") not in cache.keys_of(inputs):
+    return {}
+  (directory / _PROGRESS).unlink(missing_ok=True)
+  return about
 
 
 class Filling:
@@ -38,16 +53,12 @@ class Filling:
     layout: Layout,
   ):
     self._directory, self._about_name = directory, about_name
-    self._inputs, keys = inputs, cache.keys_of(inputs)
-    self.key = keys[0]
+    self._inputs, self.key = inputs, cache.key_of(inputs)
     self.arrays: dict[str, np.ndarray] = {}
     self.done = 0
-    self.about = cache.read_json(directory / about_name)
-    finals = [directory / f"{name}.npy" for name in layout]
-    if self.about.get("key") in keys and all(map(Path.is_file, finals)):
-      (directory / _PROGRESS).unlink(missing_ok=True)
+    self.about = complete(directory, about_name, inputs, layout)
+    if self.about:
       return
-    self.about = {}
     directory.mkdir(parents=True, exist_ok=True)
     started = self._started(layout)
     if not started:

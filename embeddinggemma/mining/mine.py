@@ -13,7 +13,7 @@ from embeddinggemma.data import corpus
 from embeddinggemma.loading import Model, load
 from embeddinggemma.mining import negatives, teacher
 from embeddinggemma.mining.candidates import MiningConfig
-from embeddinggemma.mining.teach import teacher_of_model
+from embeddinggemma.mining.teachers.checkpoint import of_model
 from embeddinggemma.types import IDENTITY, Pair
 
 LEDGER = "ledger"
@@ -43,7 +43,7 @@ def mine(
     with progress_lib.Progress(console, "vectors", len(items)) as progress:
       teacher.teach(
         items,
-        teacher_of_model(model),
+        of_model(model),
         own,
         dtype="float32",
         progress=progress.show_of,

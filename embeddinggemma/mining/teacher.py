@@ -1,9 +1,7 @@
 """A teacher's vectors of texts, written once to a folder (paper section 2.2).
 
 They are sorted by the hash of prompt, title and text, so that training finds a
-text's vector by its content. A teacher is TF-IDF with truncated SVD, which
-needs no download; a checkpoint of this project; or a sentence-transformers
-model.
+text's vector by its content. The kinds of teachers are in `teachers/`.
 """
 
 import dataclasses
@@ -19,20 +17,14 @@ from jaxtyping import Float, Int, Shaped
 from embeddinggemma import cache
 from embeddinggemma.data import prompts, truncation
 from embeddinggemma.mining import arrays
-from embeddinggemma.model.identity import Identity
-from embeddinggemma.types import (
-  IDENTITY,
-  BadInput,
-  Pair,
-  SingleText,
-  TextEncoder,
-)
+from embeddinggemma.types import BadInput, Pair, SingleText
 
 FORMAT = 1
 CHUNK = 4096  # texts: what a kill can lose
 DTYPES = ("float16", "float32")
 
 _ABOUT = "teacher.json"
+_ARRAYS = ("keys", "vectors")
 
 
 class Item(NamedTuple):
@@ -44,6 +36,8 @@ class Item(NamedTuple):
 
 
 Encode = Callable[[Sequence[Item]], Float[np.ndarray, "n _T"]]
+# What is known of who a teacher is: {"kind", "name", "licence", "terms", ...}.
+Origin = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +45,18 @@ class TeacherModel:
   """A teacher that `teach` can ask for vectors."""
 
   about: Mapping[str, Any]  # all on which its vectors depend, as JSON
-  width: int
+  width: int | None  # None: it is that of its first vector
   # (all texts, a file that is its own until the end) -> what encodes a chunk
   start: Callable[[Sequence[Item], Path], Encode]
   # Texts -> how many are cut; None: the teacher does not say, or cuts none.
   counts: Callable[[Sequence[Item]], truncation.Counts] | None = None
+  # Asked when the vectors are there. It decides none of them.
+  origin: Callable[[], Origin] = dict
+  # (all texts, the folder, what prints a line): what is to be said, asked of a
+  # person or refused before the first text is encoded.
+  prepare: (
+    Callable[[Sequence[Item], Path, Callable[[str], None]], None] | None
+  ) = None
 
 
 def items_of(pairs: Iterable[Pair | SingleText]) -> list[Item]:
@@ -95,6 +96,7 @@ def teach(
   *,
   dtype: str,
   progress: Callable[[int, int], None] | None = None,
+  begin: Callable[[Sequence[Item]], None] | None = None,
 ) -> dict[str, Any]:
   """Write the teacher's unit vectors of the texts, each text once.
 
@@ -107,10 +109,12 @@ def teach(
     directory: gets the vectors, their keys and teacher.json.
     dtype: that the vectors are stored in.
     progress: called with (texts done, texts).
+    begin: called with the texts before one is encoded, unless all are done.
 
   Returns:
-    The content of teacher.json; its `hash` is that of the vectors and keys, and
-    `truncated` counts the texts that the teacher cut, with a warning.
+    The content of teacher.json; its `hash` is that of the vectors and keys,
+    `truncated` counts the texts that the teacher cut, with a warning, and
+    `origin` says who the teacher is.
 
   Raises:
     BadInput: a vector has the wrong width, is zero or not finite; there is no
@@ -128,32 +132,63 @@ def teach(
     "dtype": dtype,
     "texts": hashlib.sha256(keys.tobytes()).hexdigest(),
   }
-  shape = (len(keys), model.width)
+  if about := arrays.complete(directory, _ABOUT, inputs, _ARRAYS):
+    return _named(directory, about, model)
+  texts = [items[i] for i in first]
+  if begin:
+    begin(texts)
+  start = lambda: model.start(
+    texts, directory / f"fit-{cache.key_of(inputs)}.npy"
+  )
+  encode = None
+  width = model.width
+  if width is None:
+    directory.mkdir(parents=True, exist_ok=True)
+    encode = start()
+    width = encode(texts[:1]).shape[1]
+  shape = (len(keys), width)
   layout = {"keys": ((len(keys),), "S16"), "vectors": (shape, dtype)}
   filling = arrays.Filling(directory, _ABOUT, inputs, layout)
-  if filling.about:
-    return filling.about
-  texts = [items[i] for i in first]
   if not filling.done:
     filling.arrays["keys"][:] = keys
   if filling.done < len(texts):
-    encode = model.start(texts, directory / f"fit-{filling.key}.npy")
-    for start in range(filling.done, len(texts), CHUNK):
-      chunk = texts[start : start + CHUNK]
+    encode = encode or start()
+    for place in range(filling.done, len(texts), CHUNK):
+      chunk = texts[place : place + CHUNK]
       with truncation.counted():
-        vectors = _checked(encode(chunk), chunk, model)
+        vectors = _checked(encode(chunk), chunk, model, width)
       filling.add({"vectors": vectors})
       if progress:
         progress(filling.done, len(texts))
   for fit in directory.glob("fit-*"):
     fit.unlink()
-  about: dict[str, Any] = {"count": len(texts)}
+  return filling.finish(_about(model, texts, width))
+
+
+def _about(
+  model: TeacherModel, texts: Sequence[Item], width: int
+) -> dict[str, Any]:
+  """What teacher.json says of the vectors besides what they depend on."""
+  about: dict[str, Any] = {"count": len(texts), "width": width}
   if model.counts is not None:
     # Of all texts, also those of a call that was killed.
     counts = model.counts(texts)
     truncation.report(counts)
     about["truncated"] = counts.as_json()
-  return filling.finish(about)
+  origin = dict(model.origin())
+  return {**about, **({"origin": origin} if origin else {})}
+
+
+def _named(
+  directory: Path, about: dict[str, Any], model: TeacherModel
+) -> dict[str, Any]:
+  """The content of teacher.json, where its origin is what is known by now."""
+  before = about.get("origin", {})
+  origin = {**before, **model.origin()}
+  if origin != before:
+    about = {**about, "origin": origin}
+    cache.write_json(directory / _ABOUT, about)
+  return about
 
 
 def all_alike(vectors: Shaped[np.ndarray, "n T"]) -> bool:
@@ -168,14 +203,17 @@ def all_alike(vectors: Shaped[np.ndarray, "n T"]) -> bool:
 
 
 def _checked(
-  vectors: Float[np.ndarray, "n _T"], items: Sequence[Item], model: TeacherModel
+  vectors: Float[np.ndarray, "n _T"],
+  items: Sequence[Item],
+  model: TeacherModel,
+  width: int,
 ) -> Float[np.ndarray, "n T"]:
   """The vectors at unit length; BadInput for a wrong width, 0 or not finite."""
   name = model.about["teacher"]
-  if vectors.shape != (len(items), model.width):
+  if vectors.shape != (len(items), width):
     raise BadInput(
       f"teacher {name} gives vectors of width {vectors.shape[-1]}, not"
-      f" {model.width} as it says"
+      f" {width} as it says"
     )
   vectors = np.asarray(vectors, np.float32)
   norms = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -187,137 +225,6 @@ def _checked(
       f" finite, the first for {text!r}; use another teacher or drop the text"
     )
   return vectors / norms
-
-
-def from_encoder(
-  encode: TextEncoder, model: Identity, width: int
-) -> TeacherModel:
-  """A model of this project as a teacher; `width` is its dimension."""
-
-  def vectors(items: Sequence[Item]) -> Float[np.ndarray, "n _T"]:
-    # A call has one prompt; what a chunk holds does not depend on kills.
-    out = np.zeros((len(items), width), np.float32)
-    for prompt in sorted({item.prompt for item in items}):
-      rows = [i for i, item in enumerate(items) if item.prompt == prompt]
-      texts = [items[i].text for i in rows]
-      found = encode(texts, prompt, [items[i].title for i in rows])
-      if found.shape[1] != width:
-        return found
-      out[rows] = found
-    return out
-
-  about = {
-    "teacher": "checkpoint",
-    "model": model.weights,
-    IDENTITY: model.as_json(),
-  }
-  return TeacherModel(about, width, lambda items, own: vectors)
-
-
-def sentence_transformer(name: str) -> TeacherModel:
-  """A sentence-transformers model as a teacher, with its own prompts.
-
-  It is read from disk only. Raises BadInput if the package is not installed or
-  the model is not there.
-  """
-  try:
-    import sentence_transformers  # pyrefly: ignore[missing-import]
-  except ImportError:
-    raise BadInput(
-      f"teacher {name} needs sentence-transformers; pip install it, or use the"
-      " tfidf teacher"
-    ) from None
-  try:
-    model = sentence_transformers.SentenceTransformer(
-      name, trust_remote_code=False, local_files_only=True
-    )
-  except (OSError, ValueError) as error:
-    reason = str(error).split("\n")[0]
-    raise BadInput(
-      f"{name}: no sentence-transformers model on this machine ({reason})"
-    ) from None
-  own = {k: text for k, text in model.prompts.items() if text is not None}
-
-  def vectors(items: Sequence[Item]) -> Float[np.ndarray, "n _T"]:
-    # The prompt goes apart: some models leave it out when they pool.
-    places: dict[str, list[int]] = {}
-    inputs = [_prompted(own, item) for item in items]
-    for place, (prompt, _) in enumerate(inputs):
-      places.setdefault(prompt, []).append(place)
-    found = {}
-    for prompt, members in places.items():
-      texts = [inputs[i][1] for i in members]
-      rows = model.encode(texts, prompt=prompt, show_progress_bar=False)
-      found |= zip(members, np.asarray(rows, np.float32))
-    return np.stack([found[place] for place in range(len(items))])
-
-  digest = hashlib.sha256()
-  for key, tensor in sorted(model.state_dict().items()):
-    digest.update(key.encode())
-    digest.update(tensor.detach().cpu().float().numpy().tobytes())
-  about = {
-    "teacher": "sentence-transformers",
-    "modules": str(model),
-    "prompts": own,
-    "weights": digest.hexdigest(),
-    IDENTITY: {
-      "tokenizer": _tokenizer_hash(model.tokenizer),
-      "max_length": model.max_seq_length,
-    },
-  }
-  # Its method for the width has another name in each version.
-  width = vectors([Item("document", "width", "")]).shape[1]
-  return TeacherModel(
-    about, width, lambda items, file: vectors, _counts(model, own)
-  )
-
-
-def _counts(
-  model: Any, own: Mapping[str, str]
-) -> Callable[[Sequence[Item]], truncation.Counts] | None:
-  """What counts the texts that a sentence-transformers model cuts.
-
-  It cuts without a word. None where it has no limit, or a tokenizer that is not
-  transformers' own.
-  """
-  most = getattr(model, "max_seq_length", None)
-  tokenizer: Any = getattr(model, "tokenizer", None)
-  if most is None or not hasattr(tokenizer, "num_special_tokens_to_add"):
-    return None
-
-  def counts(items: Sequence[Item]) -> truncation.Counts:
-    found = truncation.Counts()
-    for start in range(0, len(items), CHUNK):
-      chunk = items[start : start + CHUNK]
-      texts = ["".join(_prompted(own, item)) for item in chunk]
-      read = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
-      lengths = np.array([len(ids) for ids in read])
-      found.add(truncation.of_lengths(lengths, most))
-    return found
-
-  return counts
-
-
-def _tokenizer_hash(tokenizer: Any) -> str:
-  """SHA-256 of a tokenizer of transformers, as its library writes it; or ""."""
-  backend = getattr(tokenizer, "backend_tokenizer", None)
-  text = backend.to_str() if backend else ""
-  return hashlib.sha256(text.encode()).hexdigest() if text else ""
-
-
-def _prompted(own: Mapping[str, str], item: Item) -> tuple[str, str]:
-  """The model's own prompt for the item's task, if any, and the item's text."""
-  ours = prompts.prompt_named(item.prompt)
-  usual = ("document", "passage") if ours == prompts.DOCUMENT else ("query",)
-  alike = [name for name, words in prompts.PROMPTS.items() if words == ours]
-  # Names that a model has no words for are there too, with none.
-  found = [own.get(name, "") for name in (item.prompt, *alike, *usual)]
-  prompt = next(filter(None, found), "")
-  if not (item.title and ours == prompts.DOCUMENT):
-    return prompt, item.text
-  if prompt == prompts.DOCUMENT:
-    return "", prompts.with_prompt(prompt, item.text, item.title)
-  return prompt, f"{item.title}\n{item.text}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -161,7 +161,12 @@ def _files(
 ) -> dict[str, bytes]:
   """The small files of the smaller model; recipe.json names the parent."""
   parent = checkpoint.recipe_of(found.files)
-  inherited = (*checkpoint.AS_WRITTEN, saved.GRID, "origin")
+  inherited = (
+    *checkpoint.AS_WRITTEN,
+    saved.GRID,
+    "origin",
+    checkpoint.TEACHERS,
+  )
   recipe = {
     **{key: parent[key] for key in inherited if key in parent},
     "stage": "shrink",

@@ -148,3 +148,14 @@ def about_pairs(made: Inputs) -> dict[str, Any]:
 def hash_of_vectors(path: str) -> str:
   """The content hash of a teacher's vectors; "" for an empty path."""
   return teacher.open_vectors(pathlib.Path(path)).about["hash"] if path else ""
+
+
+def teachers(path: str) -> list[dict[str, Any]]:
+  """Who made a folder of a teacher's vectors; none for an empty path.
+
+  Of a folder from before that was recorded, only the kind is known.
+  """
+  if not path:
+    return []
+  about = teacher.open_vectors(pathlib.Path(path)).about
+  return [about.get("origin") or {"kind": about["teacher"].get("teacher", "")}]

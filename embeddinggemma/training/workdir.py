@@ -108,6 +108,9 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
     "config": dataclasses.asdict(config),
     "view": kind.view(config),
     **({"origin": origin} if (origin := checkpoint.origin(given)) else {}),
+    **checkpoint.with_teachers(
+      kind.teachers(config), checkpoint.teachers_of(given)
+    ),
     **checkpoint.AS_WRITTEN,
     "versions": versions(),
     "command": sys.argv,

@@ -56,6 +56,50 @@ def header_of(folder):
   return yaml.safe_load(text.split("---\n")[1]), text
 
 
+TAUGHT = {
+  "kind": "gemini",
+  "name": "gemini-embedding-001",
+  "dates": ["2026-11-01", "2026-11-02"],
+  "terms": "no model that competes",
+}
+OF_TAUGHT = {"kind": "checkpoint", "name": HOSTILE, "weights": "ef" * 32}
+
+
+def test_teachers_and_their_terms_go_with_the_model(
+  tmp_path, write_checkpoint, config
+):
+  """Into the card, the export, what is imported of it, a soup and a student."""
+  recipe = {**ORIGIN, "teachers": [TAUGHT, {**OF_TAUGHT, "licence": "gemma"}]}
+  files = {"recipe.json": json.dumps(recipe).encode()}
+  taught = write_checkpoint(tmp_path / "taught", config, files)
+  folder = export(taught, tmp_path / "out")
+  text = header_of(folder)[1]
+  for said in (
+    "| taught by | gemini-embedding-001 (gemini, asked 2026-11-01 to 2026-11-02",
+    "weights efefefefefefefef, licence gemma) |",
+    "Terms of the teacher gemini-embedding-001: no model that competes.",
+  ):
+    assert said in text
+  assert "<script>" not in text and "\x1b" not in text
+  argv = ["import", f"--from={folder}", f"--workdir={tmp_path / 'back'}"]
+  assert main.call(argv) == 0
+  both = f"{taught},{taught}"
+  argv = ["soup", f"--inputs={both}", f"--workdir={tmp_path / 'soup'}"]
+  assert main.call(argv) == 0
+  argv = ["shrink", f"--model={taught}", f"--workdir={tmp_path / 'small'}"]
+  assert main.call([*argv, "--layers=2"]) == 0
+  for name in ("back", "soup", "small"):
+    found = checkpoint.read_files(checkpoint.find(tmp_path / name))
+    assert checkpoint.teachers_of(found) == recipe["teachers"], name
+
+
+def test_those_that_taught_a_teacher_are_named_once():
+  first = {"name": "first", "teachers": [TAUGHT]}
+  found = checkpoint.with_teachers([first, {}], [TAUGHT, {"name": "second"}])
+  assert found == {"teachers": [{"name": "first"}, TAUGHT, {"name": "second"}]}
+  assert checkpoint.with_teachers([], []) == {}
+
+
 def test_the_card_says_what_is_recorded(tuned, tmp_path, config):
   place = checkpoint.find(tuned)
   digest = checkpoint.content_hash(checkpoint.read_params(place))

@@ -26,7 +26,7 @@ from embeddinggemma.convert.write.tokenizer_json import (
 from embeddinggemma.data import samples
 from embeddinggemma.data import tokenizer as tokenizer_lib
 from embeddinggemma.data.tokenizer import Tokenizer, train_tokenizer
-from embeddinggemma.mining import teach
+from embeddinggemma.mining import teachers
 from embeddinggemma.types import BadInput
 
 SPACE = "\u2581"
@@ -586,12 +586,12 @@ def test_load_and_teach_refuse_texts_without_eos(saved):
   change(saved, post_processor=POSTS[1])
   with pytest.raises(BadInput, match="read as 'BOS pieces', by an EmbeddingG"):
     eg.load(saved)
-  config = teach.TeachConfig(str(saved), 0, "float32", 0)
+  config = teachers.TeachConfig(str(saved), 0, "float32", 0)
   with pytest.raises(BadInput, match="read as 'BOS pieces', by an EmbeddingG"):
-    teach.teacher_of(config)
+    teachers.teacher_of(config)
   (saved / TOKENS).unlink()
   with pytest.raises(BadInput, match="add_bos_token=None is not supported"):
-    teach.teacher_of(config)
+    teachers.teacher_of(config)
 
 
 def bases(folder, pieces) -> list[pathlib.Path]:

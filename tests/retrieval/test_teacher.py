@@ -14,8 +14,10 @@ from stand_in import MODEL
 
 from embeddinggemma.data import prompts
 from embeddinggemma.mining import teach as teaching
-from embeddinggemma.mining import teacher, tfidf
+from embeddinggemma.mining import teacher
 from embeddinggemma.mining.teacher import Item, TeacherModel
+from embeddinggemma.mining.teachers import checkpoint as checkpoints
+from embeddinggemma.mining.teachers import sentence_transformers, tfidf
 from embeddinggemma.types import BadInput, Pair, Truncated
 
 NUMBERS = "one two three four five six seven eight nine ten".split()
@@ -287,7 +289,7 @@ def test_our_own_model_is_a_teacher(tmp_path):
     Item("sts", "abcd", ""),
     Item("document", "ab", ""),
   ]
-  about = teach(items, teacher.from_encoder(encode, MODEL, 4), tmp_path)
+  about = teach(items, checkpoints.from_encoder(encode, MODEL, 4), tmp_path)
   assert sorted(asked) == [("document", 2), ("sts", 1)]
   assert about["teacher"] == {
     "teacher": "checkpoint",
@@ -297,7 +299,7 @@ def test_our_own_model_is_a_teacher(tmp_path):
   want = np.array([[3, 5, 8, 1], [4, 0, 3, 1], [2, 0, 8, 1]], np.float32)
   want /= np.linalg.norm(want, axis=1, keepdims=True)
   np.testing.assert_allclose(rows(tmp_path, items), want, rtol=1e-6)
-  narrow = teacher.from_encoder(encode, MODEL, 6)
+  narrow = checkpoints.from_encoder(encode, MODEL, 6)
   with pytest.raises(BadInput, match=r"checkpoint gives .* width 4, not 6"):
     teach(items, narrow, tmp_path)
 
@@ -356,7 +358,7 @@ def test_a_sentence_transformers_model_uses_its_own_prompts(
   package.SentenceTransformer = SentenceTransformer
   monkeypatch.setitem(sys.modules, "sentence_transformers", package)
   monkeypatch.setattr(SentenceTransformer, "loaded", [])
-  model = teacher.sentence_transformer("some/model")
+  model = sentence_transformers.opened("some/model")
   items = [
     Item("qa", "a question", ""),
     Item("document", "a text", "a title"),
@@ -380,15 +382,15 @@ def test_a_sentence_transformers_model_uses_its_own_prompts(
   monkeypatch.setattr(
     SentenceTransformer, "state_dict", lambda self: {"w": Tensor([1.0, 3.0])}
   )
-  changed = teacher.sentence_transformer("some/model").about["weights"]
+  changed = sentence_transformers.opened("some/model").about["weights"]
   assert changed != weights
   with pytest.raises(BadInput, match=r"missing: no .* machine \(not found\)"):
-    teacher.sentence_transformer("missing")
+    sentence_transformers.opened("missing")
   own = {"document": prompts.DOCUMENT}
   monkeypatch.setattr(SentenceTransformer, "prompts", own)
   loaded = SentenceTransformer.loaded
   loaded.clear()
-  teach(items[:3], teacher.sentence_transformer("ours"), tmp_path)
+  teach(items[:3], sentence_transformers.opened("ours"), tmp_path)
   assert {*loaded[2:]} == {
     "a question",
     "title: a title | text: a text",
@@ -419,7 +421,7 @@ def test_a_real_sentence_transformers_model_teaches(tmp_path):
   model = package.SentenceTransformer(str(bert), prompts=prompts_of)
   model.save_pretrained(str(tmp_path / "model"))
   items = [Item("qa", "three and four", ""), Item("document", "five", "six")]
-  given = teacher.sentence_transformer(str(tmp_path / "model"))
+  given = sentence_transformers.opened(str(tmp_path / "model"))
   assert given.width == 16
   about = teach(items, given, tmp_path / "taught")
   assert about["truncated"]["cut"] == 0 and about["truncated"]["of"] == 2
@@ -433,13 +435,13 @@ def test_a_real_sentence_transformers_model_teaches(tmp_path):
   want = np.stack(want) / np.linalg.norm(want, axis=1, keepdims=True)
   np.testing.assert_allclose(rows(tmp_path / "taught", items), want, atol=1e-5)
   with pytest.raises(BadInput, match="no sentence-transformers model"):
-    teacher.sentence_transformer(str(tmp_path / "none"))
+    sentence_transformers.opened(str(tmp_path / "none"))
 
 
 def test_without_the_package_it_says_so(monkeypatch):
   monkeypatch.setitem(sys.modules, "sentence_transformers", None)
   with pytest.raises(BadInput, match="pip install it, or use the tfidf"):
-    teacher.sentence_transformer("some/model")
+    sentence_transformers.opened("some/model")
 
 
 def broken(value, width=8):

@@ -3,7 +3,8 @@
 Each runs in a process of its own, since llama.cpp aborts its process when it
 cannot use a file. A program gets the path of a request, a JSON file
 {"artefact", "items", "longest"} with items that are texts or lists of ids, and
-that of the reply to write, {"vectors", "versions"}.
+that of the reply to write, {"vectors", "versions"}. A request may have options
+of a program's own.
 """
 
 import errno
@@ -19,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -35,6 +37,9 @@ _FAULTS = (
   re.compile(r"error|fail|invalid|missing", re.IGNORECASE),
 )
 _QUIET = {"GGML_NO_BACKTRACE": "1", "HF_HUB_OFFLINE": "1"}
+# Threads that wait for each other sleep: they would take a busy machine's
+# processors from those for which they wait.
+_PATIENT = {"OMP_WAIT_POLICY": "passive"}
 
 
 class Refused(Exception):
@@ -57,9 +62,15 @@ class Runtime(NamedTuple):
   install: str  # how to install it, for a message
 
   def ask(
-    self, artefact: pathlib.Path, items: Sequence[Item], longest: int
+    self,
+    artefact: pathlib.Path,
+    items: Sequence[Item],
+    longest: int,
+    options: Mapping[str, Any] = MappingProxyType({}),
   ) -> Reply:
     """Vectors of items; texts go through the runtime's own tokenizer.
+
+    `longest` is the most tokens of an item; `options` are the program's own.
 
     Raises Refused, with the first line of the output that gives a reason.
     """
@@ -71,6 +82,7 @@ class Runtime(NamedTuple):
         "artefact": str(artefact.absolute()),
         "items": asked,
         "longest": longest,
+        **options,
       }
       request.write_text(json.dumps(tree))
       try:
@@ -79,7 +91,7 @@ class Runtime(NamedTuple):
           capture_output=True,
           encoding="utf-8",
           errors="replace",
-          env=os.environ | _QUIET,
+          env=_PATIENT | os.environ | _QUIET,
           timeout=_SECONDS,
         )
       except subprocess.TimeoutExpired:

@@ -167,11 +167,28 @@ def _training(job: Job) -> Iterator[str]:
     value = config_lib.at(recipe.get("config") or {}, key)
     if isinstance(value, int | float) and value:
       yield f"| {key} | {value:g} |"
+  for teacher in checkpoint.teachers_of(job.files):
+    yield f"| taught by | {_teacher(teacher)} |"
   for name, digest in recipe.get("parents", {}).items():
     yield f"| parent: {plain(str(name))} | `{_digest(digest)}` |"
   for name, version in recipe.get("versions", {}).items():
     if name in ("embeddinggemma", "jax"):
       yield f"| {name} | {plain(str(version))} |"
+
+
+def _teacher(teacher: Mapping[str, Any]) -> str:
+  """A teacher by its name, kind, version and licence, as far as recorded."""
+  name, kind = str(teacher.get("name", "")), str(teacher.get("kind", ""))
+  dates = teacher.get("dates")
+  days = " to ".join(map(str, dates)) if isinstance(dates, list) else ""
+  more = [
+    kind if name else "",
+    f"weights {_digest(teacher['weights'])}" if "weights" in teacher else "",
+    f"asked {days}" if days else "",
+    f"licence {teacher['licence']}" if teacher.get("licence") else "",
+  ]
+  said = ", ".join(filter(None, more))
+  return plain(f"{name or kind}{f' ({said})' if said else ''}")
 
 
 def _digest(value: Any) -> str:
@@ -216,7 +233,13 @@ def _terms(job: Job) -> str:
     said = "not one of the Hub's list"
   files = ", ".join(map(_code, names))
   beside = f"; the terms are in {files}" if names else ""
+  taught = "".join(
+    f"\n\nTerms of the teacher {plain(str(teacher.get('name', '')))}:"
+    f" {plain(str(teacher['terms']))}."
+    for teacher in checkpoint.teachers_of(job.files)
+    if teacher.get("terms")
+  )
   return (
     f"## Licence\n\nThe licence is {said}{beside}. A model inherits the terms of"
-    " its data and of the weights that it started from."
+    f" its data, of the weights that it started from and of its teachers.{taught}"
   )

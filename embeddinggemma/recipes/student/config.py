@@ -13,7 +13,8 @@ from embeddinggemma.convert.read import families
 from embeddinggemma.data import sources
 from embeddinggemma.loading import Model, load
 from embeddinggemma.mining import teach
-from embeddinggemma.mining.teach import TeachConfig
+from embeddinggemma.mining import teachers
+from embeddinggemma.mining.teachers.kind import TeachConfig
 from embeddinggemma.recipes.export import ExportConfig
 from embeddinggemma.recipes.index import IndexConfig
 from embeddinggemma.recipes.own import base as bases
@@ -192,7 +193,7 @@ def build(tree: Mapping[str, Any]) -> StudentConfig:
   teaching = config_lib.build(TeachConfig, taught, "teach.")
   width = base.config.embed_dim
   if teaching.teacher != tree["base"]:
-    width = teach.teacher_of(teaching).width
+    width = teachers.teacher_of(teaching).width
   trees = {n: _stage(tree[n], tree["base"], base, width) for n in STAGES}
   given = {
     key: {name: trees[name][1][key] for name in STAGES}

@@ -18,7 +18,8 @@ from embeddinggemma.data import text as text_lib
 from embeddinggemma.data.tables.pairs import Pairs
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.loading import load
-from embeddinggemma.mining import teach, teacher
+from embeddinggemma.mining import teach, teacher, teachers
+from embeddinggemma.mining.teachers import checkpoint as checkpoints
 from embeddinggemma.recipes import export, index, shared
 from embeddinggemma.recipes.own import (
   choice,
@@ -165,7 +166,7 @@ class Run:
       "searched": shared.fingerprint("index.input", config.index.input),
       "teacher": _base(self)
       if config.itself
-      else dict(teach.teacher_of(config.teach).about),
+      else dict(teachers.teacher_of(config.teach).about),
     }
 
 
@@ -412,8 +413,8 @@ def _measured(
     ) from None
   base, loading = timed.warm(lambda: load(config.base))
   items = teacher.items_of(made.pairs)
-  own = teach.teacher_of_model(base) if config.itself else None
-  own = own or teach.teacher_of(config.teach)
+  own = checkpoints.of_model(base) if config.itself else None
+  own = own or teachers.teacher_of(config.teach)
   read = [prompts.prompted(*item) for item in items]
   scored, ranking = forecast.scored_tokens(base, suites)
   passages = [pair.positive for pair in made.pairs]
@@ -472,7 +473,7 @@ def _teach(run: Run, done: AllDone) -> Task:
   config = run.config
 
   def work(directory: pathlib.Path) -> teach.Taught:
-    model = teach.teacher_of(config.teach)
+    model = teachers.teacher_of(config.teach)
     dtype = config.teach.dtype
     return teach.teach(run.made.pairs, model, dtype, directory, run.console)
 

@@ -12,8 +12,9 @@ from embeddinggemma import config
 from embeddinggemma.config import at_least
 from embeddinggemma.data import denoisers
 from embeddinggemma.mining.candidates import MiningConfig
-from embeddinggemma.mining.teach import TeachConfig, teacher_of
 from embeddinggemma.mining.teacher import TeacherModel
+from embeddinggemma.mining.teachers import teacher_of
+from embeddinggemma.mining.teachers.kind import TeachConfig
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.recipes.export import ExportConfig
 from embeddinggemma.recipes.index import IndexConfig
@@ -155,10 +156,23 @@ class Run:
 
   @functools.cached_property
   def teacher(self) -> TeacherModel | None:
-    """The teacher model, if any; BadInput if it cannot be opened."""
+    """The teacher model, if any; BadInput if it does not open or fit."""
     stages = self.recipe.prefinetune, self.recipe.finetune
-    used = any(stage.loss.asks_teacher for stage in stages)
-    return teacher_of(self.recipe.teach) if used else None
+    taught = [stage for stage in stages if stage.loss.asks_teacher]
+    if not taught:
+      return None
+    found = teacher_of(self.recipe.teach)
+    for stage in taught:
+      if not stage.loss.distill:
+        continue  # its scores alone need no common width
+      wanted = stage.loss.teacher_width or stage.model.embed_dim
+      if found.width not in (None, wanted):
+        raise BadInput(
+          f"teach.teacher={self.recipe.teach.teacher} has vectors of width"
+          f" {found.width}, and {stage.stage} matches {wanted}; set"
+          f" {stage.stage}.loss.teacher_width={found.width}"
+        )
+    return found
 
   @functools.cached_property
   def outside(self) -> dict[str, Any]:

@@ -97,6 +97,9 @@ class Kind(NamedTuple):
   same: Sequence[str] = ()
   # Further parents: key of the config with a model -> the path of its weights.
   parents: Callable[[Any], Mapping[str, str]] = lambda config: {}
+  # Who taught it, besides those that taught the weights that it starts from:
+  # the origins in their teacher.json.
+  teachers: Callable[[Any], Sequence[Mapping[str, Any]]] = lambda config: ()
   # Further dependencies of its inputs.
   depends: Callable[[Any], Mapping[str, Any]] = lambda config: {}
   # Config keys that influence the weights in this kind, but not in others.

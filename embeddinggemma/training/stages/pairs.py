@@ -603,6 +603,7 @@ KIND = Kind(
   flops=_flops,
   embeds=True,
   folders=("init_from", "teacher"),
+  teachers=lambda config: inputs.teachers(config.teacher),
   depends=lambda config: {"teacher": inputs.hash_of_vectors(config.teacher)},
   view=_view,
   check=_check,

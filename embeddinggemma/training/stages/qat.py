@@ -19,6 +19,7 @@ from embeddinggemma.config import QuantizeConfig
 from embeddinggemma.data import mixture
 from embeddinggemma.loading import load
 from embeddinggemma.mining import teach as teaching
+from embeddinggemma.mining.teachers import checkpoint as checkpoints
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.training.stages import pairs
 from embeddinggemma.training.stages.kind import Say
@@ -128,7 +129,7 @@ def taught(
     return config
 
   def teach() -> None:
-    start = teaching.teacher_of_model(load(config.init_from))
+    start = checkpoints.of_model(load(config.init_from))
     texts = texts_read(config, made)
     teaching.teach(texts, start, "float16", directory, console)
 

@@ -1,6 +1,8 @@
 """A program: vectors of a GGUF file from llama.cpp, by xllamacpp.
 
-Its arguments are the paths of the request and of the reply.
+Its arguments are the paths of the request and of the reply. Beside what every
+program gets, the request may say how many "threads" compute, how many texts are
+in a micro-batch ("together"), and the "tokens" of one.
 """
 
 import importlib
@@ -21,21 +23,27 @@ def main(request: str, reply: str) -> None:
   params.warmup = False
   params.n_gpu_layers = 0
   # A text must fit into one micro-batch, or the process is aborted.
-  params.n_ctx = params.n_batch = params.n_ubatch = asked["longest"]
-  params.n_parallel = 1
+  params.n_batch = params.n_ubatch = max(
+    asked["longest"], asked.get("tokens", 0)
+  )
+  params.n_parallel = together = asked.get("together", 1)
+  params.n_ctx = max(params.n_batch, together * asked["longest"])
   # Threads wait for each other by spinning: on a busy machine, one is faster.
-  params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+  threads = asked.get("threads", 1)
+  params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
   # It would round keys and values to float16, and sum in it.
   off = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
   params.flash_attn_type = off
   server = xllamacpp.Server(params)
-  vectors = []
-  for item in asked["items"]:
-    found = server.handle_embeddings({"input": item, "embd_normalize": -1})
+  vectors: list[Any] = []
+  items = asked["items"]
+  for given in [items] if together > 1 else items:
+    found = server.handle_embeddings({"input": given, "embd_normalize": -1})
     found = json.loads(found) if isinstance(found, str) else found
     if "data" not in found:
       sys.exit(f"error: {json.dumps(found)}")
-    vectors.append(found["data"][0]["embedding"])
+    rows = sorted(found["data"], key=lambda row: row["index"])
+    vectors += [row["embedding"] for row in rows]
   versions = {"xllamacpp": xllamacpp.__version__}
   tree = {"vectors": vectors, "versions": versions}
   pathlib.Path(reply).write_text(json.dumps(tree))

@@ -13,8 +13,10 @@ from jaxtyping import Float
 
 from embeddinggemma import cache, lexical
 from embeddinggemma.mining.teacher import Encode, Item, TeacherModel
+from embeddinggemma.mining.teachers.kind import Kind
 from embeddinggemma.types import BadInput
 
+NAME = "tfidf"
 FEATURES = 2**16  # hashed words, and as many hashed n-grams
 NGRAMS = (4, 4)
 MAX_CHARS = 1000  # of a text, that it reads: more than a student does
@@ -32,7 +34,7 @@ def tfidf(width: int, seed: int) -> TeacherModel:
   if width < 2:
     raise BadInput(f"a tfidf teacher of width {width}; give it at least 2")
   about = {
-    "teacher": "tfidf",
+    "teacher": NAME,
     "seed": seed,
     "features": FEATURES,
     "ngrams": list(NGRAMS),
@@ -49,7 +51,8 @@ def tfidf(width: int, seed: int) -> TeacherModel:
     components = np.stack(components, axis=1)
     return lambda items: _transform(_counts(items), weights, components)
 
-  return TeacherModel(about, width, start)
+  origin = {"kind": NAME, "name": "TF-IDF of the texts, by truncated SVD"}
+  return TeacherModel(about, width, start, origin=lambda: origin)
 
 
 def _counts(items: Sequence[Item]) -> Any:
@@ -136,3 +139,9 @@ def _tfidf(counts: Any, weights: Float[np.ndarray, "F"]) -> Any:
   return sparse.csr_matrix(
     sparse.hstack([preprocessing.normalize(half) for half in halves])
   )
+
+
+KIND = Kind(
+  lambda config: config.teacher == NAME,
+  lambda config: tfidf(config.width, config.seed),
+)

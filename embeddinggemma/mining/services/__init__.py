@@ -1,0 +1,1 @@
+"""Models behind an API: asked within limits, and nothing paid for twice."""
