@@ -93,7 +93,7 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
     "data": kind.about(config, made),
     "config": dataclasses.asdict(config),
     "view": kind.view(config),
-    **({"origin": origin} if (origin := checkpoint.origin(given)) else {}),
+    **checkpoint.descent(given),
     **checkpoint.AS_WRITTEN,
     "versions": versions(),
     "command": sys.argv,

@@ -41,7 +41,7 @@ def test_layers_are_the_parents_with_their_kinds(
   kinds = [teacher.config.attention_kind(n) for n in range(2)]
   argv = ["shrink", f"--model={model}", f"--workdir={tmp_path}"]
   assert main.call([*argv, "--layers=1"]) == 0
-  assert "layers 0;" in capsys.readouterr().out
+  assert f"layers 0 ({kinds[0]});" in capsys.readouterr().out
   ours, theirs = tensors(tmp_path), tensors(model)
   assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
   assert not any("layer_1" in name for name in ours)

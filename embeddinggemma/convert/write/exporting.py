@@ -151,6 +151,7 @@ def about(form: Format, job: Job, written: Written) -> dict[str, Any]:
       Tokenizer(job.files[checkpoint.TOKENIZER_FILE]).identity,
       job.prompts,
     ).as_json(),
+    **({checkpoint.CUTS: cuts} if (cuts := checkpoint.cuts(job.files)) else {}),
     **written.about,
   }
 
