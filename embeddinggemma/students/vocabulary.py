@@ -4,7 +4,7 @@ A byte-pair encoding merges two neighbours whose joint text is a piece, the one
 of the highest score first. If all pieces are kept that merging makes on the way
 to a piece, then a smaller vocabulary makes the same merges in the same order,
 and cuts a text as before wherever the pieces of that cut are kept. What is not
-kept falls apart into smaller pieces, and at last into bytes.
+kept falls apart into smaller pieces, and at last into characters or bytes.
 """
 
 import itertools
@@ -24,6 +24,9 @@ from embeddinggemma.students.cuts import Cut
 from embeddinggemma.types import BadInput
 
 _BATCH = 1024  # texts that are tokenised together
+_LETTERS = (
+  4  # the share of pieces that may be kept for being a character: 1 / 4
+)
 _SPARE = re.compile(r"<unused(\d+)>")
 
 
@@ -66,7 +69,9 @@ def prune(
   It keeps control pieces, bytes, pieces that are matched whole (of the spare
   ones as many as this project's own tokenizers have), and then the pieces that
   are most frequent in the texts, each with those from which it is merged.
-  The pieces of `prompts`, which stand before every text, come first.
+  The pieces of `prompts`, which stand before every text, come first, and then
+  the texts' characters, up to a quarter of all pieces: what loses its piece
+  should not fall into bytes.
 
   Args:
     tokenizer: the larger vocabulary.
@@ -86,9 +91,9 @@ def prune(
     raise BadInput("there is no text whose pieces a vocabulary could keep")
   kept = require_size(tokenizer, size, counts)
   pieces = sentencepiece_model.parse(tokenizer.model).pieces
-  rank = np.where(first > 0, np.iinfo(np.int64).max, counts)
-  used = [int(n) for n in np.argsort(-rank, kind="stable") if rank[n]]
-  _add(kept, used, pieces, size)
+  used = [*_most(first), *_most(np.where(first > 0, 0, counts))]
+  letters = _most(_characters(pieces, counts))[: size // _LETTERS]
+  _add(kept, [*_most(first), *letters, *used], pieces, size)
   ids = np.array(sorted(kept))
   model = sentencepiece_model.serialise(
     sentencepiece_model.parse(tokenizer.model)._replace(
@@ -98,6 +103,25 @@ def prune(
   lost = sum(n not in kept for n in used)
   whole, parts = cuts.compare(tokenizer, Tokenizer(model), ids, texts, labels)
   return Pruned(model, ids, len(used), lost, whole, parts)
+
+
+def _most(counts: Int[np.ndarray, "V"]) -> list[int]:
+  """The ids that are counted, the commonest first."""
+  return [int(n) for n in np.argsort(-counts, kind="stable") if counts[n]]
+
+
+def _characters(
+  pieces: Sequence[Piece], counts: Int[np.ndarray, "V"]
+) -> Int[np.ndarray, "V"]:
+  """How often each piece of one character stands in the texts, in any piece."""
+  alone = {p.text: n for n, p in enumerate(pieces) if p.type == NORMAL}
+  found = np.zeros_like(counts)
+  for n in np.flatnonzero(counts):
+    if pieces[n].type == NORMAL:
+      for character in pieces[n].text:
+        if character in alone:
+          found[alone[character]] += counts[n]
+  return found
 
 
 def require_size(

@@ -90,17 +90,26 @@ def exported(form, workdir, folder, dtype=None):
   return exporting.export(FORMS[form], str(workdir), folder, dtype).artefact
 
 
-def of_runtime(form, artefact, texts):
-  """The runtime's unit vectors of texts, or of rows of ids."""
-  runtime = runtimes.find(form)
+def of_folder(artefact, texts):
+  """The unit vectors of texts from sentence-transformers, in this process."""
+  st = pytest.importorskip("sentence_transformers", minversion="5.4")
+  return st.SentenceTransformer(str(artefact), device="cpu").encode(texts)
+
+
+def of_file(artefact, texts):
+  """llama.cpp's unit vectors of texts, or of rows of ids."""
+  runtime = runtimes.find("gguf")
   if runtime is None:
-    pytest.skip(f"{form} is not here")
+    pytest.skip("llama.cpp is not here")
   items = [
     Item(x, np.zeros(0, int)) if isinstance(x, str) else Item(None, x)
     for x in texts
   ]
   vectors = runtime.ask(artefact, items, 128).vectors
   return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+RUN = {"gguf": of_file, "sentence-transformers": of_folder}
 
 
 def turned_around(workdir, target):
@@ -130,9 +139,7 @@ def test_every_order_of_kinds_is_exported(student, tmp_path, form, layers):
   other = eg.load(turned_around(workdir, tmp_path / "other")).encode(LONG)
   assert (np.sum(want * other, axis=1)[1:] < 0.999).all()  # the window matters
   artefact = exported(form, workdir, tmp_path / "out")
-  np.testing.assert_allclose(
-    of_runtime(form, artefact, LONG), want, rtol=0, atol=2e-5
-  )
+  np.testing.assert_allclose(RUN[form](artefact, LONG), want, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -179,8 +186,8 @@ def test_a_smaller_vocabulary_gives_the_same_ids_in_llama_cpp(
   rows = [tokenizer.encode(text) for text in HARD]
   short = [n for n, row in enumerate(rows) if len(row) <= 128]
   assert len(short) > len(HARD) - 3
-  of_texts = of_runtime("gguf", artefact, [HARD[n] for n in short])
-  of_ids = of_runtime("gguf", artefact, [rows[n] for n in short])
+  asked = [*(HARD[n] for n in short), *(rows[n] for n in short)]
+  of_texts, of_ids = np.split(of_file(artefact, asked), 2)
   for n, text, ids in zip(short, of_texts, of_ids):
     np.testing.assert_allclose(text, ids, atol=1e-6, err_msg=repr(HARD[n]))
 

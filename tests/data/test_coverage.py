@@ -32,5 +32,7 @@ def test_only_what_is_much_is_said_the_worst_first():
     "none": (0, 0),
   }
   said = coverage.note(counted)
-  assert said.endswith("single bytes are 30% of those of nli, 6% of those of sts")
+  assert said.endswith(
+    "single bytes are 30% of those of nli, 6% of those of sts"
+  )
   assert coverage.note({"qa": (50, 1000)}) == "" == coverage.note({})
