@@ -7,7 +7,7 @@ conversions to GGUF have the same three: `license` is an identifier such as
 
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import yaml
@@ -120,15 +120,15 @@ def read_cuts(value: Any) -> list[dict[str, Any]]:
   return found if all(map(is_cut, found)) else []
 
 
-def cut_out_of(cuts: Sequence[Mapping[str, Any]], name: str = "") -> str:
+def cut_out_of(cuts: Any, name: str = "") -> str:
   """What was cut out of which model, in words; "" if nothing was.
 
   Args:
-    cuts: see checkpoint.CUTS.
+    cuts: see checkpoint.CUTS; unchecked.
     name: of the first of the models; "": it is called by its hash.
   """
   said = []
-  for cut in cuts:
+  for cut in read_cuts(cuts):
     sizes = {
       "layers": (len(cut["layers"]), cut["of_layers"]),
       "pieces": (cut["pieces"], cut["of_pieces"]),

@@ -5,7 +5,7 @@ of them on texts in many languages, `quick` the cheap ones on a few words.
 """
 
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -109,9 +109,7 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
     return [*findings, *diagnose(model, progress.show)]
 
 
-def _cuts(
-  model: Model, found: tensors.Imported | None
-) -> Sequence[Mapping[str, Any]]:
+def _cuts(model: Model, found: tensors.Imported | None) -> Any:
   """What was cut out of which model to make this one; see checkpoint.CUTS."""
   if found is not None:
     return found.source.get(checkpoint.CUTS, [])

@@ -24,9 +24,7 @@ from embeddinggemma.students.cuts import Cut
 from embeddinggemma.types import BadInput
 
 _BATCH = 1024  # texts that are tokenised together
-_LETTERS = (
-  4  # the share of pieces that may be kept for being a character: 1 / 4
-)
+_LETTERS = 4  # one piece in so many may be kept for being a character
 _SPARE = re.compile(r"<unused(\d+)>")
 
 
