@@ -36,6 +36,11 @@ _TERMS = re.compile(
   r"(LICEN[CS]E|NOTICE|USE_POLICY|TERMS|GEMMA_TERMS)[\w.-]*", re.IGNORECASE
 )
 _ORIGIN = ("from", "family", "repository", "general")
+# An entry of recipe.json, of an export's mark and of what is read of one: the
+# cuts that made a model out of a larger one, the oldest first. Each is {"from":
+# hash of the larger one's weights, "layers": those kept, "of_layers",
+# "pieces", "of_pieces"}.
+CUTS = "cuts"
 ITEMS = ("params", "opt_state", "data", "files")
 _GIVE = "give a checkpoint directory or the workdir of a run"
 _CHUNK, _FILE = 2**22, 2**26  # bytes of `write`: of a chunk, of a file
@@ -453,6 +458,22 @@ def with_teachers(*several: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     own = teacher.pop(TEACHERS, [])
     found += [t for t in (teacher, *own) if t and t not in found]
   return {TEACHERS: found} if found else {}
+
+
+def cuts(files: Files) -> list[dict[str, Any]]:
+  """The cuts that made this model or one that it descends from; see CUTS."""
+  recipe = recipe_of(files)
+  return recipe.get(CUTS) or recipe.get("source", {}).get(CUTS) or []
+
+
+def descent(files: Files) -> dict[str, Any]:
+  """What recipe.json keeps of a parent's: origin, cuts and teachers."""
+  found = {
+    "origin": origin(files),
+    CUTS: cuts(files),
+    TEACHERS: teachers_of(files),
+  }
+  return {key: value for key, value in found.items() if value}
 
 
 class ContentHash:

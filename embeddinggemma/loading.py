@@ -18,7 +18,7 @@ from embeddinggemma import checkpoint, encode, quantize, saved, sharding
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import tensors
 from embeddinggemma.convert.read import families
-from embeddinggemma.data import arguments, prompts, truncation
+from embeddinggemma.data import arguments, coverage, prompts, truncation
 from embeddinggemma.data.tokenizer import EOS, NO_LIMIT, Tokenizer
 from embeddinggemma.distributed import forks
 from embeddinggemma.model import adapt, embedder
@@ -262,7 +262,9 @@ class Model:
     """All tokens of each text, and how many texts are longer than is read."""
     ids, _ = self.tokenizer.encode_batch(texts, NO_LIMIT)
     lengths = np.array([len(row) for row in ids], np.int64)
-    return ids, truncation.of_lengths(lengths, self.config.max_length)
+    counts = truncation.of_lengths(lengths, self.config.max_length)
+    counts.bytes, counts.tokens = coverage.in_bytes(self.tokenizer, ids)
+    return ids, counts
 
   def _encode_ids(
     self,

@@ -211,7 +211,7 @@ def _recipe(
     "weights": list(shares),
     "view": checkpoint.view_of(files[0]),
     IDENTITY: checkpoint.identity_of(files[0]),
-    **({"origin": origin} if (origin := _one_origin(files)) else {}),
+    **_one_descent(files),
     **checkpoint.with_teachers(*map(checkpoint.teachers_of, files)),
     **(checkpoint.AS_WRITTEN if kept else {}),
     "versions": {name: importlib.metadata.version(name) for name in names},
@@ -219,10 +219,14 @@ def _recipe(
   }
 
 
-def _one_origin(files: Sequence[checkpoint.Files]) -> dict[str, Any]:
-  """From where all of the models descend; {} if that is not one place."""
-  first, *others = map(checkpoint.origin, files)
-  return first if all(other == first for other in others) else {}
+def _one_descent(files: Sequence[checkpoint.Files]) -> dict[str, Any]:
+  """From where all of the models descend, as far as that is one place."""
+  first, *others = map(checkpoint.descent, files)
+  return {
+    key: value
+    for key, value in first.items()
+    if all(other.get(key) == value for other in others)
+  }
 
 
 def alike(place: pathlib.Path) -> list[str]:

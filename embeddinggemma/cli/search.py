@@ -15,7 +15,7 @@ from embeddinggemma.cli.flags import (
   say,
   show,
 )
-from embeddinggemma.data import jsonl, truncation
+from embeddinggemma.data import coverage, jsonl, truncation
 from embeddinggemma.evaluation import classify
 from embeddinggemma.loading import load
 from embeddinggemma.recipes.index import build_index, measure
@@ -39,6 +39,7 @@ def embed(values: flags.FlagValues) -> None:
       show_progress_bar=shown.is_terminal,
     )
   truncation.report(counts)
+  coverage.say(counts.bytes, counts.tokens, shown)
   output.parent.mkdir(parents=True, exist_ok=True)
   cache.write_array(output, vectors)
   if values.json:

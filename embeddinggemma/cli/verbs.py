@@ -82,7 +82,7 @@ VERBS = {
     "cut a small model out of a large one: fewer layers, fewer pieces",
     "students:shrink",
     ("model", "workdir"),
-    ("layers", "vocabulary", "data"),
+    ("layers", "vocabulary", "data", "fields", "skip_bad_rows", "json"),
   ),
   "doctor": Verb(
     "look for silent wrongness: doctor PATH; a row a check, exit 1 on a fault",

@@ -61,10 +61,12 @@ def has(folder: pathlib.Path, name: str) -> bool:
 
 def recorded(place: pathlib.Path) -> Any:
   """The identity that an export says its model had, unchecked; else {}."""
-  folder = place if place.is_dir() else place.parent
-  if not has(folder, MARK):
-    return {}
-  return read_json(folder, MARK).get(IDENTITY, {})
+  return mark(place if place.is_dir() else place.parent).get(IDENTITY, {})
+
+
+def mark(folder: pathlib.Path) -> dict[str, Any]:
+  """What an export of ours says of itself; {} of any other folder."""
+  return read_json(folder, MARK) if has(folder, MARK) else {}
 
 
 def teachers(place: pathlib.Path) -> list[dict[str, Any]]:

@@ -122,6 +122,47 @@ def _published(known: Mapping[str, Any]) -> str:
   return pathlib.PurePath(source).name.removesuffix(".gguf")
 
 
+def read_cuts(value: Any) -> list[dict[str, Any]]:
+  """The cuts in what an export says of itself; [] if these are none.
+
+  They decide nothing, so what is damaged is left out.
+  """
+  kinds = {"from": str, "of_layers": int, "pieces": int, "of_pieces": int}
+  is_cut = lambda cut: (
+    isinstance(cut, dict)
+    and all(type(cut.get(key)) is kind for key, kind in kinds.items())
+    and isinstance(cut.get("layers"), list)
+    and all(type(n) is int for n in cut["layers"])
+  )
+  found = value if isinstance(value, list) else []
+  return found if all(map(is_cut, found)) else []
+
+
+def cut_out_of(cuts: Any, name: str = "") -> str:
+  """What was cut out of which model, in words; "" if nothing was.
+
+  Args:
+    cuts: see checkpoint.CUTS; unchecked.
+    name: of the first of the models; "": it is called by its hash.
+  """
+  said = []
+  for cut in read_cuts(cuts):
+    sizes = {
+      "layers": (len(cut["layers"]), cut["of_layers"]),
+      "pieces": (cut["pieces"], cut["of_pieces"]),
+    }
+    kept = " and ".join(
+      f"{few:,} of {many:,} {what}"
+      for what, (few, many) in sizes.items()
+      if few != many
+    )
+    whose = cut["from"][:12]
+    if not said and name:
+      whose = f"{name} ({whose})"
+    said.append(f"{kept} of {whose}")
+  return ", and of these ".join(said)
+
+
 def title(given: str, files: checkpoint.Files) -> str:
   """What to call a model, by the path that the user gave.
 

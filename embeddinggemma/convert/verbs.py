@@ -6,7 +6,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -19,6 +19,7 @@ from embeddinggemma.convert import formats, origin, safetensors_io
 from embeddinggemma.convert.certify import certificate
 from embeddinggemma.convert.read import families, left_aside, on_grid
 from embeddinggemma.convert.read import gguf as gguf_read
+from embeddinggemma.convert.read.transformers import BOTH
 from embeddinggemma.convert.tensors import WHOLE_FOLDER, Imported
 from embeddinggemma.convert.write import exporting, output
 from embeddinggemma.data.tokenizer import Tokenizer
@@ -70,40 +71,20 @@ def import_model(
     BadInput: see `families.read`; the workdir has a checkpoint already; the
       tokenizer has more pieces than the embedding table has rows.
   """
-  folder = _located(source)
-  model = families.read(folder, part, _base(base))
-  tokenizer = Tokenizer(model.tokenizer, str(folder))
-  tokenizer.require_fits(model.config.vocab_size, str(folder))
-  place = pathlib.Path(source)
-  left = left_aside_of(model, place if place.is_dir() else folder)
-  found = on_grid.Found(quantize.FLOAT, "")
-  if model.is_embedder:
-    found = on_grid.recognise(model)
-  with (
-    output.untouched(workdir, cache.LOCK_FILE),
-    cache.locked(workdir),
-  ):
-    if checkpoint.steps(workdir):
-      raise BadInput(
-        f"{workdir} holds a checkpoint already; use another --workdir"
-      )
-    content = _files(model, folder, source, found.grid, left)
+  folder, model, left, found, content = readied(source, part, base)
+  with output.fresh(workdir):
     total = len(model.tensors)
-    with (
-      output.whole(
-        workdir / checkpoint.CHECKPOINTS, "--workdir", _unfinished
-      ) as partial,
-      progress_lib.Progress(console, "import", total) as progress,
-    ):
+    with progress_lib.Progress(console, "import", total) as progress:
       watched = _watched(model.tensors, lambda n: progress.show(n, ""))
       params = {"model": checkpoint.nest(watched), "aux": {}}
-      written = checkpoint.write(partial, params, content)
-      place = partial / written.name
-      written.rename(place)
-      written.parent.rmdir()
-      if model.is_embedder:
-        examine(place if base else folder)
-  place = workdir / checkpoint.CHECKPOINTS / place.name
+      place = output.first_checkpoint(
+        workdir,
+        params,
+        content,
+        lambda written: (
+          examine(written if base else folder) if model.is_embedder else None
+        ),
+      )
   console.print(_table(model, left))
   count = sum(tensor.size for tensor in model.tensors.values())
   rest = f"; left out: {model.left_out}" if model.left_out else ""
@@ -119,9 +100,32 @@ def import_model(
   return place
 
 
-def _unfinished(checkpoints: pathlib.Path) -> bool:
-  """Whether a folder holds only what a kill left of a checkpoint."""
-  return all("orbax-checkpoint-tmp" in p.name for p in checkpoints.iterdir())
+class Readied(NamedTuple):
+  """Public weights that can be written as a checkpoint."""
+
+  folder: pathlib.Path  # or file
+  model: Imported
+  left: left_aside.Left
+  found: on_grid.Found
+  files: dict[str, bytes]  # the small ones of the checkpoint
+
+
+def readied(source: str, part: str = BOTH, base: str | None = None) -> Readied:
+  """What an import of a source would write, checked; nothing is written.
+
+  Arguments and errors are those of `import_model`.
+  """
+  folder = _located(source)
+  model = families.read(folder, part, _base(base))
+  tokenizer = Tokenizer(model.tokenizer, str(folder))
+  tokenizer.require_fits(model.config.vocab_size, str(folder))
+  given = pathlib.Path(source)
+  left = left_aside_of(model, given if given.is_dir() else folder)
+  found = on_grid.Found(quantize.FLOAT, "")
+  if model.is_embedder:
+    found = on_grid.recognise(model)
+  files = _files(model, folder, source, found.grid, left)
+  return Readied(folder, model, left, found, files)
 
 
 def _base(base: str | None) -> pathlib.Path | None:
@@ -198,6 +202,8 @@ def export_model(
     )
   say(f"{place}  weights {written.digest[:12]}{certificate.grid(found)}")
   say(certificate.summary(found))
+  if "needs" in found:
+    say(f"note: the order of its layers needs {found['needs']}")
   return found
 
 

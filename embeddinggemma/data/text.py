@@ -266,10 +266,15 @@ def pair_texts(pairs: Iterable[Pair]) -> Iterator[tuple[str, str]]:
   """The distinct texts of both sides of pairs, in order of first occurrence."""
   seen: set[str] = set()
   for pair in pairs:
-    for text in (pair.query, _titled(pair.title, pair.positive)):
+    for text in sides(pair):
       if text not in seen:
         seen.add(text)
         yield pair.origin, text
+
+
+def sides(pair: Pair) -> tuple[str, str]:
+  """Both texts of a pair, the positive below its title."""
+  return pair.query, _titled(pair.title, pair.positive)
 
 
 def read_texts(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from embeddinggemma.data import sentencepiece_file
 from embeddinggemma.types import BadInput
@@ -100,6 +100,14 @@ class Tokenizer:
   def pieces(self) -> list[str]:
     """Every piece, in the order of ids."""
     return self._processor.id_to_piece(list(range(self.vocab_size)))
+
+  @functools.cached_property
+  def is_byte(self) -> Bool[np.ndarray, "V"]:
+    """Of each id, whether it stands for a single byte.
+
+    A text has such ids where the vocabulary has no piece for a character.
+    """
+    return np.array(self._processor.is_byte(list(range(self.vocab_size))))
 
   @functools.cached_property
   def spare_ids(self) -> list[int]:

@@ -1,7 +1,7 @@
 """What a model does not read of its input: counted, and said in every call.
 
 That is the end of a text that is too long, and a title for which a prompt has
-no place.
+no place. What it reads byte by byte is counted too; see data/coverage.py.
 
 A call of a model warns by itself. Long work makes many calls, collects their
 counts (`counted`), and warns once (`report`).
@@ -28,6 +28,8 @@ class Counts:
   longest: int = 0  # in tokens, before the cut
   max_length: int = 0
   untitled: int = 0  # titles that were left out
+  bytes: int = 0  # tokens of a single byte, for want of a piece
+  tokens: int = 0
 
   def add(self, other: "Counts") -> None:
     """Counts other texts as well."""
@@ -36,6 +38,8 @@ class Counts:
     self.longest = max(self.longest, other.longest)
     self.max_length = max(self.max_length, other.max_length)
     self.untitled += other.untitled
+    self.bytes += other.bytes
+    self.tokens += other.tokens
 
   def as_json(self) -> dict[str, int]:
     """{"cut", "of", "longest", "max_length"}, for files."""

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 from rich.console import Console
 
+from embeddinggemma import checkpoint
+from embeddinggemma.convert import origin, tensors
 from embeddinggemma.convert.read import sentence_transformers
 from embeddinggemma.data import samples
 from embeddinggemma.doctor import (
@@ -94,6 +96,8 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
       return [opens, *language.diagnose(words, progress.show)]
   assert model is not None
   seen = "" if model.precision == FLOAT else f", seen in {model.precision}"
+  cut = origin.cut_out_of(_cuts(model, found))
+  seen += f", cut out of a larger model: {cut}" if cut else ""
   findings = [Finding("opens", True, model.name + seen)]
   if sentence_transformers.is_folder(path):
     prompted = [model.prompt(name) for name in ("query", "document")]
@@ -103,6 +107,13 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
     findings.append(folder.check_folder(place, model.tokenizer, texts, notes))
   with Progress(console, "doctor", len(CHECKS)) as progress:
     return [*findings, *diagnose(model, progress.show)]
+
+
+def _cuts(model: Model, found: tensors.Imported | None) -> Any:
+  """What was cut out of which model to make this one; see checkpoint.CUTS."""
+  if found is not None:
+    return found.source.get(checkpoint.CUTS, [])
+  return checkpoint.cuts(checkpoint.read_files(pathlib.Path(model.name)))
 
 
 def _language(path: pathlib.Path) -> language.Language | None:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
-from embeddinggemma.data import corpus, jsonl, truncation
+from embeddinggemma.data import corpus, coverage, jsonl, truncation
 from embeddinggemma.loading import Model, load
 from embeddinggemma.retrieval import chunks, codes, index, update
 from embeddinggemma.retrieval import measure as measures
@@ -153,4 +153,5 @@ def build_index(
       progress=progress.show_of,
     )
   truncation.report(counts)
+  coverage.say(counts.bytes, counts.tokens, console)
   return about

@@ -16,12 +16,14 @@ import numpy as np
 from embeddinggemma import cache, checkpoint, saved
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.convert.read.hugging_face import repeating
+from embeddinggemma.convert.write import output
 from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.model import identity
 from embeddinggemma.model.config import ModelConfig
-from embeddinggemma.saved import Saved
+from embeddinggemma.students import parent as parents
 from embeddinggemma.students import vocabulary
+from embeddinggemma.students.parent import Parent
 from embeddinggemma.types import IDENTITY, BadInput
 
 _LAYER = "layer_"
@@ -34,9 +36,21 @@ class Shrunk(NamedTuple):
 
   place: pathlib.Path  # the checkpoint
   layers: Sequence[int]  # of the parent
+  kinds: Sequence[str]  # LOCAL or GLOBAL, of each of them
   parameters: int
   before: int  # parameters of the parent
   pruned: vocabulary.Pruned | None
+
+  def as_json(self) -> dict[str, Any]:
+    """What `shrink --json` prints."""
+    return {
+      "checkpoint": str(self.place),
+      "layers": list(self.layers),
+      "kinds": list(self.kinds),
+      "parameters": self.parameters,
+      "parent_parameters": self.before,
+      "vocabulary": self.pruned.figures if self.pruned else {},
+    }
 
 
 def chosen_layers(text: str, count: int) -> list[int]:
@@ -59,8 +73,11 @@ def chosen_layers(text: str, count: int) -> list[int]:
       f"--layers={text}: the model has the layers 0 to {count - 1}; give {most},"
       " or a list of these"
     )
-  if layers != sorted(set(layers)):
-    raise BadInput(f"--layers={text}: name each layer once, in their order")
+  if layers != (ordered := sorted(set(layers))):
+    each = ",".join(map(str, ordered))
+    raise BadInput(
+      f"--layers={text}: name each layer once, in their order: {each}"
+    )
   return layers
 
 
@@ -70,43 +87,79 @@ def shrink(
   layers: str | None = None,
   size: int | None = None,
   texts: Sequence[str] = (),
+  labels: Sequence[str] = (),
 ) -> Shrunk:
   """Write a model with some layers and pieces of another as a checkpoint.
 
+  It appears when it is whole; if anything fails, the workdir is as it was.
+
   Args:
-    path: the checkpoint or workdir of an embedder.
+    path: an embedder, as `load` takes it.
     workdir: where the checkpoint is written.
     layers: see `chosen_layers`; None: all.
     size: pieces of the vocabulary at most; None: all.
     texts: whose pieces are kept.
+    labels: see `vocabulary.prune`.
 
   Raises:
     BadInput: nothing is to be cut, a layer or the vocabulary cannot be, or the
       workdir has a checkpoint.
   """
-  found = saved.read(path)
+  return cut(planned(path, workdir, layers, size), workdir, texts, labels)
+
+
+class Plan(NamedTuple):
+  """What is to be cut out of which model; it can be."""
+
+  parent: Parent
+  layers: Sequence[int]
+  size: int | None  # pieces of the vocabulary at most; None: all
+
+
+def planned(
+  path: str, workdir: pathlib.Path, layers: str | None, size: int | None
+) -> Plan:
+  """The plan of what `shrink` is given, checked as far as no text is needed."""
+  found = parents.read(path)
   count = found.config.num_layers
-  kept = chosen_layers(layers, count) if layers else list(range(count))
+  kept = list(range(count))
+  if layers is not None:
+    kept = chosen_layers(layers, count)
   if size is None and len(kept) == count:
-    raise BadInput("nothing to cut; give --layers or --vocabulary")
-  tokenizer = Tokenizer(found.files[checkpoint.TOKENIZER_FILE], path)
-  with cache.locked(workdir):
-    if checkpoint.steps(workdir):
-      raise BadInput(
-        f"{workdir} holds a checkpoint already; use another --workdir"
-      )
+    all_ = "" if layers is None else f"--layers={layers} keeps all {count}: "
+    raise BadInput(f"{all_}nothing to cut; give --layers or --vocabulary")
+  if size is not None:
+    vocabulary.require_size(found.tokenizer, size)
+  output.require_fresh(workdir)
+  return Plan(found, kept, size)
+
+
+def cut(
+  plan: Plan,
+  workdir: pathlib.Path,
+  texts: Sequence[str],
+  labels: Sequence[str],
+) -> Shrunk:
+  """Write the model of a plan; see `shrink`."""
+  found, kept, size = plan
+  with output.fresh(workdir):
     pruned = None
     if size is not None:
       words = [*found.prompts.values(), *prompts.PROMPTS.values()]
-      pruned = vocabulary.prune(tokenizer, texts, size, words)
-    config = _config(found.config, kept, pruned)
-    model = pruned.model if pruned else tokenizer.model
+      pruned = vocabulary.prune(found.tokenizer, texts, size, words, labels)
     tensors = _tensors(found, kept, pruned)
     params = {"model": checkpoint.nest(tensors), "aux": {}}
-    files = _files(found, config, model, kept, pruned)
-    place = checkpoint.write(workdir, params, files)
-  size_of = lambda shapes: sum(shape.size for shape in shapes.values())
-  return Shrunk(place, kept, size_of(tensors), size_of(found.shapes), pruned)
+    files = _files(found, kept, pruned)
+    place = output.first_checkpoint(workdir, params, files)
+  size_of = lambda tensors: sum(tensor.size for tensor in tensors.values())
+  return Shrunk(
+    place,
+    kept,
+    [found.config.attention_kind(n) for n in kept],
+    size_of(tensors),
+    size_of(found.tensors),
+    pruned,
+  )
 
 
 def _config(
@@ -124,53 +177,52 @@ def _config(
 
 
 def _tensors(
-  found: Saved, layers: Sequence[int], pruned: vocabulary.Pruned | None
+  found: Parent, layers: Sequence[int], pruned: vocabulary.Pruned | None
 ) -> dict[Name, Lazy]:
   """The kept tensors by their new names, each read when it is written."""
   places = {f"{_LAYER}{n}": f"{_LAYER}{i}" for i, n in enumerate(layers)}
   new: dict[Name, Lazy] = {}
-  for name, shape in found.shapes.items():
+  for name, tensor in found.tensors.items():
     side, inner = name[0], name[1] if len(name) > 1 else ""
     if inner.startswith(_LAYER) and inner not in places:
       continue
-    ids = pruned.ids if pruned and name == _TABLE else None
     target = (side, places.get(inner, inner), *name[2:]) if inner else name
-    new[target] = _taken(found.directory, name, shape, ids)
+    rows = pruned and name == _TABLE
+    new[target] = _rows(tensor, pruned.ids) if rows else tensor
   return new
 
 
-def _taken(
-  directory: pathlib.Path, name: Name, shape: Any, ids: np.ndarray | None
-) -> Lazy:
-  """A tensor of a checkpoint, or the rows of it that have these ids."""
-
-  def read() -> np.ndarray:
-    tensor = checkpoint.read_tensors(directory, [name])[name]
-    return tensor if ids is None else np.ascontiguousarray(tensor[ids])
-
-  rows = shape.shape if ids is None else (len(ids), *shape.shape[1:])
-  return Lazy(rows, np.dtype(shape.dtype), read)
+def _rows(tensor: Lazy, ids: np.ndarray) -> Lazy:
+  """The rows of a tensor that have these ids."""
+  return Lazy(
+    (len(ids), *tensor.shape[1:]),
+    tensor.dtype,
+    lambda: np.ascontiguousarray(tensor.read()[ids]),
+  )
 
 
 def _files(
-  found: Saved,
-  config: ModelConfig,
-  model: bytes,
-  layers: Sequence[int],
-  pruned: vocabulary.Pruned | None,
+  found: Parent, layers: Sequence[int], pruned: vocabulary.Pruned | None
 ) -> dict[str, bytes]:
   """The small files of the smaller model; recipe.json names the parent."""
-  parent = checkpoint.recipe_of(found.files)
-  inherited = (
-    *checkpoint.AS_WRITTEN,
-    saved.GRID,
-    "origin",
-    checkpoint.TEACHERS,
-  )
+  before = checkpoint.recipe_of(found.files)
+  config = _config(found.config, layers, pruned)
+  model = pruned.model if pruned else found.tokenizer.model
+  digest = found.hash()
+  cut = {
+    "from": digest,
+    "layers": list(layers),
+    "of_layers": found.config.num_layers,
+    "pieces": config.vocab_size,
+    "of_pieces": found.config.vocab_size,
+  }
+  inherited = (*checkpoint.AS_WRITTEN, saved.GRID)
   recipe = {
-    **{key: parent[key] for key in inherited if key in parent},
+    **{key: before[key] for key in inherited if key in before},
+    **checkpoint.descent(found.files),
+    checkpoint.CUTS: [*checkpoint.cuts(found.files), cut],
     "stage": "shrink",
-    "parents": {"base": checkpoint.hash_of(found.directory)},
+    "parents": {"base": digest},
     "layers": list(layers),
     "vocabulary": pruned.figures if pruned else {},
     "view": checkpoint.view_of(found.files),

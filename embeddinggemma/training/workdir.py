@@ -107,7 +107,7 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
     "data": kind.about(config, made),
     "config": dataclasses.asdict(config),
     "view": kind.view(config),
-    **({"origin": origin} if (origin := checkpoint.origin(given)) else {}),
+    **checkpoint.descent(given),
     **checkpoint.with_teachers(
       kind.teachers(config), checkpoint.teachers_of(given)
     ),

@@ -275,3 +275,43 @@ def test_what_descends_keeps_its_origin():
 )
 def test_a_model_is_called_as_its_run(path, title):
   assert origin.title(path, {}) == title
+
+
+CUT = {
+  "from": "ef" * 32,
+  "layers": [0, 1, 5],
+  "of_layers": 24,
+  "pieces": 64000,
+  "of_pieces": 262144,
+}
+
+
+def test_a_model_that_was_cut_out_of_another_says_so(
+  tmp_path, write_checkpoint, config
+):
+  """Trained since: what its ancestor was cut out of, by name and hash."""
+  files = {"recipe.json": json.dumps(ORIGIN | {"cuts": [CUT]}).encode()}
+  model = write_checkpoint(tmp_path / "student", config, files)
+  said = (
+    "It was cut out of a larger model: 3 of 24 layers and 64,000 of 262,144"
+    " pieces of embeddinggemma-300m (efefefefefef)."
+  )
+  assert said in header_of(export(model, tmp_path / "out"))[1]
+
+
+@pytest.mark.parametrize(
+  "damaged",
+  [None, "x", {}, [1], [{}], [CUT, CUT | {"layers": "x"}], [CUT | {"from": 3}]],
+)
+def test_cuts_that_are_none_are_left_out(damaged):
+  assert origin.read_cuts(damaged) == [] and origin.cut_out_of(damaged) == ""
+
+
+def test_what_stayed_whole_is_not_named():
+  layers = CUT | {"pieces": CUT["of_pieces"]}
+  assert origin.cut_out_of([layers]) == "3 of 24 layers of efefefefefef"
+  again = CUT | {"layers": [0], "of_layers": 1, "from": "01" * 32}
+  assert origin.cut_out_of([layers, again], "base") == (
+    "3 of 24 layers of base (efefefefefef), and of these 64,000 of 262,144"
+    " pieces of 010101010101"
+  )

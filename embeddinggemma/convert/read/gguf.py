@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import gguf
 import numpy as np
 
+from embeddinggemma import checkpoint
 from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import names as names_lib
-from embeddinggemma.convert import tensors
+from embeddinggemma.convert import origin, tensors
 from embeddinggemma.convert.read import gguf_file, gguf_tokenizer, hugging_face
 from embeddinggemma.convert.read.gguf_file import File, Type
 from embeddinggemma.convert.tensors import Imported, Shapes, Source
@@ -515,7 +516,17 @@ def _source(file: File, sources: Mapping[Name, Source]) -> dict[str, Any]:
     found["file_type"] = known.get(number, number)
   general = {key: file.keys.get(f"general.{key}") for key in _GENERAL}
   said = {k: v for k, v in general.items() if v and isinstance(v, str)}
-  return {**found, **({"general": said} if said else {})}
+  return {**found, **({"general": said} if said else {}), **_cuts(file)}
+
+
+def _cuts(file: File) -> dict[str, Any]:
+  """What our export says was cut out of a larger model."""
+  try:
+    said = json.loads(file.keys.get(gguf_file.CUTS, "null"))
+  except (TypeError, ValueError):
+    return {}
+  found = origin.read_cuts(said)
+  return {checkpoint.CUTS: found} if found else {}
 
 
 def _licence(file: File) -> str:

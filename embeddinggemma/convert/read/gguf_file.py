@@ -21,7 +21,9 @@ from embeddinggemma.types import BadInput
 
 Type = gguf.GGMLQuantizationType
 MAGIC = b"GGUF"
-PROMPTS = "embeddinggemma.prompts"  # a key of ours, which llama.cpp ignores
+# Keys of ours, which llama.cpp ignores.
+PROMPTS = "embeddinggemma.prompts"
+CUTS = "embeddinggemma.cuts"
 _VERSIONS = (2, 3)
 _ALIGNMENT = "general.alignment"
 _SPLIT = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")

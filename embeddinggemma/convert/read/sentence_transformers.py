@@ -5,15 +5,17 @@ and Normalize. The names of versions 5 and 6 are read; a module or a setting
 that this project would not reproduce is refused by name.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from embeddinggemma import checkpoint
 from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.convert import folder as folders
-from embeddinggemma.convert import names, safetensors_io, tensors
+from embeddinggemma.convert import names, origin, safetensors_io, tensors
 from embeddinggemma.convert.read import (
   adapters,
   hugging_face,
@@ -101,7 +103,11 @@ def read(folder: pathlib.Path, base: Imported | None = None) -> Imported:
     FAMILY,
     left_out=int(any(name.endswith(_HEAD) for name in weights)),
     aside=tokenizer.aside,
-    source={POSITIONS: positions, "tokenizer": tokenizer.source},
+    source={
+      POSITIONS: positions,
+      "tokenizer": tokenizer.source,
+      **_cuts(folder),
+    },
     warned=(
       *(base.warned if base else ()),
       *_prefix_notes(weights),
@@ -116,6 +122,15 @@ def read(folder: pathlib.Path, base: Imported | None = None) -> Imported:
   return model._replace(
     read=_rows(folder, (transformer, pooling, up, down, normalize), model, rows)
   )
+
+
+def _cuts(folder: pathlib.Path) -> dict[str, Any]:
+  """What an export of ours says was cut out of a larger model."""
+  said = None
+  with contextlib.suppress(BadInput):  # a damaged mark decides nothing
+    said = folders.mark(folder).get(checkpoint.CUTS)
+  found = origin.read_cuts(said)
+  return {checkpoint.CUTS: found} if found else {}
 
 
 def _encoder(

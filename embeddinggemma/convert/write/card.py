@@ -101,6 +101,8 @@ def _what(job: Job) -> str:
   descent = (
     f" Its weights descend from {plain(base.name)}." if base.name else ""
   )
+  if cut := origin.cut_out_of(checkpoint.cuts(job.files), base.name):
+    descent += f" It was cut out of a larger model: {plain(cut)}."
   grid = ""
   if job.precision != quantize.FLOAT:
     since = "rounded to it" if job.rounded else "trained for it"

@@ -152,6 +152,7 @@ def about(form: Format, job: Job, written: Written) -> dict[str, Any]:
       job.prompts,
     ).as_json(),
     **checkpoint.with_teachers(checkpoint.teachers_of(job.files)),
+    **({checkpoint.CUTS: cuts} if (cuts := checkpoint.cuts(job.files)) else {}),
     **written.about,
   }
 

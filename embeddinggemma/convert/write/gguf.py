@@ -17,7 +17,7 @@ import numpy as np
 from embeddinggemma import checkpoint, quantize
 from embeddinggemma.convert import origin, sentencepiece_model
 from embeddinggemma.convert.read import hugging_face
-from embeddinggemma.convert.read.gguf_file import PROMPTS
+from embeddinggemma.convert.read.gguf_file import CUTS, PROMPTS
 from embeddinggemma.convert.write import gguf_tensors
 from embeddinggemma.convert.write.exporting import (
   FLOATS,
@@ -111,6 +111,8 @@ def _add_origin(writer: gguf.GGUFWriter, job: Job) -> None:
     writer.add_base_model_organization(0, owner)
     writer.add_base_model_repo_url(0, origin.url(base.repository))
   writer.add_tags(["sentence-similarity", "feature-extraction"])
+  if cuts := checkpoint.cuts(job.files):
+    writer.add_string(CUTS, json.dumps(cuts))
 
 
 def _add_model(writer: gguf.GGUFWriter, job: Job) -> None:

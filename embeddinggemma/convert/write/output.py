@@ -1,4 +1,4 @@
-"""A folder that appears complete or not at all: of an export, of an import."""
+"""A folder or checkpoint that appears complete or not at all."""
 
 import contextlib
 import fcntl
@@ -6,9 +6,11 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
+from embeddinggemma import cache, checkpoint
 from embeddinggemma.convert.folder import MARK
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import BadInput, Params
 
 
 @contextlib.contextmanager
@@ -101,3 +103,50 @@ def untouched(folder: pathlib.Path, *made: str) -> Iterator[None]:
       for place in missing:
         place.rmdir()
     raise
+
+
+@contextlib.contextmanager
+def fresh(workdir: pathlib.Path) -> Iterator[None]:
+  """A context with a workdir that has no checkpoint, for this process alone.
+
+  If the block fails, the workdir is as it was. Raises BadInput for one that has
+  a checkpoint or is in use.
+  """
+  with untouched(workdir, cache.LOCK_FILE), cache.locked(workdir):
+    require_fresh(workdir)
+    yield
+
+
+def require_fresh(workdir: pathlib.Path) -> None:
+  """Raise BadInput for a workdir that has a checkpoint."""
+  if checkpoint.steps(workdir):
+    raise BadInput(
+      f"{workdir} holds a checkpoint already; use another --workdir"
+    )
+
+
+def first_checkpoint(
+  workdir: pathlib.Path,
+  params: Params,
+  files: checkpoint.Files,
+  examine: Callable[[pathlib.Path], Any] = lambda place: None,
+) -> pathlib.Path:
+  """Write the checkpoint of a `fresh` workdir, and return its directory.
+
+  It appears when it is whole and `examine`, which is called with where it is
+  until then, has passed.
+  """
+  with whole(
+    workdir / checkpoint.CHECKPOINTS, "--workdir", _unfinished
+  ) as partial:
+    written = checkpoint.write(partial, params, files)
+    place = partial / written.name
+    written.rename(place)
+    written.parent.rmdir()
+    examine(place)
+  return workdir / checkpoint.CHECKPOINTS / place.name
+
+
+def _unfinished(checkpoints: pathlib.Path) -> bool:
+  """Whether a folder holds only what a kill left of a checkpoint."""
+  return all("orbax-checkpoint-tmp" in p.name for p in checkpoints.iterdir())

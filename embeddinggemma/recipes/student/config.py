@@ -12,7 +12,6 @@ from embeddinggemma.config import at_least
 from embeddinggemma.convert.read import families
 from embeddinggemma.data import sources
 from embeddinggemma.loading import Model, load
-from embeddinggemma.mining import teach
 from embeddinggemma.mining import teachers
 from embeddinggemma.mining.teachers.kind import TeachConfig
 from embeddinggemma.recipes.export import ExportConfig

@@ -26,6 +26,7 @@ from embeddinggemma.config import (
 )
 from embeddinggemma.data import (
   corpus,
+  coverage,
   loader,
   mixture,
   packing,
@@ -70,6 +71,7 @@ from embeddinggemma.types import (
 )
 
 CALLS = ("separate", "joint")
+_LOOKED_AT = 1000  # texts of each side of a task that are looked at for bytes
 _MOST_ALONE = 0.1  # share of pairs without a negative above which it is said
 Tasks = Mapping[str, mixture.Rows]
 Read = dict[str, Int[np.ndarray, "_"]]  # task -> ids of the rows that are read
@@ -267,6 +269,8 @@ def _packed(
       f"{truncated} of {texts} texts are longer than"
       f" max_length={config.max_length} tokens and were cut"
     )
+  if lacking := _about_bytes(tasks, made.tokenizer()):
+    say(lacking)
   if config.negatives:
     say(_about_negatives(tasks))
   vectors = None
@@ -286,6 +290,26 @@ def _packed(
     None if vectors is None else vectors.vectors,
   )
   return tasks, packer, truncated
+
+
+def _about_bytes(
+  tasks: Mapping[str, mixture.Rows], tokenizer: Tokenizer
+) -> str:
+  """A note on tasks for whose characters the vocabulary lacks pieces; or ""."""
+  some = lambda texts: texts[:: 1 + len(texts) // _LOOKED_AT]
+  return coverage.note(
+    {
+      task: coverage.in_bytes(
+        tokenizer,
+        (
+          texts[n]
+          for texts in (rows.query, rows.positive)
+          for n in some(range(len(texts)))
+        ),
+      )
+      for task, rows in tasks.items()
+    }
+  )
 
 
 def _about_negatives(tasks: Mapping[str, mixture.Rows]) -> str:
