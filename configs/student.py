@@ -45,7 +45,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.distil = _stage("finetune", args["data"])
   config.distil.stage = "distil"
   config.distil.batch_size = 32  # pairs: 64 texts
-  config.distil.optimizer.lr = 3e-4
+  config.distil.optimizer.lr = 1e-4
   _match(config.distil)
 
   config.finetune = _stage("finetune", args["data"])
@@ -109,7 +109,8 @@ def _stage(name: str, data: str) -> ConfigDict:
   # Every pair is as likely as any other.
   stage.data.weights = ConfigDict({task: 1.0 for task in TASKS})
   stage.data.size_exponent = 1.0
-  stage.frozen = ("embedding$",)  # the table keeps the base's values
+  # The table keeps the base's values. One of the head's two products is enough.
+  stage.frozen = ("embedding$", "model/up$")
   stage.negatives = 0
   stage.loss.spread_out = 0.0
   stage.loss.false_negative_margin = 0.1

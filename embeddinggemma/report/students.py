@@ -13,7 +13,8 @@ Found = Mapping[str, Any]
 
 CALLED = {
   "base": "base",
-  "cut": "cut, undistilled",
+  "cut": "cut, untrained",
+  "head": "cut, head fitted",
   "distilled": "distilled",
   "student": "student",
   "int4": "student, int4",

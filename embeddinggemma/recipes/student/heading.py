@@ -1,10 +1,9 @@
 """The start of distillation: what was cut out, its head fitted to the teacher."""
 
 import dataclasses
-import importlib.metadata
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,17 @@ from rich.console import Console
 from embeddinggemma import cache, checkpoint
 from embeddinggemma.loading import Model, load
 from embeddinggemma.mining import teacher
+from embeddinggemma.mining.teachers import checkpoint as encoders
 from embeddinggemma.progress import Progress
 from embeddinggemma.students import head
-from embeddinggemma.types import IDENTITY, BadInput, Pair
+from embeddinggemma.types import BadInput, Pair, SingleText
 
 _CHUNK = 2048  # texts whose states are in memory at once
 
 
 def fit(
   cut: pathlib.Path,
-  pairs: Sequence[Pair],
+  pairs: Sequence[Pair | SingleText],
   vectors: pathlib.Path,
   directory: pathlib.Path,
   console: Console,
@@ -44,9 +44,10 @@ def fit(
   """
   place = checkpoint.find(cut)
   model, found = load(place), teacher.open_vectors(vectors)
-  params, figures = model.params, {}
+  params, figures = model.params, dict[str, Any]()
   try:
-    params, fitted = head.fit(model.params, _states(model, pairs, found, console))
+    states = _states(model, pairs, found, console)
+    params, fitted = head.fit(model.params, states)
     figures = fitted._asdict()
     line = (
       f"the head, fitted to {fitted.texts:,} texts, without any training: mean"
@@ -55,7 +56,7 @@ def fit(
   except BadInput as error:
     line = f"the head stays as it is: {error}"
   console.print(line, highlight=False, markup=False, soft_wrap=True)
-  files = _files(place, found)
+  files = _files(place, found, figures)
   made = checkpoint.write(directory, params, files)
   whole = str(made.relative_to(directory))
   return {**figures, "checkpoint": whole, "hash": checkpoint.hash_of(made)}
@@ -63,22 +64,39 @@ def fit(
 
 def _states(
   model: Model,
-  pairs: Sequence[Pair],
+  pairs: Sequence[Pair | SingleText],
   vectors: teacher.Vectors,
   console: Console,
 ) -> Iterator[tuple[head.States, head.Vectors]]:
   """Pooled states of each distinct text, and the teacher's vectors of it."""
   config, params = head.bare(model.config, model.params)
   bare = dataclasses.replace(model, config=config, params=params)
+  encoder = encoders.from_encoder(bare, model.identity, config.embed_dim)
+  encode = encoder.start((), vectors.directory)
   items = teacher.items_of(pairs)
   keys, first = np.unique(teacher.keys_of(items), return_index=True)
+  # In no order: texts that are alike would else be held out together.
+  order = np.random.default_rng(0).permutation(len(first))
   with Progress(console, "head", len(first)) as progress:
     for start in range(0, len(first), _CHUNK):
-      some = first[start : start + _CHUNK]
-      encoded = teacher.encode_items(bare, [items[n] for n in some])
-      yield encoded, vectors.rows(keys[start : start + _CHUNK])
+      some = order[start : start + _CHUNK]
+      states = encode([items[n] for n in first[some]])
+      yield states, vectors.rows(keys[some])
       progress.show_of(start + len(some), len(first))
 
 
-def _files(place: pathlib.Path, vectors: teacher.Vectors) -> checkpoint.Files:
+def _files(
+  place: pathlib.Path, vectors: teacher.Vectors, figures: Mapping[str, Any]
+) -> dict[str, bytes]:
   """The small files of the cut model, with what became of it."""
+  files = checkpoint.read_files(place)
+  taught = vectors.about.get("origin") or {}
+  recipe = {
+    **checkpoint.recipe_of(files),
+    **checkpoint.with_teachers([taught], checkpoint.teachers_of(files)),
+    "stage": "head",
+    "parents": {"base": checkpoint.hash_of(place)},
+    "head": dict(figures),
+    "command": sys.argv,
+  }
+  return {**files, "recipe.json": cache.to_json(recipe)}

@@ -33,6 +33,7 @@ from embeddinggemma.recipes.student import (
   compare,
   draw,
   forecast,
+  heading,
   texts,
   timing,
 )
@@ -507,9 +508,21 @@ def _trained(
   )
 
 
+def _head(run: Run, done: AllDone) -> Task:
+  """Fit the head of what was cut out to the teacher's vectors."""
+  vectors, cut = run.vectors, run.cut
+  depends = {
+    "student": done["shrink"].hash,
+    "data": _data(done),
+    "teacher": done["teach"].result(teach.Taught).of_vectors,
+  }
+  work = lambda d: heading.fit(cut, run.made.pairs, vectors, d, run.console)
+  return Task("head", depends, work)
+
+
 def _distil(run: Run, done: AllDone) -> Task:
   """Teach what was cut out the teacher's vectors."""
-  return _trained(run, "distil", done, run.cut, done["shrink"].hash)
+  return _trained(run, "distil", done, run.workdir / "head", done["head"].hash)
 
 
 def _finetune(run: Run, done: AllDone) -> Task:
@@ -584,6 +597,7 @@ def models(
   found: dict[str, tuple[str | pathlib.Path, str]] = {
     compare.BASE: (run.config.base, run.config.base_hash),
     "cut": (run.cut / done["shrink"].checkpoint, done["shrink"].hash),
+    "head": (run.workdir / "head" / done["head"].checkpoint, done["head"].hash),
     "distilled": (distilled, done["distil"].hash),
     "student": _student(run, done),
     INT4: (run.workdir / "qat" / done["qat"].checkpoint, done["qat"].hash),
@@ -679,6 +693,7 @@ TASKS: Mapping[str, Callable[[Run, AllDone], Task]] = {
   "forecast": _forecast,
   "draw": _draw,
   "teach": _teach,
+  "head": _head,
   "distil": _distil,
   "finetune": _finetune,
   "choose": _choose,
