@@ -249,7 +249,7 @@ def _shrink(run: Run, done: AllDone) -> Task:
 
   def work(directory: pathlib.Path) -> dict[str, Any]:
     words: list[str] = []
-    if config.vocabulary is not None:
+    if config.vocabulary:
       pairs = run.pairs
       step = -(-len(pairs) // _MOST_COUNTED)
       words = [t for _, t in text_lib.pair_texts(pairs[::step])]
@@ -258,7 +258,7 @@ def _shrink(run: Run, done: AllDone) -> Task:
         config.base,
         directory,
         config.layers or None,
-        config.vocabulary,
+        config.vocabulary or None,
         words,
       )
     export.require_held(
