@@ -8,7 +8,8 @@ from embeddinggemma.terminal.table import Table
 
 # {"rows": [{"name", "bytes", "figures": {suite: mean, "cosine@DIM", "overlap"},
 # "timing": {"query_ms", "passage_ms", "bulk_ms", "tokens_per_s", "peak_bytes"}
-# or {}}], "own": the figure that stands for own data, "base": a row's name}
+# or {}}], "own": the figure that stands for own data, "base": a row's name,
+# "chosen": why the student is distilled, finetuned or a mean; "" without pairs}
 Found = Mapping[str, Any]
 
 CALLED = {
@@ -40,11 +41,12 @@ def section(found: Found) -> Iterable[str]:
   yield "<h2>Base and students</h2>"
   header, rows = quality(found)
   yield page.table(header, rows)
+  if found["chosen"]:
+    yield f"<p>{page.escape(found['chosen'])}</p>"
   yield page.note(about_quality(found))
-  if any(row["timing"] for row in found["rows"]):
-    yield "<h3>Size, memory and time</h3>"
-    yield page.table(("", *COSTS), costs(found))
-    yield page.note(ABOUT_COSTS)
+  yield "<h3>Size, memory and time</h3>"
+  yield page.table(("", *COSTS), costs(found))
+  yield page.note(ABOUT_COSTS)
   yield page.note(PAPER)
 
 
@@ -162,5 +164,4 @@ def forecast(found: Mapping[str, Any]) -> str:
 def tables(found: Found) -> Iterator[Table]:
   """The same tables for the terminal."""
   yield Table(*quality(found), "Base and students")
-  if any(row["timing"] for row in found["rows"]):
-    yield Table(("", *COSTS), costs(found), "Size, memory and time")
+  yield Table(("", *COSTS), costs(found), "Size, memory and time")

@@ -50,10 +50,12 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def base(trained, tmp_path_factory) -> pathlib.Path:
-  """The workdir of a random embedder with three layers."""
+  """The workdir of a random embedder with two layers."""
   place = checkpoint.find(trained)
   files = dict(checkpoint.read_files(place))
-  config = dataclasses.replace(model_of(place, files), num_layers=3)
+  config = dataclasses.replace(
+    model_of(place, files), num_layers=2, max_length=32
+  )
   files["model.json"] = json.dumps(dataclasses.asdict(config)).encode()
   params = embedder.init(config)(jax.random.key(0))
   workdir = tmp_path_factory.mktemp("base")
@@ -98,7 +100,7 @@ def command(base, general):
       "run",
       f"--config=configs/recipe.py:student,base={base},data={data}",
       f"--workdir={workdir}",
-      "--config.layers=2",
+      "--config.layers=1",
       "--config.vocabulary=700",
       "--config.max_length=32",
       *(
@@ -157,7 +159,7 @@ def test_the_summary_says_what_came_of_it(finished, base):
     assert rows["base"]["figures"][name] == pytest.approx(1, abs=1e-5)
     assert rows["cut"]["figures"][name] < 1
   assert load(workdir).precision == "q4_0"
-  assert load(workdir / "distil").config.num_layers == 2
+  assert load(workdir / "distil").config.num_layers == 1
   (exported,) = found["exports"]
   assert pathlib.Path(exported["place"]).is_dir()
   assert exported["format"] == "gguf" and exported["dtype"] == "q4_0"
@@ -281,7 +283,7 @@ def test_what_is_asked_of_it_is_checked_first(command, notes, tmp_path, capsys):
 
   absent = tmp_path / "absent"
   refused("does not exist; give data=", absent)
-  refused("the model has the layers 0 to 2", notes, "--config.layers=9")
+  refused("the model has the layers 0 to 1", notes, "--config.layers=9")
   refused("--config.layers=1,0: name each", notes, "--config.layers=1,0")
   refused("minutes=0.0", notes, "--config.minutes=0.0")
   empty = tmp_path / "empty"

@@ -8,7 +8,7 @@ from rich.console import Console
 from embeddinggemma import doctor
 from embeddinggemma.cli import models
 from embeddinggemma.doctor.opened import Finding
-from embeddinggemma.report import forgetting, precision, report
+from embeddinggemma.report import forgetting, precision, report, students
 from embeddinggemma.sweep import table as sweeps
 from embeddinggemma.terminal import console as console_lib
 from embeddinggemma.terminal.printable import printable
@@ -57,6 +57,31 @@ PATH = [
   {"share": share, "scores": {"suites/own": 0.25 + share, "/data/b": 0.125}}
   for share in (0.0, 0.5)
 ]
+STUDENTS = {
+  "own": "own test",
+  "base": "base",
+  "chosen": "",
+  "rows": [
+    {
+      "name": "base",
+      "bytes": 1_234_500_000,
+      "figures": {"own test": 0.8, "general": 0.7, "cosine@768": 1.0},
+      "timing": {
+        "query_ms": 41.25,
+        "passage_ms": 60.5,
+        "bulk_ms": 50.5,
+        "tokens_per_s": 1234.0,
+        "peak_bytes": 2_345_000_000,
+      },
+    },
+    {
+      "name": "int4",
+      "bytes": 39_900_000,
+      "figures": {"own test": 0.6, "general": 0.65, "cosine@768": 0.91},
+      "timing": {},
+    },
+  ],
+}
 # Table -> the names and figures that must be seen, whatever the width.
 TABLES = {
   "quality": (
@@ -94,6 +119,22 @@ TABLES = {
       "0.613",
       "general suite",
       "0.714",
+    ],
+  ),
+  "students": (
+    lambda: next(iter(students.tables(STUDENTS))),
+    ["student, int4", "own test, of the base's", "75%", "93%", "0.910"],
+  ),
+  "costs": (
+    lambda: list(students.tables(STUDENTS))[1],
+    [
+      "MB of weights",
+      "1,234.5",
+      "2,345",
+      "41.2",
+      "ms a query",
+      "39.9",
+      "1,234",
     ],
   ),
   "precision": (

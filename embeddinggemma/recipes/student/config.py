@@ -78,7 +78,7 @@ class StudentConfig:
   skip_bad_rows: bool
   kind: str  # of the data: texts.PAIRS or texts.TEXTS
   layers: str  # as --layers of `shrink`; "": all
-  vocabulary: int | None  # pieces at most; None: all
+  vocabulary: int  # pieces at most; 0: all
   minutes: float  # of the whole run, as far as it is forecast
   choose: ChooseConfig
   teach: TeachConfig
@@ -98,6 +98,7 @@ class StudentConfig:
 
   def __post_init__(self) -> None:
     config_lib.above_zero("minutes", self.minutes)
+    at_least("vocabulary", self.vocabulary, 0)
     at_least("points", self.points, 2)
     at_least("index.dim", self.index.dim, 1)
     if self.memory is not None:
@@ -284,7 +285,7 @@ def about(config: StudentConfig) -> list[str]:
     f"base {config.base}, weights {config.base_hash[:12]}",
     f"data {config.data}: {what}",
     f"student: layers {kept},"
-    f" {'all' if pieces is None else f'at most {pieces:,}'} pieces; at most"
+    f" {f'at most {pieces:,}' if pieces else 'all'} pieces; at most"
     f" {config.minutes:g} minutes, {config.choose.tokens:,} tokens taught, texts"
     f" of at most {config.max_length} tokens",
   ]

@@ -4,6 +4,7 @@ A teacher's vectors are what costs most, so a budget decides how many pairs are
 taught. One pass through more of them is better than several through fewer.
 """
 
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -70,8 +71,10 @@ def drawn(pairs: Pairs, count: int, seed: int, ordered: bool) -> Iterator[Pair]:
   by_task = pairs.by_task()
   sizes = {task: len(members) for task, members in by_task.items()}
   for task, places in rows(sizes, count, seed, ordered).items():
-    members = by_task[task]
-    yield from (members[int(place)] for place in places)
+    chosen = np.zeros(sizes[task], bool)
+    chosen[places] = True
+    # In one pass, since each look-up of a pair would open its file.
+    yield from itertools.compress(by_task[task], chosen.tolist())
 
 
 def write(

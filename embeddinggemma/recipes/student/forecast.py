@@ -27,7 +27,7 @@ from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.types import BadInput, Pair
 
 BATCHES = 6  # of the sample on which steps are timed
-_ITEMS, _SECONDS = (8, 32, 128), 4.0  # texts that a teacher is timed on
+_ITEMS, _SECONDS = (8, 32, 128), 2.0  # texts that a teacher is timed on
 # Of the minutes, the part that teaching and training get at least, whatever
 # scoring takes.
 LEAST = 0.5
@@ -40,7 +40,7 @@ class Paces(NamedTuple):
   base: float  # to encode a token
   student: float  # the same, by the student
   step: float  # of distillation
-  save: float  # of a checkpoint
+  compiling: float  # of a stage's program
   loading: float  # of the base
   memory: int  # that training needs
   room: int  # bytes that there are
@@ -105,6 +105,7 @@ def budget(
     scorings: times that a student is scored.
   """
   fixed = {
+    "compiling": (1 + len(shares)) * paces.compiling,
     "scoring": (1 + scorings) * counted.ranking
     + counted.scored * (paces.base + scorings * paces.student)
     + paces.loading,
@@ -213,9 +214,13 @@ def say(
   paces: Paces,
   counted: Counted,
   minutes: float,
+  what: str,
   console: Console,
 ) -> None:
-  """Print the forecast: a line for each task, and the sum."""
+  """Print the forecast: a line for each task, and the sum.
+
+  `what` is taught: pairs or passages.
+  """
 
   def line(text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -239,10 +244,12 @@ def say(
   )
   if found.pairs < counted.pairs:
     line(
-      f"taught are {found.pairs:,} of {counted.pairs:,} pairs, drawn fairly from"
-      " all tasks or files; more with --config.minutes and"
+      f"taught are {found.pairs:,} of {counted.pairs:,} {what}, drawn fairly"
+      " from all tasks or files; more with --config.minutes and"
       " --config.choose.tokens"
     )
+  else:
+    line(f"taught are all {found.pairs:,} {what}")
   if found.whole > 60 * minutes:
     line(
       f"that is more than minutes={minutes:g}, of which half at least is for"

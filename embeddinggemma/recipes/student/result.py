@@ -9,7 +9,7 @@ from rich.console import Console
 from embeddinggemma import cache
 from embeddinggemma.cache import Done
 from embeddinggemma.recipes import export, index, shared
-from embeddinggemma.recipes.own import scores
+from embeddinggemma.recipes.own import choice, scores
 from embeddinggemma.recipes.run import Plan
 from embeddinggemma.recipes.student import compare, texts
 from embeddinggemma.recipes.student import tasks as tasks_lib
@@ -63,6 +63,7 @@ def summary(run: Run, done: Mapping[str, Done]) -> dict[str, Any]:
       "rows": rows(run, done),
       "own": "overlap" if run.config.kind == texts.TEXTS else scores.TEST,
       "base": compare.BASE,
+      "chosen": _chosen(done),
     },
     "exports": [
       {**row, "place": str((run.workdir / "export").resolve() / row["place"])}
@@ -103,6 +104,14 @@ def rows(run: Run, done: Mapping[str, Done]) -> list[dict[str, Any]]:
   ]
 
 
+def _chosen(done: Mapping[str, Done]) -> str:
+  """Which candidate is the student, and why, as a sentence; "" of one alone."""
+  if "choose" not in done:
+    return ""
+  found = done["choose"].result(choice.Choice)
+  return f"student: {found.chosen} ({found.reason})."
+
+
 def _question(run: Run) -> str:
   """A query to suggest, a held-out one if there is any."""
   own = run.suites.get(scores.TEST) or run.suites.get(scores.VALIDATION)
@@ -121,6 +130,7 @@ def show(found: Mapping[str, Any], run: Run) -> None:
   for table in students.tables(found["students"]):
     run.console.print(table)
   for line in (
+    *filter(None, (found["students"]["chosen"],)),
     students.verdict(found["students"]),
     students.forecast(found["forecast"]),
     f"result  {found['final']['checkpoint']}  weights"

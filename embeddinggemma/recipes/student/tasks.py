@@ -105,6 +105,11 @@ class Run:
     return self.config.kind == texts.PAIRS
 
   @property
+  def what(self) -> str:
+    """What is taught, for people."""
+    return "pairs" if self.finetunes else "passages"
+
+  @property
   def negatives(self) -> int:
     """Hard negatives of a pair that are taught, at most."""
     return self.config.finetune.negatives if self.finetunes else 0
@@ -208,7 +213,6 @@ def _inputs(run: Run, done: AllDone) -> Task:
       directory,
       run.say,
     )
-    what = "passages" if config.kind == texts.TEXTS else "pairs"
     beside = sources.texts_of(pathlib.Path(config.data), config.fields)
     if beside and config.kind == texts.PAIRS:
       names = ", ".join(path.name for path in beside)
@@ -217,10 +221,10 @@ def _inputs(run: Run, done: AllDone) -> Task:
       )
     if found.pairs < config.least:
       raise BadInput(
-        f"{config.data}: {found.pairs} {what} are too few; a student needs"
+        f"{config.data}: {found.pairs} {run.what} are too few; a student needs"
         f" {config.least} at least, beside those that are held out"
       )
-    run.say(f"{found.pairs:,} {what} to be taught")
+    run.say(f"{found.pairs:,} {run.what} to be taught")
     return found
 
   depends = {
@@ -247,7 +251,7 @@ def _shrink(run: Run, done: AllDone) -> Task:
 
   def work(directory: pathlib.Path) -> dict[str, Any]:
     words: list[str] = []
-    if config.vocabulary is not None:
+    if config.vocabulary:
       pairs = run.pairs
       step = -(-len(pairs) // _MOST_COUNTED)
       words = [t for _, t in text_lib.pair_texts(pairs[::step])]
@@ -256,7 +260,7 @@ def _shrink(run: Run, done: AllDone) -> Task:
         config.base,
         directory,
         config.layers or None,
-        config.vocabulary,
+        config.vocabulary or None,
         words,
       )
     export.require_held(
@@ -345,7 +349,7 @@ def _forecast(run: Run, done: AllDone) -> Task:
     )
     wanted = int(min(counted.pairs, most))
     forecast.require_enough(found, config.least, config.minutes, wanted)
-    forecast.say(found, paces, counted, config.minutes, run.console)
+    forecast.say(found, paces, counted, config.minutes, run.what, run.console)
     return {
       **found._asdict(),
       "whole": found.whole,
@@ -419,7 +423,8 @@ def _measured(
   read = [prompts.prompted(*item) for item in items]
   scored, ranking = forecast.scored_tokens(base, suites)
   passages = [pair.positive for pair in made.pairs]
-  pace = cost.seconds_a_token(student, passages)
+  taught = forecast.teaching_pace(own, items, student.tokenizer, directory)
+  reads = taught if config.itself else cost.seconds_a_token(base, passages)
   return forecast.Counted(
     len(pairs),
     sum(student.tokenizer.counts(read)) / len(made.pairs),
@@ -427,11 +432,11 @@ def _measured(
     ranking,
     cost.searching(student, 1.0, run.source),
   ), forecast.Paces(
-    forecast.teaching_pace(own, items, student.tokenizer, directory),
-    cost.seconds_a_token(base, passages),
-    pace,
+    taught,
+    reads,
+    cost.seconds_a_token(student, passages),
     step.step,
-    step.save,
+    step.compilation,
     loading,
     step.memory,
     step.room,

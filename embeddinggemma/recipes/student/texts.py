@@ -60,8 +60,12 @@ def kind_of(path: pathlib.Path, fields: str) -> str:
 
 def _has_texts(file: pathlib.Path) -> bool:
   """Whether the first row of a table has a text of its own."""
-  rows = places.reader_of(file)(file, fields_lib.parse(""), lambda line: None)
-  first = next(iter(rows), None)
+  try:
+    reader = places.reader_of(file)
+    rows = reader(file, fields_lib.parse(""), lambda line: None)
+    first = next(iter(rows), None)
+  except BadInput:  # columns that are neither
+    return False
   return first is not None and (
     isinstance(first.row, dict) and isinstance(first.row.get("text"), str)
   )
