@@ -31,8 +31,8 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 _NORM = 48.0
 _HELD = 10  # one text in so many decides on the penalty
 
-States = Float[np.ndarray, "n D"]
-Vectors = Float[np.ndarray, "n M"]
+States = Float[np.ndarray, "_n _D"]
+Vectors = Float[np.ndarray, "_n _M"]
 
 
 class Fitted(NamedTuple):

@@ -40,6 +40,7 @@ TEXTS = (
   "forecast",
   "draw",
   "teach",
+  "head",
   "distil",
   "qat",
   "evaluate",
@@ -151,7 +152,7 @@ def test_the_summary_says_what_came_of_it(finished, base):
   assert digest(workdir / "distil") == found["float"]["hash"]
   assert found["base"]["hash"] == digest(base)
   rows = {row["name"]: row for row in found["students"]["rows"]}
-  assert list(rows) == ["base", "cut", "student", "int4"]
+  assert list(rows) == ["base", "cut", "head", "student", "int4"]
   sizes = [rows[name]["bytes"] for name in ("base", "student", "int4")]
   assert sizes == sorted(sizes, reverse=True)
   # A model is as its own neighbours are.
@@ -167,10 +168,10 @@ def test_the_summary_says_what_came_of_it(finished, base):
   assert "Base and students" in page and "student, int4" in page
 
 
-def test_distillation_brings_the_base_nearer(finished):
+def test_head_and_distillation_bring_the_base_nearer(finished):
   rows = {row["name"]: row for row in finished[1]["students"]["rows"]}
   near = lambda name: rows[name]["figures"]["cosine@32"]
-  assert near("cut") < near("student")
+  assert near("cut") < near("head") and near("cut") < near("student")
   lines = (finished[0] / "distil" / "metrics.jsonl").read_text().splitlines()
   losses = [json.loads(line)["loss"] for line in lines]
   assert losses[-1] < losses[0]
@@ -262,7 +263,7 @@ def test_pairs_are_finetuned_on_and_models_timed(
   assert {"finetune", "choose", "time"} <= set(names)
   assert found["students"]["own"] == "own test"
   rows = {row["name"]: row for row in found["students"]["rows"]}
-  assert set(rows) >= {"base", "cut", "student", "int4"}
+  assert set(rows) >= {"base", "cut", "head", "student", "int4"}
   for row in rows.values():
     assert {"own test", "general"} <= set(row["figures"])
   for name in ("base", "student", "int4"):

@@ -21,6 +21,7 @@ from embeddinggemma.recipes.own.general import GeneralConfig
 from embeddinggemma.recipes.shared import without_knobs
 from embeddinggemma.recipes.student import texts
 from embeddinggemma.students import shrink
+from embeddinggemma.students import vocabulary as vocabularies
 from embeddinggemma.training import start
 from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.training.stages.qat import QatConfig
@@ -188,12 +189,18 @@ def build(tree: Mapping[str, Any]) -> StudentConfig:
   if tree["layers"]:
     with renamed():
       shrink.chosen_layers(tree["layers"], base.config.num_layers)
+  pieces = tree["vocabulary"]
+  if pieces >= base.tokenizer.vocab_size:
+    pieces = 0  # the number is what a student has at most
+  if pieces:
+    with renamed():
+      vocabularies.require_size(base.tokenizer, pieces)
   taught = dict(tree["teach"])
   taught["teacher"] = taught["teacher"] or tree["base"]
   teaching = config_lib.build(TeachConfig, taught, "teach.")
   width = base.config.embed_dim
   if teaching.teacher != tree["base"]:
-    width = teachers.teacher_of(teaching).width
+    width = teachers.teacher_of(teaching).width or width
   trees = {n: _stage(tree[n], tree["base"], base, width) for n in STAGES}
   given = {
     key: {name: trees[name][1][key] for name in STAGES}
@@ -209,6 +216,7 @@ def build(tree: Mapping[str, Any]) -> StudentConfig:
     **tree,
     **given,
     **{name: dataclasses.asdict(stage) for name, stage in built.items()},
+    "vocabulary": pieces,
     "teach": taught,
     "base_hash": base.hash,
     "base_identity": base.identity.as_json(),

@@ -304,6 +304,7 @@ def _about_bytes(
         (
           texts[n]
           for texts in (rows.query, rows.positive)
+          if texts is not None
           for n in some(range(len(texts)))
         ),
       )
