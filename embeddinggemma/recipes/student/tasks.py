@@ -333,9 +333,8 @@ def _forecast(run: Run, done: AllDone) -> Task:
     counted, paces = _measured(run, directory)
     chosen = config.choose
     most = min(chosen.tokens / counted.tokens, chosen.pairs or counted.pairs)
-    shares = {"qat": chosen.qat}
-    if run.finetunes:
-      shares["finetune"] = chosen.finetune
+    shares = {"finetune": chosen.finetune} if run.finetunes else {}
+    shares["qat"] = chosen.qat
     found = forecast.budget(
       counted,
       paces,
