@@ -25,7 +25,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.vocabulary = 64_000
   # Of the whole run on this machine, as far as it is forecast: so many pairs or
   # passages are taught that it ends in time.
-  config.minutes = 90.0
+  config.minutes = 60.0
 
   config.choose = ConfigDict()
   config.choose.tokens = 2_000_000  # that are taught, at most
@@ -43,7 +43,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
   config.distil = _stage("finetune", args["data"])
   config.distil.stage = "distil"
-  config.distil.batch_size = 32  # pairs: 64 texts
+  config.distil.batch_size = 16  # pairs: 32 texts
   config.distil.optimizer.lr = 1e-4
   _match(config.distil)
 
@@ -88,12 +88,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _match(stage: ConfigDict) -> None:
-  """Let a stage learn the teacher's vectors and its scores within a batch."""
+  """Let a stage learn the teacher's vectors, and nothing else.
+
+  Of 200,000 tokens, score matching with a weight of 1 beside it left a student
+  of six layers where it had started, and matching alone raised it by .07.
+  """
   stage.loss.contrastive = 0.0
   stage.loss.distill = 1.0
-  # Prefixes that are matched too; those that base and teacher have count.
-  stage.loss.distill_dims = (256,)
-  stage.loss.score_matching = 1.0
+  stage.loss.distance = "cosine"
   stage.loss.false_negative_margin = placeholder(float)
 
 
