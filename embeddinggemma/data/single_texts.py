@@ -40,12 +40,14 @@ def _is_one(path: Path, fields: Fields) -> bool:
   if not (named and path.is_file()):
     return False
   try:
-    first = next(rows.json_lines(path, fields, lambda line: None), None)
+    found = rows.json_lines(path, fields, lambda line: None)
+    good = (x.row for x in found if not isinstance(x.row, ValueError))
+    first = next(good, None)
   except BadInput:
     return False
-  if first is None or isinstance(first.row, ValueError):
+  if first is None:
     return False
-  return "text" in first.row and not columns.is_understood(first.row, fields)
+  return "text" in first and not columns.is_understood(first, fields)
 
 
 def read(

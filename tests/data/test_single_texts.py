@@ -139,6 +139,17 @@ def test_a_file_of_that_name_with_pairs_stays_one(tmp_path, row, fields):
   assert [(pair.query, pair.positive) for pair in pairs] == [("a", "b")] * 3
 
 
+def test_a_bad_first_row_makes_it_no_other_file(tmp_path):
+  """So that it is named, or left out, as any other bad row."""
+  folder = write(tmp_path / "in")
+  path = folder / "texts.jsonl"
+  path.write_bytes(b"{broken\n" + path.read_bytes())
+  with pytest.raises(BadInput, match=r"texts.jsonl:1: not JSON"):
+    texts_of(folder, tmp_path / "out")
+  about = corpus.write(str(folder), True, tmp_path / "out", texts=True)
+  assert about["texts"] == 4 and len(about["skipped"]) == 1
+
+
 def test_other_files_beside_texts_are_said(tmp_path):
   folder, said = write(tmp_path / "in"), []
   (folder / "manifest.json").write_text('{"made": "by hand"}')

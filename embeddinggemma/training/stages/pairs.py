@@ -246,6 +246,7 @@ def dataset(
     "groups": groups,
     "size": [config.batch_size, config.max_length, config.seed],
     "negatives": config.negatives,
+    "texts": reads_texts(config),
     "read": reading,
   }
   pack = lambda: _packed(config, made, groups, say, rows_read)

@@ -93,7 +93,7 @@ def _dataset(
 ) -> tuple[grain.MapDataset, int]:
   data = config.data
   steps = config.steps + config.guard.skips
-  reading = [steps, dict(data.weights), data.size_exponent]
+  reading = [steps, pairs.weights(config), data.size_exponent]
   return pairs.dataset(config, made, groups, say, rows_read, reading)
 
 
