@@ -115,8 +115,11 @@ def test_a_kind_of_evaluation_tasks(monkeypatch, tmp_path, trained):
   assert header == ["system", "tasks found"]
 
 
-def test_a_teacher(monkeypatch, tmp_path, data_folder):
-  """The verb `teach` asks it, and keeps what it says of itself."""
+def test_a_teacher(monkeypatch, tmp_path, data_folder, capsys):
+  """The verb `teach` asks it, and keeps what it says of itself.
+
+  A recipe refuses one of another width than its loss before any work.
+  """
 
   def encode(items):
     return np.array([[len(item.text), 1.0] for item in items], np.float32)
@@ -132,3 +135,9 @@ def test_a_teacher(monkeypatch, tmp_path, data_folder):
   assert main.call(argv) == 0
   vectors = teacher.open_vectors(tmp_path)
   assert vectors.width == 2 and vectors.about["width"] == 2
+  argv = ["run", f"--config=configs/recipe.py:tiny,data={data_folder}"]
+  argv += [f"--workdir={tmp_path / 'run'}", "--config.teach.teacher=lengths"]
+  assert main.call(argv) == 2
+  said = capsys.readouterr().err.splitlines()[-1]
+  assert "has vectors of width 2, and prefinetune matches 512; set" in said
+  assert not list(tmp_path.glob("run/*/stage.json"))

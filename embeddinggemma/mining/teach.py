@@ -17,7 +17,7 @@ from embeddinggemma.types import IDENTITY, Pair, SingleText
 
 _KNOWN = ("", "tfidf", "checkpoint")  # kinds that need no introduction
 # What to do about a teacher that does not say under which licence it is.
-_STATE = " (state it for the student's card: --config.licence, --config.terms)"
+_STATE = "(state it for the student's card: --config.licence, --config.terms)"
 
 
 class Taught(NamedTuple):
@@ -82,10 +82,10 @@ def introduced(origin: Mapping[str, Any]) -> Iterator[str]:
   """
   kind, licence = origin.get("kind", ""), origin.get("licence", "")
   if kind not in _KNOWN:
-    stated = licence or origin.get("terms")
+    unknown = "" if origin.get("terms") else f"; licence: not known {_STATE}"
     yield (
-      f"teacher {origin.get('name', '')} ({kind}); licence:"
-      f" {licence or 'not known'}{'' if stated else _STATE}"
+      f"teacher {origin.get('name', '')} ({kind})"
+      f"{f'; licence: {licence}' if licence else unknown}"
     )
   for one in (origin, *origin.get("teachers", ())):
     if one.get("terms"):

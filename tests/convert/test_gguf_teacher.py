@@ -78,12 +78,16 @@ def test_what_is_no_teacher_is_one_line(
   with pytest.raises(BadInput, match=r"text\.gguf"):
     llama_cpp.opened(config(tmp_path / "text.gguf"))
   path = exports("float32")
-  other = lambda file: file._replace(keys={"general.architecture": "bert"})
+  keys = {"general.architecture": "bert", "bert.pooling_type": 1}
+  other = lambda file: file._replace(keys=keys)
   read = llama_cpp.gguf_file.read_header
   monkeypatch.setattr(
     llama_cpp.gguf_file, "read_header", lambda path: other(read(path))
   )
   with pytest.raises(BadInput, match=r"'bert', and only .* llama-server"):
+    llama_cpp.opened(config(path))
+  keys.pop("bert.pooling_type")
+  with pytest.raises(BadInput, match="'bert' that makes no embeddings"):
     llama_cpp.opened(config(path))
   monkeypatch.undo()
   monkeypatch.setattr(llama_cpp, "_runtime", lambda: None)

@@ -77,8 +77,8 @@ def test_vectors_are_those_of_the_endpoint(server, pairs, capsys):
   model = ["--config.service.model=small"]
   assert teach(server, pairs, *model) == 0
   err = capsys.readouterr().err
-  assert "small at 127.0.0.1: 30 texts to ask, about 30 tokens" in err
-  assert "in 8 requests; at no price that is known" in err
+  assert "small at 127.0.0.1: texts to ask: 30; tokens: about 30 (bytes" in err
+  assert "requests: at least 8; at no price that is known" in err
   assert "licence: not known (state it" in err
   vectors = taught(pairs)
   found = vectors.rows(teacher.keys_of([Item("retrieval", "q 3", "")]))[0]
@@ -101,7 +101,9 @@ def test_vectors_are_those_of_the_endpoint(server, pairs, capsys):
   server.requests.clear()
   assert teach(server, pairs, *model) == 0
   assert server.texts == ["another"]
-  assert "1 texts to ask (30 more are answered)" in capsys.readouterr().err
+  assert (
+    "texts to ask: 1, beside 30 answered; tokens" in capsys.readouterr().err
+  )
 
 
 def test_prompts_are_those_that_the_model_wants(server, pairs, tmp_path):
@@ -255,7 +257,7 @@ def test_a_large_run_is_asked_for_before_any_request(
   dear += ["--config.service.price_per_million=200000"]
   assert teach(server, pairs, *dear) == 2
   line = one_line(capsys)
-  assert "30 texts to ask, about 30 tokens" in line
+  assert "texts to ask: 30; tokens: about 30" in line
   assert "about $6.00 at $200000 a million tokens" in line
   assert "nothing was asked yet: add --yes" in line
   assert server.requests == []
@@ -448,7 +450,7 @@ def test_gemini_gets_task_types(server, pairs, capsys, monkeypatch):
   assert teach(None, pairs, named, *dims) == 0
   err = capsys.readouterr().err
   assert "terms of gemini-embedding-001: the Gemini API Additional" in err
-  assert "30 texts to ask" in err and SECRET not in err
+  assert "texts to ask: 30;" in err and SECRET not in err
   kinds = dict(zip(server.texts, [k for ks, _ in server.requests for k in ks]))
   assert kinds["q 1"] == "RETRIEVAL_QUERY"
   assert kinds["p 1"] == "RETRIEVAL_DOCUMENT"
@@ -525,12 +527,15 @@ def test_gemini_needs_its_package_and_a_key(pairs, capsys, monkeypatch):
   monkeypatch.delenv("GEMINI_API_KEY", raising=False)
   assert teach(None, pairs, named) == 2
   said = capsys.readouterr().err
-  assert "30 texts to ask" in said, "the figures come first"
+  assert "texts to ask: 30;" in said, "the figures come first"
   assert "GEMINI_API_KEY is not set" in said.splitlines()[-1]
   monkeypatch.setenv("GEMINI_API_KEY", SECRET)
   monkeypatch.setattr(gemini, "_is_installed", lambda: False)
   gemini._client.cache_clear()
   assert teach(None, pairs, named) == 2
+  assert "pip install 'embeddinggemma[gemini]'" in one_line(capsys)
+  bare = "--config.teacher=gemini-embedding-2"
+  assert teach(None, pairs, bare) == 2
   assert "pip install 'embeddinggemma[gemini]'" in one_line(capsys)
   for name in ("gemini:", "gemini: "):
     assert teach(None, pairs, f"--config.teacher={name}") == 2

@@ -54,16 +54,18 @@ def line(name: str, found: Forecast, config: ServiceConfig) -> str:
   """The forecast as one line for people."""
   if not found.pending:
     return f"{name}: all {found.texts:,} texts are answered already"
-  before = f" ({found.answered:,} more are answered)" if found.answered else ""
+  before = f", beside {found.answered:,} answered" if found.answered else ""
   price = config.price_per_million
   cost = "at no price that is known (--config.service.price_per_million)"
   if price:
     dollars = found.tokens * price / 1e6
-    cost = f"about ${dollars:.2f} at ${price:g} a million tokens"
+    amount = f"about ${dollars:.2f}" if dollars >= 0.01 else "less than $0.01"
+    cost = f"{amount} at ${price:g} a million tokens"
   return (
-    f"{name}: {found.pending:,} texts to ask{before}, about {found.tokens:,}"
-    f" tokens (bytes of UTF-8 / {_BYTES}; the longest {found.longest:,}), in"
-    f" {found.requests:,} requests; {cost}{_least(found, config)}"
+    f"{name}: texts to ask: {found.pending:,}{before}; tokens: about"
+    f" {found.tokens:,} (bytes of UTF-8 / {_BYTES}), the longest text"
+    f" {found.longest:,}; requests: at least {found.requests:,}; {cost}"
+    f"{_least(found, config)}"
   )
 
 

@@ -8,6 +8,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import pathlib
 import urllib.parse
 from collections.abc import Sequence
 from typing import Any
@@ -172,4 +173,13 @@ def _is_installed() -> bool:
     return False
 
 
-KIND = Kind(lambda config: config.teacher.startswith(PREFIX), opened)
+def _recognises(config: TeachConfig) -> bool:
+  """Whether the teacher is named with the prefix, or as only the API's are."""
+  name = config.teacher
+  bare = (
+    name.startswith("gemini-embedding-") and not pathlib.Path(name).exists()
+  )
+  return name.startswith(PREFIX) or bare
+
+
+KIND = Kind(_recognises, opened)

@@ -29,8 +29,8 @@ from embeddinggemma.types import IDENTITY, BadInput
 
 THROUGH = "xllamacpp"  # the package, the only one that takes the options
 _ASKED = 1024  # texts for which the file is loaded once
-_TOGETHER = 8  # texts of a micro-batch, at most
-_TOKENS = 512  # of a micro-batch, unless a text is longer
+_TOGETHER = 4  # texts of a micro-batch, at most
+_TOKENS = 256  # of a micro-batch, unless a text is longer
 
 
 def opened(config: TeachConfig) -> TeacherModel:
@@ -42,8 +42,14 @@ def opened(config: TeachConfig) -> TeacherModel:
   path = pathlib.Path(config.teacher)
   if not path.is_file():
     raise BadInput(f"teacher={path} does not exist; give a .gguf file")
-  architecture = gguf_file.read_header(path).keys.get("general.architecture")
+  keys = gguf_file.read_header(path).keys
+  architecture = keys.get("general.architecture")
   if architecture != gguf.EMBEDDER:
+    if not keys.get(f"{architecture}.pooling_type"):
+      raise BadInput(
+        f"{path} is a model of architecture {architecture!r} that makes no"
+        " embeddings; give one of an embedder"
+      )
     raise BadInput(
       f"{path} is a model of architecture {architecture!r}, and only"
       f" {gguf.EMBEDDER!r} is run here; start llama-server --embeddings -m"
