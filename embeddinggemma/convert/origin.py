@@ -127,7 +127,7 @@ def cut_out_of(cuts: Any, name: str = "") -> str:
     cuts: see checkpoint.CUTS; unchecked.
     name: of the first of the models; "": it is called by its hash.
   """
-  said = []
+  said: list[str] = []
   for cut in read_cuts(cuts):
     sizes = {
       "layers": (len(cut["layers"]), cut["of_layers"]),

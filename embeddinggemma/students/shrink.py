@@ -187,8 +187,9 @@ def _tensors(
     if inner.startswith(_LAYER) and inner not in places:
       continue
     target = (side, places.get(inner, inner), *name[2:]) if inner else name
-    rows = pruned and name == _TABLE
-    new[target] = _rows(tensor, pruned.ids) if rows else tensor
+    if pruned and name == _TABLE:
+      tensor = _rows(tensor, pruned.ids)
+    new[target] = tensor
   return new
 
 

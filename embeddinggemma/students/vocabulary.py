@@ -114,7 +114,7 @@ def _characters(
   """How often each piece of one character stands in the texts, in any piece."""
   alone = {p.text: n for n, p in enumerate(pieces) if p.type == NORMAL}
   found = np.zeros_like(counts)
-  for n in np.flatnonzero(counts):
+  for n in np.flatnonzero(counts).tolist():
     if pieces[n].type == NORMAL:
       for character in pieces[n].text:
         if character in alone:
