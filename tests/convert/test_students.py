@@ -174,7 +174,8 @@ def test_public_weights_are_cut_as_their_import_would_be(
   """A folder of sentence-transformers or a GGUF needs no import before."""
   place = exported
   if form == "gguf":
-    place = exporting.export(gguf.FORMAT, str(model), tmp_path / "g").artefact
+    exporting.export(gguf.FORMAT, str(model), tmp_path / "g")
+    [place] = (tmp_path / "g").glob("*.gguf")
   shrink.shrink(str(place), tmp_path / "direct", "0,2")
   argv = ["import", f"--from={place}", f"--workdir={tmp_path / 'in'}"]
   assert main.call(argv) == 0
@@ -252,8 +253,8 @@ def test_what_is_interrupted_leaves_nothing(
     (workdir / "notes").write_text("mine")
   written = checkpoint.FilesHandler.save
 
-  def interrupted(*args):
-    written(*args)
+  def interrupted(*args, **more):
+    written(*args, **more)
     raise KeyboardInterrupt
 
   monkeypatch.setattr(checkpoint.FilesHandler, "save", interrupted)
@@ -293,7 +294,7 @@ def pairs_in(folder):
     for text in TEXTS
   ]
   rows += [
-    {"query": "der Fluß", "positive": f"Ünïcode 字 {n}", "lang": "xx"}
+    {"query": "old lamp", "positive": f"wide north valley {n}", "lang": "xx"}
     for n in range(5)
   ]
   folder.mkdir()
@@ -329,7 +330,7 @@ def test_each_language_is_shown_the_worst_first(
   assert (worst["data"], worst["texts"]) == ("retrieval xx", 6)
   assert (best["data"], best["texts"]) == ("qa en", 80)
   assert worst["share"] < figures["share"] < best["share"] <= 1
-  assert worst["tokens"] > 1 and worst["bytes"] > best["bytes"]
+  assert worst["tokens"] > best["tokens"] >= 1
   recipe = json.loads(files(tmp_path / "b")["recipe.json"])
   assert recipe["vocabulary"] == figures
   assert found["checkpoint"] == str(checkpoint.find(tmp_path / "b"))
