@@ -87,7 +87,9 @@ def student(base, tmp_path_factory):
 
 
 def exported(form, workdir, folder, dtype=None):
-  return exporting.export(FORMS[form], str(workdir), folder, dtype).artefact
+  """What the runtime opens of an export, in its place."""
+  made = exporting.export(FORMS[form], str(workdir), folder, dtype).artefact
+  return folder / made.name if form == "gguf" else folder
 
 
 def of_folder(artefact, texts):
@@ -143,7 +145,7 @@ def test_every_order_of_kinds_is_exported(student, tmp_path, form, layers):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("layers", LISTS)
+@pytest.mark.parametrize("layers", ["0,1,2,5,8", "1,3"])
 def test_what_comes_back_is_what_the_export_said(
   student, tmp_path, form, layers
 ):
@@ -192,7 +194,7 @@ def test_a_smaller_vocabulary_gives_the_same_ids_in_llama_cpp(
     np.testing.assert_allclose(text, ids, atol=1e-6, err_msg=repr(HARD[n]))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "q8_0", "q4_0"])
+@pytest.mark.parametrize("dtype", ["q8_0", "q4_0"])
 def test_a_student_is_certified_in_every_type(student, tmp_path, capsys, dtype):
   workdir = student("0,1,2,5,8", FIRST[:10])
   argv = ["export", f"--model={workdir}", "--format=gguf", f"--dtype={dtype}"]
@@ -222,7 +224,7 @@ def test_the_doctor_says_what_a_student_is(student, tmp_path, form):
     )
 
 
-@pytest.mark.parametrize("spec", ["int4", "mixed", "int8_block"])
+@pytest.mark.parametrize("spec", ["int4", "mixed"])
 def test_a_student_of_a_quantised_model_stays_on_its_grid(base, tmp_path, spec):
   """Rows and layers of the view are the view of rows and layers."""
   place = checkpoint.find(base)
