@@ -290,7 +290,7 @@ def test_what_is_asked_of_it_is_checked_first(command, notes, tmp_path, capsys):
   empty.mkdir()
   refused("holds no text and no pairs", empty)
   (empty / "one.md").write_text("# One\n\nA short text.")
-  refused("1 passages are too few; a student needs 32", empty)
+  refused("passages are too few; a student needs 32", empty)
   (empty / "t.csv").write_text("foo,bar\n1,2\n")
   refused("foo", empty / "t.csv")
 
