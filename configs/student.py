@@ -48,21 +48,21 @@ def get_config(arg: str | None = None) -> ConfigDict:
   _match(config.distil)
 
   config.finetune = _stage("finetune", args["data"])
-  config.finetune.batch_size = 32
+  config.finetune.batch_size = 16
   config.finetune.negatives = 1  # hard ones per query, at most
   config.finetune.optimizer.lr = 5e-5
   config.finetune.loss.distill = 1.0  # so that it forgets less
 
   config.qat = _stage("qat", args["data"])
-  config.qat.batch_size = 32
+  config.qat.batch_size = 16
   config.qat.optimizer.lr = 1e-4
   _match(config.qat)
   config.qat.quantize.spec = "q4_0"  # llama.cpp's own int4, by blocks of 32
 
-  # What the models are compared on: so many held-out queries of each task, and
-  # so many texts whose encoding is timed (0: none is).
+  # What the models are compared on: so many held-out queries in all, and so many
+  # texts whose encoding is timed (0: none is).
   config.measure = ConfigDict()
-  config.measure.queries = 200
+  config.measure.queries = 300
   config.measure.timed = 64
   own = sibling(__file__, "pairs").get_config()
   config.general = own.general
@@ -73,6 +73,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.index = ConfigDict()
   # A folder or a JSONL; empty: your texts, or the pairs' positives.
   config.index.input = ""
+  config.index.most = 2_000  # of the positives, drawn evenly; 0: all
   config.index.dim = 256  # of the vectors; or the base's, if that is less
   config.memory = placeholder(float)  # GB to use; None: all that is free
 

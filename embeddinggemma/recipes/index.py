@@ -32,6 +32,7 @@ class IndexConfig:
 
   input: str
   dim: int
+  most: int = 0  # of the pairs' positives, drawn evenly; 0: all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +43,21 @@ class Source:
   excluded: tuple[pathlib.Path, ...] = ()
 
 
-def documents(pairs: pathlib.Path, workdir: pathlib.Path) -> Source:
+def documents(
+  pairs: pathlib.Path, workdir: pathlib.Path, most: int = 0
+) -> Source:
   """Write the distinct positives of a corpus's training pairs as JSONL.
 
+  If `most` is not 0, they are at most so many, drawn evenly.
   The file stays in the workdir, since search results name it and a line of it.
   """
-  rows = {(pair.title, pair.positive) for pair in corpus.read_train(pairs)}
+  pairs_of = corpus.read_train(pairs)
+  rows = sorted({(pair.title, pair.positive) for pair in pairs_of})
+  if most:
+    rows = rows[:: -(-len(rows) // most)]
   path = workdir / DOCUMENTS
   jsonl.write_jsonl(
-    path, [{"text": text, "title": title} for title, text in sorted(rows)]
+    path, [{"text": text, "title": title} for title, text in rows]
   )
   return Source(path)
 

@@ -31,17 +31,22 @@ Found = dict[str, Any]
 
 
 def fewer(suites: scores.Suites, queries: int) -> scores.Suites:
-  """The suites with at most so many queries in each own search task.
+  """The suites with at most so many queries in all own search tasks together.
 
-  Of the documents, those stay that answer a query which stays, and others up to
+  Of a task's documents, those stay that answer a query which stays, and others up to
   twice as many as queries. The general suite stays whole.
   """
   return {
     name: tasks
     if name == scores.GENERAL
-    else [_fewer(task, queries) for task in tasks]
+    else [_fewer(task, _share(tasks, queries)) for task in tasks]
     for name, tasks in suites.items()
   }
+
+
+def _share(tasks: Sequence[EvalTask], queries: int) -> int:
+  """The queries of each search task, if all have as many."""
+  return max(queries // max(sum(kinds.of(t).searches for t in tasks), 1), 1)
 
 
 def _fewer(task: EvalTask, queries: int) -> EvalTask:

@@ -59,7 +59,7 @@ class ChooseConfig:
 class MeasureConfig:
   """What the models are compared on, besides the general suite."""
 
-  queries: int  # of each task of own held-out data, at most
+  queries: int  # of own held-out data, all tasks together, at most
   timed: int  # texts that are timed, in a process for each model; 0: none are
 
   def __post_init__(self) -> None:

@@ -119,13 +119,15 @@ def budget(
     for name, share in {"distil": 1.0, **shares}.items()
     if not given.get(name)
   )
-  a_pair = counted.tokens * paces.teacher + paces.step * passes * rounds / batch
+  encoded = counted.tokens * (paces.teacher + paces.student)
+  a_pair = encoded + paces.step * passes * rounds / batch
   fits = max(int((left - known) / a_pair), 0)
   pairs = int(min(counted.pairs, most, fits))
   steps = steps_of(pairs, batch, passes, shares)
   steps = {name: given.get(name) or own for name, own in steps.items()}
   seconds = {
     "teach": pairs * counted.tokens * paces.teacher,
+    "head": pairs * counted.tokens * paces.student,
     **{name: number * paces.step for name, number in steps.items()},
     **fixed,
   }

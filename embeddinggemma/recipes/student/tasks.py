@@ -130,7 +130,7 @@ class Run:
       return index.Source(pathlib.Path(given))
     if self.config.kind == texts.TEXTS:
       return index.Source(pathlib.Path(self.config.data), (self.workdir,))
-    return index.documents(self.corpus, self.workdir)
+    return index.documents(self.corpus, self.workdir, self.config.index.most)
 
   @property
   def cut(self) -> pathlib.Path:
