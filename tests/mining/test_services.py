@@ -309,6 +309,8 @@ def test_a_key_is_read_from_the_environment_and_never_shown(
     (f"teacher=https://me:{SECRET}@h/v1/embeddings", "holds a password"),
     ("teacher=https://h:port/v1/embeddings", "is no address ("),
     (f"teacher=https://h/v1/embeddings?api-key={SECRET}", "holds a secret"),
+    ("teacher=https://h/a b/embeddings", "is no address (a space"),
+    ("teacher=https://h/ä/embeddings", "is no address (a space"),
     ("teacher=https://h/v1", "do you mean https://h/v1/embeddings?"),
     ("teacher=http://h.example/v1/embeddings", "over plain http"),
     ("service.prompts=none.json", "is neither none, embeddinggemma nor a JSON"),

@@ -73,6 +73,10 @@ def require_safe(address: str, has_key: bool) -> None:
   """
   if "@" in address:  # a password with a "/" would else be taken for a port
     raise BadInput(f"the address holds a password{_ELSEWHERE}")
+  if not address.isascii() or any(map(str.isspace, address)):
+    raise BadInput(
+      f"{address!r} is no address (a space, or a character beyond ASCII)"
+    )
   try:
     parts = urllib.parse.urlsplit(address)
     queried = urllib.parse.parse_qsl(parts.query)
