@@ -22,7 +22,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   # So many first layers, or a list such as "0,1,2,5,11"; "": all.
   config.layers = "6"
   # Pieces at most, of those that the texts use; 0: all that the base has.
-  config.vocabulary = 64_000
+  config.vocabulary = 60_000
   # Of the whole run on this machine, as far as it is forecast: so many pairs or
   # passages are taught that it ends in time.
   config.minutes = 60.0
