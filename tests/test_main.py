@@ -69,7 +69,7 @@ def test_an_unknown_verb_is_named(capsys):
       ["--config=configs/none.py"],
       "config 'configs/none.py' does not exist; shipped in configs/:"
       " adapt.py, finetune.py, mine.py, mixture.py, pairs.py, prefinetune.py, pretrain.py,"
-      " qat.py, recipe.py, teach.py",
+      " qat.py, recipe.py, student.py, teach.py",
     ),
     (
       ["--config=configs/recipe.py:huge"],

@@ -201,9 +201,9 @@ def export_model(
       how, path, place, dtype, examine, certify, progress.show_of
     )
   say(f"{place}  weights {written.digest[:12]}{certificate.grid(found)}")
-  say(certificate.summary(found))
   if "needs" in found:
     say(f"note: the order of its layers needs {found['needs']}")
+  say(certificate.summary(found))
   return found
 
 
