@@ -153,7 +153,7 @@ def test_every_order_of_kinds_is_exported(student, tmp_path, form, layers):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("layers", sample_of(["0,1,2,5,8", "1,3"]))
+@pytest.mark.parametrize("layers", sample_of(["1,3", "0,1,2,5,8"]))
 def test_what_comes_back_is_what_the_export_said(
   student, tmp_path, form, layers
 ):
@@ -209,7 +209,8 @@ def test_a_smaller_vocabulary_gives_the_same_ids_in_llama_cpp(
     np.testing.assert_allclose(text, ids, atol=1e-6, err_msg=repr(HARD[n]))
 
 
-@pytest.mark.parametrize("dtype", sample_of(["q4_0", "q8_0"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["q4_0", "q8_0"])
 def test_a_student_is_certified_in_every_type(student, tmp_path, capsys, dtype):
   workdir = student("0,1,2,5,8", FIRST[:10])
   argv = ["export", f"--model={workdir}", "--format=gguf", f"--dtype={dtype}"]
@@ -238,7 +239,8 @@ def test_the_doctor_says_what_a_student_is(student, tmp_path):
     )
 
 
-@pytest.mark.parametrize("spec", sample_of(["int4", "mixed"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["int4", "mixed"])
 def test_a_student_of_a_quantised_model_stays_on_its_grid(base, tmp_path, spec):
   """Rows and layers of the view are the view of rows and layers."""
   place = checkpoint.find(base)

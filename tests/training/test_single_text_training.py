@@ -112,6 +112,7 @@ def test_texts_alone_are_distilled_and_go_on(texts, taught, tmp_path, capsys):
     pairs.examine(few, made, print)
 
 
+@pytest.mark.slow
 def test_texts_and_pairs_are_read_by_turns(both, taught, tmp_path, capsys):
   """A weight of 0 leaves the texts out; so does a loss that needs pairs."""
   flags = [*DISTIL, f"--config.teacher={taught}"]
