@@ -77,7 +77,7 @@ SMALL = {
   ),
   ("train", "qat"): ("--config.steps=2", ONE_LAYER),
   ("teach", "teach"): ("--config.width=24",),
-  ("shrink", ""): ("--layers=1",),
+  ("shrink", ""): ("--layers=1", "--vocabulary=400"),
   # The words of the pairs are few, and the model has learnt nothing.
   ("mine", "mine"): (
     "--config.search=stemmed",
