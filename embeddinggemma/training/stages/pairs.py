@@ -408,14 +408,14 @@ def _show(config: PairConfig, made: Inputs) -> Shown:
   """A function (task, row) -> (origin, query, positive), or (origin, text)."""
   decode = made.tokenizer().decode
   tasks, _ = read_tasks(config, made)
-  origin = lambda rows, i: str(
-    pathlib.Path(rows.origin[i]).relative_to(made.corpus)
-  )
+  # Rows may be shared with an equal corpus elsewhere, whose files they name.
+  members = members_of(config, made)
 
   def show(task: str, i: int) -> tuple[str, ...]:
+    origin = pathlib.Path(members[task][i].origin)
     sides = tasks[task].query, tasks[task].positive
     texts = (decode(side[i]) for side in sides if side is not None)
-    return (origin(tasks[task], i), *texts)
+    return (str(origin.relative_to(made.corpus)), *texts)
 
   return show
 
