@@ -61,7 +61,7 @@ def has(folder: pathlib.Path, name: str) -> bool:
 
 def recorded(place: pathlib.Path) -> Any:
   """The identity that an export says its model had, unchecked; else {}."""
-  return mark(place if place.is_dir() else place.parent).get(IDENTITY, {})
+  return _mark_beside(place).get(IDENTITY, {})
 
 
 def mark(folder: pathlib.Path) -> dict[str, Any]:
@@ -69,12 +69,14 @@ def mark(folder: pathlib.Path) -> dict[str, Any]:
   return read_json(folder, MARK) if has(folder, MARK) else {}
 
 
+def _mark_beside(place: pathlib.Path) -> dict[str, Any]:
+  """The mark of a folder, or of the one that a file is in."""
+  return mark(place if place.is_dir() else place.parent)
+
+
 def teachers(place: pathlib.Path) -> list[dict[str, Any]]:
   """Who taught the model of an export, as it says; [] for none."""
-  folder = place if place.is_dir() else place.parent
-  if not has(folder, MARK):
-    return []
-  found = read_json(folder, MARK).get(TEACHERS, [])
+  found = _mark_beside(place).get(TEACHERS, [])
   is_list = isinstance(found, list) and all(isinstance(x, dict) for x in found)
   return found if is_list else []
 

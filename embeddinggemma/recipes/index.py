@@ -5,12 +5,13 @@ import pathlib
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
+from embeddinggemma.cache import Task
 from embeddinggemma.data import corpus, coverage, jsonl, truncation
 from embeddinggemma.loading import Model, load
 from embeddinggemma.retrieval import chunks, codes, index, update
@@ -82,6 +83,37 @@ def build(
     excluded=source.excluded,
   )
   return {"chunks": about["chunks"], "source": about["source"]}
+
+
+def task(
+  config: IndexConfig,
+  model: pathlib.Path,
+  weights: str,
+  searched: Mapping[str, Any],
+  source: Callable[[], Source],
+  console: Console,
+) -> Task:
+  """The task `index` of a recipe.
+
+  Args:
+    config: what is indexed, and how.
+    model: the checkpoint that embeds.
+    weights: the hash of its weights.
+    searched: all on which the source depends, as JSON.
+    source: makes the source, when the task works.
+    console: for messages.
+  """
+  return Task(
+    "index",
+    {
+      "format": FORMAT,
+      "weights": weights,
+      "config": dataclasses.asdict(config),
+      **searched,
+    },
+    lambda d: build(model, source(), config.dim, d, console),
+    resumable=True,
+  )
 
 
 def measure(model: Model) -> measures.Measure:

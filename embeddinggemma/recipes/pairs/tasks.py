@@ -280,19 +280,13 @@ def _choose(run: Run, done: AllDone) -> Task:
 
 def _index(run: Run, done: AllDone) -> Task:
   """Index the source with the chosen model."""
-  config = run.config.index
-  model = run.workdir / done["choose"].result(choice.Choice).place
-  return Task(
-    "index",
-    {
-      "format": index.FORMAT,
-      "weights": done["choose"].hash,
-      "data": done["inputs"].key,
-      "config": dataclasses.asdict(config),
-      "input": run.outside["searched"],
-    },
-    lambda d: index.build(model, run.source, config.dim, d, run.console),
-    resumable=True,
+  return index.task(
+    run.config.index,
+    run.workdir / done["choose"].result(choice.Choice).place,
+    done["choose"].hash,
+    {"data": done["inputs"].key, "input": run.outside["searched"]},
+    lambda: run.source,
+    run.console,
   )
 
 

@@ -22,6 +22,7 @@ _CHUNK = 2048  # texts whose states are in memory at once
 
 def fit(
   cut: pathlib.Path,
+  weights: str,
   pairs: Sequence[Pair | SingleText],
   vectors: pathlib.Path,
   directory: pathlib.Path,
@@ -34,6 +35,7 @@ def fit(
 
   Args:
     cut: the workdir of the model.
+    weights: the hash of its weights.
     pairs: what is taught.
     vectors: the folder of the teacher's vectors of it.
     directory: for the checkpoint.
@@ -56,7 +58,7 @@ def fit(
   except BadInput as error:
     line = f"the head stays as it is: {error}"
   console.print(line, highlight=False, markup=False, soft_wrap=True)
-  files = _files(place, found, figures)
+  files = _files(place, weights, found, figures)
   made = checkpoint.write(directory, params, files)
   whole = str(made.relative_to(directory))
   return {**figures, "checkpoint": whole, "hash": checkpoint.hash_of(made)}
@@ -86,7 +88,10 @@ def _states(
 
 
 def _files(
-  place: pathlib.Path, vectors: teacher.Vectors, figures: Mapping[str, Any]
+  place: pathlib.Path,
+  weights: str,
+  vectors: teacher.Vectors,
+  figures: Mapping[str, Any],
 ) -> dict[str, bytes]:
   """The small files of the cut model, with what became of it."""
   files = checkpoint.read_files(place)
@@ -95,7 +100,7 @@ def _files(
     **checkpoint.recipe_of(files),
     **checkpoint.with_teachers([taught], checkpoint.teachers_of(files)),
     "stage": "head",
-    "parents": {"base": checkpoint.hash_of(place)},
+    "parents": {"base": weights},
     "head": dict(figures),
     "command": sys.argv,
   }

@@ -514,13 +514,17 @@ def _trained(
 
 def _head(run: Run, done: AllDone) -> Task:
   """Fit the head of what was cut out to the teacher's vectors."""
-  vectors, cut = run.vectors, run.cut
+  weights = done["shrink"].hash
   depends = {
-    "student": done["shrink"].hash,
+    "student": weights,
     "data": _data(done),
     "teacher": done["teach"].result(teach.Taught).of_vectors,
   }
-  work = lambda d: heading.fit(cut, run.made.pairs, vectors, d, run.console)
+
+  def work(directory: pathlib.Path) -> dict[str, Any]:
+    pairs, vectors = run.made.pairs, run.vectors
+    return heading.fit(run.cut, weights, pairs, vectors, directory, run.console)
+
   return Task("head", depends, work)
 
 
@@ -674,19 +678,13 @@ def _time(run: Run, done: AllDone) -> Task:
 
 def _index(run: Run, done: AllDone) -> Task:
   """Index the source with the final student."""
-  config = run.config.index
-  model = run.workdir / "qat" / done["qat"].checkpoint
-  return Task(
-    "index",
-    {
-      "format": index.FORMAT,
-      "weights": done["qat"].hash,
-      "data": done["inputs"].key,
-      "config": dataclasses.asdict(config),
-      "input": run.outside["searched"],
-    },
-    lambda d: index.build(model, run.source, config.dim, d, run.console),
-    resumable=True,
+  return index.task(
+    run.config.index,
+    run.workdir / "qat" / done["qat"].checkpoint,
+    done["qat"].hash,
+    {"data": done["inputs"].key, "input": run.outside["searched"]},
+    lambda: run.source,
+    run.console,
   )
 
 
