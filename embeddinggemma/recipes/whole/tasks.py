@@ -294,17 +294,13 @@ def _export(run: Run, done: AllDone) -> Task:
 
 def _index(run: Run, done: AllDone) -> Task:
   """Index the configured input with the soup."""
-  return Task(
-    "index",
-    {
-      "format": index.FORMAT,
-      "weights": done["soup"].hash,
-      "trained": done["soup"].key,
-      "config": dataclasses.asdict(run.recipe.index),
-      "input": run.outside["searched"],
-    },
-    lambda d: _build_index(run, d),
-    resumable=True,
+  return index.task(
+    run.recipe.index,
+    run.workdir / "soup",
+    done["soup"].hash,
+    {"trained": done["soup"].key, "input": run.outside["searched"]},
+    lambda: _index_source(run),
+    run.console,
   )
 
 
@@ -359,12 +355,6 @@ TASKS: Mapping[str, Callable[[Run, AllDone], Task]] = {
   "index": _index,
   "ablation": _ablation,
 }
-
-
-def _build_index(run: Run, directory: pathlib.Path) -> dict[str, Any]:
-  """Index the configured input with the final model."""
-  model, dim = run.workdir / "soup", run.recipe.index.dim
-  return index.build(model, _index_source(run), dim, directory, run.console)
 
 
 def _index_source(run: Run) -> index.Source:
