@@ -17,6 +17,7 @@ import pytest
 from embeddinggemma import checkpoint
 from embeddinggemma.cli import main
 from embeddinggemma.data import sources
+from embeddinggemma.data.single_texts import Texts
 from embeddinggemma.evaluation.kinds.task import EvalTask
 from embeddinggemma.loading import load
 from embeddinggemma.model import embedder
@@ -172,9 +173,6 @@ def test_head_and_distillation_bring_the_base_nearer(finished):
   rows = {row["name"]: row for row in finished[1]["students"]["rows"]}
   near = lambda name: rows[name]["figures"]["cosine@32"]
   assert near("cut") < near("head") and near("cut") < near("student")
-  lines = (finished[0] / "distil" / "metrics.jsonl").read_text().splitlines()
-  losses = [json.loads(line)["loss"] for line in lines]
-  assert losses[-1] < losses[0]
 
 
 def test_the_result_answers(finished, capsys):
@@ -291,7 +289,7 @@ def test_what_is_asked_of_it_is_checked_first(command, notes, tmp_path, capsys):
   empty.mkdir()
   refused("holds no text and no pairs", empty)
   (empty / "one.md").write_text("# One\n\nA short text.")
-  refused("passages are too few; a student needs 32", empty)
+  refused("passages are too few; a student needs 16", empty)
   (empty / "t.csv").write_text("foo,bar\n1,2\n")
   refused("foo", empty / "t.csv")
 
@@ -353,6 +351,8 @@ def test_texts_are_cut_to_what_is_read(finished, base, write_pairs, tmp_path):
   pairs, _ = sources.read_pairs(write_pairs(tmp_path / "d", rows))
   found = draw.write(iter(pairs), tokenizer, 32, 2, tmp_path / "out")
   assert (found.pairs, found.texts, found.cut) == (2, 6, 3)
+  alone = Texts(tmp_path / "out" / draw.SINGLE / "corpus/train/texts.jsonl")
+  assert {text.prompt for text in alone} == {"retrieval", "document"}
   kept, _ = sources.read_pairs(tmp_path / "out" / "corpus" / "train")
   assert [len(pair.negatives) for pair in kept] == [2, 0]
   for before, after in zip(pairs, kept, strict=True):
@@ -490,7 +490,7 @@ def test_likeness_by_hand():
 
 
 PACES = forecast.Paces(0.001, 0.001, 0.0001, 1.0, 1.0, 1.0, 1, 2)
-COUNTED = forecast.Counted(100_000, 100.0, 1e5, 10.0, 1e6)
+COUNTED = forecast.Counted(100_000, 1.5, 100.0, 1e5, 10.0, 1e6)
 
 
 def budget(minutes: float, **given: int | None) -> forecast.Budget:
@@ -502,7 +502,7 @@ def budget(minutes: float, **given: int | None) -> forecast.Budget:
 def test_the_budget_is_spent_and_not_exceeded():
   found = budget(90)
   assert 0.95 * 90 * 60 < found.whole <= 90 * 60 * 1.001
-  assert found.steps["distil"] == -(-found.pairs // 32)
+  assert found.steps["distil"] == np.ceil(1.5 * found.pairs / 32)
   assert found.steps["qat"] == round(0.1 * found.steps["distil"])
   # Where scoring takes it all, half is for teaching and training.
   short = budget(2)

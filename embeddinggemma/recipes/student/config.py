@@ -108,7 +108,7 @@ class StudentConfig:
   @property
   def least(self) -> int:
     """The fewest pairs, or passages, that a student can be trained on."""
-    return 2 * self.distil.batch_size
+    return self.distil.batch_size  # of texts, of which a pair has two
 
   @property
   def max_length(self) -> int:

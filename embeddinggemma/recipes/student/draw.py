@@ -2,6 +2,11 @@
 
 A teacher's vectors are what costs most, so a budget decides how many pairs are
 taught. One pass through more of them is better than several through fewer.
+
+Distillation reads their texts one by one: a vector is matched whatever the rest
+of the batch is, so a batch may hold texts of all tasks. Where it held one task,
+each step carried the head towards that task, and a student forgot more than it
+learned (docs/measured.md).
 """
 
 import itertools
@@ -12,13 +17,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from embeddinggemma.data import corpus, prompts, sources
+from embeddinggemma.checkpoint import TOKENIZER_FILE
+from embeddinggemma.data import corpus, prompts, single_texts, sources
 from embeddinggemma.data.mixture import text_key
 from embeddinggemma.data.tables.pairs import Pairs
 from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.mining import teacher
 from embeddinggemma.retrieval import measure as measures
-from embeddinggemma.types import Pair
+from embeddinggemma.types import Pair, SingleText
 
+SINGLE = "texts"  # the folder of the same texts without their partners
+_SOURCE = "drawn from own data"
 _AT_ONCE = 1024  # pairs whose lengths are counted together
 # Characters that are looked at to cut a text: more than any piece has.
 _LOOKED_AT = 2 * measures.MAX_CHARS
@@ -28,9 +37,10 @@ class Drawn(NamedTuple):
   """The pairs that are taught."""
 
   pairs: int
-  texts: int  # of both sides and negatives, equal ones counted each
-  cut: int  # texts that were cut to what the student reads
-  data_hash: str
+  texts: int  # of both sides and negatives, distinct ones
+  cut: int  # of both sides and negatives, those cut to what a student reads
+  data_hash: str  # of the pairs
+  texts_hash: str
 
 
 def quotas(sizes: Mapping[str, int], count: int) -> dict[str, int]:
@@ -87,23 +97,33 @@ def write(
   """Write pairs as inputs of a training, each text cut to what it reads.
 
   So the teacher reads no more of a text than the student. Of hard negatives,
-  `negatives` at most are kept.
+  `negatives` at most are kept. The folder SINGLE gets the distinct texts alone,
+  as inputs too.
   """
   cutter = _Cutter(tokenizer, max_length)
-  texts = pairs = 0
+  items: dict[str, teacher.Item] = {}  # by what a model reads, in order
+  pairs = 0
 
   def counted() -> Iterator[Pair]:
-    nonlocal texts, pairs
+    nonlocal pairs
     for pair in cutter.cut(chosen, negatives):
       pairs += 1
-      texts += 2 + len(pair.negatives)
+      for item in teacher.items_of([pair]):
+        items.setdefault(prompts.prompted(*item), item)
       yield pair
 
-  place = directory / "corpus"
-  sources.write_pairs(place / "train", counted())
-  about: dict[str, Any] = corpus.describe(place, "drawn from own data", [])
-  (directory / "tokenizer.model").write_bytes(tokenizer.model)
-  return Drawn(pairs, texts, cutter.count, about["hash"])
+  sources.write_pairs(directory / "corpus" / "train", counted())
+  single = directory / SINGLE / "corpus" / "train" / single_texts.FILE
+  single.parent.mkdir(parents=True)
+  with single.open("w", encoding="utf-8", newline="\n") as file:
+    for prompt, text, title in items.values():
+      single_texts.write_row(file, SingleText(text, prompt, title, ""))
+  hashes = []
+  for place in (directory, directory / SINGLE):
+    about: dict[str, Any] = corpus.describe(place / "corpus", _SOURCE, [])
+    hashes.append(about["hash"])
+    (place / TOKENIZER_FILE).write_bytes(tokenizer.model)
+  return Drawn(pairs, len(items), cutter.count, *hashes)
 
 
 class _Cutter:

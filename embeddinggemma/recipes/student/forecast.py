@@ -50,7 +50,8 @@ class Counted(NamedTuple):
   """What there is to do, counted."""
 
   pairs: int  # that could be taught
-  tokens: float  # of a pair, with prompts and hard negatives
+  texts: float  # of a pair: distinct ones, with hard negatives
+  tokens: float  # of these, with prompts
   scored: float  # tokens that each model encodes to be scored
   ranking: float  # seconds of scoring besides
   chunks: float  # tokens of the index
@@ -70,10 +71,10 @@ class Budget(NamedTuple):
 
 
 def steps_of(
-  pairs: int, batch: int, passes: float, shares: Mapping[str, float]
+  texts: float, batch: int, passes: float, shares: Mapping[str, float]
 ) -> dict[str, int]:
   """The number of steps of each stage; distillation makes so many passes."""
-  distil = max(round(passes * math.ceil(pairs / batch)), 1)
+  distil = max(round(passes * math.ceil(texts / batch)), 1)
   return {
     "distil": distil,
     **{n: max(round(share * distil), 1) for n, share in shares.items()},
@@ -98,8 +99,8 @@ def budget(
     paces: of this machine.
     minutes: of the whole run.
     most: pairs that are taught, whatever the time.
-    batch: pairs of a step.
-    passes: of distillation through the pairs.
+    batch: texts of a step.
+    passes: of distillation through the texts.
     shares: stage -> its steps as a share of those of distillation.
     given: stage -> its steps where the config says them, else None.
     scorings: times that a student is scored.
@@ -120,10 +121,11 @@ def budget(
     if not given.get(name)
   )
   encoded = counted.tokens * (paces.teacher + paces.student)
-  a_pair = encoded + paces.step * passes * rounds / batch
+  trained = passes * rounds * counted.texts / batch  # steps
+  a_pair = encoded + paces.step * trained
   fits = max(int((left - known) / a_pair), 0)
   pairs = int(min(counted.pairs, most, fits))
-  steps = steps_of(pairs, batch, passes, shares)
+  steps = steps_of(pairs * counted.texts, batch, passes, shares)
   steps = {name: given.get(name) or own for name, own in steps.items()}
   seconds = {
     "teach": pairs * counted.tokens * paces.teacher,
@@ -154,7 +156,7 @@ def sample(
   width: int,
   directory: pathlib.Path,
 ) -> tuple[PairConfig, Inputs]:
-  """A few pairs with random vectors, on which the stage's steps can be timed.
+  """Texts of a few pairs with random vectors, on which steps can be timed.
 
   Args:
     pairs: of the sample.
@@ -165,7 +167,7 @@ def sample(
     directory: for the sample.
   """
   draw.write(iter(pairs), tokenizer, stage.max_length, negatives, directory)
-  made = Inputs(directory, directory / "text")
+  made = Inputs(directory / draw.SINGLE, directory / "text")
   random = np.random.default_rng(0)
   model = teacher.TeacherModel(
     {"teacher": "random"},
@@ -173,8 +175,8 @@ def sample(
     lambda items, own: lambda few: random.normal(size=(len(few), width)),
   )
   vectors = directory / "vectors"
-  teacher.teach(teacher.items_of(made.pairs), model, vectors, dtype="float16")
-  steps = math.ceil(len(pairs) / stage.batch_size)
+  teacher.teach(teacher.items_of(made.texts), model, vectors, dtype="float16")
+  steps = math.ceil(len(made.texts) / stage.batch_size)
   timed = dataclasses.replace(
     stage, steps=steps, every_checkpoint=steps, teacher=str(vectors)
   )

@@ -15,7 +15,7 @@ from embeddinggemma.mining import teacher
 from embeddinggemma.mining.teachers import checkpoint as encoders
 from embeddinggemma.progress import Progress
 from embeddinggemma.students import head
-from embeddinggemma.types import BadInput, Pair, SingleText
+from embeddinggemma.types import BadInput, SingleText
 
 _CHUNK = 2048  # texts whose states are in memory at once
 
@@ -23,7 +23,7 @@ _CHUNK = 2048  # texts whose states are in memory at once
 def fit(
   cut: pathlib.Path,
   weights: str,
-  pairs: Sequence[Pair | SingleText],
+  texts: Sequence[SingleText],
   vectors: pathlib.Path,
   directory: pathlib.Path,
   console: Console,
@@ -36,7 +36,7 @@ def fit(
   Args:
     cut: the workdir of the model.
     weights: the hash of its weights.
-    pairs: what is taught.
+    texts: what is taught, distinct ones.
     vectors: the folder of the teacher's vectors of it.
     directory: for the checkpoint.
     console: for messages.
@@ -48,7 +48,7 @@ def fit(
   model, found = load(place), teacher.open_vectors(vectors)
   params, figures = model.params, dict[str, Any]()
   try:
-    states = _states(model, pairs, found, console)
+    states = _states(model, texts, found, console)
     params, fitted = head.fit(model.params, states)
     figures = fitted._asdict()
     line = (
@@ -66,25 +66,23 @@ def fit(
 
 def _states(
   model: Model,
-  pairs: Sequence[Pair | SingleText],
+  texts: Sequence[SingleText],
   vectors: teacher.Vectors,
   console: Console,
 ) -> Iterator[tuple[head.States, head.Vectors]]:
-  """Pooled states of each distinct text, and the teacher's vectors of it."""
+  """Pooled states of texts, and the teacher's vectors of them."""
   config, params = head.bare(model.config, model.params)
   bare = dataclasses.replace(model, config=config, params=params)
   encoder = encoders.from_encoder(bare, model.identity, config.embed_dim)
   encode = encoder.start((), vectors.directory)
-  items = teacher.items_of(pairs)
-  keys, first = np.unique(teacher.keys_of(items), return_index=True)
+  items = teacher.items_of(texts)
   # In no order: texts that are alike would else be held out together.
-  order = np.random.default_rng(0).permutation(len(first))
-  with Progress(console, "head", len(first)) as progress:
-    for start in range(0, len(first), _CHUNK):
-      some = order[start : start + _CHUNK]
-      states = encode([items[n] for n in first[some]])
-      yield states, vectors.rows(keys[some])
-      progress.show_of(start + len(some), len(first))
+  order = np.random.default_rng(0).permutation(len(items))
+  with Progress(console, "head", len(items)) as progress:
+    for start in range(0, len(items), _CHUNK):
+      some = [items[n] for n in order[start : start + _CHUNK]]
+      yield encode(some), vectors.rows(teacher.keys_of(some))
+      progress.show_of(start + len(some), len(items))
 
 
 def _files(

@@ -88,6 +88,12 @@ class Run:
     return Inputs(self.workdir / "draw", self.workdir / "draw" / "text")
 
   @property
+  def texts(self) -> Inputs:
+    """What stages that match vectors read: the texts of those pairs."""
+    single = self.made.directory / draw.SINGLE
+    return dataclasses.replace(self.made, directory=single)
+
+  @property
   def suites(self) -> scores.Suites:
     """The suites that models are scored on, by name."""
     suite = general.place(self.config.general, self.workdir)
@@ -392,7 +398,7 @@ def _measured(
   if config.memory is not None:
     limit = min(limit, int(config.memory * machine.GB))
   student, suites = load(run.cut), run.compared
-  few = forecast.BATCHES * config.distil.batch_size
+  few = -(-forecast.BATCHES * config.distil.batch_size // 2)
   chosen = list(draw.drawn(pairs, few, config.distil.seed, not run.finetunes))
   files = checkpoint.read_files(checkpoint.find(run.cut))
   stage = config.stage("distil", 1, files, str(run.cut), "teach")
@@ -416,24 +422,25 @@ def _measured(
       " takes less, and so does a smaller --config.distil.batch_size"
     ) from None
   base, loading = timed.warm(lambda: load(config.base))
-  items = teacher.items_of(made.pairs)
+  items = teacher.items_of(made.texts)
   own = checkpoints.of_model(base) if config.itself else None
   own = own or teachers.teacher_of(config.teach)
   read = [prompts.prompted(*item) for item in items]
   scored, ranking = forecast.scored_tokens(base, suites)
-  passages = [pair.positive for pair in made.pairs]
+  some = [item.text for item in items[::2]]
   taught = forecast.teaching_pace(own, items, student.tokenizer, directory)
-  reads = taught if config.itself else cost.seconds_a_token(base, passages)
+  reads = taught if config.itself else cost.seconds_a_token(base, some)
   return forecast.Counted(
     len(pairs),
-    sum(student.tokenizer.counts(read)) / len(made.pairs),
+    len(items) / len(chosen),
+    sum(student.tokenizer.counts(read)) / len(chosen),
     scored,
     ranking,
     cost.searching(student, 1.0, run.source),
   ), forecast.Paces(
     taught,
     reads,
-    cost.seconds_a_token(student, passages),
+    cost.seconds_a_token(student, some),
     step.step,
     step.compilation,
     loading,
@@ -465,8 +472,8 @@ def _draw(run: Run, done: AllDone) -> Task:
     )
     if found.cut:
       run.say(
-        f"{found.cut:,} of {found.texts:,} texts are longer than"
-        f" max_length={config.max_length} tokens; their beginning is taught"
+        f"{found.cut:,} texts are longer than max_length={config.max_length}"
+        f" tokens; their beginning is taught (in all: {found.texts:,} texts)"
       )
     return found
 
@@ -480,34 +487,34 @@ def _teach(run: Run, done: AllDone) -> Task:
   def work(directory: pathlib.Path) -> teach.Taught:
     model = teachers.teacher_of(config.teach)
     dtype = config.teach.dtype
-    return teach.teach(run.made.pairs, model, dtype, directory, run.console)
+    return teach.teach(run.texts.texts, model, dtype, directory, run.console)
 
   depends = {
     "teacher": run.outside["teacher"],
     "dtype": config.teach.dtype,
-    "data": _data(done),
+    "data": done["draw"].result(draw.Drawn).texts_hash,
   }
   return Task("teach", depends, work, resumable=True)
-
-
-def _data(done: AllDone) -> str:
-  return done["draw"].result(draw.Drawn).data_hash
 
 
 def _trained(
   run: Run, name: str, done: AllDone, start: pathlib.Path, weights: str
 ) -> Task:
   """A task that trains a stage, from weights with a hash."""
-  stage = run.stage(name, done, start)
+  stage, drawn = run.stage(name, done, start), done["draw"].result(draw.Drawn)
+  pairs = stage.loss.contrastive
+  made, data = (
+    (run.made, drawn.data_hash) if pairs else (run.texts, drawn.texts_hash)
+  )
   return Task(
     name,
     {
       "config": workdir_lib.relevant(stage),
-      "data": _data(done),
+      "data": data,
       "teacher": done["teach"].result(teach.Taught).of_vectors,
       "start": weights,
     },
-    lambda d: train.train(stage, run.made, d, run.console),
+    lambda d: train.train(stage, made, d, run.console),
     resumable=True,
   )
 
@@ -517,13 +524,13 @@ def _head(run: Run, done: AllDone) -> Task:
   weights = done["shrink"].hash
   depends = {
     "student": weights,
-    "data": _data(done),
+    "data": done["draw"].result(draw.Drawn).texts_hash,
     "teacher": done["teach"].result(teach.Taught).of_vectors,
   }
 
   def work(directory: pathlib.Path) -> dict[str, Any]:
-    pairs, vectors = run.made.pairs, run.vectors
-    return heading.fit(run.cut, weights, pairs, vectors, directory, run.console)
+    words, vectors = run.texts.texts, run.vectors
+    return heading.fit(run.cut, weights, words, vectors, directory, run.console)
 
   return Task("head", depends, work)
 
@@ -670,7 +677,7 @@ def _time(run: Run, done: AllDone) -> Task:
 
   depends = {
     "models": {name: given[name][1] for name in names},
-    "data": _data(done),
+    "data": done["draw"].result(draw.Drawn).data_hash,
     "texts": run.config.measure.timed,
   }
   return Task("time", depends, work)
