@@ -58,6 +58,8 @@ def plan(
     budgets: numbers of positions that a group may have.
     most: texts of a call.
   """
+  if len(lengths) == 1:  # a query, whose user waits
+    return [_alone(int(lengths[0]), max_length)]
   calls = []
   for length, rows in sorted(_rows(lengths, max_length, most).items()):
     sizes = sorted({max(1, budget // length) for budget in budgets})
@@ -74,6 +76,12 @@ def plan(
         Call(now, length, size, next(p for p in places if p >= fullest))
       )
   return calls
+
+
+def _alone(length: int, max_length: int) -> Call:
+  """The call of one text, whose row is as short as its few shapes allow."""
+  room = max(length, min(packing.rung(length), max_length))
+  return Call([[0]], room, 1, -(-room // _MEANS[0]))
 
 
 def _rows(
