@@ -5,6 +5,7 @@ steps of the student are compiled and run on vectors drawn at random, and what
 there is to score is counted. What the minutes do not hold is left untaught.
 """
 
+import collections
 import dataclasses
 import math
 import pathlib
@@ -27,8 +28,7 @@ from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.types import BadInput, Pair
 
 BATCHES = 6  # of the sample on which steps are timed
-# Texts that a teacher is timed on, until that takes so many seconds: in fewer of
-# them it reads much padding.
+# Texts that a teacher is timed on, until that takes so many seconds.
 _ITEMS, _SECONDS = (8, 32, 128), 4.0
 # Of the minutes, the part that teaching and training get at least, whatever
 # scoring takes.
@@ -191,7 +191,14 @@ def teaching_pace(
   tokenizer: Tokenizer,
   directory: pathlib.Path,
 ) -> float:
-  """Seconds in which a teacher encodes a token, as the student counts them."""
+  """Seconds in which a teacher encodes a token, as the student counts them.
+
+  The texts that are timed have one prompt: a call has one, and a call of few
+  texts reads much padding, which teaching does not.
+  """
+  by_prompt = collections.Counter(item.prompt for item in items)
+  ((common, _),) = by_prompt.most_common(1)
+  items = [item for item in items if item.prompt == common]
   seconds, few = 0.0, items
   encode = model.start(items, directory / "fit-forecast.npy")
   for count in _ITEMS:
