@@ -235,6 +235,11 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
   for final in _finals(path):
     if (path / final / "params").is_dir():
       return path / final
+  if path.suffix == ".gguf" and path.is_file():
+    raise BadInput(
+      f"{path} is to be imported first: embeddinggemma import --from={path}"
+      f" --workdir={path.with_suffix('')}"
+    )
   if path.exists():
     raise BadInput(f"{path} holds no checkpoint; {_GIVE}")
   if path.parts[:1] == ("~",):

@@ -263,7 +263,7 @@ def say(
     )
   else:
     line(f"taught are all {found.pairs:,} {what}")
-  if found.whole > 60 * minutes:
+  if found.whole > 61 * minutes:  # not by rounding
     line(
       f"that is more than minutes={minutes:g}, of which half at least is for"
       " teaching and training; fewer held-out texts are scored with"
