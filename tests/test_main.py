@@ -515,7 +515,7 @@ def test_a_bad_query_is_refused(fails, trained, indexed, tmp_path):
 def test_a_model_that_is_none_is_refused(fails, tmp_path):
   file = tmp_path / "m.gguf"
   file.write_bytes(b"GGUF")
-  said = fails("doctor", str(file))
+  said = fails("evaluate", f"--model={file}", f"--output={tmp_path}/e.json")
   assert said.startswith(f"{file} is to be imported first")
   said = fails("evaluate", "--model=none", f"--output={tmp_path}/e.json")
   assert said.startswith("none does not exist; give a checkpoint directory")
