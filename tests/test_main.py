@@ -16,6 +16,7 @@ from embeddinggemma import cache, checkpoint
 from embeddinggemma.cli import flags as command_line
 from embeddinggemma.cli import main
 from embeddinggemma.cli.verbs import VERBS
+from embeddinggemma.types import BadInput
 
 TINY = "--config=configs/prefinetune.py:tiny"
 RECIPE = "--config=configs/recipe.py:tiny"
@@ -515,8 +516,8 @@ def test_a_bad_query_is_refused(fails, trained, indexed, tmp_path):
 def test_a_model_that_is_none_is_refused(fails, tmp_path):
   file = tmp_path / "m.gguf"
   file.write_bytes(b"GGUF")
-  said = fails("evaluate", f"--model={file}", f"--output={tmp_path}/e.json")
-  assert said.startswith(f"{file} is to be imported first")
+  with pytest.raises(BadInput, match="m.gguf is to be imported first"):
+    checkpoint.find(file)
   said = fails("evaluate", "--model=none", f"--output={tmp_path}/e.json")
   assert said.startswith("none does not exist; give a checkpoint directory")
   path = f"--input={tmp_path}"
