@@ -516,7 +516,7 @@ def test_a_bad_query_is_refused(fails, trained, indexed, tmp_path):
 def test_a_model_that_is_none_is_refused(fails, tmp_path):
   file = tmp_path / "m.gguf"
   file.write_bytes(b"GGUF")
-  with pytest.raises(BadInput, match="m.gguf is to be imported first"):
+  with pytest.raises(BadInput, match=r"m\.gguf is to be imported first"):
     checkpoint.find(file)
   said = fails("evaluate", "--model=none", f"--output={tmp_path}/e.json")
   assert said.startswith("none does not exist; give a checkpoint directory")
