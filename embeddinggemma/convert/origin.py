@@ -34,6 +34,7 @@ _STAGES = frozenset(
     "adapt",
     "prefinetune",
     "finetune",
+    "head",
     "distil",
     "qat",
     "soup",

@@ -57,6 +57,9 @@ class TeacherModel:
   prepare: (
     Callable[[Sequence[Item], Path, Callable[[str], None]], None] | None
   ) = None
+  # Seconds a token, of a teacher that may not be tried to find out, because it
+  # is paid for; None: it may.
+  pace: float | None = None
 
 
 def items_of(pairs: Iterable[Pair | SingleText]) -> list[Item]:

@@ -45,6 +45,7 @@ class Measure(NamedTuple):
   ends: Callable[[str], Sequence[int]]  # where in a text each token ends
   bare: int  # tokens of an empty text as the model reads it
   single: bool  # whether no character of ASCII takes more than one token
+  most: int = MAX_CHARS  # characters of a piece, at most
 
   def surely_fits(self, text: str, limit: int) -> bool:
     """Whether what the model reads has at most `limit` tokens, known untokenised.
@@ -163,7 +164,7 @@ def _fitting(
 
 
 def _parts(text: str, room: int, measure: Measure) -> Iterator[str]:
-  """Cut a text into parts of about `room` tokens and at most MAX_CHARS."""
+  """Cut a text into parts of about `room` tokens, of characters as it says."""
   at = 0
   while at < len(text):
     window = text[at : at + _WINDOW]
@@ -171,7 +172,7 @@ def _parts(text: str, room: int, measure: Measure) -> Iterator[str]:
     is_last = at + len(window) == len(text)
     start = token = 0
     while start < len(window):
-      end = _end(window, start, ends, token, room)
+      end = _end(window, start, ends, token, room, measure.most)
       if end == len(window) and not is_last:
         break  # which is not where a token ends; the next window has more
       yield window[start:end]
@@ -180,10 +181,15 @@ def _parts(text: str, room: int, measure: Measure) -> Iterator[str]:
 
 
 def _end(
-  text: str, start: int, ends: Sequence[int], token: int, room: int
+  text: str,
+  start: int,
+  ends: Sequence[int],
+  token: int,
+  room: int,
+  most: int,
 ) -> int:
   """Where the part ends that begins at `start`, with the `token`."""
-  stop = min(token + room, bisect.bisect_right(ends, start + MAX_CHARS))
+  stop = min(token + room, bisect.bisect_right(ends, start + most))
   if (
     token < stop < len(ends) and ends[stop] == ends[stop - 1]
   ):  # bytes of a character

@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from embeddinggemma.model import pooling
 from embeddinggemma.model.config import ModelConfig
-from embeddinggemma.types import Array, BadInput, Params
+from embeddinggemma.types import Array, Params
 
 # Penalties of the ridge, as shares of the mean square of a state's coordinate,
 # of which those texts decide that the fit has not seen.
@@ -30,9 +30,13 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 # but training: weights are so large that a step of 1e-4 is small beside them.
 _NORM = 48.0
 _HELD = 10  # one text in so many decides on the penalty
+_CHUNK = 4096  # a teacher's vectors that are in memory at once
 
 States = Float[np.ndarray, "_n _D"]
 Vectors = Float[np.ndarray, "_n _M"]
+
+
+Basis = Float[np.ndarray, "_M _T"]
 
 
 class Fitted(NamedTuple):
@@ -43,19 +47,49 @@ class Fitted(NamedTuple):
   cosine: float  # mean, to the teacher's vectors of texts that were held out
 
 
-def bare(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
-  """The model whose vectors are its pooled states, at unit length.
-
-  Its last norm has no gain and its head is the identity.
-
-  Raises:
-    BadInput: the pooling has weights, which a gain would change.
-  """
+def unfit(config: ModelConfig, texts: int) -> str:
+  """Why no head can be fitted, as words; "" if one can."""
   if pooling.POOLINGS[config.pooling].plain is None:
-    raise BadInput(
+    return (
       f"pooling={config.pooling!r} has weights of its own; a head can be fitted"
       " to poolings without any, such as 'mean'"
     )
+  return f"{texts} texts are too few to fit a head to" if texts < 2 else ""
+
+
+def basis(vectors: Float[np.ndarray, "n T"], width: int) -> Basis | None:
+  """Orthonormal rows in which unit vectors of a teacher are best said.
+
+  Of a wider teacher they are its vectors' main directions, the first ones
+  first (an SVD without centering); a narrower one's coordinates are kept and
+  followed by zeros. So a student's vector times the basis follows the teacher.
+
+  Args:
+    vectors: of the teacher, perhaps on disk.
+    width: M, of the student's vectors.
+
+  Returns:
+    None for a teacher as wide as the student.
+  """
+  own = vectors.shape[1]
+  if own == width:
+    return None
+  if own < width:
+    return np.eye(width, own, dtype=np.float32)
+  gram = np.zeros((own, own))
+  for start in range(0, len(vectors), _CHUNK):
+    some = np.asarray(vectors[start : start + _CHUNK], np.float32)
+    gram += some.T @ some
+  _, directions = np.linalg.eigh(gram)  # ascending
+  return np.asarray(directions[:, ::-1][:, :width].T, np.float32)
+
+
+def bare(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
+  """The model whose vectors are its pooled states, at unit length.
+
+  Its last norm has no gain and its head is the identity. Its pooling has no
+  weights, which a gain would change (`unfit`).
+  """
   width = config.width
   eye, gain = np.eye(width, dtype=np.float32), np.ones(width, np.float32)
   model = _with(params["model"], eye, eye, gain)
@@ -72,27 +106,18 @@ def fit(
     params: of the model. Its up-projection stays, since the down-projection
       can make every product of the two if U >= D.
     batches: pooled states at unit length, from a model that `bare` made, and
-      the teacher's unit vectors of the same texts, as wide as the model's own.
-
-  Raises:
-    BadInput: there are too few texts, or the widths differ.
+      the teacher's vectors of the same texts, two at least and as wide as the
+      model's own, if need be in a `basis`.
   """
   model = params["model"]
   sums, held = _Sums(), _Sums()
   kept: list[tuple[States, Vectors]] = []
   for states, vectors in batches:
-    if vectors.shape[1] != (width := model["down"].shape[1]):
-      raise BadInput(
-        f"the teacher's vectors have width {vectors.shape[1]}, the model's"
-        f" {width}; a head is fitted to those of a teacher as wide as the model"
-      )
     away = np.arange(len(states)) % _HELD == 0
     kept.append((states[away], vectors[away]))
     sums.add(states[~away], vectors[~away])
     held.add(*kept[-1])
   whole = sums.joined(held)
-  if not sums.count:
-    raise BadInput(f"{whole.count} texts are too few to fit a head to")
   scores = [_cosine(sums.solve(penalty), kept) for penalty in PENALTIES]
   best = int(np.argmax(scores))
   rms, weights = whole.solve(PENALTIES[best])

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from embeddinggemma.data import sources, text
 from embeddinggemma.data.tables import opening, places
-from embeddinggemma.retrieval import reading
+from embeddinggemma.retrieval.measure import BY_CHARACTERS
+from embeddinggemma.students import documents
 from embeddinggemma.types import BadInput
 
 _FEW = 30  # files that have a label each; of more, each kind of file has one
@@ -32,8 +33,9 @@ def read(
   """The distinct texts of pairs, or those of a folder or file of texts.
 
   Args:
-    path: pairs, as training reads them; or *.jsonl ({"text", "title"?}) and
-      *.txt; or, without these, what `index` reads.
+    path: pairs, as training reads them; or nothing but *.jsonl ({"text",
+      "title"?}) and *.txt, of which a row or line is a text; or what `documents`
+      reads.
     skip_bad_rows: leave bad rows out, and say which.
     fields: of pairs, which column is what, as --fields has it.
     say: called with notes on what was read.
@@ -42,10 +44,11 @@ def read(
   """
   if fields or sources.has_pairs(path, fields):
     return _of_pairs(path, skip_bad_rows, fields, say)
-  if path.exists() and not _has_rows(path):
-    if path.is_file() and opening.bare_suffix(path) in places.READERS:
+  if path.is_file() and opening.bare_suffix(path) in places.READERS:
+    if not documents.has_texts(path):
       return _of_pairs(path, skip_bad_rows, fields, say)  # or why it is none
-    return _of_documents(path, say)
+  if path.exists() and not _has_rows(path):
+    return _of_documents(path, skip_bad_rows, say)
   skipped: list[str] = []
   rows = list(text.read_texts(path, skip_bad_rows, skipped))
   for line in skipped:
@@ -54,12 +57,14 @@ def read(
   return _labelled([found for _, found in rows], files, path)
 
 
-def _has_rows(folder: pathlib.Path) -> bool:
-  """Whether a folder has files of texts, a text a row."""
+def _has_rows(path: pathlib.Path) -> bool:
+  """Whether a path has files of texts, a text a row, and nothing else."""
   try:
-    return bool(text.text_files(folder))
+    found = text.text_files(path)
   except BadInput:
     return False
+  files = list(documents.visible(path)) if path.is_dir() else [path]
+  return bool(found) and {x.suffix for x in files} <= {".jsonl", ".txt"}
 
 
 def _of_pairs(
@@ -76,9 +81,12 @@ def _of_pairs(
   return Texts(list(known), list(known.values()))
 
 
-def _of_documents(path: pathlib.Path, say: Say) -> Texts:
+def _of_documents(path: pathlib.Path, skip_bad_rows: bool, say: Say) -> Texts:
   """The chunks of a folder's documents."""
-  found = reading.read(path)
+  skipped: list[str] | None = [] if skip_bad_rows else None
+  found = documents.read(path, BY_CHARACTERS, (), skipped)
+  for line in skipped or ():
+    say(f"skipped {line}")
   if not found.chunks:
     raise BadInput(
       f"{path} holds no text: neither pairs nor {' and '.join(_KINDS)}, nor"

@@ -7,7 +7,6 @@ import pytest
 
 import embeddinggemma as eg
 from embeddinggemma.students import head
-from embeddinggemma.types import BadInput
 
 TEXTS = [
   f"the {n} quiet gardens of {n % 7} rivers, number {n}" for n in range(200)
@@ -86,19 +85,37 @@ def test_a_coordinate_that_is_huge_and_constant_does_no_harm(base, states):
   assert found.cosine > plain.cosine - 0.1
 
 
-def test_a_teacher_of_another_width_is_refused(base, states):
-  vectors = np.ones((len(states), 3), np.float32)
-  with pytest.raises(BadInput, match="have width 3, the model's"):
-    head.fit(base.params, in_batches(states, vectors))
+@pytest.mark.parametrize("own", [12, 48])
+def test_a_teacher_of_another_width_is_followed_through_a_basis(
+  base, states, own
+):
+  """Its map, times the student's vectors, gives the teacher's directions."""
+  width, rng = base.config.embed_dim, np.random.default_rng(3)
+  # A wider teacher has few directions that matter, as real ones do.
+  hidden = rng.normal(size=(states.shape[1], 8)) @ rng.normal(size=(8, own))
+  vectors = (states @ hidden).astype(np.float32)
+  vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+  basis = head.basis(vectors, width)
+  assert basis.shape == (width, own)
+  told = vectors @ basis.T
+  np.testing.assert_allclose(told @ basis, vectors, atol=1e-5)
+  if own > width:
+    np.testing.assert_allclose(basis @ basis.T, np.eye(width), atol=1e-5)
+    power = np.mean(told**2, axis=0)
+    assert np.all(np.diff(power) < 1e-6)  # the main directions come first
+  params, fitted = head.fit(base.params, in_batches(states, told))
+  made = dataclasses.replace(base, params=params).encode(TEXTS)
+  assert fitted.cosine > 0.98
+  assert cosines(made @ basis, vectors).min() > 0.98
 
 
-def test_too_few_texts_are_refused(base, states):
-  vectors = np.ones((1, base.config.embed_dim), np.float32)
-  with pytest.raises(BadInput, match="1 texts are too few"):
-    head.fit(base.params, [(states[:1], vectors)])
+def test_a_teacher_as_wide_needs_no_basis(base, states):
+  width = base.config.embed_dim
+  assert head.basis(np.ones((4, width), np.float32), width) is None
 
 
-def test_a_pooling_with_weights_is_refused(base):
+def test_where_no_head_can_be_fitted_is_told(base):
+  assert head.unfit(base.config, 2) == ""
+  assert "1 texts are too few" in head.unfit(base.config, 1)
   config = dataclasses.replace(base.config, pooling="attention")
-  with pytest.raises(BadInput, match="weights of its own"):
-    head.bare(config, base.params)
+  assert "weights of its own" in head.unfit(config, 100)

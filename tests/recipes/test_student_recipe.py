@@ -16,10 +16,11 @@ import pytest
 
 from embeddinggemma import checkpoint
 from embeddinggemma.cli import main
-from embeddinggemma.data import sources
+from embeddinggemma.data import prompts, sources
 from embeddinggemma.data.single_texts import Texts
 from embeddinggemma.evaluation.kinds.task import EvalTask
 from embeddinggemma.loading import load
+from embeddinggemma.mining import teacher
 from embeddinggemma.model import embedder
 from embeddinggemma.recipes.own import scores
 from embeddinggemma.recipes.student import (
@@ -32,6 +33,7 @@ from embeddinggemma.recipes.student import (
 from embeddinggemma.report import students
 from embeddinggemma.retrieval.measure import BY_CHARACTERS
 from embeddinggemma.saved import model_of
+from embeddinggemma.students import documents
 from embeddinggemma.types import BadInput
 
 NAMES = "river stone copper lantern garden winter harbour signal".split()
@@ -203,17 +205,17 @@ def unfinished(folder: pathlib.Path) -> None:
 def test_what_was_stopped_goes_on_to_the_same_weights(
   command, notes, finished, tmp_path
 ):
-  """In distillation, and before four bits and scores are complete."""
+  """In the forecast, in distillation, before four bits and scores are complete."""
   workdir = tmp_path / "w"
   shutil.copytree(finished[0], workdir)
-  for name in ("distil", "qat", "evaluate"):
+  for name in ("forecast", "distil", "qat", "evaluate"):
     unfinished(workdir / name)
   shutil.rmtree(workdir / "distil" / "checkpoints" / "8")
   shutil.rmtree(workdir / "qat" / "checkpoints" / "3")
   (workdir / "evaluate" / "int4.json").unlink()
   assert main.call(command(notes, workdir)) == 0
   again = summary(workdir)
-  assert not cached(again) & {"distil", "qat", "evaluate"}
+  assert not cached(again) & {"forecast", "distil", "qat", "evaluate"}
   assert {"teach", "export", "index"} <= cached(again)
   assert again["final"]["hash"] == finished[1]["final"]["hash"]
   assert again["students"] == finished[1]["students"]
@@ -285,6 +287,15 @@ def test_what_is_asked_of_it_is_checked_first(command, notes, tmp_path, capsys):
   refused("the model has the layers 0 to 1", notes, "--config.layers=9")
   refused("--config.layers=1,0: name each", notes, "--config.layers=1,0")
   refused("minutes=0.0", notes, "--config.minutes=0.0")
+  whole = ("--config.layers=2", "--config.vocabulary=0")
+  refused("all layers and pieces is the base itself", notes, *whole)
+  server = "--config.teach.teacher=http://127.0.0.1:9/v1/embeddings"
+  refused("is not known before it answers", notes, server)
+  stored = tmp_path / "v.npy"
+  np.save(stored, np.ones((1, 32), np.float32))
+  stored.with_suffix(".txt").write_text("a\n")
+  npy = f"--config.teach.teacher={stored}"
+  refused("has vectors of texts that are known", notes, npy)
   empty = tmp_path / "empty"
   empty.mkdir()
   refused("holds no text and no pairs", empty)
@@ -430,15 +441,66 @@ def test_jsonl_of_texts_in_a_folder_is_read_by_rows(tmp_path):
   }
 
 
+def test_tables_are_read_by_rows_or_told(tmp_path):
+  """Never as plain text, in which a line of a table would be a passage."""
+  read = lambda path, skipped=None: documents.read(
+    path, BY_CHARACTERS, (), skipped
+  )
+  (tmp_path / "a.csv").write_text("text,title\na river,Water\n")
+  (chunk,) = read(tmp_path / "a.csv").chunks
+  assert (chunk.text, chunk.title) == ("a river", "Water")
+  (tmp_path / "b.csv").write_text("frage;antwort\nwo;da\n")
+  (tmp_path / "c.md").write_text("A garden in winter.")
+  found = read(tmp_path)
+  assert {chunk.text for chunk in found.chunks} == {
+    "a river",
+    "A garden in winter.",
+  }
+  (reason,) = found.reasons
+  assert "neither those of pairs nor of texts" in reason
+  alone = tmp_path / "alone"
+  alone.mkdir()
+  shutil.copy(tmp_path / "b.csv", alone)
+  with pytest.raises(BadInput, match="frage"):
+    read(alone)
+  rows = alone / "texts.jsonl"
+  rows.write_text('{"text": 1}\n{"text": "a stone", "prompt": "qa"}\n')
+  with pytest.raises(BadInput, match=r"texts\.jsonl:1: 'text' is not text"):
+    read(alone)
+  skipped: list[str] = []
+  found = read(alone, skipped)
+  assert [chunk.text for chunk in found.chunks] == ["a stone"]
+  assert len(skipped) == 1
+  assert "the field 'prompt' of its rows" in found.reasons
+
+
+def test_texts_beside_pairs_are_named(tmp_path, write_pairs, small_pairs):
+  data, out = write_pairs(tmp_path / "d", small_pairs(40)), tmp_path / "out"
+  (data / "notes.md").write_text("A river.")
+  out.mkdir()
+  lines: list[str] = []
+  texts.write(
+    texts.PAIRS,
+    str(data),
+    "",
+    False,
+    tmp_path / "w",
+    BY_CHARACTERS,
+    0,
+    out,
+    lines.append,
+  )
+  assert any("1 files of text are not read: notes.md" in x for x in lines)
+
+
 def test_first_passages_are_fair_to_all_files(tmp_path):
   for name, count in (("large", 40), ("small", 2)):
     parts = [
       f"# {name} {n}\n\nText {n} of the {name} file." for n in range(count)
     ]
     (tmp_path / f"{name}.md").write_text("\n\n".join(parts))
-  rows = texts.passages(
-    tmp_path, tmp_path / "runs", BY_CHARACTERS, 0, lambda line: None
-  )
+  found = documents.read(tmp_path, BY_CHARACTERS)
+  rows = texts.passages(tmp_path, found, 0, lambda line: None)
   first = [row["positive"] for row in rows[:4]]
   assert sum("small" in text for text in first) == 2
   assert len(rows) == 42
@@ -489,7 +551,8 @@ def test_likeness_by_hand():
   assert found["overlap"] == pytest.approx(np.mean(shared))
 
 
-PACES = forecast.Paces(0.001, 0.001, 0.0001, 1.0, 1.0, 1.0, 1, 2)
+STEPS = {"distil": 1.0, "qat": 1.5}
+PACES = forecast.Paces(0.001, 0.001, 0.0001, STEPS, 1.0, 1.0, 1, 2)
 COUNTED = forecast.Counted(100_000, 1.5, 100.0, 1e5, 10.0, 1e6)
 
 
@@ -508,7 +571,9 @@ def test_the_budget_is_spent_and_not_exceeded():
   short = budget(2)
   assert short.pairs > 0 and short.whole > 120
   fixed = budget(90, distil=100)
-  assert fixed.steps["distil"] == 100 and fixed.pairs > found.pairs
+  assert fixed.steps == {"distil": 100, "qat": 10}
+  assert fixed.pairs > found.pairs
+  assert 0.95 * 90 * 60 < fixed.whole <= 90 * 60 * 1.001
   whole = forecast.budget(COUNTED, PACES, 90, 10, 32, 1.0, {"qat": 0.1}, {}, 3)
   assert whole.pairs == 10 and whole.steps["distil"] == 1
 
@@ -518,6 +583,32 @@ def test_too_few_minutes_are_refused():
   with pytest.raises(BadInput, match="leave time for 10 pairs, and a student"):
     forecast.require_enough(found, 64, 0.1, 1000)
   forecast.require_enough(found, 64, 0.1, 10)  # asked for no more
+  with pytest.raises(BadInput, match=r"leave no pair .* raise --config.choose"):
+    forecast.require_enough(found._replace(pairs=0), 64, 0.1, 0)
+
+
+def test_a_service_is_not_asked_to_be_timed(base):
+  def start(items, own):
+    raise AssertionError("it is paid for")
+
+  model = teacher.TeacherModel({"teacher": "x"}, 4, start, pace=0.5)
+  assert forecast.teaching_pace(model, [], None, base) == 0.5
+
+
+def test_what_a_call_takes_whatever_its_texts_is_left_out(base):
+  """As the start of another program for a file of llama.cpp."""
+  tokenizer = load(base).tokenizer
+  items = [teacher.Item("document", f"the river {n}", "") for n in range(64)]
+
+  def encode(few):
+    time.sleep(0.2 + 0.002 * len(few))
+    return np.ones((len(few), 4))
+
+  model = teacher.TeacherModel({"teacher": "x"}, 4, lambda all_, own: encode)
+  found = forecast.teaching_pace(model, items, tokenizer, base)
+  texts = [prompts.prompted(*item) for item in items]
+  tokens = sum(tokenizer.counts(texts)) / len(texts)
+  assert found == pytest.approx(0.002 / tokens, rel=0.3)
 
 
 @pytest.mark.slow

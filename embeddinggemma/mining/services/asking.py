@@ -130,7 +130,7 @@ class Asker:
         f" service.longest_wait={config.longest_wait:g}"
       )
     own = min(2.0 ** (tried - 1), _BACKOFF) * random.uniform(1.0, 1.25)
-    seconds = own if asked is None else asked
+    seconds = asked or own  # asked to come back at once, it waits a little
     self._say(
       f"{self._service.name}: {self._shown(said)}; try {tried + 1} of"
       f" {config.tries} in {seconds:.0f} s"
@@ -157,7 +157,7 @@ class Asker:
     if before and now and before != now:
       raise self._failed(
         f"the model that answers is {now!r}, and was {before!r} before, whose"
-        " vectors these do not match; name another --output"
+        " vectors these do not match; teach into another folder"
       )
     if len(reply.vectors) != len(batch):
       raise self._failed(f"{len(reply.vectors)} vectors for {len(batch)} texts")

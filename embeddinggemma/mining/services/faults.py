@@ -14,7 +14,7 @@ _DELAYS = (
   re.compile(r"retryDelay\W+(\d+(?:\.\d+)?)s"),
   re.compile(r"(?:retry|try again) (?:in|after) (\d+(?:\.\d+)?) ?s", re.I),
 )
-_AGAIN = (429, *range(500, 600))
+_AGAIN = (408, 429, *range(500, 600))
 
 
 class Refused(Exception):

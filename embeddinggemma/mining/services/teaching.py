@@ -42,7 +42,14 @@ def teacher_model(
     work.start,
     origin=lambda: {**origin, **work.answered},
     prepare=work.prepare,
+    pace=_pace(config),
   )
+
+
+def _pace(config: ServiceConfig) -> float:
+  """Seconds a token by the limits; 0 without any."""
+  limit = config.tokens_per_minute
+  return 60.0 / limit if limit else 0.0
 
 
 class _Work:

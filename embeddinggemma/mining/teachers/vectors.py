@@ -205,4 +205,9 @@ def _hash(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-KIND = Kind(lambda config: config.teacher.endswith(_ENDING), opened)
+def recognises(config: TeachConfig) -> bool:
+  """Whether the teacher is a file of vectors."""
+  return config.teacher.endswith(_ENDING)
+
+
+KIND = Kind(recognises, opened)

@@ -29,16 +29,17 @@ class Point(NamedTuple):
   step: int  # of the training; 0: the base
   share: float  # of that step's weights; the rest is the base's
   means: Mapping[str, float]  # suite -> mean, on the suites that decide
+  start: str = "base"  # what people call the model that training began with
 
   @property
   def name(self) -> str:
     """The candidate's name for people, such as "50% step 40, 50% base"."""
     if not self.share:
-      return "base"
+      return self.start
     whole = f"step {self.step}"
     if self.share == 1:
       return whole
-    return f"{self.share:.0%} {whole}, {1 - self.share:.0%} base"
+    return f"{self.share:.0%} {whole}, {1 - self.share:.0%} {self.start}"
 
 
 class Choice(NamedTuple):
@@ -55,7 +56,7 @@ def fault(point: Point, base: Point, most_loss: float) -> str:
   own, general = JUDGES
   lost = lambda name: base.means[name] - point.means[name]
   if own in base.means and lost(own) > _EQUAL:
-    return f"is worse than the base on {own} ({-lost(own):+.3f})"
+    return f"is worse than the {base.start} on {own} ({-lost(own):+.3f})"
   if lost(general) > most_loss + _EQUAL:
     return f"loses more than {most_loss:g} in general ({-lost(general):+.3f})"
   return ""
@@ -104,6 +105,7 @@ class Walk(NamedTuple):
   suites: scores.Suites
   directory: pathlib.Path  # keeps the scores, so that a call can continue
   console: Console
+  start: str = "base"  # what people call the base
 
   def points(self, base: scores.Scores, shares: Sequence[float]) -> list[Point]:
     """All candidates, scored: the base, the checkpoints, and mixed ones.
@@ -117,7 +119,8 @@ class Walk(NamedTuple):
     top = max(trained, key=lambda p: (sum(p.means.values()), p.step))
     mixed = [self._point(top.step, share) for share in shares]
     shutil.rmtree(self.directory / "point", ignore_errors=True)
-    return [Point(0, 0.0, self._judged(base)), *trained, *mixed]
+    first = Point(0, 0.0, self._judged(base), self.start)
+    return [first, *trained, *mixed]
 
   def place(self, point: Point) -> pathlib.Path:
     """A lasting checkpoint of a candidate: the training's, or one written."""
@@ -157,9 +160,10 @@ class Walk(NamedTuple):
       shutil.rmtree(room, ignore_errors=True)
       place = self._made(step, share, room)
       names = [name for name in JUDGES if name in self.suites]
-      title = Point(step, share, {}).name
+      title = Point(step, share, {}, self.start).name
       cache.write_json(path, self._scored(place, names, title))
-    return Point(step, share, self._judged(cache.read_json(path)))
+    means = self._judged(cache.read_json(path))
+    return Point(step, share, means, self.start)
 
   def _scored(
     self, place: pathlib.Path, names: Sequence[str], title: str

@@ -13,6 +13,7 @@ from embeddinggemma.convert.read import families
 from embeddinggemma.data import sources
 from embeddinggemma.loading import Model, load
 from embeddinggemma.mining import teachers
+from embeddinggemma.mining.teachers import vectors as stored
 from embeddinggemma.mining.teachers.kind import TeachConfig
 from embeddinggemma.recipes.export import ExportConfig
 from embeddinggemma.recipes.index import IndexConfig
@@ -141,7 +142,8 @@ class StudentConfig:
       steps: if the config leaves them open.
       student: the files of the checkpoint that was cut out of the base.
       init_from: the checkpoint that it starts from.
-      teacher: the folder of the teacher's vectors.
+      teacher: the folder of the teacher's vectors, which a stage gets unless it
+      teaches itself.
     """
     stage: PairConfig = getattr(self, name)
     steps = self.steps[name] or steps
@@ -156,7 +158,7 @@ class StudentConfig:
       optimizer=dataclasses.replace(stage.optimizer, warmup_steps=warmup),
       model=model,
       init_from=init_from,
-      teacher=teacher,
+      teacher=teacher if stage.teacher else "",
     )
 
 
@@ -195,12 +197,25 @@ def build(tree: Mapping[str, Any]) -> StudentConfig:
   if pieces:
     with renamed():
       vocabularies.require_size(base.tokenizer, pieces)
+  layers = tree["layers"]
+  if not pieces and layers in ("", str(base.config.num_layers)):
+    raise BadInput(
+      "a student with all layers and pieces is the base itself; give"
+      " --config.layers or --config.vocabulary, or finetune the base with"
+      " configs/recipe.py:pairs"
+    )
   taught = dict(tree["teach"])
   taught["teacher"] = taught["teacher"] or tree["base"]
   teaching = config_lib.build(TeachConfig, taught, "teach.")
   width = base.config.embed_dim
   if teaching.teacher != tree["base"]:
-    width = teachers.teacher_of(teaching).width or width
+    width = _width(teaching, tree["distil"]["loss"]["teacher_width"], width)
+    if stored.recognises(teaching) and kind == texts.TEXTS:
+      raise BadInput(
+        f"teach.teacher={teaching.teacher} has vectors of texts that are known,"
+        " and of a folder of texts the passages are cut here; give pairs, or a"
+        " teacher that encodes"
+      )
   trees = {n: _stage(tree[n], tree["base"], base, width) for n in STAGES}
   given = {
     key: {name: trees[name][1][key] for name in STAGES}
@@ -232,6 +247,18 @@ def build(tree: Mapping[str, Any]) -> StudentConfig:
   return found
 
 
+def _width(teaching: TeachConfig, given: int, own: int) -> int:
+  """The width of a teacher's vectors; BadInput if it is not known."""
+  if width := teachers.teacher_of(teaching).width or given:
+    return width
+  raise BadInput(
+    f"how many dimensions {teaching.teacher} gives is not known before it"
+    f" answers; ask for the student's own with"
+    f" --config.teach.service.dimensions={own}, or say how many it gives with"
+    " --config.distil.loss.teacher_width"
+  )
+
+
 def _stage(
   tree: Mapping[str, Any], base: str, model: Model, width: int
 ) -> tuple[dict[str, Any], dict[str, int | None]]:
@@ -252,13 +279,15 @@ def _stage(
   own = model.config.embed_dim
   dims = stage["loss"]["distill_dims"] if width == own else ()
   stage["loss"]["distill_dims"] = tuple(dim for dim in dims if dim < own)
-  if width != own:
-    stage["loss"]["teacher_width"] = width
+  # A mean of checkpoints has no map to another width. So the student in four
+  # bits then follows the one in float.
+  itself = width != own and stage["stage"] == "qat"
+  stage["loss"]["teacher_width"] = 0 if itself or width == own else width
   stage |= {
     "model": dataclasses.asdict(model.config),
     "init": "random",  # unused: the start has all tensors
     "init_from": base,
-    "teacher": "teach",  # of the run
+    "teacher": "" if itself else "teach",  # of the run
   }
   return stage, given
 

@@ -11,6 +11,7 @@ learned (docs/measured.md).
 
 import itertools
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,8 +30,9 @@ from embeddinggemma.types import Pair, SingleText
 SINGLE = "texts"  # the folder of the same texts without their partners
 _SOURCE = "drawn from own data"
 _AT_ONCE = 1024  # pairs whose lengths are counted together
-# Characters that are looked at to cut a text: more than any piece has.
-_LOOKED_AT = 2 * measures.MAX_CHARS
+# Of a text that is to be cut so many characters are looked at: more than a token
+# has on average, in a text of any kind.
+_CHARS_A_TOKEN, _LOOKED_AT = 16, 60_000
 
 
 class Drawn(NamedTuple):
@@ -90,13 +92,14 @@ def drawn(pairs: Pairs, count: int, seed: int, ordered: bool) -> Iterator[Pair]:
 def write(
   chosen: Sequence[Pair] | Iterator[Pair],
   tokenizer: Tokenizer,
-  max_length: int,
+  max_length: int | None,
   negatives: int,
   directory: pathlib.Path,
 ) -> Drawn:
   """Write pairs as inputs of a training, each text cut to what it reads.
 
-  So the teacher reads no more of a text than the student. Of hard negatives,
+  So the teacher reads no more of a text than the student; with a max_length of
+  None texts stay whole. Of hard negatives,
   `negatives` at most are kept. The folder SINGLE gets the distinct texts alone,
   as inputs too.
   """
@@ -129,16 +132,16 @@ def write(
 class _Cutter:
   """Cuts texts after the last sentence or word that a student reads."""
 
-  def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
+  def __init__(self, tokenizer: Tokenizer, max_length: int | None) -> None:
     self.count = 0  # texts that were cut
-    self._tokenizer, self._most = tokenizer, max_length
+    self._tokenizer, self._most = tokenizer, max_length or sys.maxsize
     self._measures: dict[str, measures.Measure] = {}
 
   def cut(self, pairs: Any, negatives: int) -> Iterator[Pair]:
     """The pairs with shorter texts."""
     some: list[Pair] = []
     for pair in pairs:
-      some.append(_fewer_negatives(pair, negatives))
+      some.append(fewer_negatives(pair, negatives))
       if len(some) == _AT_ONCE:
         yield from self._cut(some)
         some = []
@@ -161,11 +164,12 @@ class _Cutter:
     measure = self._measures.get(side.prompt)
     if measure is None:
       words = prompts.prompt_named(side.prompt)
-      measure = self._measures[side.prompt] = measures.of_tokenizer(
-        self._tokenizer, words, self._most
-      )
+      measure = measures.of_tokenizer(self._tokenizer, words, self._most)
+      measure = measure._replace(most=_LOOKED_AT)
+      self._measures[side.prompt] = measure
     self.count += 1
-    return measures.pieces(side.text[:_LOOKED_AT], side.title, measure)[0]
+    near = side.text[: min(_CHARS_A_TOKEN * self._most, _LOOKED_AT)]
+    return measures.pieces(near, side.title, measure)[0]
 
 
 class _Side(NamedTuple):
@@ -186,7 +190,8 @@ def _sides(pair: Pair) -> list[_Side]:
   ]
 
 
-def _fewer_negatives(pair: Pair, most: int) -> Pair:
+def fewer_negatives(pair: Pair, most: int) -> Pair:
+  """The pair with so many hard negatives at most."""
   return pair._replace(
     negatives=pair.negatives[:most],
     negative_titles=pair.negative_titles[:most],

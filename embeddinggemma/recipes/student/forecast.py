@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import math
 import pathlib
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -20,9 +21,11 @@ from embeddinggemma.data import prompts
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.loading import Model
 from embeddinggemma.mining import teacher
+from embeddinggemma.recipes.own import forecast as timed
 from embeddinggemma.recipes.own import machine, scores
 from embeddinggemma.recipes.student import draw
 from embeddinggemma.report import page
+from embeddinggemma.training import stages as kinds
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.training.stages.pairs import PairConfig
 from embeddinggemma.types import BadInput, Pair
@@ -41,10 +44,10 @@ class Paces(NamedTuple):
   teacher: float  # to encode a token
   base: float  # to encode a token
   student: float  # the same, by the student
-  step: float  # of distillation
-  compiling: float  # of a stage's program
+  steps: Mapping[str, float]  # stage -> a step of it
+  compiling: float  # of all stages' programs
   loading: float  # of the base
-  memory: int  # that training needs
+  memory: int  # that the stage needs which needs most
   room: int  # bytes that there are
 
 
@@ -73,14 +76,17 @@ class Budget(NamedTuple):
 
 
 def steps_of(
-  texts: float, batch: int, passes: float, shares: Mapping[str, float]
+  texts: float,
+  batch: int,
+  passes: float,
+  shares: Mapping[str, float],
+  given: Mapping[str, int | None],
 ) -> dict[str, int]:
   """The number of steps of each stage; distillation makes so many passes."""
-  distil = max(round(passes * math.ceil(texts / batch)), 1)
-  return {
-    "distil": distil,
-    **{n: max(round(share * distil), 1) for n, share in shares.items()},
-  }
+  distil = given.get("distil")
+  distil = distil or max(round(passes * math.ceil(texts / batch)), 1)
+  own = {n: max(round(share * distil), 1) for n, share in shares.items()}
+  return {"distil": distil, **{n: given.get(n) or own[n] for n in own}}
 
 
 def budget(
@@ -108,7 +114,7 @@ def budget(
     scorings: times that a student is scored.
   """
   fixed = {
-    "compiling": (1 + len(shares)) * paces.compiling,
+    "compiling": paces.compiling,
     "scoring": (1 + scorings) * counted.ranking
     + counted.scored * (paces.base + scorings * paces.student)
     + paces.loading,
@@ -116,23 +122,25 @@ def budget(
   }
   left = 60 * minutes - sum(fixed.values())
   left = max(left, LEAST * 60 * minutes)
-  known = sum(paces.step * steps for steps in given.values() if steps)
-  rounds = sum(
-    share
-    for name, share in {"distil": 1.0, **shares}.items()
-    if not given.get(name)
-  )
+  # A step of distillation with what follows from it in other stages.
+  a_step, known = 0.0, 0.0
+  for name, share in {"distil": 1.0, **shares}.items():
+    if number := given.get(name):
+      known += number * paces.steps[name]
+    elif number := given.get("distil"):
+      known += share * number * paces.steps[name]
+    else:
+      a_step += share * paces.steps[name]
   encoded = counted.tokens * (paces.teacher + paces.student)
-  trained = passes * rounds * counted.texts / batch  # steps
-  a_pair = encoded + paces.step * trained
+  a_pair = encoded + a_step * passes * counted.texts / batch
   fits = max(int((left - known) / a_pair), 0)
   pairs = int(min(counted.pairs, most, fits))
-  steps = steps_of(pairs * counted.texts, batch, passes, shares)
-  steps = {name: given.get(name) or own for name, own in steps.items()}
+  texts = pairs * counted.texts
+  steps = steps_of(texts, batch, passes, shares, given)
   seconds = {
     "teach": pairs * counted.tokens * paces.teacher,
     "head": pairs * counted.tokens * paces.student,
-    **{name: number * paces.step for name, number in steps.items()},
+    **{name: number * paces.steps[name] for name, number in steps.items()},
     **fixed,
   }
   return Budget(pairs, steps, seconds)
@@ -141,8 +149,13 @@ def budget(
 def require_enough(
   found: Budget, least: int, minutes: float, wanted: int
 ) -> None:
-  """Raise BadInput if the minutes hold too few pairs for a training."""
-  if found.pairs < least <= wanted:
+  """Raise BadInput if the minutes, or what is asked for, hold too few pairs."""
+  if not wanted:
+    raise BadInput(
+      "choose.tokens and choose.pairs leave no pair to teach; raise"
+      " --config.choose.tokens"
+    )
+  if found.pairs < min(least, wanted):
     raise BadInput(
       f"minutes={minutes:g} leave time for {found.pairs} pairs, and a student"
       f" needs {least} at least; raise --config.minutes, or teach shorter texts"
@@ -150,26 +163,46 @@ def require_enough(
     )
 
 
+class Sample(NamedTuple):
+  """A few pairs, and random vectors of their texts, to time steps on."""
+
+  pairs: Inputs
+  texts: Inputs  # the same texts, single
+  vectors: pathlib.Path
+
+  def of(self, stage: PairConfig) -> tuple[PairConfig, Inputs]:
+    """A stage of one pass through the sample, and what it reads."""
+    if stage.loss.contrastive:
+      made, count = self.pairs, len(self.pairs.pairs)
+    else:
+      made, count = self.texts, len(self.texts.texts)
+    steps = math.ceil(count / stage.batch_size)
+    few = dict(steps=steps, every_checkpoint=steps, teacher=str(self.vectors))
+    return dataclasses.replace(stage, **few), made
+
+
 def sample(
   pairs: Sequence[Pair],
   tokenizer: Tokenizer,
-  stage: PairConfig,
+  max_length: int | None,
   negatives: int,
   width: int,
   directory: pathlib.Path,
-) -> tuple[PairConfig, Inputs]:
-  """Texts of a few pairs with random vectors, on which steps can be timed.
+) -> Sample:
+  """Write a sample to a folder, which a call that was stopped may have begun.
 
   Args:
     pairs: of the sample.
     tokenizer: of the student.
-    stage: whose steps are timed.
+    max_length: as of `draw.write`.
     negatives: hard ones of a pair that are kept, at most.
     width: of the teacher's vectors.
     directory: for the sample.
   """
-  draw.write(iter(pairs), tokenizer, stage.max_length, negatives, directory)
-  made = Inputs(directory / draw.SINGLE, directory / "text")
+  shutil.rmtree(directory, ignore_errors=True)
+  draw.write(iter(pairs), tokenizer, max_length, negatives, directory)
+  made = Inputs(directory, directory / "text")
+  single = dataclasses.replace(made, directory=directory / draw.SINGLE)
   random = np.random.default_rng(0)
   model = teacher.TeacherModel(
     {"teacher": "random"},
@@ -177,12 +210,70 @@ def sample(
     lambda items, own: lambda few: random.normal(size=(len(few), width)),
   )
   vectors = directory / "vectors"
-  teacher.teach(teacher.items_of(made.texts), model, vectors, dtype="float16")
-  steps = math.ceil(len(made.texts) / stage.batch_size)
-  timed = dataclasses.replace(
-    stage, steps=steps, every_checkpoint=steps, teacher=str(vectors)
-  )
-  return timed, made
+  items = teacher.items_of(single.texts)
+  teacher.teach(items, model, vectors, dtype="float16")
+  return Sample(made, single, vectors)
+
+
+class Trained(NamedTuple):
+  """What the stages of training take."""
+
+  steps: dict[str, float]  # stage -> seconds of a step
+  compiling: float  # seconds, of all stages
+  memory: int  # bytes, of the stage that needs most
+  room: int
+
+
+def training(
+  found: Sample,
+  stages: Mapping[str, PairConfig],
+  directory: pathlib.Path,
+  room: int,
+) -> Trained:
+  """Compile the stages' steps, and time those of the first.
+
+  The others' steps take as much more as they have more token positions.
+
+  Args:
+    found: on what.
+    stages: by name.
+    directory: keeps what was timed.
+    room: bytes that there are.
+
+  Raises:
+    BadInput: a stage needs more.
+  """
+  steps, compiling, most, pace = dict[str, float](), 0.0, 0, 0.0
+  for name, stage in stages.items():
+    if not stage.teacher:  # its own vectors, which are not made yet
+      steps[name] = max(steps.values())
+      continue
+    stage, made = found.of(stage)
+    kinds.kind_of(stage).examine(stage, made, lambda line: None)
+    began = time.perf_counter()
+    ready = timed.prepare(stage, made)
+    positions = sum(shape.share * shape.positions for shape in ready.shapes)
+    try:
+      if steps:
+        needed = machine.held() + timed.memory_of(ready)
+        if needed > room:
+          raise timed.Unfit(needed)
+        steps[name] = pace * positions
+        compiling += time.perf_counter() - began
+      else:
+        first = timed.training(stage, made, directory, room)
+        needed, steps[name] = first.memory, first.step
+        pace, compiling = first.step / positions, first.compilation
+    except timed.Unfit as unfit:
+      groups = 2 * (stage.groups_per_device or 1)
+      raise BadInput(
+        f"{name} needs about {unfit.needed / machine.GB:.1f} GB, there are"
+        f" {room / machine.GB:.1f} GB; --config.{name}.groups_per_device="
+        f"{groups} takes less, and so does a smaller"
+        f" --config.{name}.batch_size"
+      ) from None
+    most = max(most, needed)
+  return Trained(steps, compiling, most, room)
 
 
 def teaching_pace(
@@ -194,23 +285,32 @@ def teaching_pace(
   """Seconds in which a teacher encodes a token, as the student counts them.
 
   The texts that are timed have one prompt: a call has one, and a call of few
-  texts reads much padding, which teaching does not.
+  texts reads much padding, which teaching does not. What a call takes whatever
+  its texts, such as to start another program, is left out.
   """
+  if model.pace is not None:
+    return model.pace
   by_prompt = collections.Counter(item.prompt for item in items)
   ((common, _),) = by_prompt.most_common(1)
   items = [item for item in items if item.prompt == common]
-  seconds, few = 0.0, items
   encode = model.start(items, directory / "fit-forecast.npy")
+  took: list[
+    tuple[int, float]
+  ] = []  # (tokens, seconds) of each number of texts
   for count in _ITEMS:
     few = items[:: max(len(items) // count, 1)][:count]
     encode(few)  # which may compile
     began = time.perf_counter()
     encode(few)
-    seconds = time.perf_counter() - began
-    if seconds > _SECONDS:
+    read = [prompts.prompted(*item) for item in few]
+    took.append((sum(tokenizer.counts(read)), time.perf_counter() - began))
+    if len(took) > 1 and took[-1][1] - took[-2][1] > _SECONDS:
       break
-  read = [prompts.prompted(*item) for item in few]
-  return seconds / max(sum(tokenizer.counts(read)), 1)
+  tokens, seconds = took[-1]
+  if len(took) > 1 and (more := tokens - took[-2][0]) > 0:
+    slope = (seconds - took[-2][1]) / more
+    return slope if slope > 0 else seconds / tokens
+  return seconds / max(tokens, 1)
 
 
 def scored_tokens(model: Model, suites: scores.Suites) -> tuple[float, float]:
@@ -239,10 +339,15 @@ def say(
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
   tokens = found.pairs * counted.tokens
+  pace = (
+    f" at {1 / paces.teacher:,.0f} a second"
+    if paces.teacher
+    else "; how long the service takes is not known"
+  )
   notes = {
-    "teach": f"{tokens:,.0f} tokens at {1 / paces.teacher:,.0f} a second",
+    "teach": f"{tokens:,.0f} tokens{pace}",
     **{
-      name: f"{number:,} steps of {paces.step:.2f} s"
+      name: f"{number:,} steps of {paces.steps[name]:.2f} s"
       for name, number in found.steps.items()
     },
     "scoring": "base and students, on held-out data",

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from embeddinggemma import cache, checkpoint
+from embeddinggemma import cache, checkpoint, saved
 from embeddinggemma.loading import Model, load
+from embeddinggemma.losses import distill
 from embeddinggemma.mining import teacher
 from embeddinggemma.mining.teachers import checkpoint as encoders
 from embeddinggemma.progress import Progress
 from embeddinggemma.students import head
-from embeddinggemma.types import BadInput, SingleText
+from embeddinggemma.types import SingleText
 
 _CHUNK = 2048  # texts whose states are in memory at once
 
@@ -30,8 +31,9 @@ def fit(
 ) -> dict[str, Any]:
   """Write a checkpoint of the cut model with the head that follows best.
 
-  Where no head can be fitted, to a teacher of another width or to a pooling
-  with weights, the head stays, which is said.
+  For a teacher of another width it holds the map to that too. Where no head can
+  be fitted, under a pooling with weights or to very few texts, the head stays,
+  which is said.
 
   Args:
     cut: the workdir of the model.
@@ -47,16 +49,20 @@ def fit(
   place = checkpoint.find(cut)
   model, found = load(place), teacher.open_vectors(vectors)
   params, figures = model.params, dict[str, Any]()
-  try:
-    states = _states(model, texts, found, console)
+  if reason := head.unfit(model.config, len(texts)):
+    line = f"the head stays as it is: {reason}"
+  else:
+    basis = head.basis(found.vectors, model.config.embed_dim)
+    states = _states(model, texts, found, basis, console)
     params, fitted = head.fit(model.params, states)
+    if basis is not None:
+      aux = {distill.PROJECTION: basis}
+      params = {**params, "aux": aux}
     figures = fitted._asdict()
     line = (
       f"the head, fitted to {fitted.texts:,} texts, without any training: mean"
       f" cosine to the teacher {fitted.cosine:.3f} on texts held out from it"
     )
-  except BadInput as error:
-    line = f"the head stays as it is: {error}"
   console.print(line, highlight=False, markup=False, soft_wrap=True)
   files = _files(place, weights, found, figures)
   made = checkpoint.write(directory, params, files)
@@ -68,9 +74,13 @@ def _states(
   model: Model,
   texts: Sequence[SingleText],
   vectors: teacher.Vectors,
+  basis: head.Basis | None,
   console: Console,
 ) -> Iterator[tuple[head.States, head.Vectors]]:
-  """Pooled states of texts, and the teacher's vectors of them."""
+  """Pooled states of texts, and the teacher's vectors of them.
+
+  These are in the basis if there is one.
+  """
   config, params = head.bare(model.config, model.params)
   bare = dataclasses.replace(model, config=config, params=params)
   encoder = encoders.from_encoder(bare, model.identity, config.embed_dim)
@@ -81,7 +91,8 @@ def _states(
   with Progress(console, "head", len(items)) as progress:
     for start in range(0, len(items), _CHUNK):
       some = [items[n] for n in order[start : start + _CHUNK]]
-      yield encode(some), vectors.rows(teacher.keys_of(some))
+      told = vectors.rows(teacher.keys_of(some))
+      yield encode(some), told if basis is None else told @ basis.T
       progress.show_of(start + len(some), len(items))
 
 
@@ -102,4 +113,5 @@ def _files(
     "head": dict(figures),
     "command": sys.argv,
   }
+  recipe.pop(saved.GRID, None)  # of the base; the head is on no grid
   return {**files, "recipe.json": cache.to_json(recipe)}

@@ -19,7 +19,8 @@ from embeddinggemma.report import report, students
 from embeddinggemma.training import hooks
 from embeddinggemma.types import IDENTITY
 
-FORECAST = ("teach", *STAGES, "choose", "evaluate", "index")  # what it covers
+# What the forecast covers.
+FORECAST = ("teach", "head", *STAGES, "choose", "evaluate", "index")
 _QUESTION = 60  # characters of a suggested query, at most
 _FLOAT = 4  # bytes of a weight in a checkpoint
 

@@ -14,12 +14,12 @@ from rich.console import Console
 from embeddinggemma import cache, checkpoint
 from embeddinggemma.cache import AllDone, Task
 from embeddinggemma.data import corpus, prompts, sources
-from embeddinggemma.data import text as text_lib
 from embeddinggemma.data.tables.pairs import Pairs
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.loading import load
 from embeddinggemma.mining import teach, teacher, teachers
 from embeddinggemma.mining.teachers import checkpoint as checkpoints
+from embeddinggemma.mining.teachers import vectors as stored
 from embeddinggemma.recipes import export, index, shared
 from embeddinggemma.recipes.own import (
   choice,
@@ -37,16 +37,20 @@ from embeddinggemma.recipes.student import (
   texts,
   timing,
 )
-from embeddinggemma.recipes.student.config import StudentConfig, renamed
+from embeddinggemma.recipes.student.config import (
+  STAGES,
+  StudentConfig,
+  renamed,
+)
 from embeddinggemma.retrieval import measure as measures
 from embeddinggemma.students import shrink
 from embeddinggemma.training import run as train
-from embeddinggemma.training import stages
 from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.inputs import Inputs
-from embeddinggemma.types import IDENTITY, BadInput
+from embeddinggemma.types import IDENTITY, BadInput, Stopped
 
 INT4 = "int4"  # the student's name, in tables and exports
+DISTILLED = "distilled student"  # what finetuning starts from, for people
 _AT_ONCE = 1024  # texts that are tokenised together
 _MOST_COUNTED = 100_000  # pairs whose pieces decide the vocabulary
 
@@ -109,6 +113,17 @@ class Run:
   def finetunes(self) -> bool:
     """Whether there are pairs to finetune on."""
     return self.config.kind == texts.PAIRS
+
+  @property
+  def stages(self) -> tuple[str, ...]:
+    """The stages of training, in order."""
+    return tuple(n for n in STAGES if n != "finetune" or self.finetunes)
+
+  @property
+  def most_read(self) -> int | None:
+    """Tokens that texts are cut to; None: a file has vectors of whole texts."""
+    kept = stored.recognises(self.config.teach)
+    return None if kept else self.config.max_length
 
   @property
   def what(self) -> str:
@@ -260,7 +275,9 @@ def _shrink(run: Run, done: AllDone) -> Task:
     if config.vocabulary:
       pairs = run.pairs
       step = -(-len(pairs) // _MOST_COUNTED)
-      words = [t for _, t in text_lib.pair_texts(pairs[::step])]
+      some = [draw.fewer_negatives(p, run.negatives) for p in pairs[::step]]
+      sides = (t for i in teacher.items_of(some) for t in (i.text, i.title))
+      words = list(dict.fromkeys(filter(None, sides)))
     with renamed():
       found = shrink.shrink(
         config.base,
@@ -331,8 +348,7 @@ def _forecast(run: Run, done: AllDone) -> Task:
   """Measure paces, and choose how much is taught."""
   config = run.config
   relevant = {
-    name: workdir_lib.relevant(getattr(config, name))
-    for name in ("distil", "finetune", "qat")
+    name: workdir_lib.relevant(getattr(config, name)) for name in STAGES
   }
 
   def work(directory: pathlib.Path) -> dict[str, Any]:
@@ -364,18 +380,18 @@ def _forecast(run: Run, done: AllDone) -> Task:
       "room": paces.room,
     }
 
+  # Not on what is scored and searched: that would change how much is taught, and
+  # with it all that is trained, in a run that is there.
   return Task(
     "forecast",
     {
-      **_suites(run, done),
+      "data": done["inputs"].result(texts.Own).data_hash,
       "teacher": run.outside["teacher"],
       "student": done["shrink"].hash,
       "stages": relevant,
       "steps": config.steps,
       "choose": dataclasses.asdict(config.choose),
       "minutes": config.minutes,
-      "points": config.points,
-      "searched": run.outside["searched"],
       "devices": [str(jax.devices()[0]), len(jax.devices())],
       "memory": config.memory,
     },
@@ -386,7 +402,7 @@ def _forecast(run: Run, done: AllDone) -> Task:
 
 def _scorings(run: Run) -> int:
   """How many times a student is scored, cut and int4 ones included."""
-  return 3 + (len(run.config.shares) + 3 if run.finetunes else 0)
+  return 4 + (len(run.config.shares) + 4 if run.finetunes else 0)
 
 
 def _measured(
@@ -401,28 +417,22 @@ def _measured(
   few = -(-forecast.BATCHES * config.distil.batch_size // 2)
   chosen = list(draw.drawn(pairs, few, config.distil.seed, not run.finetunes))
   files = checkpoint.read_files(checkpoint.find(run.cut))
-  stage = config.stage("distil", 1, files, str(run.cut), "teach")
-  width = stage.loss.teacher_width or stage.model.embed_dim
-  stage, made = forecast.sample(
+  stages = {
+    name: config.stage(name, 1, files, str(run.cut), "teach")
+    for name in run.stages
+  }
+  loss = stages["distil"].loss
+  sample = forecast.sample(
     chosen,
     student.tokenizer,
-    stage,
+    run.most_read,
     run.negatives,
-    width,
+    loss.teacher_width or student.config.embed_dim,
     directory / "sample",
   )
-  stages.kind_of(stage).examine(stage, made, lambda line: None)
-  try:
-    step = timed.training(stage, made, directory, limit)
-  except timed.Unfit as unfit:
-    groups = 2 * (stage.groups_per_device or 1)
-    raise BadInput(
-      f"training needs about {unfit.needed / machine.GB:.1f} GB, there are"
-      f" {limit / machine.GB:.1f} GB; --config.distil.groups_per_device={groups}"
-      " takes less, and so does a smaller --config.distil.batch_size"
-    ) from None
+  trained = forecast.training(sample, stages, directory, limit)
   base, loading = timed.warm(lambda: load(config.base))
-  items = teacher.items_of(made.texts)
+  items = teacher.items_of(sample.texts.texts)
   own = checkpoints.of_model(base) if config.itself else None
   own = own or teachers.teacher_of(config.teach)
   read = [prompts.prompted(*item) for item in items]
@@ -441,11 +451,11 @@ def _measured(
     taught,
     reads,
     cost.seconds_a_token(student, some),
-    step.step,
-    step.compilation,
+    trained.steps,
+    trained.compiling,
     loading,
-    step.memory,
-    step.room,
+    trained.memory,
+    trained.room,
   )
 
 
@@ -457,7 +467,7 @@ def _draw(run: Run, done: AllDone) -> Task:
     "student": done["shrink"].hash,
     "pairs": count,
     "seed": config.distil.seed,
-    "max_length": config.max_length,
+    "max_length": run.most_read,
     "negatives": run.negatives,
   }
 
@@ -466,7 +476,7 @@ def _draw(run: Run, done: AllDone) -> Task:
     found = draw.write(
       draw.drawn(run.pairs, count, config.distil.seed, not run.finetunes),
       Tokenizer(files[checkpoint.TOKENIZER_FILE]),
-      config.max_length,
+      run.most_read,
       run.negatives,
       directory,
     )
@@ -558,25 +568,24 @@ def _choose(run: Run, done: AllDone) -> Task:
       run.suites,
       directory,
       run.console,
+      DISTILLED,
     )
     names = [name for name in choice.JUDGES if name in run.suites]
     file = directory / "distilled.json"
     if not file.is_file():
       model = load(distilled)
-      title = "distilled"
-      found = scores.score_of(model, run.suites, names, title, run.console)
+      found = scores.score_of(model, run.suites, names, DISTILLED, run.console)
       cache.write_json(file, found)
     points = walk.points(cache.read_json(file), config.shares)
     chosen, reason = choice.best(points, config.general.loss)
     place = walk.place(chosen)
-    title = chosen.name if chosen.share else "distilled, not finetuned"
-    run.say(f"choose: {title}: {reason}")
+    run.say(f"choose: {chosen.name}: {reason}")
     rows = [
       {"name": p.name, "share": p.share, "step": p.step, **p.means}
       for p in points
     ]
     whole = place.absolute().relative_to(run.workdir.absolute())
-    found = choice.Choice(str(whole), title, reason, rows)
+    found = choice.Choice(str(whole), chosen.name, reason, rows)
     return {"hash": checkpoint.hash_of(place), **found._asdict()}
 
   depends = {
@@ -671,7 +680,11 @@ def _time(run: Run, done: AllDone) -> Task:
     found = {}
     for name in names:
       run.say(f"timing {name}, in a process of its own")
-      took = timing.of_model(given[name][0], queries, passages)
+      try:
+        took = timing.of_model(given[name][0], queries, passages)
+      except Stopped as error:  # such as a TPU, which one process holds
+        run.say(f"note: {error}; the report is without times")
+        return {}
       found[name] = took._asdict()
     return found
 

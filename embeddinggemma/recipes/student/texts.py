@@ -19,12 +19,14 @@ from embeddinggemma.data.tables import places
 from embeddinggemma.data.tables.pairs import Say
 from embeddinggemma.retrieval import chunks, reading
 from embeddinggemma.retrieval.measure import Measure
+from embeddinggemma.students import documents
 from embeddinggemma.types import BadInput
 
 PAIRS, TEXTS = "pairs", "texts"
 _TASK = "retrieval"  # whose prompts the passages get
 _SENTENCE = re.compile(r".{20,}?(?:[.!?\u2026]\s|[\u3002\uff01\uff1f])")
 _LONGEST = 160  # characters of a first sentence
+_TEXT = (".md", ".markdown", ".txt", ".rst", ".html", ".pdf", ".ipynb", ".py")
 _MARKS = "#*->=/ \t\"'"  # that may stand before a line and say nothing
 
 
@@ -55,20 +57,7 @@ def kind_of(path: pathlib.Path, fields: str) -> str:
         " texts"
       ) from None
     return TEXTS
-  return TEXTS if _has_texts(file) else PAIRS
-
-
-def _has_texts(file: pathlib.Path) -> bool:
-  """Whether the first row of a table has a text of its own."""
-  try:
-    reader = places.reader_of(file)
-    rows = reader(file, fields_lib.parse(""), lambda line: None)
-    first = next(iter(rows), None)
-  except BadInput:  # columns that are neither
-    return False
-  return first is not None and (
-    isinstance(first.row, dict) and isinstance(first.row.get("text"), str)
-  )
+  return TEXTS if documents.has_texts(file) else PAIRS
 
 
 def fingerprint(
@@ -82,20 +71,9 @@ def fingerprint(
   if kind == PAIRS:
     return corpus.fingerprint(path, fields)
   root = pathlib.Path(path)
-  files = [root] if root.is_file() else sorted(_visible(root, workdir))
+  files = [root] if root.is_file() else documents.visible(root, [workdir])
   stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
   return {"files": stats, "cut": chunks.key(measure)}
-
-
-def _visible(
-  root: pathlib.Path, workdir: pathlib.Path, pattern: str = "*"
-) -> Iterator[pathlib.Path]:
-  """The files of a folder that are neither hidden nor of the run itself."""
-  own = workdir.resolve()
-  for path in root.rglob(pattern):
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    if not hidden and path.is_file() and own not in path.resolve().parents:
-      yield path
 
 
 def write(
@@ -115,7 +93,7 @@ def write(
     kind: PAIRS or TEXTS.
     path: of the data.
     fields: which column of pairs is what, as --fields has it.
-    skip_bad_rows: of pairs, leave bad rows out and say them.
+    skip_bad_rows: leave bad rows out and say them.
     workdir: of the run, which is left out where texts are read.
     measure: how much of a passage the student reads.
     seed: of the order of passages.
@@ -128,9 +106,17 @@ def write(
   made = directory / "passages"
   if kind == TEXTS:
     made.mkdir()
-    rows = passages(pathlib.Path(path), workdir, measure, seed, say)
+    skipped: list[str] | None = [] if skip_bad_rows else None
+    root = pathlib.Path(path)
+    found = documents.read(root, measure, [workdir], skipped)
+    for line in skipped or ():
+      say(f"skipped {line}")
+    rows = passages(root, found, seed, say)
     jsonl.write_jsonl(made / "pairs.jsonl", rows)
   given = str(made) if kind == TEXTS else path
+  if kind == PAIRS:
+    for line in _aside(pathlib.Path(path), fields, workdir):
+      say(line)
   about = corpus.write(given, skip_bad_rows, directory / "corpus", fields, say)
   for line in about["skipped"]:
     say(f"skipped {line}")
@@ -138,18 +124,32 @@ def write(
   return Own(kind, sum(about["tasks"].values()), about["hash"])
 
 
+def _aside(
+  path: pathlib.Path, fields: str, workdir: pathlib.Path
+) -> Iterator[str]:
+  """A line on the files of a folder of pairs that hold none."""
+  if not path.is_dir():
+    return
+  read = set(places.find(path, fields_lib.parse(fields)).files)
+  texts = [
+    file.name
+    for file in documents.visible(path, [workdir])
+    if file not in read and file.suffix in _TEXT
+  ]
+  if texts:
+    yield (
+      f"{path} has pairs, so {len(texts):,} files of text are not read:"
+      f" {_some(texts)}; give their folder as data= to be taught them"
+    )
+
+
 def passages(
-  path: pathlib.Path,
-  workdir: pathlib.Path,
-  measure: Measure,
-  seed: int,
-  say: Say,
+  path: pathlib.Path, found: reading.Reading, seed: int, say: Say
 ) -> list[dict[str, str]]:
   """Passages as rows of pairs.jsonl, so ordered that any first part is fair to all files.
 
   The passages of a file are shuffled; then every file gives one in turn.
   """
-  found = _read(path, workdir, measure)
   for reason, names in found.reasons.items():
     say(f"left out, {reason}: {_some(names)}")
   seen: set[tuple[str, str]] = set()
@@ -180,18 +180,6 @@ def _in_turn(lists: Sequence[Sequence[Any]]) -> Iterator[Any]:
 def _some(names: Sequence[str]) -> str:
   more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
   return ", ".join(names[:3]) + more
-
-
-def _read(
-  path: pathlib.Path, workdir: pathlib.Path, measure: Measure
-) -> reading.Reading:
-  """What an index reads; but in a folder too, JSONL of texts is read by rows."""
-  if not path.is_dir():
-    return reading.read(path, measure=measure)
-  tables = sorted(filter(_has_texts, _visible(path, workdir, "*.jsonl")))
-  whole = reading.read(path, [*tables, workdir], measure=measure)
-  rows = [reading.read(file, measure=measure).files[0] for file in tables]
-  return whole._replace(files=[*whole.files, *rows])
 
 
 def _row(chunk: chunks.Chunk) -> dict[str, str]:

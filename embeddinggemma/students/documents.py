@@ -1,0 +1,130 @@
+"""The texts of a file or folder: as an index cuts them, those of tables by rows.
+
+A table whose columns are neither those of pairs nor of texts is left out, and
+said to be: read as plain text, its lines would be taken for passages.
+"""
+
+import collections
+import hashlib
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from embeddinggemma.data import jsonl, sources
+from embeddinggemma.data.tables import fields, opening, places, rows
+from embeddinggemma.retrieval import chunks, reading
+from embeddinggemma.retrieval.measure import Measure
+from embeddinggemma.types import BadInput
+
+_NEITHER = "tables whose columns are neither those of pairs nor of texts"
+_PROMPT = "the field 'prompt' of its rows"
+# Of these an index has use as they are: source, settings, notes.
+_ALSO_PLAIN = (".json", ".jsonl", ".ndjson")
+
+
+def read(
+  path: pathlib.Path,
+  measure: Measure,
+  excluded: Sequence[pathlib.Path] = (),
+  skipped: list[str] | None = None,
+) -> reading.Reading:
+  """The chunks of a path, file by file, and what was left out why.
+
+  Args:
+    path: a file or a folder.
+    measure: of the model that is to read the chunks.
+    excluded: folders below it that are not looked at.
+    skipped: gets a message for each bad row; None: the first one raises.
+
+  Raises:
+    BadInput: a row is bad, or there is nothing but tables that are not
+      understood, whose fault is told.
+  """
+  if path.is_file():
+    if _is_table(path) and has_texts(path):
+      return reading.Reading([_of_rows(path, measure, skipped)], {})
+    return reading.read(path, measure=measure)
+  tables = [file for file in visible(path, excluded) if _is_table(file)]
+  told = [file for file in tables if has_texts(file)]
+  suffix = opening.bare_suffix
+  odd = [
+    file
+    for file in tables
+    if file not in told and suffix(file) not in _ALSO_PLAIN
+  ]
+  whole = reading.read(path, [*told, *odd, *excluded], None, measure)
+  of_rows = [_of_rows(file, measure, skipped) for file in told]
+  if odd and not (whole.files or of_rows):
+    sources.read_pairs(path)  # which says what is wrong with them
+  left_out = {str(file.relative_to(path)): _NEITHER for file in odd}
+  prompted = {
+    str(file.relative_to(path)): _PROMPT for file in told if _has_prompts(file)
+  }
+  return reading.Reading(
+    [*whole.files, *of_rows], {**whole.skipped, **left_out, **prompted}
+  )
+
+
+def has_texts(file: pathlib.Path) -> bool:
+  """Whether the first good row of a table has a text of its own."""
+  first = _first(file)
+  return first is not None and isinstance(first.get("text"), str)
+
+
+def _has_prompts(file: pathlib.Path) -> bool:
+  return bool((_first(file) or {}).get("prompt"))
+
+
+def visible(
+  root: pathlib.Path, excluded: Sequence[pathlib.Path] = ()
+) -> Iterator[pathlib.Path]:
+  """The files of a folder in order, without hidden, made and excluded ones."""
+  away = [path.resolve() for path in excluded]
+  for path in sorted(root.rglob("*")):
+    parts = path.relative_to(root).parts
+    hidden = any(
+      part.startswith(".") or part in reading.GENERATED for part in parts
+    )
+    if hidden or not path.is_file():
+      continue
+    if not any(folder in path.resolve().parents for folder in away):
+      yield path
+
+
+def _is_table(file: pathlib.Path) -> bool:
+  return opening.bare_suffix(file) in places.READERS
+
+
+def _first(file: pathlib.Path) -> dict[str, Any] | None:
+  """The first good row of a table; None if there is none."""
+  try:
+    found = places.reader_of(file)(file, fields.parse(""), lambda line: None)
+    return next((x.row for x in found if isinstance(x.row, dict)), None)
+  except BadInput:  # no table, whatever its name
+    return None
+
+
+def _of_rows(
+  file: pathlib.Path, measure: Measure, skipped: list[str] | None
+) -> reading.File:
+  """The chunks of a table's rows."""
+  with file.open("rb") as opened:
+    digest = hashlib.file_digest(opened, "sha256").hexdigest()
+  did: collections.Counter[str] = collections.Counter()
+  found: list[chunks.Chunk] = []
+  for row in places.reader_of(file)(file, fields.parse(""), lambda line: None):
+    try:
+      if isinstance(row.row, ValueError):
+        raise row.row
+      if "text" not in row.row:
+        raise ValueError("no field 'text'")
+      text = jsonl.checked("text", row.row["text"])
+      title = jsonl.optional_text("title", row.row.get("title"))
+    except ValueError as error:
+      line = f"{rows.origin(file, row.number)}: {error}"
+      if skipped is None:
+        raise BadInput(line) from None
+      skipped.append(line)
+      continue
+    found += chunks.row_chunks(str(file), row.number, title, text, measure, did)
+  return reading.File(str(file), digest, found, dict(did))
