@@ -9,7 +9,8 @@ from embeddinggemma.terminal.table import Table
 # {"rows": [{"name", "bytes", "figures": {suite: mean, "cosine@DIM", "overlap"},
 # "timing": {"query_ms", "passage_ms", "bulk_ms", "tokens_per_s", "peak_bytes"}
 # or {}}], "own": the figure that stands for own data, "base": a row's name,
-# "chosen": why the student is distilled, finetuned or a mean; "" without pairs}
+# "chosen": why the student is distilled, finetuned or a mean; "" without pairs,
+# "teacher": its name where it is not the base, else ""}
 Found = Mapping[str, Any]
 
 CALLED = {
@@ -66,6 +67,11 @@ def about_quality(found: Found) -> str:
     " smaller dimension. Neighbours: the share of a query's ten nearest held-out"
     " passages that are the base's too."
   )
+  if found.get("teacher"):
+    likeness += (
+      f" The teacher was {found['teacher']}, which is not scored:"
+      " likeness is to the base, from which the student was cut."
+    )
   if found["own"] == "overlap":
     return (
       f"{likeness} Queries are the first sentences of passages that were not"
@@ -119,7 +125,7 @@ def costs(found: Found) -> list[list[str]]:
     rows.append(
       [
         CALLED.get(row["name"], row["name"]),
-        f"{row['bytes'] / 1e6:,.1f}",
+        f"{row['bytes'] / 1e6:,.1f}" if row["bytes"] else "-",
         "-" if peak is None else f"{peak / 1e6:,.0f}",
         *(
           f"{timing[name]:.1f}" if timing else "-"
@@ -135,9 +141,10 @@ def verdict(found: Found) -> str:
   """A sentence on what the smallest student keeps of its base."""
   by_name = {row["name"]: row for row in found["rows"]}
   base, small = by_name[found["base"]], by_name["int4"]
-  said = [
-    f"{small['bytes'] / 1e6:.1f} MB instead of {base['bytes'] / 1e6:,.1f}"
-  ]
+  said = []
+  if small["bytes"]:
+    sizes = (small["bytes"] / 1e6, base["bytes"] / 1e6)
+    said.append("{:.1f} MB instead of {:,.1f}".format(*sizes))
   if base["timing"]:
     faster = base["timing"]["bulk_ms"] / small["timing"]["bulk_ms"]
     said.append(f"{faster:.1f} times as fast")
@@ -149,7 +156,7 @@ def verdict(found: Found) -> str:
     said.append(
       f"{small['figures']['overlap']:.0%} of the base's nearest neighbours"
     )
-  return f"student in int4: {'; '.join(said)}."
+  return f"student in int4: {'; '.join(said) or 'nothing to compare'}."
 
 
 def forecast(found: Mapping[str, Any]) -> str:

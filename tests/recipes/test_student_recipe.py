@@ -539,13 +539,13 @@ def test_likeness_by_hand():
   found = compare.likeness(other, base, sizes)
   assert found["cosine@8"] == pytest.approx(np.mean(np.sum(base * other, 1)))
   shared = []
-  for queries, documents in (
+  for asked, answers in (
     (range(4), range(4, 15)),
     (range(15, 20), range(20, 30)),
   ):
-    for q in queries:
+    for q in asked:
       near = [
-        set(np.argsort(-(x[list(documents)] @ x[q]))[:5]) for x in (base, other)
+        set(np.argsort(-(x[list(answers)] @ x[q]))[:5]) for x in (base, other)
       ]
       shared.append(len(near[0] & near[1]) / 5)
   assert found["overlap"] == pytest.approx(np.mean(shared))

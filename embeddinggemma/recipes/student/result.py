@@ -8,6 +8,7 @@ from rich.console import Console
 
 from embeddinggemma import cache
 from embeddinggemma.cache import Done
+from embeddinggemma.mining import teacher
 from embeddinggemma.recipes import export, index, shared
 from embeddinggemma.recipes.own import choice, scores
 from embeddinggemma.recipes.run import Plan
@@ -65,6 +66,7 @@ def summary(run: Run, done: Mapping[str, Done]) -> dict[str, Any]:
       "own": "overlap" if run.config.kind == texts.TEXTS else scores.TEST,
       "base": compare.BASE,
       "chosen": _chosen(done),
+      "teacher": _teacher(run),
     },
     "exports": [
       {**row, "place": str((run.workdir / "export").resolve() / row["place"])}
@@ -92,8 +94,7 @@ def rows(run: Run, done: Mapping[str, Done]) -> list[dict[str, Any]]:
   ]
   size = dict.fromkeys(done["evaluate"].metrics, _FLOAT * cut.parameters)
   size |= {compare.BASE: _FLOAT * cut.before}
-  if packed:
-    size[INT4] = min(packed)
+  size[INT4] = min(packed, default=0)  # 0: in no file of four bits
   return [
     {
       "name": name,
@@ -103,6 +104,14 @@ def rows(run: Run, done: Mapping[str, Done]) -> list[dict[str, Any]]:
     }
     for name, figures in done["evaluate"].metrics.items()
   ]
+
+
+def _teacher(run: Run) -> str:
+  """Who taught the student, unless the base did."""
+  if run.config.itself:
+    return ""
+  about = teacher.open_vectors(run.vectors).about
+  return str(about.get("origin", {}).get("name", run.config.teach.teacher))
 
 
 def _chosen(done: Mapping[str, Done]) -> str:
