@@ -59,6 +59,11 @@ def opened(config: TeachConfig) -> TeacherModel:
 
   Raises BadInput where none does, or where a key would go in the open.
   """
+  if not _is_installed():  # before a person is asked what it may cost
+    raise BadInput(
+      "a teacher of the Gemini API needs google-genai; pip install"
+      " 'embeddinggemma[gemini]'"
+    )
   name, own = config.teacher.removeprefix(PREFIX).strip(), config.service
   model = name.removeprefix("models/")
   if not model or (own.model and own.model != model):
@@ -151,11 +156,6 @@ def _fault(error: Exception) -> Exception:
 @functools.cache
 def _client(key: str, address: str, timeout: float) -> tuple[Any, Any, Any]:
   """The package's client, which does not try again by itself; its modules."""
-  if not _is_installed():
-    raise BadInput(
-      "a teacher of the Gemini API needs google-genai; pip install"
-      " 'embeddinggemma[gemini]'"
-    )
   genai: Any = importlib.import_module("google.genai")
   errors, types = genai.errors, genai.types
 
