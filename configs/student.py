@@ -56,7 +56,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.qat = _stage("qat", args["data"])
   config.qat.batch_size = 32
   config.qat.optimizer.lr = 1e-4
-  _match(config.qat)
+  _match(config.qat)  # with itself in float
   config.qat.quantize.spec = "q4_0"  # llama.cpp's own int4, by blocks of 32
 
   # What the models are compared on: so many held-out queries in all, and so many

@@ -6,6 +6,7 @@ said to be: read as plain text, its lines would be taken for passages.
 
 import collections
 import hashlib
+import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from embeddinggemma.types import BadInput
 
 _NEITHER = "tables whose columns are neither those of pairs nor of texts"
 _PROMPT = "the field 'prompt' of its rows"
+_LOOKED_AT = 10  # rows that tell what a table holds, since one may be bad
 # Of these an index has use as they are: source, settings, notes.
 _ALSO_PLAIN = (".json", ".jsonl", ".ndjson")
 
@@ -66,13 +68,12 @@ def read(
 
 
 def has_texts(file: pathlib.Path) -> bool:
-  """Whether the first good row of a table has a text of its own."""
-  first = _first(file)
-  return first is not None and isinstance(first.get("text"), str)
+  """Whether one of the first rows of a table has a text of its own."""
+  return any(isinstance(row.get("text"), str) for row in _first(file))
 
 
 def _has_prompts(file: pathlib.Path) -> bool:
-  return bool((_first(file) or {}).get("prompt"))
+  return any(row.get("prompt") for row in _first(file))
 
 
 def visible(
@@ -95,13 +96,14 @@ def _is_table(file: pathlib.Path) -> bool:
   return opening.bare_suffix(file) in places.READERS
 
 
-def _first(file: pathlib.Path) -> dict[str, Any] | None:
-  """The first good row of a table; None if there is none."""
+def _first(file: pathlib.Path) -> list[dict[str, Any]]:
+  """The first rows of a table that can be read."""
   try:
     found = places.reader_of(file)(file, fields.parse(""), lambda line: None)
-    return next((x.row for x in found if isinstance(x.row, dict)), None)
+    few = list(itertools.islice(found, _LOOKED_AT))
   except BadInput:  # no table, whatever its name
-    return None
+    return []
+  return [x.row for x in few if isinstance(x.row, dict)]
 
 
 def _of_rows(

@@ -106,7 +106,7 @@ def test_a_teacher_of_another_width_is_followed_through_a_basis(
   params, fitted = head.fit(base.params, in_batches(states, told))
   made = dataclasses.replace(base, params=params).encode(TEXTS)
   assert fitted.cosine > 0.98
-  assert cosines(made @ basis, vectors).min() > 0.98
+  assert cosines(made @ basis, vectors).min() > 0.95
 
 
 def test_a_teacher_as_wide_needs_no_basis(base, states):

@@ -446,8 +446,8 @@ def test_tables_are_read_by_rows_or_told(tmp_path):
   read = lambda path, skipped=None: documents.read(
     path, BY_CHARACTERS, (), skipped
   )
-  (tmp_path / "a.csv").write_text("text,title\na river,Water\n")
-  (chunk,) = read(tmp_path / "a.csv").chunks
+  (tmp_path / "a.json").write_text('[{"text": "a river", "title": "Water"}]')
+  (chunk,) = read(tmp_path / "a.json").chunks
   assert (chunk.text, chunk.title) == ("a river", "Water")
   (tmp_path / "b.csv").write_text("frage;antwort\nwo;da\n")
   (tmp_path / "c.md").write_text("A garden in winter.")
@@ -592,7 +592,8 @@ def test_a_service_is_not_asked_to_be_timed(base):
     raise AssertionError("it is paid for")
 
   model = teacher.TeacherModel({"teacher": "x"}, 4, start, pace=0.5)
-  assert forecast.teaching_pace(model, [], None, base) == 0.5
+  tokenizer = load(base).tokenizer
+  assert forecast.teaching_pace(model, [], tokenizer, base) == 0.5
 
 
 def test_what_a_call_takes_whatever_its_texts_is_left_out(base):

@@ -279,9 +279,9 @@ def _stage(
   own = model.config.embed_dim
   dims = stage["loss"]["distill_dims"] if width == own else ()
   stage["loss"]["distill_dims"] = tuple(dim for dim in dims if dim < own)
-  # A mean of checkpoints has no map to another width. So the student in four
-  # bits then follows the one in float.
-  itself = width != own and stage["stage"] == "qat"
+  # In four bits the student follows itself in float: after the base's vectors it
+  # would lose what finetuning taught it.
+  itself = stage["stage"] == "qat"
   stage["loss"]["teacher_width"] = 0 if itself or width == own else width
   stage |= {
     "model": dataclasses.asdict(model.config),

@@ -45,6 +45,7 @@ from embeddinggemma.recipes.student.config import (
 from embeddinggemma.retrieval import measure as measures
 from embeddinggemma.students import shrink
 from embeddinggemma.training import run as train
+from embeddinggemma.training import stages
 from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.types import IDENTITY, BadInput, Stopped
@@ -516,6 +517,11 @@ def _trained(
   made, data = (
     (run.made, drawn.data_hash) if pairs else (run.texts, drawn.texts_hash)
   )
+
+  def work(directory: pathlib.Path) -> Any:
+    taught = stages.kind_of(stage).taught(stage, made, directory, run.console)
+    return train.train(taught, made, directory, run.console)
+
   return Task(
     name,
     {
@@ -524,7 +530,7 @@ def _trained(
       "teacher": done["teach"].result(teach.Taught).of_vectors,
       "start": weights,
     },
-    lambda d: train.train(stage, made, d, run.console),
+    work,
     resumable=True,
   )
 

@@ -70,15 +70,26 @@ def measured(request: dict[str, Any]) -> Timing:
   bulk()  # compiles
   alone = min(_seconds(bulk) for _ in range(_ROUNDS))
   tokens = int(model.token_counts(passages, "document").sum())
-  usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
   return Timing(
     _one_by_one(model.encode_query, request["queries"]),
     _one_by_one(model.encode_document, passages),
     1000 * alone / len(passages),
     tokens / alone,
-    usage * unit,
+    _peak(),
   )
+
+
+def _peak() -> int:
+  """Bytes that this process held at most.
+
+  Linux's ru_maxrss would count what the process held that started this one.
+  """
+  status = pathlib.Path("/proc/self/status")
+  if status.is_file():
+    (line,) = (x for x in status.read_text().splitlines() if "VmHWM" in x)
+    return int(line.split()[1]) * 1024
+  usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return usage if sys.platform == "darwin" else 1024 * usage
 
 
 def _one_by_one(encode: Callable[[str], Any], texts: Sequence[str]) -> float:
