@@ -188,22 +188,7 @@ def build(tree: Mapping[str, Any]) -> StudentConfig:
   _require_checkpoint(tree["base"])
   base = load(tree["base"])
   bases.check_prompts(base)
-  if tree["layers"]:
-    with renamed():
-      shrink.chosen_layers(tree["layers"], base.config.num_layers)
-  pieces = tree["vocabulary"]
-  if pieces >= base.tokenizer.vocab_size:
-    pieces = 0  # the number is what a student has at most
-  if pieces:
-    with renamed():
-      vocabularies.require_size(base.tokenizer, pieces)
-  layers = tree["layers"]
-  if not pieces and layers in ("", str(base.config.num_layers)):
-    raise BadInput(
-      "a student with all layers and pieces is the base itself; give"
-      " --config.layers or --config.vocabulary, or finetune the base with"
-      " configs/recipe.py:pairs"
-    )
+  pieces = _pieces(tree["layers"], tree["vocabulary"], base)
   taught = dict(tree["teach"])
   taught["teacher"] = taught["teacher"] or tree["base"]
   teaching = config_lib.build(TeachConfig, taught, "teach.")
@@ -245,6 +230,28 @@ def build(tree: Mapping[str, Any]) -> StudentConfig:
   for name in STAGES:
     start.check(getattr(found, name))
   return found
+
+
+def _pieces(layers: str, pieces: int, base: Model) -> int:
+  """The pieces that a student has at most; 0: all that the base has.
+
+  Raises BadInput for layers that the base has not, for too few pieces, and if
+  nothing is cut.
+  """
+  if pieces >= base.tokenizer.vocab_size:
+    pieces = 0
+  with renamed():
+    if layers:
+      shrink.chosen_layers(layers, base.config.num_layers)
+    if pieces:
+      vocabularies.require_size(base.tokenizer, pieces)
+  if not pieces and layers in ("", str(base.config.num_layers)):
+    raise BadInput(
+      "a student with all layers and pieces is the base itself; give"
+      " --config.layers or --config.vocabulary, or finetune the base with"
+      " configs/recipe.py:pairs"
+    )
+  return pieces
 
 
 def _width(teaching: TeachConfig, given: int, own: int) -> int:
