@@ -53,10 +53,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.finetune.optimizer.lr = 5e-5
   config.finetune.loss.distill = 1.0  # so that it forgets less
 
+  # On pairs as finetuning, and beside it matching the student in float; without
+  # pairs the latter alone, on twice as many texts as there would be pairs.
   config.qat = _stage("qat", args["data"])
-  config.qat.batch_size = 32
-  config.qat.optimizer.lr = 1e-4
-  _match(config.qat)  # with itself in float
+  config.qat.batch_size = 16
+  config.qat.negatives = 1
+  config.qat.optimizer.lr = 5e-5
+  config.qat.loss.contrastive = 1.0
+  config.qat.loss.distill = 1.0
+  config.qat.loss.distance = "cosine"
   config.qat.quantize.spec = "q4_0"  # llama.cpp's own int4, by blocks of 32
 
   # What the models are compared on: so many held-out queries in all, and so many

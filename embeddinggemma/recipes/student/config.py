@@ -179,12 +179,14 @@ def build(tree: Mapping[str, Any]) -> StudentConfig:
       )
   fields = data.get("fields", "")
   kind = texts.kind_of(pathlib.Path(data["path"]), fields)
-  tree["finetune"] = dict(tree["finetune"])
   if kind == texts.PAIRS:  # a bad row ends it here
     path = pathlib.Path(data["path"])
     pairs, _ = sources.read_pairs(path, data["skip_bad_rows"], fields)
-    most = min(tree["finetune"]["negatives"], pairs.most_negatives)
-    tree["finetune"]["negatives"] = most
+    for name in ("finetune", "qat"):
+      most = min(tree[name]["negatives"], pairs.most_negatives)
+      tree[name] = {**tree[name], "negatives": most}
+  else:
+    tree["qat"] = _of_texts(tree["qat"])
   _require_checkpoint(tree["base"])
   base = load(tree["base"])
   bases.check_prompts(base)
@@ -230,6 +232,13 @@ def build(tree: Mapping[str, Any]) -> StudentConfig:
   for name in STAGES:
     start.check(getattr(found, name))
   return found
+
+
+def _of_texts(stage: Mapping[str, Any]) -> dict[str, Any]:
+  """A stage's tree without what needs pairs: a pair's two texts are two."""
+  loss = {**stage["loss"], "contrastive": 0.0, "false_negative_margin": None}
+  size = 2 * stage["batch_size"]
+  return {**stage, "loss": loss, "batch_size": size, "negatives": 0}
 
 
 def _pieces(layers: str, pieces: int, base: Model) -> int:

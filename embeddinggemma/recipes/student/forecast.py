@@ -246,7 +246,7 @@ def training(
   steps, compiling, most, pace = dict[str, float](), 0.0, 0, 0.0
   for name, stage in stages.items():
     if not stage.teacher:  # its own vectors, which are not made yet
-      steps[name] = next(iter(steps.values()))
+      steps[name] = max(steps.values())
       continue
     stage, made = found.of(stage)
     kinds.kind_of(stage).examine(stage, made, lambda line: None)
