@@ -59,11 +59,6 @@ def opened(config: TeachConfig) -> TeacherModel:
 
   Raises BadInput where none does, or where a key would go in the open.
   """
-  if not _is_installed():  # before a person is asked what it may cost
-    raise BadInput(
-      "a teacher of the Gemini API needs google-genai; pip install"
-      " 'embeddinggemma[gemini]'"
-    )
   name, own = config.teacher.removeprefix(PREFIX).strip(), config.service
   model = name.removeprefix("models/")
   if not model or (own.model and own.model != model):
@@ -71,6 +66,11 @@ def opened(config: TeachConfig) -> TeacherModel:
     raise BadInput(
       f"teacher={config.teacher}{other}; name the model as in"
       " gemini:gemini-embedding-001"
+    )
+  if not _is_installed():  # before a person is asked what it may cost
+    raise BadInput(
+      "a teacher of the Gemini API needs google-genai; pip install"
+      " 'embeddinggemma[gemini]'"
     )
   keys.require_variable(own.key)
   address = os.environ.get(_ADDRESS, "")
