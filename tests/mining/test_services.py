@@ -525,6 +525,7 @@ def test_gemini_waits_by_itself_and_only_here(
 
 
 def test_gemini_needs_its_package_and_a_key(pairs, capsys, monkeypatch):
+  pytest.importorskip("google.genai")
   named = "--config.teacher=gemini:gemini-embedding-001"
   monkeypatch.delenv("GEMINI_API_KEY", raising=False)
   assert teach(None, pairs, named) == 2
