@@ -59,7 +59,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.qat.batch_size = 16
   config.qat.negatives = 1
   config.qat.optimizer.lr = 5e-5
-  config.qat.loss.contrastive = 1.0
   config.qat.loss.distill = 1.0
   config.qat.loss.distance = "cosine"
   config.qat.quantize.spec = "q4_0"  # llama.cpp's own int4, by blocks of 32

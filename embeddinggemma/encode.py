@@ -17,8 +17,8 @@ from embeddinggemma.model import embedder
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.types import BadInput, Encode, Params, Stopped, Text
 
-# Numbers of positions that a group may have; small ones answer a single query
-# quickly. On a CPU a token of a group of 8192 takes twice as long as one of
+# Numbers of positions that a group may have; small ones answer few texts quickly.
+# On a CPU a token of a group of 8192 takes twice as long as one of
 # 2048, whose intermediate arrays stay in the cache.
 BUDGETS = {"cpu": (128, 512, 2048)}
 _OTHER_BUDGETS = (128, 1024, 8192)
@@ -80,8 +80,13 @@ def plan(
 
 def _alone(length: int, max_length: int) -> Call:
   """The call of one text, whose row is as short as its few shapes allow."""
-  room = max(length, min(packing.rung(length), max_length))
+  room = _room(length, 1, max_length)
   return Call([[0]], room, 1, -(-room // _MEANS[0]))
+
+
+def _room(needed: int, least: int, max_length: int) -> int:
+  """Positions of a row that begins with a text: one of few lengths."""
+  return max(needed, min(max(least, packing.rung(needed)), max_length))
 
 
 def _rows(
@@ -100,8 +105,7 @@ def _rows(
       if not having[room]:
         rooms ^= 1 << room
     else:
-      room = max(_SHORTEST_ROW, packing.rung(needed))
-      room = max(needed, min(room, max_length))
+      room = _room(needed, _SHORTEST_ROW, max_length)
       row, limit = [], min(-(-room // _MEANS[-1]), most or room)
       rows.setdefault(room, []).append(row)
     row.append(int(i))

@@ -8,7 +8,7 @@ import collections
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -256,14 +256,21 @@ def _text(data: bytes) -> str:
 
 
 def _read_jsonl(path: Path, measure: Measure) -> File:
-  """The texts of the rows; the chunks of a long one all have its line."""
+  rows = jsonl.read_rows(path, ("text",), ("title",))
+  numbered = enumerate((row for _, row in rows), 1)
+  return of_rows(
+    path, ((n, row["title"], row["text"]) for n, row in numbered), measure
+  )
+
+
+def of_rows(
+  path: Path, rows: Iterable[tuple[int, str, str]], measure: Measure
+) -> File:
+  """A file of rows (number, title, text); a long text's chunks have its row."""
   with path.open("rb") as file:
     digest = hashlib.file_digest(file, "sha256").hexdigest()
   did: collections.Counter[str] = collections.Counter()
-  rows = jsonl.read_rows(path, ("text",), ("title",))
   found: list[chunks.Chunk] = []
-  for number, (_, row) in enumerate(rows, 1):
-    found += chunks.row_chunks(
-      str(path), number, row["title"], row["text"], measure, did
-    )
+  for number, title, text in rows:
+    found += chunks.row_chunks(str(path), number, title, text, measure, did)
   return File(str(path), digest, found, _done(did))

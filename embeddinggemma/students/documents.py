@@ -4,8 +4,6 @@ A table whose columns are neither those of pairs nor of texts is left out, and
 said to be: read as plain text, its lines would be taken for passages.
 """
 
-import collections
-import hashlib
 import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -13,7 +11,7 @@ from typing import Any
 
 from embeddinggemma.data import jsonl, sources
 from embeddinggemma.data.tables import fields, opening, places, rows
-from embeddinggemma.retrieval import chunks, reading
+from embeddinggemma.retrieval import reading
 from embeddinggemma.retrieval.measure import Measure
 from embeddinggemma.types import BadInput
 
@@ -42,38 +40,39 @@ def read(
     BadInput: a row is bad, or there is nothing but tables that are not
       understood, whose fault is told.
   """
+  of_texts = lambda file: reading.of_rows(file, _rows(file, skipped), measure)
   if path.is_file():
     if _is_table(path) and has_texts(path):
-      return reading.Reading([_of_rows(path, measure, skipped)], {})
+      return reading.Reading([of_texts(path)], {})
     return reading.read(path, measure=measure)
-  tables = [file for file in visible(path, excluded) if _is_table(file)]
-  told = [file for file in tables if has_texts(file)]
-  suffix = opening.bare_suffix
-  odd = [
-    file
-    for file in tables
-    if file not in told and suffix(file) not in _ALSO_PLAIN
-  ]
+  told: list[pathlib.Path] = []
+  odd: list[pathlib.Path] = []
+  left_out: dict[str, str] = {}
+  for file in filter(_is_table, visible(path, excluded)):
+    first, name = _first(file), str(file.relative_to(path))
+    if _have_text(first):
+      told.append(file)
+      if any(row.get("prompt") for row in first):
+        left_out[name] = _PROMPT
+    elif opening.bare_suffix(file) not in _ALSO_PLAIN:
+      odd.append(file)
+      left_out[name] = _NEITHER
   whole = reading.read(path, [*told, *odd, *excluded], None, measure)
-  of_rows = [_of_rows(file, measure, skipped) for file in told]
+  of_rows = [of_texts(file) for file in told]
   if odd and not (whole.files or of_rows):
     sources.read_pairs(path)  # which says what is wrong with them
-  left_out = {str(file.relative_to(path)): _NEITHER for file in odd}
-  prompted = {
-    str(file.relative_to(path)): _PROMPT for file in told if _has_prompts(file)
-  }
   return reading.Reading(
-    [*whole.files, *of_rows], {**whole.skipped, **left_out, **prompted}
+    [*whole.files, *of_rows], {**whole.skipped, **left_out}
   )
 
 
 def has_texts(file: pathlib.Path) -> bool:
   """Whether one of the first rows of a table has a text of its own."""
-  return any(isinstance(row.get("text"), str) for row in _first(file))
+  return _have_text(_first(file))
 
 
-def _has_prompts(file: pathlib.Path) -> bool:
-  return any(row.get("prompt") for row in _first(file))
+def _have_text(first: Sequence[dict[str, Any]]) -> bool:
+  return any(isinstance(row.get("text"), str) for row in first)
 
 
 def visible(
@@ -106,14 +105,10 @@ def _first(file: pathlib.Path) -> list[dict[str, Any]]:
   return [x.row for x in few if isinstance(x.row, dict)]
 
 
-def _of_rows(
-  file: pathlib.Path, measure: Measure, skipped: list[str] | None
-) -> reading.File:
-  """The chunks of a table's rows."""
-  with file.open("rb") as opened:
-    digest = hashlib.file_digest(opened, "sha256").hexdigest()
-  did: collections.Counter[str] = collections.Counter()
-  found: list[chunks.Chunk] = []
+def _rows(
+  file: pathlib.Path, skipped: list[str] | None
+) -> Iterator[tuple[int, str, str]]:
+  """(number, title, text) of a table's rows; bad ones as `read` has them."""
   for row in places.reader_of(file)(file, fields.parse(""), lambda line: None):
     try:
       if isinstance(row.row, ValueError):
@@ -128,5 +123,4 @@ def _of_rows(
         raise BadInput(line) from None
       skipped.append(line)
       continue
-    found += chunks.row_chunks(str(file), row.number, title, text, measure, did)
-  return reading.File(str(file), digest, found, dict(did))
+    yield row.number, title, text

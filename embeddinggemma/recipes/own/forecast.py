@@ -9,7 +9,7 @@ import collections
 import pathlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import grain
@@ -52,6 +52,7 @@ class Training(NamedTuple):
   memory: int  # of the process, with what it holds before training
   room: int  # bytes that it may hold
   shapes: int  # the number of different shapes of batches
+  positions: float  # of tokens, with padding: mean of a step
 
 
 class Ready(NamedTuple):
@@ -118,8 +119,20 @@ def training(
   saves = -(-stage.steps // stage.every_checkpoint) + bool(stage.lora.rank)
   whole = timed["first"] + compiles + stage.steps * mean + saves * timed["save"]
   return Training(
-    whole, compilation, mean, timed["save"], needed, room, len(shapes)
+    whole,
+    compilation,
+    mean,
+    timed["save"],
+    needed,
+    room,
+    len(shapes),
+    positions(shapes),
   )
+
+
+def positions(shapes: Sequence[Shape]) -> float:
+  """Mean token positions of a step, with padding."""
+  return sum(shape.share * shape.positions for shape in shapes)
 
 
 def remembered(

@@ -143,7 +143,7 @@ class StudentConfig:
       student: the files of the checkpoint that was cut out of the base.
       init_from: the checkpoint that it starts from.
       teacher: the folder of the teacher's vectors, which a stage gets unless it
-      teaches itself.
+        teaches itself.
     """
     stage: PairConfig = getattr(self, name)
     steps = self.steps[name] or steps

@@ -99,9 +99,8 @@ def write(
   """Write pairs as inputs of a training, each text cut to what it reads.
 
   So the teacher reads no more of a text than the student; with a max_length of
-  None texts stay whole. Of hard negatives,
-  `negatives` at most are kept. The folder SINGLE gets the distinct texts alone,
-  as inputs too.
+  None texts stay whole. Of hard negatives, `negatives` at most are kept. The
+  folder SINGLE gets the distinct texts alone, as inputs too.
   """
   cutter = _Cutter(tokenizer, max_length)
   items: dict[str, teacher.Item] = {}  # by what a model reads, in order
@@ -148,19 +147,18 @@ class _Cutter:
     yield from self._cut(some)
 
   def _cut(self, pairs: Sequence[Pair]) -> Iterator[Pair]:
-    sides = [side for pair in pairs for side in _sides(pair)]
-    read = [prompts.prompted(*side) for side in sides]
+    read = [prompts.prompted(*side) for side in teacher.items_of(pairs)]
     counts = iter(self._tokenizer.counts(read))
     for pair in pairs:
       query, positive, *others = [
         side.text if next(counts) <= self._most else self._shorter(side)
-        for side in _sides(pair)
+        for side in teacher.items_of([pair])
       ]
       yield pair._replace(
         query=query, positive=positive, negatives=tuple(others)
       )
 
-  def _shorter(self, side: "_Side") -> str:
+  def _shorter(self, side: teacher.Item) -> str:
     measure = self._measures.get(side.prompt)
     if measure is None:
       words = prompts.prompt_named(side.prompt)
@@ -170,24 +168,6 @@ class _Cutter:
     self.count += 1
     near = side.text[: min(_CHARS_A_TOKEN * self._most, _LOOKED_AT)]
     return measures.pieces(near, side.title, measure)[0]
-
-
-class _Side(NamedTuple):
-  prompt: str
-  text: str
-  title: str
-
-
-def _sides(pair: Pair) -> list[_Side]:
-  """The texts of a pair as a student reads them."""
-  document = prompts.document_prompt(pair.task)
-  titles = [pair.title, *(pair.negative_titles or [""] * len(pair.negatives))]
-  read = titles if document == "document" else [""] * len(titles)
-  given = zip((pair.positive, *pair.negatives), read, strict=True)
-  return [
-    _Side(pair.task, pair.query, ""),
-    *(_Side(document, text, title) for text, title in given),
-  ]
 
 
 def fewer_negatives(pair: Pair, most: int) -> Pair:

@@ -27,7 +27,7 @@ from embeddinggemma.recipes.student import draw
 from embeddinggemma.report import page
 from embeddinggemma.training import stages as kinds
 from embeddinggemma.training.inputs import Inputs
-from embeddinggemma.training.stages.pairs import PairConfig
+from embeddinggemma.training.stages.pairs import PairConfig, reads_texts
 from embeddinggemma.types import BadInput, Pair
 
 BATCHES = 6  # of the sample on which steps are timed
@@ -172,10 +172,10 @@ class Sample(NamedTuple):
 
   def of(self, stage: PairConfig) -> tuple[PairConfig, Inputs]:
     """A stage of one pass through the sample, and what it reads."""
-    if stage.loss.contrastive:
-      made, count = self.pairs, len(self.pairs.pairs)
-    else:
+    if reads_texts(stage):
       made, count = self.texts, len(self.texts.texts)
+    else:
+      made, count = self.pairs, len(self.pairs.pairs)
     steps = math.ceil(count / stage.batch_size)
     few = dict(steps=steps, every_checkpoint=steps, teacher=str(self.vectors))
     return dataclasses.replace(stage, **few), made
@@ -250,20 +250,19 @@ def training(
       continue
     stage, made = found.of(stage)
     kinds.kind_of(stage).examine(stage, made, lambda line: None)
-    began = time.perf_counter()
-    ready = timed.prepare(stage, made)
-    positions = sum(shape.share * shape.positions for shape in ready.shapes)
     try:
       if steps:
+        began = time.perf_counter()
+        ready = timed.prepare(stage, made)
         needed = machine.held() + timed.memory_of(ready)
         if needed > room:
           raise timed.Unfit(needed)
-        steps[name] = pace * positions
+        steps[name] = pace * timed.positions(ready.shapes)
         compiling += time.perf_counter() - began
       else:
         first = timed.training(stage, made, directory, room)
         needed, steps[name] = first.memory, first.step
-        pace, compiling = first.step / positions, first.compilation
+        pace, compiling = first.step / first.positions, first.compilation
     except timed.Unfit as unfit:
       groups = 2 * (stage.groups_per_device or 1)
       raise BadInput(
@@ -294,9 +293,7 @@ def teaching_pace(
   ((common, _),) = by_prompt.most_common(1)
   items = [item for item in items if item.prompt == common]
   encode = model.start(items, directory / "fit-forecast.npy")
-  took: list[
-    tuple[int, float]
-  ] = []  # (tokens, seconds) of each number of texts
+  took: list[tuple[int, float]] = []  # (tokens, seconds), by number of texts
   for count in _ITEMS:
     few = items[:: max(len(items) // count, 1)][:count]
     encode(few)  # which may compile

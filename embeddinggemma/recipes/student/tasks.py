@@ -48,6 +48,7 @@ from embeddinggemma.training import run as train
 from embeddinggemma.training import stages
 from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.inputs import Inputs
+from embeddinggemma.training.stages.pairs import reads_texts
 from embeddinggemma.types import IDENTITY, BadInput, Stopped
 
 INT4 = "int4"  # the student's name, in tables and exports
@@ -513,9 +514,10 @@ def _trained(
 ) -> Task:
   """A task that trains a stage, from weights with a hash."""
   stage, drawn = run.stage(name, done, start), done["draw"].result(draw.Drawn)
-  pairs = stage.loss.contrastive
   made, data = (
-    (run.made, drawn.data_hash) if pairs else (run.texts, drawn.texts_hash)
+    (run.texts, drawn.texts_hash)
+    if reads_texts(stage)
+    else (run.made, drawn.data_hash)
   )
 
   def work(directory: pathlib.Path) -> Any:
