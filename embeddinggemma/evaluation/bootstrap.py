@@ -12,6 +12,7 @@ resample costs more than the evaluation. With the clusters held fixed it grows i
 resamples, where texts come twice, so that the interval may not hold the score.
 """
 
+import functools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ RESAMPLES = 1000
 LEVEL = 95  # per cent of the resamples within an interval
 SEED = 20509
 _CHUNK = 2**21  # counts that are held at a time
+_PIECE = 2**16  # of which a statistic is computed at a time, within the cache
 
 Counts = Float[np.ndarray, "R n"]  # how often each unit is in each resample
 Resampled = Callable[[np.ndarray], np.ndarray]  # Counts -> the statistic (R,)
@@ -39,18 +41,43 @@ def distribution(
     name: of the task; other tasks are drawn independently, and all statistics
       of one task from the same resamples.
   """
-  return np.concatenate([statistic(counts) for counts in _counts(units, name)])
+  rows = max(1, _PIECE // units)
+  return np.concatenate(
+    [
+      statistic(counts[start : start + rows])
+      for counts in _counts(units, name)
+      for start in range(0, len(counts), rows)
+    ]
+  )
 
 
 def _counts(units: int, name: str) -> Iterator[Counts]:
-  rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])
-  rows = max(1, min(RESAMPLES, _CHUNK // units))
+  """The resamples of a task, as many at a time as _CHUNK allows."""
+  if RESAMPLES * units <= _CHUNK:
+    yield _small(units, name)
+    return
+  rng, rows = _generator(name), max(1, _CHUNK // units)
   for start in range(0, RESAMPLES, rows):
-    size = min(rows, RESAMPLES - start)
-    drawn = rng.integers(units, size=(size, units), dtype=np.int64)
-    drawn += units * np.arange(size)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=size * units)
-    yield counts.reshape(size, units).astype(np.float64)
+    yield _drawn(rng, min(rows, RESAMPLES - start), units)
+
+
+@functools.lru_cache(maxsize=1)
+def _small(units: int, name: str) -> Counts:
+  """All resamples; kept, since each dimension of a task asks for them."""
+  return _drawn(_generator(name), RESAMPLES, units)
+
+
+def _generator(name: str) -> np.random.Generator:
+  return np.random.default_rng(
+    [SEED, zlib.crc32(name.encode("utf-8", "surrogateescape"))]
+  )
+
+
+def _drawn(rng: np.random.Generator, rows: int, units: int) -> Counts:
+  places = rng.integers(units, size=(rows, units), dtype=np.int64)
+  places += units * np.arange(rows)[:, None]
+  counts = np.bincount(places.ravel(), minlength=rows * units)
+  return counts.reshape(rows, units).astype(np.float64)
 
 
 def interval(values: Float[np.ndarray, "R"]) -> list[float]:

@@ -17,14 +17,20 @@ from jaxtyping import Float
 from embeddinggemma import encode as encode_lib
 from embeddinggemma import lexical
 from embeddinggemma.data import truncation
-from embeddinggemma.evaluation import bootstrap, kept, kinds, metrics, tasks
+from embeddinggemma.evaluation import (
+  bootstrap,
+  kinds,
+  metrics,
+  remembered,
+  tasks,
+)
 from embeddinggemma.evaluation.kinds import retrieval
 from embeddinggemma.evaluation.kinds.task import EvalTask
 from embeddinggemma.evaluation.scored import Scored
 from embeddinggemma.types import TextEncoder
 
 read_suite = tasks.read_suite
-remember = kept.remember
+remember = remembered.Remembered
 
 TaskScores = dict[str, dict[str, dict[str, float]]]  # task, dim, metric
 ScoredTasks = dict[str, dict[str, Scored]]  # task, dim
