@@ -143,14 +143,14 @@ def summary_intervals(
   """95% intervals of the means over tasks and types, tasks drawn independently.
 
   Returns {"mean_task": {dim: [low, high]}, "mean_type": {dim: [low, high]},
-  "types": {type: {dim: [low, high]}}, "fixed": tasks whose score has no interval
-  and counts as if it were without error}.
+  "types": {type: {dim: [low, high]}}, "fixed": tasks with a score that has no
+  interval and counts as if it were without error}.
   """
   types = {task.name: kinds.type_of(task) for task in suite}
   mains = {task.name: kinds.main_of(task) for task in suite}
   whole: dict[str, Any] = {"mean_task": {}, "mean_type": {}, "types": {}}
   for dim in dict.fromkeys(dim for by_dim in found.values() for dim in by_dim):
-    moving = {name: row[dim] for name, row in rows.items()}
+    moving = {name: row[dim] for name, row in rows.items() if dim in row}
     fixed = {
       name: by_dim[dim].values[mains[name]]
       for name, by_dim in found.items()
@@ -161,7 +161,8 @@ def summary_intervals(
       whole["types"].setdefault(kind, {})[dim] = ends
     for name, ends in means.items():
       whole[name][dim] = ends
-  return {**whole, "fixed": [name for name in found if name not in rows]}
+  without = lambda name: found[name].keys() - rows.get(name, {}).keys()
+  return {**whole, "fixed": [name for name in found if without(name)]}
 
 
 def summarise(suite: Sequence[EvalTask], scores: TaskScores) -> dict[str, Any]:
