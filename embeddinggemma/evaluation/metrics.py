@@ -222,7 +222,9 @@ def numbered(*sides: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
   numeric = all(re.fullmatch(r"0|-?[1-9][0-9]*", name) for name in names)
   ordered = sorted(names, key=int) if numeric else sorted(names)
   places = {label: place for place, label in enumerate(ordered)}
-  return [np.array([places[label] for label in side]) for side in sides]
+  return [
+    np.array([places[label] for label in side], np.int64) for side in sides
+  ]
 
 
 def clusters(

@@ -384,7 +384,8 @@ def test_classification(tmp_path, model, named):
 
 
 @pytest.mark.parametrize("model", kind_files.MODELS)
-def test_multilabel_classification(tmp_path, model):
+@pytest.mark.parametrize("most", [None, 35])
+def test_multilabel_classification(tmp_path, model, most):
   rng = np.random.default_rng(2)
 
   def several(count):
@@ -403,9 +404,11 @@ def test_multilabel_classification(tmp_path, model):
     "accuracy",
     splits(train=table(**train), test=table(**test)),
     model,
+    max_eval_samples=most,
   )
   jsonl(tmp_path / "x" / "train.jsonl", rows_of(train))
   jsonl(tmp_path / "x" / "test.jsonl", rows_of(test))
+  settings(tmp_path / "x", max_eval_samples=most)
   names = ("accuracy", "lrap", "f1", "hamming")
   same(ours(tmp_path, model), found, **{name: name for name in names})
 

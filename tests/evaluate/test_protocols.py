@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn
 
-from embeddinggemma.evaluation import clusters, metrics, probes
+from embeddinggemma.evaluation import clusters, metrics, probes, strata
 from embeddinggemma.evaluation.kinds import pairs, summarization
 from embeddinggemma.evaluation.kinds.task import EvalTask
 from embeddinggemma.types import Stopped
@@ -35,6 +35,22 @@ def test_draws_are_those_of_mteb():
   settings = {"seed": 42, "max_fraction_of_documents_to_embed": 0.4}
   assert clusters.embedded(10, settings) == [1, 0, 4, 9]
   assert clusters.embedded(10, {"seed": 42}) is None
+
+
+def test_a_part_has_the_labels_of_the_whole():
+  rng = np.random.default_rng(0)
+  labels = [
+    sorted({0} if n % 4 else set(rng.integers(1, 5, size=2).tolist()))
+    for n in range(400)
+  ]
+  labels[7] = []
+  chosen = strata.part(labels, 100, 42)
+  assert chosen == sorted(set(chosen)) and 90 <= len(chosen) <= 110
+  for label in range(5):
+    whole = sum(label in own for own in labels)
+    taken = sum(label in labels[place] for place in chosen)
+    assert taken == pytest.approx(whole / 4, abs=2)
+  assert strata.part(labels, 100, 42) == chosen
 
 
 def test_labels_that_are_numbers_are_in_their_order():

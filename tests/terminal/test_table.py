@@ -106,8 +106,14 @@ TABLES = {
   ),
   "intervals": (
     lambda: report.terminal_table(SURE),
-    ["± half of the 95% interval", "0.211 ±.015", "mean over tasks"]
-    + ["0.250 ±.020", "mean over task types", "0.260"],
+    [
+      "± half of the 95% interval",
+      "0.211 ±.015",
+      "mean over tasks",
+      "0.250 ±.020",
+      "mean over task types",
+      "0.260",
+    ],
   ),
   "before and after": (
     lambda: next(iter(forgetting.tables(FORGETTING))),

@@ -14,7 +14,7 @@ from embeddinggemma.data import prompts
 from embeddinggemma.types import BadInput
 
 FILE = "task.json"
-ALL = "all"  # samples_per_label: the probe is fitted on every labelled text
+ALL = "all"  # instead of a number: every text
 
 
 def _whole(value: Any) -> int:
@@ -38,6 +38,10 @@ def _whole_or_all(value: Any) -> int | str:
     return _whole(value)
   except ValueError as error:
     raise ValueError(f'{error}, or "{ALL}"') from None
+
+
+def _whole_all_or_null(value: Any) -> int | str:
+  return ALL if value is None else _whole_or_all(value)
 
 
 def _share(value: Any) -> float:
@@ -66,6 +70,7 @@ SETTINGS: Mapping[str, Callable[[Any], Any]] = {
   # Classification and multilabel classification.
   "samples_per_label": _whole_or_all,
   "n_experiments": _whole,
+  "max_eval_samples": _whole_all_or_null,  # of several labels each
   # Clustering.
   "n_clusters": _whole,
   "max_documents_per_cluster": _whole,

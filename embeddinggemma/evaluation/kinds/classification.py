@@ -34,10 +34,17 @@ def _read(path: Path, name: str) -> list[EvalTask]:
   texts, labels = labelled.read(path)
   known, known_labels = labelled.read(train)
   task = named_in(path.parent, NAME)
-  settings = settings_in(path.parent, tuple(clustering.SETTINGS))
+  settings = about.settings_in(
+    path.parent, SETTINGS, tuple(clustering.SETTINGS)
+  )
   drawn = None
   if settings["samples_per_label"] != about.ALL:
-    drawn = probes.samples(known_labels, *settings.values())
+    drawn = probes.samples(
+      known_labels,
+      settings["samples_per_label"],
+      settings["n_experiments"],
+      settings["seed"],
+    )
   used, gold = sampled(known_labels, drawn)
   return [
     EvalTask(
@@ -51,14 +58,6 @@ def _read(path: Path, name: str) -> list[EvalTask]:
     ),
     clustering.of_labels(f"{name}/clustering", path, texts, labels, SETTINGS),
   ]
-
-
-def settings_in(folder: Path, also: tuple[str, ...] = ()) -> dict[str, Any]:
-  """The settings of a probe: samples_per_label, n_experiments and seed."""
-  found = about.settings_in(folder, SETTINGS, also)
-  if found["samples_per_label"] == about.ALL:
-    return {"samples_per_label": about.ALL}
-  return found
 
 
 def sampled(

@@ -1,7 +1,7 @@
 """Multilabel classification: as classification, each "label" a list of labels.
 
-The probe is the nearest labelled texts, as in mteb. mteb scores 3,000 texts of a
-larger file, chosen so that labels stay as frequent; here every text is scored.
+The probe is the nearest labelled texts, as in mteb, and 3,000 texts of a larger
+file are scored, chosen so that labels stay as frequent as in all.
 """
 
 from collections.abc import Callable, Set
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from embeddinggemma.data import jsonl
-from embeddinggemma.evaluation import probes
+from embeddinggemma.evaluation import metrics, probes, strata
 from embeddinggemma.evaluation.kinds import (
   about,
   classification,
@@ -23,7 +23,8 @@ from embeddinggemma.types import BadInput
 
 NAME = "multilabel classification"
 PROMPT = "MultilabelClassification"  # published
-MOST = 3000  # texts that mteb scores
+MOST = "max_eval_samples"  # the setting of how many texts are scored, at most
+SETTINGS = {**classification.SETTINGS, MOST: 3000}
 
 Labels = tuple[tuple[str, ...], ...]
 
@@ -43,10 +44,20 @@ def _read(path: Path, name: str) -> list[EvalTask]:
     )
   texts, labels = _labels(path)
   known, known_labels = _labels(train)
-  settings = classification.settings_in(path.parent)
+  settings = about.settings_in(path.parent, SETTINGS)
+  most = settings[MOST]
+  if most != about.ALL and most < len(texts):
+    places = strata.part(_numbers(labels), most, settings["seed"])
+    texts = tuple(texts[place] for place in places)
+    labels = tuple(labels[place] for place in places)
   drawn = None
   if settings["samples_per_label"] != about.ALL:
-    drawn = probes.multilabel_samples(known_labels, *settings.values())
+    drawn = probes.multilabel_samples(
+      known_labels,
+      settings["samples_per_label"],
+      settings["n_experiments"],
+      settings["seed"],
+    )
   fewest = min(map(len, drawn or [known]))
   if fewest < probes.NEIGHBOURS:
     raise BadInput(
@@ -81,6 +92,12 @@ def _labels(path: Path) -> tuple[tuple[str, ...], Labels]:
   return tuple(texts), tuple(labels)
 
 
+def _numbers(labels: Labels) -> list[list[int]]:
+  """The labels of each text as numbers in rising order."""
+  rows = metrics.numbered(*labels)
+  return [sorted(set(row.tolist())) for row in rows]
+
+
 def _score(task: EvalTask, left: np.ndarray, right: np.ndarray) -> Scored:
   known, asked, drawn = classification.experiments(task)
   return probes.multilabel(right, known, left, asked, drawn)
@@ -94,8 +111,6 @@ def _notes(task: EvalTask) -> list[str]:
     found.append(f"{seen} of {whole} texts are among those it is fitted on")
   if unknown := sum(not labels.issuperset(own) for own in asked):
     found.append(f"{unknown} of {whole} texts have a label that it never sees")
-  if whole > MOST:
-    found.append(f"{whole} texts are scored, of which mteb would take {MOST}")
   return found
 
 
