@@ -45,6 +45,8 @@ def _read(path: Path, name: str) -> list[EvalTask]:
       settings["n_experiments"],
       settings["seed"],
     )
+  if drawn is None:
+    del settings["n_experiments"]  # all texts are one
   used, gold = sampled(known_labels, drawn)
   return [
     EvalTask(

@@ -64,6 +64,8 @@ def _read(path: Path, name: str) -> list[EvalTask]:
       f"{train}: the probe is fitted on {fewest} texts, and looks at the nearest"
       f" {probes.NEIGHBOURS}; give more"
     )
+  if drawn is None:
+    del settings["n_experiments"]  # all texts are one
   used, gold = classification.sampled(known_labels, drawn)
   return [
     EvalTask(
