@@ -1,5 +1,6 @@
 """What rows of JSONL files hold besides single texts."""
 
+import sys
 from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,7 @@ def texts(
 
 def number(origin: str, name: str, value: object) -> float:
   """A finite number; BadInput names the line."""
-  real = isinstance(value, int | float) and not isinstance(value, bool)
-  if real and abs(value) < float("inf"):
+  if isinstance(value, int | float) and abs(value) <= sys.float_info.max:
     return float(value)
   raise BadInput(f"{origin}: {name!r} is not a finite number")
 

@@ -29,7 +29,9 @@ def instructed(folder: Path) -> bool:
   """Whether the queries of a folder come with instructions."""
   if has(folder, *INSTRUCTIONS, CHANGED):
     return True
-  return has(folder, QUERIES) and "instruction" in rows.first(folder / QUERIES)
+  if not has(folder, QUERIES):
+    return False
+  return bool(rows.first(folder / QUERIES).get("instruction"))
 
 
 def candidates(
