@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 RESAMPLES = 1000
 LEVEL = 95  # per cent of the resamples within an interval
@@ -86,8 +86,8 @@ def interval(values: Float[np.ndarray, "R"]) -> list[float]:
   return [float(x) for x in np.percentile(values, [outside, 100 - outside])]
 
 
-def mean_of(values: Sequence[float] | Float[np.ndarray, "n"]) -> Resampled:
-  """The mean of one value for each unit."""
+def mean_of(values: Shaped[np.ndarray, "n"]) -> Resampled:
+  """The mean of one value, or of whether something is so, for each unit."""
   numbers = np.asarray(values, np.float64)
   return lambda counts: counts @ numbers / len(numbers)
 

@@ -136,7 +136,9 @@ def read(folder: Path) -> dict[str, Any]:
         raise BadInput(
           f"{path}: {name!r} is {json.dumps(value)}; expected {error}"
         ) from None
-    elif "did you mean" in (meant := suggest(name, ["task", *SETTINGS])):
+    elif name != "task" and "did you mean" in (
+      meant := suggest(name, ["task", *SETTINGS])
+    ):
       raise BadInput(f"{path}: unknown setting {name!r}{meant}")
   return about
 
