@@ -260,7 +260,8 @@ def nearest(
 ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
   """The answer that is nearest to each row, and the right one, as numbers.
 
-  The first of those that are equally near is taken.
+  The first of those that are equally near is taken; so does mteb of 64 texts or
+  more, of fewer any of them.
   """
   require_directions(left, right)
   first: dict[Hashable, int] = {}
