@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embeddinggemma import lexical
@@ -37,6 +37,7 @@ def _rankings(queries, documents, same, depth, block):
   return found
 
 
+@settings(deadline=None)
 @given(
   seed=st.integers(0, 999),
   count=st.integers(1, 60),

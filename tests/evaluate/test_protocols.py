@@ -6,7 +6,7 @@ test_mteb_parity.py compares with mteb itself where that is installed.
 import kind_files
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn
@@ -95,6 +95,7 @@ def _mteb_thresholds(scores, labels):
   return accuracy, f1
 
 
+@settings(deadline=None)
 @given(
   st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 1)), min_size=2, max_size=30
