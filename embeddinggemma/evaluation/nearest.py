@@ -13,7 +13,7 @@ from embeddinggemma import lexical
 from embeddinggemma.evaluation import metrics
 from embeddinggemma.evaluation.scored import Scored
 
-Judge = Callable[[list[metrics.Ranking]], Scored]  # rankings -> scores
+Judge = Callable[[Sequence[metrics.Ranking]], Scored]  # rankings -> scores
 _PAIRS = 2**13  # queries beside candidates, whose vectors are copied at a time
 
 
@@ -110,7 +110,7 @@ class Candidates:
 
   def scored(self) -> Scored:
     """The task's scores, after all documents."""
-    rankings = []
+    rankings: list[metrics.Ranking] = []
     for own, start in zip(self._candidates, self._ends):
       scores = self._scores[start : start + len(own)]
       order = np.argsort(-scores, kind="stable")[: self._depth]

@@ -7,7 +7,7 @@ index: grade}), (the pairs of queries and the documents between them).
 """
 
 import dataclasses
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,7 @@ def _read(path: Path, name: str) -> list[EvalTask]:
 def _search(task: EvalTask, queries: np.ndarray) -> Search:
   gold, pairs = task.gold
 
-  def judge(rankings: list[metrics.Ranking]) -> Scored:
+  def judge(rankings: Sequence[metrics.Ranking]) -> Scored:
     found = of_units(metrics.by_query_deep(rankings, gold))
     if not pairs:
       return found

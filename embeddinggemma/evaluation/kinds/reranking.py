@@ -6,7 +6,7 @@ index: grade}.
 """
 
 import dataclasses
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +92,7 @@ def _file(path: Path, name: str) -> EvalTask:
 
 
 def _search(task: EvalTask, queries: np.ndarray) -> Search:
-  def judge(rankings: list[metrics.Ranking]) -> Scored:
+  def judge(rankings: Sequence[metrics.Ranking]) -> Scored:
     found = metrics.by_query_deep(rankings, task.gold)
     return of_units({name: found[name] for name in METRICS})
 
