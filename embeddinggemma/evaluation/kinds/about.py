@@ -122,7 +122,7 @@ def read(folder: Path) -> dict[str, Any]:
     about = json.loads(path.read_text(encoding="utf-8"))
   except ValueError:
     raise expected from None
-  if not isinstance(about, dict) or not {"task", *SETTINGS} & about.keys():
+  if not isinstance(about, dict):
     raise expected
   if "task" in about:
     if not isinstance(about["task"], str):
@@ -140,6 +140,8 @@ def read(folder: Path) -> dict[str, Any]:
       meant := suggest(name, ["task", *SETTINGS])
     ):
       raise BadInput(f"{path}: unknown setting {name!r}{meant}")
+  if not {"task", *SETTINGS} & about.keys():
+    raise expected
   return about
 
 
