@@ -178,6 +178,7 @@ def top_k(
   k = min(k, scores.shape[1])
   if k < scores.shape[1]:
     best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    _first_of_equals(scores, best)
     best.sort(axis=1)
   else:
     best = np.broadcast_to(np.arange(k), (len(scores), k))
@@ -187,6 +188,22 @@ def top_k(
     np.take_along_axis(best, order, axis=1),
     np.take_along_axis(values, order, axis=1),
   )
+
+
+def _first_of_equals(
+  scores: Float[np.ndarray, "Q C"], best: Int[np.ndarray, "Q k"]
+) -> None:
+  """Of equal scores, of which only some are among the best, take the first.
+
+  Which ones a partition takes is left to chance. `best` is changed.
+  """
+  k = best.shape[1]
+  least = np.take_along_axis(scores, best, axis=1).min(axis=1)
+  chance = np.count_nonzero(scores >= least[:, None], axis=1) > k
+  for row in np.flatnonzero(chance):
+    above = np.flatnonzero(scores[row] > least[row])
+    equal = np.flatnonzero(scores[row] == least[row])
+    best[row] = np.concatenate([above, equal[: k - len(above)]])
 
 
 def query_chunks(num_queries: int, num_documents: int) -> Iterator[slice]:

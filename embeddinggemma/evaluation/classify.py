@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from embeddinggemma.data import arguments, truncation
-from embeddinggemma.evaluation.kinds import clustering
+from embeddinggemma.evaluation.kinds import labelled
 from embeddinggemma.types import BadInput, TextEncoder
 
 # Scikit-learn's C, for vectors centred on their mean with unit mean square. A
@@ -46,7 +46,7 @@ def read(path: pathlib.Path) -> Examples:
   Raises BadInput for a bad line, or if all texts have the same label.
   """
   try:
-    return Examples(*clustering.read_labels(path))
+    return Examples(*labelled.read(path))
   except OSError as error:
     raise BadInput(f"cannot read {path}: {error.strerror}") from None
 

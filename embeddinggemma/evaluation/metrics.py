@@ -1,22 +1,24 @@
 """Metrics of embeddings on each kind of task, computed by standard libraries.
 
-They are MTEB's, which the paper reports (section 3): nDCG@10 for search,
-Spearman's correlation for similarity, accuracy of a linear probe, V-measure of
-k-means, F1 of bitext mining. A score that is not finite is an error, since NaN
-would rank first.
+They are MTEB's, which the paper reports (section 3): nDCG@10 for search, MAP for
+reranking, Spearman's correlation for similarity, accuracy of a linear probe,
+V-measure of k-means, F1 of bitext mining, average precision of pairs. A score
+that is not finite is an error, since NaN would rank first.
 """
 
+import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from embeddinggemma import lexical
 from embeddinggemma.types import Stopped
 
 DEPTH = 100  # documents that are ranked per query
+DEEP = 1000  # those of reranking and of instructions, as in mteb
 
 Ranking = Sequence[int]  # document indices, best first
 Gold = Mapping[int, int]  # document index -> grade
@@ -29,7 +31,7 @@ def dense_scores(
 
   Raises Stopped for a vector that is zero or not finite.
   """
-  _require_directions(queries, documents)
+  require_directions(queries, documents)
   return lambda chunk: queries[chunk] @ documents.T
 
 
@@ -65,25 +67,90 @@ def retrieval(
 
   A query without any result counts as 0.
   """
-  import ir_measures
+  return means(by_query(rankings, gold))
+
+
+def by_query(
+  rankings: Sequence[Ranking], gold: Sequence[Gold]
+) -> dict[str, Float[np.ndarray, "Q"]]:
+  """The metrics of `retrieval`, of each query."""
   from ir_measures import RR, R, nDCG
+
+  wanted = {"ndcg@10": nDCG @ 10, "recall@10": R @ 10, "recall@100": R @ 100}
+  found = _by_query(wanted, rankings, gold, DEPTH)
+  return found | _by_query({"mrr@10": RR}, rankings, gold, 10)
+
+
+def by_query_deep(
+  rankings: Sequence[Ranking], gold: Sequence[Gold]
+) -> dict[str, Float[np.ndarray, "Q"]]:
+  """MAP@1000, nDCG@5, @10 and @20 and MRR@10 of each query."""
+  from ir_measures import AP, RR, nDCG
+
+  wanted = {"map@1000": AP @ DEEP, "ndcg@10": nDCG @ 10}
+  wanted |= {"ndcg@5": nDCG @ 5, "ndcg@20": nDCG @ 20}
+  found = _by_query(wanted, rankings, gold, DEEP)
+  return found | _by_query({"mrr@10": RR}, rankings, gold, 10)
+
+
+def _by_query(
+  wanted: Mapping[str, Any],
+  rankings: Sequence[Ranking],
+  gold: Sequence[Gold],
+  depth: int,
+) -> dict[str, Float[np.ndarray, "Q"]]:
+  """Name -> a measure of ir-measures at each query; 0 without any result."""
+  import ir_measures
 
   qrels = {
     f"q{number}": {f"d{index}": grade for index, grade in relevant.items()}
     for number, relevant in enumerate(gold)
   }
-  deep = ir_measures.calc_aggregate(
-    [nDCG @ 10, R @ 10, R @ 100], qrels, _run(rankings, DEPTH)
-  )
-  first = ir_measures.calc_aggregate([RR], qrels, _run(rankings, 10))
-  return _finite(
-    {
-      "ndcg@10": deep[nDCG @ 10],
-      "recall@10": deep[R @ 10],
-      "recall@100": deep[R @ 100],
-      "mrr@10": first[RR],
-    }
-  )
+  names = {measure: name for name, measure in wanted.items()}
+  found = {name: np.zeros(len(gold)) for name in wanted}
+  run = _run(rankings, depth)
+  for value in ir_measures.iter_calc(list(names), qrels, run):
+    found[names[value.measure]][int(value.query_id[1:])] = value.value
+  return found
+
+
+def means(by_unit: Mapping[str, Float[np.ndarray, "n"]]) -> dict[str, float]:
+  """The mean of each metric over its units, all of which must be finite."""
+  return finite({name: np.mean(values) for name, values in by_unit.items()})
+
+
+def p_mrr(
+  rankings: Sequence[Ranking],
+  pairs: Sequence[tuple[int, int, Sequence[int]]],
+) -> Float[np.ndarray, "n"]:
+  """How far each changed instruction moves the documents that it concerns.
+
+  p-MRR of FollowIR (arXiv 2403.15246): 1 where documents that the changed
+  instruction excludes fall from the first rank to the last, -1 for the opposite,
+  0 where nothing moves.
+
+  Args:
+    rankings: of all queries.
+    pairs: (the query with the original instruction, that with the changed one,
+      the documents that are relevant to the first alone).
+  """
+  found = []
+  for original, changed, documents in pairs:
+    before, after = (_places(rankings[q]) for q in (original, changed))
+    moved = [
+      _moved(before.get(d, len(before) + 1), after.get(d, len(after) + 1))
+      for d in documents
+    ]
+    found.append(np.mean(moved))
+  return np.array(found, np.float64)
+
+
+def _places(ranking: Ranking) -> dict[int, int]:
+  return {document: place for place, document in enumerate(ranking, 1)}
+
+
+def _moved(before: int, after: int) -> float:
+  return after / before - 1 if before >= after else 1 - before / after
 
 
 def similarity(
@@ -92,13 +159,31 @@ def similarity(
   gold: Sequence[float],
 ) -> dict[str, float]:
   """Spearman's correlation of cosines with human scores (SciPy)."""
+  return {"spearman": correlation(cosines(left, right), gold)}
+
+
+def correlation(found: Float[np.ndarray, "n"], gold: Sequence[float]) -> float:
+  """Spearman's; 0 if all found are equal, as of a collapsed model."""
   from scipy import stats
 
-  _require_directions(left, right)
-  cosines = np.sum(left * right, axis=1)
-  if np.ptp(cosines) == 0:
-    return {"spearman": 0.0}  # a collapsed model orders nothing
-  return _finite({"spearman": stats.spearmanr(cosines, gold).statistic})
+  if np.ptp(found) == 0:
+    return 0.0
+  value = stats.spearmanr(found, gold).statistic
+  return finite({"spearman": value})["spearman"]
+
+
+def cosines(
+  left: Float[np.ndarray, "n M"], right: Float[np.ndarray, "n M"]
+) -> Float[np.ndarray, "n"]:
+  """The cosine of each row with the same row of the other.
+
+  Computed as mteb does, from the distance: 1 of equal vectors, to the last bit,
+  so that equal texts tie.
+  """
+  from sklearn.metrics import pairwise
+
+  require_directions(left, right)
+  return 1 - pairwise.paired_cosine_distances(left, right)
 
 
 def probe(
@@ -108,14 +193,38 @@ def probe(
   test_labels: Sequence[str],
 ) -> dict[str, float]:
   """Accuracy of a logistic regression fitted on frozen vectors."""
+  from sklearn import metrics
+
+  require_directions(train, test)
+  known, asked = numbered(train_labels, test_labels)
+  found = predicted(train, known, test)
+  return finite({"accuracy": metrics.accuracy_score(asked, found)})
+
+
+def predicted(
+  train: Float[np.ndarray, "n M"],
+  labels: Int[np.ndarray, "n"],
+  test: Float[np.ndarray, "m M"],
+) -> Int[np.ndarray, "m"]:
+  """The labels that a logistic regression, fitted as MTEB does, gives."""
   from sklearn import exceptions, linear_model
 
-  _require_directions(train, test)
   model = linear_model.LogisticRegression(max_iter=100)
   with warnings.catch_warnings():  # 100 iterations is MTEB's setting
     warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-    model.fit(train, np.asarray(train_labels))
-  return _finite({"accuracy": model.score(test, np.asarray(test_labels))})
+    model.fit(train, labels)
+  return model.predict(test)
+
+
+def numbered(*sides: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
+  """Labels as numbers from 0, which keep their order: of numbers, or of text."""
+  names = {label for side in sides for label in side}
+  numeric = all(re.fullmatch(r"0|-?[1-9][0-9]*", name) for name in names)
+  ordered = sorted(names, key=int) if numeric else sorted(names)
+  places = {label: place for place, label in enumerate(ordered)}
+  return [
+    np.array([places[label] for label in side], np.int64) for side in sides
+  ]
 
 
 def clusters(
@@ -124,33 +233,53 @@ def clusters(
   """V-measure of k-means with as many clusters as labels, seed 0."""
   from sklearn import cluster, exceptions, metrics
 
-  _require_directions(vectors)
+  require_directions(vectors)
   k_means = cluster.KMeans(len(set(labels)), n_init=1, random_state=0)
   with warnings.catch_warnings():  # fewer distinct points than clusters
     warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
     found = k_means.fit_predict(vectors)
-  return _finite({"v_measure": metrics.v_measure_score(labels, found)})
+  return finite({"v_measure": metrics.v_measure_score(labels, found)})
 
 
 def bitext(
   left: Float[np.ndarray, "n M"],
   right: Float[np.ndarray, "n M"],
-  translations: Sequence[str],
+  translations: Sequence[Hashable],
 ) -> dict[str, float]:
   """Accuracy and weighted F1 of the nearest translation, as in MTEB.
 
-  Translations with equal texts count as one answer.
+  Translations that are equal here count as one answer.
   """
-  from sklearn import metrics
+  return bitext_of(*nearest(left, right, translations))
 
-  _require_directions(left, right)
-  first: dict[str, int] = {}
-  gold = [first.setdefault(text, i) for i, text in enumerate(translations)]
+
+def nearest(
+  left: Float[np.ndarray, "n M"],
+  right: Float[np.ndarray, "n M"],
+  translations: Sequence[Hashable],
+) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+  """The answer that is nearest to each row, and the right one, as numbers.
+
+  The first of those that are equally near is taken; so does mteb of 64 texts or
+  more, of fewer any of them.
+  """
+  require_directions(left, right)
+  first: dict[Hashable, int] = {}
+  gold = np.array([first.setdefault(t, i) for i, t in enumerate(translations)])
   found: list[int] = []
   for chunk in lexical.query_chunks(len(left), len(right)):
     best, _ = lexical.top_k(left[chunk] @ right.T, 1)
-    found += [gold[index] for index in best[:, 0]]
-  return _finite(
+    found += gold[best[:, 0]].tolist()
+  return np.array(found), gold
+
+
+def bitext_of(
+  found: Int[np.ndarray, "n"], gold: Int[np.ndarray, "n"]
+) -> dict[str, float]:
+  """Accuracy and weighted F1 of answers."""
+  from sklearn import metrics
+
+  return finite(
     {
       "accuracy": metrics.accuracy_score(gold, found),
       "f1": metrics.f1_score(gold, found, average="weighted", zero_division=0),
@@ -169,7 +298,7 @@ def _run(rankings: Sequence[Ranking], depth: int) -> dict[str, dict]:
   }
 
 
-def _require_directions(*arrays: Float[np.ndarray, "_n _M"]) -> None:
+def require_directions(*arrays: Float[np.ndarray, "_n _M"]) -> None:
   """Raise Stopped for a row that is zero or not finite, which has no cosine."""
   for array in arrays:
     with np.errstate(all="ignore"):
@@ -182,7 +311,8 @@ def _require_directions(*arrays: Float[np.ndarray, "_n _M"]) -> None:
       )
 
 
-def _finite(scores: Mapping[str, Any]) -> dict[str, float]:
+def finite(scores: Mapping[str, Any]) -> dict[str, float]:
+  """The scores as plain numbers; Stopped if one is not finite."""
   for name, value in scores.items():
     if not np.isfinite(value):
       raise Stopped(f"{name} is {value}; look at the embeddings")

@@ -7,13 +7,14 @@ from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
 from embeddinggemma.data import truncation
-from embeddinggemma.evaluation import kinds, suite
+from embeddinggemma.evaluation import kinds, scored, suite
 from embeddinggemma.loading import Model
 from embeddinggemma.losses import matryoshka
 from embeddinggemma.types import TextEncoder
 
 # Names of the rows of the quality table.
-UNTRAINED, MODEL, HYBRID = "untrained", "model", "model + BM25"
+MODEL = scored.MODEL
+UNTRAINED, HYBRID = "untrained", "model + BM25"
 
 
 def quality(
@@ -35,17 +36,30 @@ def quality(
     console: where progress is shown.
     name: the suite's, for the progress bar.
   """
-  table: dict[str, Any] = {}
+  found = systems(encode, dims, fresh, tasks, console, name)
+  return {system: suite.values(scores) for system, scores in found.items()}
+
+
+def systems(
+  encode: TextEncoder,
+  dims: Sequence[int],
+  fresh: Model | None,
+  tasks: Sequence[suite.EvalTask],
+  console: Console,
+  name: str,
+) -> dict[str, suite.ScoredTasks]:
+  """What `quality` returns, with the resamples of each score."""
+  table: dict[str, suite.ScoredTasks] = {}
   with progress_lib.Progress(console, name, 4) as progress:
-    table.update(suite.baselines(tasks))
+    table.update(suite.by_words(tasks))
     progress.show(1, "word baselines")
     if fresh is not None:
-      table[UNTRAINED] = suite.evaluate(fresh, tasks, dims[:1])["tasks"]
+      table[UNTRAINED] = suite.scored(fresh, tasks, dims[:1])
     progress.show(2, "untrained model")
-    table[MODEL] = suite.evaluate(encode, tasks, dims)["tasks"]
+    table[MODEL] = suite.scored(encode, tasks, dims)
     progress.show(3, "model")
     with truncation.counted():  # they were counted with the model
-      table[HYBRID] = suite.hybrid(encode, tasks, dims[0])
+      table[HYBRID] = suite.fused(encode, tasks, dims[0])
     progress.show(4, "hybrid")
   return table
 
@@ -55,18 +69,30 @@ def evaluate(
 ) -> dict[str, Any]:
   """Scores of a model on a suite, at each of its Matryoshka dimensions.
 
-  Returns {"quality": what `quality` returns, "summary": by dimension, the means
-  over tasks and over task types, and each task's main metric; "truncated":
-  {task: {"queries" or "documents": {"cut", "of", "longest", "max_length"}}};
-  "notes": {task: what its scores say less than they seem to}}.
+  Returns {"quality": what `quality` returns, "intervals": {system: {task: {dim:
+  the ends of the 95% interval of the task's main metric}}}, "summary": by
+  dimension, the means over tasks and over task types with their "intervals", and
+  each task's main metric; "prompts": {task: {"queries" or "documents": name}},
+  "protocols": {task: the settings that its scores depend on}, "truncated": {task:
+  {"queries" or "documents": {"cut", "of", "longest", "max_length"}}}; "notes":
+  {task: what its scores say less than they seem to}}.
   """
   dims = matryoshka.dims_of(model.config.embed_dim)
   encode = suite.remember(model)
-  table = quality(encode, dims, None, tasks, console, "evaluate")
-  summary = suite.summarise(tasks, table[MODEL])
+  table = systems(encode, dims, None, tasks, console, "evaluate")
+  rows = {system: suite.drawn(tasks, found) for system, found in table.items()}
+  scores = {system: suite.values(found) for system, found in table.items()}
+  summary = suite.summarise(tasks, scores[MODEL])
+  means = suite.summary_intervals(tasks, table[MODEL], rows[MODEL])
   return {
-    "quality": table,
-    "summary": {k: v for k, v in summary.items() if k != "tasks"},
+    "quality": scores,
+    "intervals": {name: suite.intervals(row) for name, row in rows.items()},
+    "summary": {
+      **{k: v for k, v in summary.items() if k != "tasks"},
+      "intervals": means,
+    },
+    "prompts": {task.name: suite.prompts_of(task) for task in tasks},
+    "protocols": {t.name: dict(t.protocol) for t in tasks if t.protocol},
     "truncated": {
       task: {side: counts.as_json() for side, counts in sides.items()}
       for task, sides in suite.truncated(encode, tasks).items()

@@ -1,14 +1,14 @@
 """Score a model on a suite of tasks at every Matryoshka dimension.
 
 As in the paper's tables, there is a mean over tasks and a mean over task types
-(section 3). Baselines are BM25 and hybrid search.
+(section 3). Baselines are BM25 and hybrid search. Documents are encoded and
+searched in blocks, so that a corpus never stands in memory as vectors.
 """
 
 import collections
-import hashlib
 import pathlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,29 @@ from jaxtyping import Float
 from embeddinggemma import encode as encode_lib
 from embeddinggemma import lexical
 from embeddinggemma.data import truncation
-from embeddinggemma.evaluation import kinds, metrics, tasks
+from embeddinggemma.evaluation import (
+  bootstrap,
+  kinds,
+  metrics,
+  remembered,
+  tasks,
+)
+from embeddinggemma.evaluation.kinds import retrieval
 from embeddinggemma.evaluation.kinds.task import EvalTask
+from embeddinggemma.evaluation.scored import Scored
 from embeddinggemma.types import TextEncoder
 
 read_suite = tasks.read_suite
+remember = remembered.Remembered
 
 TaskScores = dict[str, dict[str, dict[str, float]]]  # task, dim, metric
+ScoredTasks = dict[str, dict[str, Scored]]  # task, dim
+Drawn = dict[str, dict[str, np.ndarray]]  # task, dim: every resample's score
+Intervals = dict[str, dict[str, list[float]]]  # task, dim: the ends of 95%
 _Side = tuple[Sequence[str], str, Sequence[str]]  # texts, prompt name, titles
 Vectors = tuple[Float[np.ndarray, "Q M"], Float[np.ndarray, "C M"]]
 
-
+BLOCK = 2**14  # documents that are encoded, and held as vectors, at a time
 SIDES = ("validation", "test")  # held-out parts of a corpus
 
 
@@ -44,29 +56,119 @@ def evaluate(
 
   Returns {"tasks": {task: {dim: {metric: value}}}, "main": {task: metric},
   "types": {type: {dim: mean}}, "mean_task": {dim: mean}, "mean_type": {dim:
-  mean}}; dimensions are strings, as JSON needs. Of texts that were cut there is
-  one warning for the suite.
+  mean}, "intervals": those of `summary_intervals`, and of each task's main
+  metric under "tasks"}; dimensions are strings, as JSON needs. Of texts that were
+  cut there is one warning for the suite.
   """
-  scores: TaskScores = {}
+  found = scored(encode, suite, dims)
+  rows = drawn(suite, found)
+  return {
+    **summarise(suite, values(found)),
+    "intervals": {
+      "tasks": intervals(rows),
+      **summary_intervals(suite, found, rows),
+    },
+  }
+
+
+def scored(
+  encode: TextEncoder, suite: Sequence[EvalTask], dims: Sequence[int]
+) -> ScoredTasks:
+  """The scores of every task at every dimension, with their resamples."""
+  found: ScoredTasks = {}
   with truncation.counted() as counts:
     for task in suite:
-      left, right = encoded(encode, task)
-      scores[task.name] = {
-        str(dim): kinds.of(task).score(
-          task, encode_lib.truncate(left, dim), _cut(right, dim)
-        )
-        for dim in dims
-      }
+      by_dim = _scored(encode, task, dims)
+      found[task.name] = {str(dim): scores for dim, scores in by_dim.items()}
   truncation.report(counts)
-  return summarise(suite, scores)
+  return found
+
+
+def _scored(
+  encode: TextEncoder, task: EvalTask, dims: Sequence[int]
+) -> dict[int, Scored]:
+  kind = kinds.of(task)
+  if kind.search is None:
+    left, right = encoded(encode, task)
+    by_dim = {
+      dim: kind.score(task, encode_lib.truncate(left, dim), _cut(right, dim))
+      for dim in dims
+    }
+    return {
+      dim: found if isinstance(found, Scored) else Scored(found)
+      for dim, found in by_dim.items()
+    }
+  left = encode(*_queries(task))
+  searches = {
+    dim: kind.search(task, encode_lib.truncate(left, dim)) for dim in dims
+  }
+  for start, block in _documents(encode, task):
+    for dim, search in searches.items():
+      search.add(start, encode_lib.truncate(block, dim))
+  return {dim: search.scored() for dim, search in searches.items()}
+
+
+def values(found: ScoredTasks) -> TaskScores:
+  """The scores alone."""
+  return {
+    task: {dim: scores.values for dim, scores in by_dim.items()}
+    for task, by_dim in found.items()
+  }
+
+
+def drawn(suite: Sequence[EvalTask], found: ScoredTasks) -> Drawn:
+  """Each task's main metric in every resample, of those that have resamples."""
+  rows: Drawn = {}
+  for task in suite:
+    main = kinds.main_of(task)
+    for dim, scores in found.get(task.name, {}).items():
+      if main in scores.resampled and scores.units > 1:
+        rows.setdefault(task.name, {})[dim] = bootstrap.distribution(
+          scores.resampled[main], scores.units, task.name
+        )
+  return rows
+
+
+def intervals(rows: Drawn) -> Intervals:
+  """The 95% interval of each task's main metric."""
+  return {
+    task: {dim: bootstrap.interval(row) for dim, row in by_dim.items()}
+    for task, by_dim in rows.items()
+  }
+
+
+def summary_intervals(
+  suite: Sequence[EvalTask], found: ScoredTasks, rows: Drawn
+) -> dict[str, Any]:
+  """95% intervals of the means over tasks and types, tasks drawn independently.
+
+  Returns {"mean_task": {dim: [low, high]}, "mean_type": {dim: [low, high]},
+  "types": {type: {dim: [low, high]}}, "fixed": tasks with a score that has no
+  interval and counts as if it were without error}.
+  """
+  types = {task.name: kinds.type_of(task) for task in suite}
+  mains = {task.name: kinds.main_of(task) for task in suite}
+  whole: dict[str, Any] = {"mean_task": {}, "mean_type": {}, "types": {}}
+  for dim in dict.fromkeys(dim for by_dim in found.values() for dim in by_dim):
+    moving = {name: row[dim] for name, row in rows.items() if dim in row}
+    fixed = {
+      name: by_dim[dim].values[mains[name]]
+      for name, by_dim in found.items()
+      if name not in moving
+    }
+    means = bootstrap.over_types(moving, fixed, types)
+    for kind, ends in means.pop("types").items():
+      whole["types"].setdefault(kind, {})[dim] = ends
+    for name, ends in means.items():
+      whole[name][dim] = ends
+  without = lambda name: found[name].keys() - rows.get(name, {}).keys()
+  return {**whole, "fixed": [name for name in found if without(name)]}
 
 
 def summarise(suite: Sequence[EvalTask], scores: TaskScores) -> dict[str, Any]:
   """Scores of tasks, with the main metrics' means over types and over tasks."""
   main = {
-    task.name: kinds.of(task).metrics[0]
-    for task in suite
-    if task.name in scores
+    task.name: kinds.main_of(task) for task in suite if task.name in scores
   }
   by_type: dict[str, dict[str, list[float]]] = {}
   every: dict[str, list[float]] = collections.defaultdict(list)
@@ -100,6 +202,11 @@ def with_mean(scores: Mapping[str, float]) -> dict[str, float]:
 
 def baselines(suite: Sequence[EvalTask]) -> dict[str, TaskScores]:
   """BM25's scores on the tasks that search: {system: {task: {"": scores}}}."""
+  return {name: values(found) for name, found in by_words(suite).items()}
+
+
+def by_words(suite: Sequence[EvalTask]) -> dict[str, ScoredTasks]:
+  """Scores of search by words, with their resamples; see `baselines`."""
   systems: Mapping[str, Callable[[Sequence[str]], lexical.Scores]] = {
     "BM25 plain": lambda texts: lexical.bm25(texts, "plain"),
     "BM25 stemmed": lambda texts: lexical.bm25(texts, "stemmed"),
@@ -119,46 +226,51 @@ def hybrid(
   encode: TextEncoder, suite: Sequence[EvalTask], dim: int
 ) -> TaskScores:
   """Scores of cosines plus stemmed BM25, on the tasks that search."""
-  scores: TaskScores = {}
+  return values(fused(encode, suite, dim))
+
+
+def fused(
+  encode: TextEncoder, suite: Sequence[EvalTask], dim: int
+) -> ScoredTasks:
+  """Scores of hybrid search, with their resamples.
+
+  `encode` is one that `remember` gave: it is asked for the documents once for
+  each chunk of queries whose scores fit into lexical.CHUNK_BYTES.
+  """
+  found: ScoredTasks = {}
   for task in suite:
     if kinds.of(task).searches:
-      left, right = encoded(encode, task)
-      cosines = metrics.dense_scores(
-        encode_lib.truncate(left, dim), encode_lib.truncate(right, dim)
-      )
       words = _word_scores(task, lambda texts: lexical.bm25(texts, "stemmed"))
-      scores[task.name] = {str(dim): _score_hybrid(task, cosines, words)}
-  return scores
+      cosines = _cosines(encode, task, dim)
+      found[task.name] = {str(dim): _score_hybrid(task, cosines, words)}
+  return found
 
 
-def remember(encode: TextEncoder) -> TextEncoder:
-  """An encoder that keeps its results, so that no text is encoded twice.
+def _cosines(
+  encode: TextEncoder, task: EvalTask, dim: int
+) -> Callable[[slice], Float[np.ndarray, "q C"]]:
+  """A slice of the queries -> their cosines with all documents."""
+  queries = encode_lib.truncate(encode(*_queries(task)), dim)
 
-  Each call counts its texts that were cut, also one whose result was kept.
-  """
-  known: dict[bytes, tuple[np.ndarray, truncation.Counts]] = {}
+  def cosines(chunk: slice) -> Float[np.ndarray, "q C"]:
+    found = np.empty(
+      (chunk.stop - chunk.start, len(task.documents)), np.float32
+    )
+    for start, block in _documents(encode, task):
+      scores = metrics.dense_scores(queries, encode_lib.truncate(block, dim))
+      found[:, start : start + len(block)] = scores(chunk)
+    return found
 
-  def remembered(
-    texts: Sequence[str], prompt_name: str, titles: Sequence[str] = ()
-  ) -> Float[np.ndarray, "n M"]:
-    key = hashlib.blake2b(repr((prompt_name, texts, titles)).encode()).digest()
-    if key not in known:
-      with truncation.counted() as counts:
-        known[key] = encode(texts, prompt_name, titles), counts
-    vectors, counts = known[key]
-    truncation.report(counts)
-    return vectors
-
-  return remembered
+  return cosines
 
 
 def encoded(encode: TextEncoder, task: EvalTask) -> Vectors:
   """The vectors of a task's queries and documents, at full dimension."""
-  sides = _sides(task)
-  left = encode(*sides["queries"])
-  if "documents" not in sides:
+  left = encode(*_queries(task))
+  blocks = [block for _, block in _documents(encode, task)]
+  if not blocks:
     return left, left[:0]
-  return left, encode(*sides["documents"])
+  return left, blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def truncated(
@@ -170,20 +282,37 @@ def truncated(
   """
   found: dict[str, dict[str, truncation.Counts]] = {}
   for task in suite:
-    for side, texts in _sides(task).items():
-      with truncation.counted() as counts:
-        encode(*texts)
-      found.setdefault(task.name, {})[side] = counts
+    sides = found.setdefault(task.name, {})
+    with truncation.counted() as sides["queries"]:
+      encode(*_queries(task))
+    if task.documents:
+      with truncation.counted() as sides["documents"]:
+        for _ in _documents(encode, task):
+          pass
   return found
 
 
-def _sides(task: EvalTask) -> dict[str, _Side]:
-  """The arguments with which an encoder is called for each side of a task."""
-  sides: dict[str, _Side] = {"queries": (task.queries, task.task, ())}
+def prompts_of(task: EvalTask) -> dict[str, str]:
+  """The names of the prompts of a task's queries and documents."""
+  found = {"queries": task.task}
   if task.documents:
-    prompt = kinds.of(task).document_prompt(task.task)
-    sides["documents"] = task.documents, prompt, task.titles
-  return sides
+    found["documents"] = kinds.of(task).document_prompt(task.task)
+  return found
+
+
+def _queries(task: EvalTask) -> _Side:
+  """The arguments with which an encoder is called for a task's queries."""
+  return task.queries, prompts_of(task)["queries"], ()
+
+
+def _documents(
+  encode: TextEncoder, task: EvalTask
+) -> Iterator[tuple[int, Float[np.ndarray, "c M"]]]:
+  """The documents in blocks: (number of the first one, their vectors)."""
+  for start in range(0, len(task.documents), BLOCK):
+    texts = task.documents[start : start + BLOCK]
+    titles = task.titles[start : start + BLOCK]
+    yield start, encode(texts, prompts_of(task)["documents"], titles)
 
 
 def _cut(vectors: Float[np.ndarray, "n M"], dim: int) -> np.ndarray:
@@ -203,25 +332,25 @@ def _word_scores(
 
 def _score_words(
   task: EvalTask, index: Callable[[Sequence[str]], lexical.Scores]
-) -> dict[str, float]:
+) -> Scored:
   score = _word_scores(task, index)
   rankings = metrics.rank(
     score, task.same, len(task.documents), positive_only=True
   )
-  return metrics.retrieval(rankings, task.gold)
+  return retrieval.judged(task, rankings)
 
 
 def _score_hybrid(
   task: EvalTask,
   cosines: Callable[[slice], Float[np.ndarray, "q C"]],
   words: Callable[[slice], Float[np.ndarray, "q C"]],
-) -> dict[str, float]:
+) -> Scored:
   rankings = metrics.rank(
     lambda chunk: lexical.fuse(cosines(chunk), words(chunk)),
     task.same,
     len(task.documents),
   )
-  return metrics.retrieval(rankings, task.gold)
+  return retrieval.judged(task, rankings)
 
 
 def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -5,19 +5,18 @@ The formats are those of public collections; each kind of tasks knows its own
 else the folder's name.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Set
 from pathlib import Path
 
 from embeddinggemma.data import jsonl
 from embeddinggemma.evaluation import kinds
-from embeddinggemma.evaluation.kinds import classification, retrieval
-from embeddinggemma.evaluation.kinds.task import EvalTask
+from embeddinggemma.evaluation.kinds import about, labelled, retrieval
+from embeddinggemma.evaluation.kinds.task import EvalTask, Kind
 from embeddinggemma.types import BadInput
 
-IGNORED = frozenset(
-  ["val.jsonl", "valid.jsonl", "dev.jsonl", *classification.FITTED]
-)
+IGNORED = frozenset(["val.jsonl", "valid.jsonl", "dev.jsonl", *labelled.FITTED])
 
 
 def read_suite(path: Path, fields: str = "") -> list[EvalTask]:
@@ -61,7 +60,7 @@ def _read_alone(path: Path, fields: str) -> list[EvalTask]:
   if path.suffix == ".jsonl" and path.name != retrieval.PAIRS and not fields:
     for kind in kinds.KINDS.values():
       if kind.recognises(path, _keys(path)):
-        return kind.read(path, name)
+        return _read_by(kind, path, name)
   return retrieval.read_pairs(path, name, fields)
 
 
@@ -69,7 +68,7 @@ def _read_folder(folder: Path, root: Path, fields: str) -> list[EvalTask]:
   name = folder.relative_to(root).as_posix() if folder != root else root.name
   for kind in kinds.KINDS.values():
     if kind.recognises(folder, frozenset):
-      return kind.read(folder, name)
+      return _read_by(kind, folder, name)
   files = sorted(folder.glob("*.jsonl"))
   if len(files) > 1:
     files = [path for path in files if path.name not in IGNORED] or files
@@ -77,6 +76,29 @@ def _read_folder(folder: Path, root: Path, fields: str) -> list[EvalTask]:
     task
     for path in files
     for task in _read_file(path, _file_name(path, name, len(files)), fields)
+  ]
+
+
+def _read_by(kind: Kind, path: Path, name: str) -> list[EvalTask]:
+  """The tasks, judged by the `main_score` of task.json, if it names one.
+
+  BadInput if none of them has such a metric.
+  """
+  tasks = kind.read(path, name)
+  folder = path if path.is_dir() else path.parent
+  wanted = about.read(folder).get("main_score")
+  if wanted is None:
+    return tasks
+  mains = [about.metric_named(wanted, kinds.of(t).metrics) for t in tasks]
+  if not any(mains):
+    known = [name for task in tasks for name in kinds.of(task).metrics]
+    raise BadInput(
+      f"{folder / about.FILE}: 'main_score' is {wanted!r}; {name} has"
+      f" {', '.join(dict.fromkeys(known))}"
+    )
+  return [
+    dataclasses.replace(task, main=main) if main else task
+    for task, main in zip(tasks, mains, strict=True)
   ]
 
 
@@ -102,7 +124,7 @@ def _read_file(path: Path, name: str, fields: str) -> list[EvalTask]:
   keys = _keys(path)
   for kind in kinds.KINDS.values():
     if kind.recognises(path, keys):
-      return kind.read(path, name)
+      return _read_by(kind, path, name)
   if {"query", "positive"} <= keys():
     raise BadInput(
       f"{path}: pairs in a folder are read from a file named pairs.jsonl; rename"

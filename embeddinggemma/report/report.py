@@ -4,11 +4,13 @@ The page is self-contained: no script, no address outside of it. Beside each
 figure stands a sentence on the paper's result.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from embeddinggemma.evaluation import kinds
+from embeddinggemma.evaluation.bootstrap import LEVEL
+from embeddinggemma.evaluation.scored import MODEL
 from embeddinggemma.report import (
   ablations,
   by_stage,
@@ -23,7 +25,7 @@ from embeddinggemma.report import (
   students,
 )
 from embeddinggemma.report import vectors as vectors_lib
-from embeddinggemma.terminal.table import Table
+from embeddinggemma.terminal.table import Cell, Table
 
 MOST_COLUMNS = 12  # tasks; with more, tasks are the rows of the page's table
 PAPER = {
@@ -80,19 +82,66 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
 def terminal_table(summary: Mapping[str, Any]) -> Table:
   """The quality table for the terminal: a row for each task, a column a system.
 
-  The best system of a task is in green.
+  The best system of a task is in green. With "intervals" ({system: {task: {dim:
+  ends}}}), each figure has half the width of its 95% interval behind it; with a
+  "summary" of several tasks there are rows of the means.
   """
-  header, rows = _quality_rows(summary.get("quality") or {})
-  best = page.best(rows)
+  quality, means = summary.get("quality") or {}, summary.get("summary") or {}
+  header, rows = _quality_rows(quality, means.get("main") or {})
+  best, spreads = page.best(rows), _spreads(quality, summary)
   shown = []
   for column, name in enumerate(header[1:], 1):
-    styles = [
-      "bold green" if (row, column) in best else "" for row in range(len(rows))
-    ]
-    figures = [page.figure(row[column]) for row in rows]
-    shown.append([name, *([pair] for pair in zip(figures, styles))])
+    cells = []
+    for row, values in enumerate(rows):
+      style = "bold green" if (row, column) in best else ""
+      cells.append(_spread(values[column], spreads[row][column - 1], style))
+    shown.append([name, *cells])
+  if len(shown) > 1:
+    shown += _mean_rows(quality, means)
   systems = [row[0] for row in rows]
-  return Table(["", *systems], shown, "Quality on held-out data")
+  title = "Quality on held-out data"
+  if any(ends for row in spreads for ends in row):
+    title += f" (± half of the {LEVEL}% interval)"
+  return Table(["", *systems], shown, title)
+
+
+def _spread(value: Any, ends: Sequence[float], style: str) -> Cell:
+  """A figure, and half the width of its interval if it has one."""
+  figure = (page.figure(value), style)
+  if not ends:
+    return [figure]
+  half = f"{(ends[1] - ends[0]) / 2:.3f}".removeprefix("0")
+  return [figure, (f" ±{half}", "dim")]
+
+
+def _spreads(
+  quality: Mapping[str, Any], summary: Mapping[str, Any]
+) -> list[list[Sequence[float]]]:
+  """The ends of the interval of each cell of `_quality_rows`; () for none."""
+  intervals = summary.get("intervals") or {}
+  tasks = list(dict.fromkeys(task for by in quality.values() for task in by))
+  return [
+    [intervals.get(system, {}).get(task, {}).get(dim, ()) for task in tasks]
+    for system, dim in _columns(quality)
+  ]
+
+
+def _mean_rows(
+  quality: Mapping[str, Any], means: Mapping[str, Any]
+) -> Iterable[list[Cell]]:
+  """Rows of the model's means; other systems are not scored on every task."""
+  intervals = means.get("intervals") or {}
+  names = {"mean_task": "mean over tasks", "mean_type": "mean over task types"}
+  for key, name in names.items():
+    by_dim, ends = means.get(key) or {}, intervals.get(key) or {}
+    row: list[Cell] = [
+      _spread(by_dim.get(dim), ends.get(dim, ()), "")
+      if system == MODEL
+      else _spread(None, (), "")
+      for system, dim in _columns(quality)
+    ]
+    if by_dim:
+      yield [name, *row]
 
 
 def _run(summary: Mapping[str, Any]) -> Iterable[str]:
@@ -162,23 +211,38 @@ def _origin(summary: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _quality_rows(
-  quality: Mapping[str, Any],
+  quality: Mapping[str, Any], main: Mapping[str, str] = {}
 ) -> tuple[list[str], list[list[Any]]]:
-  """Header and rows of the table; a missing score is None."""
+  """Header and rows of the table; a missing score is None.
+
+  `main` is the metric by which a task is judged, where its scores do not tell.
+  """
   tasks = list(dict.fromkeys(task for by in quality.values() for task in by))
   names: dict[str, str] = {}
   rows: list[list[Any]] = []
-  for system, by_task in quality.items():
-    dims = dict.fromkeys(str(dim) for by in by_task.values() for dim in by)
-    for dim in dims:
-      row: list[Any] = [f"{system} @ {dim}" if dim else system]
-      for task in tasks:
-        scores = {str(d): s for d, s in by_task.get(task, {}).items()}.get(dim)
-        metric = kinds.main_metric(scores) if scores else ""
-        names[task] = metric or names.get(task, "")
-        row.append(scores[metric] if scores else None)
-      rows.append(row)
+  for system, dim in _columns(quality):
+    row: list[Any] = [f"{system} @ {dim}" if dim else system]
+    for task in tasks:
+      found = quality[system].get(task, {})
+      scores = {str(d): s for d, s in found.items()}.get(dim)
+      metric = _main(scores, main.get(task, "")) if scores else ""
+      names[task] = metric or names.get(task, "")
+      row.append(scores[metric] if scores else None)
+    rows.append(row)
   return ["system", *(f"{task} {names[task]}" for task in tasks)], rows
+
+
+def _main(scores: Mapping[str, float], named: str) -> str:
+  return named if named in scores else kinds.main_metric(scores)
+
+
+def _columns(quality: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """(system, dimension) of each row of the table; "" of one without."""
+  return [
+    (system, dim)
+    for system, by_task in quality.items()
+    for dim in dict.fromkeys(str(d) for by in by_task.values() for d in by)
+  ]
 
 
 def _by_dimension(

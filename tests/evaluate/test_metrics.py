@@ -94,7 +94,7 @@ def test_bitext_counts_equal_translations_as_one():
 
 def test_non_finite_scores_raise():
   with pytest.raises(Stopped, match="ndcg is nan"):
-    metrics._finite({"ndcg": math.nan})
+    metrics.finite({"ndcg": math.nan})
   with pytest.raises(Stopped, match="not finite"):
     _rank([[1.0, np.nan]])
 

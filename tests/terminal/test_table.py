@@ -26,6 +26,15 @@ QUALITY = {
   }
   for place, system in enumerate(SYSTEMS)
 }
+SURE = {
+  "quality": QUALITY,
+  "intervals": {"model": {"task-1": {"1": [0.19, 0.22]}}},
+  "summary": {
+    "mean_task": {"1": 0.25},
+    "mean_type": {"1": 0.26},
+    "intervals": {"mean_task": {"1": [0.23, 0.27]}},
+  },
+}
 POINT = {"name": "step 20", "share": 0.5, "step": 20}
 SUITE = {"mean": 0.512, "tasks": {"qa": {"metric": "ndcg@10", "score": 0.512}}}
 SUITE["tasks"]["qa"]["queries"] = 1234
@@ -93,6 +102,17 @@ TABLES = {
       for tasks in QUALITY.values()
       for dims in tasks.values()
       for score in dims.values()
+    ],
+  ),
+  "intervals": (
+    lambda: report.terminal_table(SURE),
+    [
+      "± half of the 95% interval",
+      "0.211 ±.015",
+      "mean over tasks",
+      "0.250 ±.020",
+      "mean over task types",
+      "0.260",
     ],
   ),
   "before and after": (

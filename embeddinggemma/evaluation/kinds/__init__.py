@@ -6,17 +6,27 @@ from embeddinggemma.evaluation.kinds import (
   bitext,
   classification,
   clustering,
+  instructions,
+  multilabel,
+  pairs,
+  reranking,
   retrieval,
   sts,
+  summarization,
 )
 from embeddinggemma.evaluation.kinds.task import EvalTask, Kind
 
 # The name of a kind, as EvalTask has it -> the kind. Of several that recognise
 # a file, the first reads it.
 KINDS: dict[str, Kind] = {
+  instructions.NAME: instructions.KIND,
+  reranking.NAME: reranking.KIND,
   retrieval.NAME: retrieval.KIND,
   sts.NAME: sts.KIND,
+  pairs.NAME: pairs.KIND,
   bitext.NAME: bitext.KIND,
+  summarization.NAME: summarization.KIND,
+  multilabel.NAME: multilabel.KIND,
   classification.NAME: classification.KIND,
   clustering.NAME: clustering.KIND,
 }
@@ -35,10 +45,16 @@ def type_of(task: EvalTask) -> str:
   return own(task.task) if own else task.kind
 
 
+def main_of(task: EvalTask) -> str:
+  """The metric that a task is judged by: its own, else its kind's first."""
+  return task.main or of(task).metrics[0]
+
+
 def main_metric(scores: Mapping[str, float]) -> str:
   """The metric that a task is judged by, inferred from its scores.
 
-  It is the first metric of the first kind that could have given these scores.
+  It is the first metric of the first kind that could have given these scores. A
+  task that names another is judged by `main_of`.
   """
   return next(
     kind.metrics[0]

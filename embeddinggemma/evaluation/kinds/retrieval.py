@@ -11,8 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from embeddinggemma.data import beir, prompts, sources
-from embeddinggemma.evaluation import metrics
-from embeddinggemma.evaluation.kinds.task import EvalTask, Kind, named_in
+from embeddinggemma.evaluation import metrics, nearest
+from embeddinggemma.evaluation.kinds.task import (
+  EvalTask,
+  Kind,
+  Search,
+  at_once,
+  named_in,
+)
+from embeddinggemma.evaluation.scored import Scored, of_units
 from embeddinggemma.types import Pair
 
 NAME = "retrieval"
@@ -24,7 +31,7 @@ PAIRS = "pairs.jsonl"
 
 def from_pairs(name: str, task: str, pairs: Sequence[Pair]) -> EvalTask:
   """Pairs of one task as retrieval among their positives."""
-  return _task(name, task, beir.as_retrieval(pairs, PAIR_QUERIES))
+  return of_folder(name, task, beir.as_retrieval(pairs, PAIR_QUERIES))
 
 
 def _recognises(path: Path, keys: Callable[[], Set[str]]) -> bool:
@@ -34,7 +41,7 @@ def _recognises(path: Path, keys: Callable[[], Set[str]]) -> bool:
 
 def _read(path: Path, name: str) -> list[EvalTask]:
   task = named_in(path, _fitting(name))
-  return [_task(name, task, beir.read_retrieval(path))]
+  return [of_folder(name, task, beir.read_retrieval(path))]
 
 
 def read_pairs(path: Path, name: str, fields: str) -> list[EvalTask]:
@@ -51,7 +58,8 @@ def read_pairs(path: Path, name: str, fields: str) -> list[EvalTask]:
   ]
 
 
-def _task(name: str, task: str, data: beir.Retrieval) -> EvalTask:
+def of_folder(name: str, task: str, data: beir.Retrieval) -> EvalTask:
+  """The task of what the BEIR layout holds; `task` decides the prompts."""
   places = {key: index for index, key in enumerate(data.corpus)}
   gold, same = [], []
   for key, relevant in data.qrels.items():
@@ -88,12 +96,14 @@ def _fitting(name: str) -> str:
   return NAME
 
 
-def _score(
-  task: EvalTask, left: np.ndarray, right: np.ndarray
-) -> dict[str, float]:
-  score = metrics.dense_scores(left, right)
-  rankings = metrics.rank(score, task.same, len(task.documents))
-  return metrics.retrieval(rankings, task.gold)
+def _search(task: EvalTask, queries: np.ndarray) -> Search:
+  judge = lambda rankings: judged(task, rankings)
+  return nearest.Nearest(queries, task.same, metrics.DEPTH, judge)
+
+
+def judged(task: EvalTask, rankings: Sequence[metrics.Ranking]) -> Scored:
+  """The scores of rankings, whatever made them."""
+  return of_units(metrics.by_query(rankings, task.gold))
 
 
 def _notes(task: EvalTask) -> list[str]:
@@ -115,10 +125,11 @@ def _notes(task: EvalTask) -> list[str]:
 KIND = Kind(
   _recognises,
   _read,
-  _score,
+  at_once(_search),
   ("ndcg@10", "recall@10", "recall@100", "mrr@10"),
   prompts.document_prompt,
   lambda task: prompts.TASKS[task].type,
   searches=True,
   notes=_notes,
+  search=_search,
 )

@@ -5,9 +5,13 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from embeddinggemma.data import jsonl
-from embeddinggemma.evaluation import metrics
+from embeddinggemma.evaluation import bootstrap, metrics
+from embeddinggemma.evaluation.kinds import rows
 from embeddinggemma.evaluation.kinds.task import EvalTask, Kind, named_in
+from embeddinggemma.evaluation.scored import Scored
 from embeddinggemma.types import BadInput
 
 NAME = "sts"
@@ -19,17 +23,18 @@ def _read(path: Path, name: str) -> list[EvalTask]:
   for origin, row in jsonl.read_rows(path, SENTENCES):
     left.append(row["sentence1"])
     right.append(row["sentence2"])
-    scores.append(_number(origin, row.get("score")))
+    scores.append(rows.number(origin, "score", row.get("score")))
   if len(set(scores)) < 2:
     raise BadInput(f"{path}: all scores are equal; nothing to correlate with")
   task, sides = named_in(path.parent, NAME), (tuple(left), tuple(right))
   return [EvalTask(name, NAME, task, *sides, gold=tuple(scores))]
 
 
-def _number(origin: str, value: object) -> float:
-  if isinstance(value, int | float) and abs(value) < float("inf"):
-    return float(value)
-  raise BadInput(f"{origin}: 'score' is not a finite number")
+def _score(task: EvalTask, left: np.ndarray, right: np.ndarray) -> Scored:
+  cosines, gold = metrics.cosines(left, right), np.array(task.gold, float)
+  values = {"spearman": metrics.correlation(cosines, task.gold)}
+  resampled = {"spearman": bootstrap.spearman_of(cosines, gold)}
+  return Scored(values, len(gold), resampled)
 
 
 def _notes(task: EvalTask) -> list[str]:
@@ -39,11 +44,12 @@ def _notes(task: EvalTask) -> list[str]:
 
 
 KIND = Kind(
-  lambda path, keys: {*SENTENCES, "score"} <= keys(),
+  lambda path, keys: rows.holds(keys, *SENTENCES, "score"),
   _read,
-  lambda task, left, right: metrics.similarity(left, right, task.gold),
+  _score,
   ("spearman",),
   called="STS",
   notes=_notes,
-  rows="sentence1 and sentence2 (with score: STS, without: bitext)",
+  rows="sentence1 and sentence2 (with score: STS, with label: pair"
+  " classification, without: bitext)",
 )

@@ -1,15 +1,16 @@
 """An evaluation task, and what a kind of tasks must provide (see KINDS)."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 
 from embeddinggemma.data import prompts
-from embeddinggemma.types import BadInput
+from embeddinggemma.evaluation.kinds import about
+from embeddinggemma.evaluation.scored import Scored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +19,32 @@ class EvalTask:
 
   name: str
   kind: str  # a key of KINDS
-  task: str  # the task whose prompts are used
+  task: str  # the task, or the name of the prompt, of the queries
   queries: tuple[str, ...]
   documents: tuple[str, ...] = ()
   titles: tuple[str, ...] = ()  # of the documents
   gold: tuple[Any, ...] = ()
   # For search: per query, the document that is the query itself, or -1.
   same: tuple[int, ...] = ()
+  # For reranking: per query, the documents to be ranked. Of those with equal
+  # scores, the one that stands first here is ranked first.
+  candidates: tuple[tuple[int, ...], ...] = ()
+  main: str = ""  # the metric it is judged by; "": the kind's first
+  # What its scores depend on beside texts and vectors, by mteb's names; it is
+  # written beside the scores, so it must be JSON.
+  protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@runtime_checkable
+class Search(Protocol):
+  """Scores of documents that come in blocks, so that none but one is held."""
+
+  def add(self, start: int, documents: Float[np.ndarray, "c M"]) -> None:
+    """Take the unit vectors of the documents start, start + 1, ..."""
+
+  def scored(self) -> Scored:
+    """The task's scores, after all documents."""
+    ...
 
 
 class Kind(NamedTuple):
@@ -37,8 +57,9 @@ class Kind(NamedTuple):
   # (path, the task's name) -> its tasks, perhaps of several kinds. BadInput
   # names a broken line as FILE:LINE.
   read: Callable[[Path, str], list[EvalTask]]
-  # (task, queries (Q, M), documents (C, M)), unit vectors -> metric -> value.
-  score: Callable[[EvalTask, np.ndarray, np.ndarray], dict[str, float]]
+  # (task, queries (Q, M), documents (C, M)), unit vectors -> metric -> value,
+  # or Scored, which has intervals too.
+  score: Callable[[EvalTask, np.ndarray, np.ndarray], dict[str, float] | Scored]
   metrics: tuple[str, ...]  # all that `score` may return, the main one first
   # The task's prompts -> the name of the prompt of its documents.
   document_prompt: Callable[[str], str] = lambda task: task
@@ -51,17 +72,36 @@ class Kind(NamedTuple):
   # The task -> what its scores say less than they seem to, such as a recall that
   # is 1 for any model.
   notes: Callable[[EvalTask], Sequence[str]] = lambda task: ()
+  # (task, queries (Q, M)) -> what scores it by blocks of documents, as `score`
+  # does at once; None: the kind needs all of them at a time.
+  search: Callable[[EvalTask, np.ndarray], Search] | None = None
+
+
+def at_once(
+  search: Callable[[EvalTask, np.ndarray], Search],
+) -> Callable[[EvalTask, np.ndarray, np.ndarray], Scored]:
+  """A kind's `score` from its `search`: all documents are one block."""
+
+  def score(task: EvalTask, left: np.ndarray, right: np.ndarray) -> Scored:
+    found = search(task, left)
+    found.add(0, right)
+    return found.scored()
+
+  return score
+
+
+def document_prompt(task: str) -> str:
+  """The prompt name of documents beside queries with this one.
+
+  A task's queries and documents have the prompts of the model card. A published
+  prompt's name stands for both sides, as mteb gives it to both, but "query",
+  beside which "document" stands.
+  """
+  if task in prompts.TASKS:
+    return prompts.document_prompt(task)
+  return "document" if task == "query" else task
 
 
 def named_in(folder: Path, default: str) -> str:
   """The task that decides a folder's prompts: task.json's, else the default."""
-  path = folder / "task.json"
-  if not path.is_file():
-    return default
-  try:
-    about: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    name = about["task"]
-  except (ValueError, KeyError, TypeError):
-    raise BadInput(f'{path}: expected {{"task": NAME}}') from None
-  prompts.task_named(name)
-  return name
+  return about.read(folder).get("task", default)

@@ -1,0 +1,118 @@
+"""Search in a corpus that comes in blocks, of which only one is held.
+
+What is kept is the best documents of each query, or the scores of its candidates:
+a corpus of millions takes no more memory than a block of it.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from embeddinggemma import lexical
+from embeddinggemma.evaluation import metrics
+from embeddinggemma.evaluation.scored import Scored
+
+Judge = Callable[[Sequence[metrics.Ranking]], Scored]  # rankings -> scores
+_PAIRS = 2**13  # queries beside candidates, whose vectors are copied at a time
+
+
+class Nearest:
+  """The best documents of each query among all; a `Search`.
+
+  Of equal scores, the document that comes first is ranked first.
+
+  Args:
+    queries: their unit vectors.
+    same: per query, the document that is the query itself and is left out; -1
+      for none.
+    depth: documents that are ranked per query.
+    judge: what gives the scores of rankings.
+  """
+
+  def __init__(
+    self,
+    queries: Float[np.ndarray, "Q M"],
+    same: Sequence[int],
+    depth: int,
+    judge: Judge,
+  ):
+    self._queries, self._same = queries, same
+    self._depth, self._judge = depth, judge
+    self._best = np.zeros((len(queries), 0), np.int64)
+    self._scores = np.zeros((len(queries), 0), np.float32)
+
+  def add(self, start: int, documents: Float[np.ndarray, "c M"]) -> None:
+    """Take the unit vectors of the documents start, start + 1, ..."""
+    score = metrics.dense_scores(self._queries, documents)
+    most = self._depth + 1
+    width = min(most, self._best.shape[1] + len(documents))
+    best = np.zeros((len(self._queries), width), np.int64)
+    scores = np.zeros((len(self._queries), width), np.float32)
+    for chunk in lexical.query_chunks(len(self._queries), len(documents)):
+      found, values = lexical.top_k(score(chunk), most)
+      # What was kept stands first, so that ties stay in the corpus's order.
+      places = np.hstack([self._best[chunk], found + start])
+      values = np.hstack([self._scores[chunk], values])
+      order, scores[chunk] = lexical.top_k(values, width)
+      best[chunk] = np.take_along_axis(places, order, axis=1)
+    self._best, self._scores = best, scores
+
+  def scored(self) -> Scored:
+    """The task's scores, after all documents."""
+    return self._judge(
+      [
+        row[row != itself][: self._depth].tolist()
+        for row, itself in zip(self._best, self._same, strict=True)
+      ]
+    )
+
+
+class Candidates:
+  """The candidates of each query in the order of their scores; a `Search`.
+
+  Args:
+    candidates: of each query, in the order in which equal scores are ranked.
+    queries: their unit vectors.
+    depth: documents that are ranked per query.
+    judge: what gives the scores of rankings.
+  """
+
+  def __init__(
+    self,
+    candidates: Sequence[Sequence[int]],
+    queries: Float[np.ndarray, "Q M"],
+    depth: int,
+    judge: Judge,
+  ):
+    self._candidates, self._queries = candidates, queries
+    self._depth, self._judge = depth, judge
+    lengths = [len(own) for own in candidates]
+    self._ends = np.cumsum([0, *lengths])
+    self._asking = np.repeat(np.arange(len(lengths)), lengths)
+    self._asked = np.array(
+      [place for own in candidates for place in own], np.int64
+    )
+    self._scores = np.zeros(len(self._asked), np.float32)
+
+  def add(self, start: int, documents: Float[np.ndarray, "c M"]) -> None:
+    """Take the unit vectors of the documents start, start + 1, ..."""
+    metrics.require_directions(self._queries, documents)
+    within = (self._asked >= start) & (self._asked < start + len(documents))
+    places = np.flatnonzero(within)
+    for first in range(0, len(places), _PAIRS):
+      some = places[first : first + _PAIRS]
+      self._scores[some] = np.einsum(
+        "nm,nm->n",
+        self._queries[self._asking[some]],
+        documents[self._asked[some] - start],
+      )
+
+  def scored(self) -> Scored:
+    """The task's scores, after all documents."""
+    rankings: list[metrics.Ranking] = []
+    for own, start in zip(self._candidates, self._ends):
+      scores = self._scores[start : start + len(own)]
+      order = np.argsort(-scores, kind="stable")[: self._depth]
+      rankings.append([own[place] for place in order])
+    return self._judge(rankings)
