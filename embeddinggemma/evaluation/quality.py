@@ -56,7 +56,8 @@ def evaluate(
   """Scores of a model on a suite, at each of its Matryoshka dimensions.
 
   Returns {"quality": what `quality` returns, "summary": by dimension, the means
-  over tasks and over task types, and each task's main metric; "truncated":
+  over tasks and over task types, and each task's main metric; "prompts": {task:
+  {"query" or "document": the words before it}}; "truncated":
   {task: {"queries" or "documents": {"cut", "of", "longest", "max_length"}}};
   "notes": {task: what its scores say less than they seem to}}.
   """
@@ -67,6 +68,7 @@ def evaluate(
   return {
     "quality": table,
     "summary": {k: v for k, v in summary.items() if k != "tasks"},
+    "prompts": {task.name: suite.prompts(task, model.prompt) for task in tasks},
     "truncated": {
       task: {side: counts.as_json() for side, counts in sides.items()}
       for task, sides in suite.truncated(encode, tasks).items()

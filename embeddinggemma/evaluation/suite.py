@@ -177,6 +177,18 @@ def truncated(
   return found
 
 
+def prompts(task: EvalTask, words: Callable[[str], str]) -> dict[str, str]:
+  """The words before a task's texts, by side: "query" and "document".
+
+  Args:
+    words: the name of a prompt -> the model's prompt of that name.
+  """
+  names = {"queries": "query", "documents": "document"}
+  return {
+    names[side]: words(prompt) for side, (_, prompt, _) in _sides(task).items()
+  }
+
+
 def _sides(task: EvalTask) -> dict[str, _Side]:
   """The arguments with which an encoder is called for each side of a task."""
   sides: dict[str, _Side] = {"queries": (task.queries, task.task, ())}
