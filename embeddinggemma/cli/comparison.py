@@ -14,8 +14,6 @@ from embeddinggemma.report import published
 from embeddinggemma.terminal.console import Terminal
 from embeddinggemma.types import BadInput
 
-require_tasks = compare.require_tasks
-
 COMPARED = "compared"  # the key of a comparison in the JSON of `evaluate`
 _OF_A_RUN = ("model", "data", "fields", "precision", "prompts")
 
@@ -50,7 +48,7 @@ def of_file(values: flags.FlagValues) -> None:
   output = None if values.output is None else file_of(values.output)
   path = pathlib.Path(values.scores)
   given = scores.read(path)
-  compare.require_tasks(given.tasks, str(path))
+  compare.require_tasks(given.tasks, str(path), given.suite)
   found = {
     "scores": str(path),
     "compare": values.compare,

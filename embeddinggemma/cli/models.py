@@ -12,6 +12,7 @@ from embeddinggemma.cli import comparison
 from embeddinggemma.cli.flags import console, file_of, folder_of, say
 from embeddinggemma.convert import verbs as convert
 from embeddinggemma.evaluation import prompting, quality, suite
+from embeddinggemma.evaluation.published import compare
 from embeddinggemma.loading import load
 from embeddinggemma.report import prompting as report_prompts
 from embeddinggemma.report import report
@@ -37,7 +38,7 @@ def evaluate(values: flags.FlagValues) -> None:
   folder = pathlib.Path(values.data) if values.data else own()
   tasks = suite.read_suite(folder, values.fields or "")
   if values.compare:
-    comparison.require_tasks([task.name for task in tasks], str(folder))
+    compare.require_tasks([task.name for task in tasks], str(folder))
   result: dict[str, Any] = {
     "model": model.hash,
     IDENTITY: model.identity.as_json(),
@@ -45,13 +46,15 @@ def evaluate(values: flags.FlagValues) -> None:
     "data": str(folder),
     **quality.evaluate(model, tasks, shown),
   }
-  if values.prompts:
-    right = result["quality"][quality.MODEL]
-    result[prompting.CHECKED] = prompting.check(model, tasks, right, shown)
-  if values.compare:
-    result[comparison.COMPARED] = comparison.of_result(result)
-  output.parent.mkdir(parents=True, exist_ok=True)
-  cache.write_json(output, result)
+  try:
+    if values.prompts:
+      right = result["quality"][quality.MODEL]
+      result[prompting.CHECKED] = prompting.check(model, tasks, right, shown)
+    if values.compare:
+      result[comparison.COMPARED] = comparison.of_result(result)
+  finally:  # what fails here loses no score
+    output.parent.mkdir(parents=True, exist_ok=True)
+    cache.write_json(output, result)
   _show(result, shown)
 
 

@@ -156,8 +156,17 @@ def _named(model: str, result: Found) -> str:
 
 
 def _types(suite: str, about: Found) -> Table | None:
-  """The published means by type, with ours of each type that is whole."""
-  whole = [r for r in _of_models(about) if "types" in r]
+  """The published means by type, with ours of each type that is whole.
+
+  Those of the paper's smaller dimensions stand beside ours of that dimension.
+  """
+  paper = [r for r in about["published"] if r["of"] == "paper"]
+  largest = max((r["dimension"] for r in paper), default=0)
+  whole = [
+    r
+    for r in _of_models(about)
+    if "types" in r and r.get("dimension", largest) == largest
+  ]
   kinds = list(dict.fromkeys(kind for r in whole for kind in r["types"]))
   if len(whole) < 2:
     return None

@@ -27,14 +27,15 @@ def require_known(name: str) -> None:
     raise BadInput(f"--compare={name}: unknown{suggest(name, [*KNOWN])}")
 
 
-def require_tasks(given: Collection[str], where: str) -> None:
+def require_tasks(given: Collection[str], where: str, suite: str = "") -> None:
   """Raise BadInput if none of the tasks is in a table.
 
   Args:
     given: their names.
     where: what has them, for the message.
+    suite: whose tasks they are said to be; "" if that is not said.
   """
-  matched, unknown = names.find(given, _all_tasks())
+  matched, unknown = names.find(given, _tasks_of(_suites(suite)))
   if not matched:
     shown = [_suggested(n, near) for n, near in unknown.items()][:_SHOWN]
     more = ", ..." if len(unknown) > _SHOWN else ""
@@ -65,11 +66,8 @@ def compare(scores: Scores) -> dict[str, Any]:
   "published": the mean over all of them, "as": the task's name in `scores`}. A
   row without a paper's value has none of the same tasks.
   """
-  suites = _suites(scores)
-  matched, unknown = names.find(
-    scores.tasks,
-    list(dict.fromkeys(t for suite in suites for t in suite.tasks)),
-  )
+  suites = _suites(scores.suite)
+  matched, unknown = names.find(scores.tasks, _tasks_of(suites))
   found = {}
   for suite in suites:
     own = {task: matched[task] for task in suite.tasks if task in matched}
@@ -78,15 +76,14 @@ def compare(scores: Scores) -> dict[str, Any]:
   return {"suites": found, "unknown": unknown}
 
 
-def _all_tasks() -> list[str]:
-  every = (task for suite in tables.read() for task in suite.tasks)
-  return list(dict.fromkeys(every))
-
-
-def _suites(scores: Scores) -> Sequence[Suite]:
+def _suites(name: str) -> Sequence[Suite]:
   """The suite that scores are said to be of, or else every one."""
-  own = [suite for suite in tables.read() if settings.is_of(scores, suite)]
+  own = [suite for suite in tables.read() if settings.is_of(name, suite)]
   return own or tables.read()
+
+
+def _tasks_of(suites: Sequence[Suite]) -> list[str]:
+  return list(dict.fromkeys(task for suite in suites for task in suite.tasks))
 
 
 class _Side(NamedTuple):

@@ -60,14 +60,14 @@ def differences(
   return found
 
 
-def is_of(scores: Scores, suite: Suite) -> bool:
-  """Whether scores are said to be of a suite: MTEB(eng) is MTEB(eng, v2)."""
-  said = names.plain(scores.suite)
+def is_of(name: str, suite: Suite) -> bool:
+  """Whether a name is that of a suite: MTEB(eng) is MTEB(eng, v2)."""
+  said = names.plain(name)
   return bool(said) and names.plain(suite.name).startswith(said)
 
 
 def _of_suite(scores: Scores, suite: Suite) -> Iterator[Difference]:
-  if scores.suite and not is_of(scores, suite):
+  if scores.suite and not is_of(scores.suite, suite):
     yield Difference("suite", scores.suite, suite.name, ())
 
 
