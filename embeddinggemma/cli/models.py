@@ -38,7 +38,7 @@ def evaluate(values: flags.FlagValues) -> None:
   folder = pathlib.Path(values.data) if values.data else own()
   tasks = suite.read_suite(folder, values.fields or "")
   if values.compare:
-    compare.require_tasks([task.name for task in tasks], str(folder))
+    compare.require_tasks(compare.names_of(tasks), str(folder))
   result: dict[str, Any] = {
     "model": model.hash,
     IDENTITY: model.identity.as_json(),

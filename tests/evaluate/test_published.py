@@ -6,6 +6,7 @@ import statistics
 import pytest
 
 from embeddinggemma.cli import main
+from embeddinggemma.evaluation.kinds.task import EvalTask
 from embeddinggemma.evaluation.published import (
   compare,
   names,
@@ -311,6 +312,68 @@ def test_smaller_dimensions_are_compared_with_their_like():
   assert f"{CODE} at 256 dimensions: not compared" not in said
 
 
+def test_languages_are_tasks_of_their_benchmark():
+  """As our runner has them: METRIC/LANGUAGE, beside means of families."""
+  values = {"mrr@10": 0.5, "mrr@10/hi": 0.6, "mrr@10/Indo-European": 0.6}
+  given = {"quality": {"model": {"any/folder": {"768": values}}}}
+  found = compare.compare(scores.of_json(given))
+  assert found["unknown"] == {}
+  (about,) = found["suites"].values()
+  at = about["at"]["768"]
+  assert at["tasks"]["XTREME-UP/hi"]["difference"] == pytest.approx(-3.19)
+  assert at["mean_task"]["tasks"] == 1 and len(about["missing"]) == 19
+
+
+def mteb_wrote(**about):
+  """What `evaluate --mteb` writes, in short."""
+  row = {
+    "score": 0.8,
+    "metric": "accuracy",
+    "revision": "1f7e6a9d",
+    "mteb": "2.26.24",
+    "prompts": {"text": "task: classification | query: "},
+    "scores": {
+      "test": {"en-ext": 0.892504, "en": 0.900746, "de": 0.7, "ja": 0.8},
+      "validation": {"en-ext": 0.9, "en": 0.89, "de": 0.8, "ja": 0.8},
+    },
+  }
+  rows = {"AmazonCounterfactualClassification": row}
+  return {"tasks": rows, "dim": 768, "precision": "float", **about}
+
+
+def test_a_suite_takes_its_part_of_mtebs_data():
+  """English counts alone in the English suite, as in the paper's 90.07."""
+  name = "AmazonCounterfactualClassification"
+  found = compare.compare(scores.of_json(mteb_wrote()))["suites"]
+  ours = {s: about["at"]["768"]["tasks"][name] for s, about in found.items()}
+  assert ours[ENGLISH]["ours"] == 90.0746 and ours[ENGLISH]["paper"] == 90.07
+  assert (
+    ours[MULTILINGUAL]["ours"] == 80 and ours[MULTILINGUAL]["paper"] == 84.23
+  )
+  told = {d["setting"]: d for d in found[ENGLISH]["at"]["768"]["differs"]}
+  assert told["scored with"]["here"] == "mteb 2.26.24"
+  assert told["revision of the data"]["here"] == "recorded for 1 of 1 tasks"
+  assert set(told) == {"scored with", "revision of the data"}
+
+
+def test_parts_that_are_missing_are_named():
+  given = mteb_wrote(search="hybrid")
+  row = given["tasks"]["AmazonCounterfactualClassification"]
+  row["scores"] = {"test": {"de": 0.7}}
+  found = compare.compare(scores.of_json(given))["suites"]
+  assert ENGLISH not in found, "German is no part of it"
+  told = found[MULTILINGUAL]["at"]["768"]["differs"]
+  told = {d["setting"]: (d["here"], d["there"]) for d in told}
+  assert told["parts of the data"] == ("1 subsets", "8 subsets")
+  assert told["search"] == ("hybrid", "dense")
+
+
+def test_a_suite_that_is_a_list_of_tasks_is_none():
+  given = mteb_wrote(suite="AmazonCounterfactualClassification,STS12")
+  assert scores.of_json(given).suite == ""
+  assert scores.of_json(mteb_wrote(suite="MTEB(eng, v2)")).suite
+
+
 def test_scores_of_a_suite_are_compared_with_that_one():
   row = {"tasks": {"ArguAna": 0.7, "STS22.v2": 0.6}}
   find = lambda **about: compare.compare(scores.of_json({**row, **about}))
@@ -386,7 +449,8 @@ BAD = {
   '{"STS12": "high"}': "STS12 is 'high', not a score",
   '{"STS12": true}': "STS12 is True, not a score",
   '{"STS12": NaN}': "STS12 is nan, not a score",
-  '{"STS12": {"f1": 0.5}}': "STS12 is None, not a score",
+  '{"STS12": {"f1": 0.5}}': "STS12 has no score; expected",
+  '{"STS12": null}': "no scores",
   '{"STS12": 8000}': "STS12 is 8000.0, above 100 percent",
   '{"STS12": 0.5, "dimension": "big"}': "dimension 'big' is no number",
   '{"quality": {}}': "no scores of 'model'",
@@ -568,3 +632,14 @@ def test_a_run_without_a_known_task_is_refused_at_once(
 def test_a_comparison_without_known_tasks_is_an_error():
   with pytest.raises(BadInput, match=r"here: no task .* among a, b, c, d, e, "):
     compare.require_tasks(list("abcdefg"), "here")
+  compare.require_tasks(["XOR-Retrieve"], "here")
+  with pytest.raises(BadInput, match="here: no task"):
+    compare.require_tasks(["ArguAna"], "here", CODE)
+
+
+def test_a_benchmark_by_language_is_known_by_its_kind():
+  tasks = [
+    EvalTask("a", "XTREME-UP", "qa", ()),
+    EvalTask("b", "sts", "sts", ()),
+  ]
+  assert compare.names_of(tasks) == ["XTREME-UP", "b"]

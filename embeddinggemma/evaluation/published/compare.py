@@ -10,8 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from embeddinggemma.config import suggest
+from embeddinggemma.evaluation.kinds.task import EvalTask
 from embeddinggemma.evaluation.published import names, settings, tables
-from embeddinggemma.evaluation.published.scores import Scores
+from embeddinggemma.evaluation.published.scores import Score, Scores
 from embeddinggemma.evaluation.published.tables import Result, Suite
 from embeddinggemma.types import BadInput
 
@@ -35,7 +36,8 @@ def require_tasks(given: Collection[str], where: str, suite: str = "") -> None:
     where: what has them, for the message.
     suite: whose tasks they are said to be; "" if that is not said.
   """
-  matched, unknown = names.find(given, _tasks_of(_suites(suite)))
+  known = [*_tasks_of(_suites(suite)), *_by_language()]
+  matched, unknown = names.find(given, known)
   if not matched:
     shown = [_suggested(n, near) for n, near in unknown.items()][:_SHOWN]
     more = ", ..." if len(unknown) > _SHOWN else ""
@@ -43,6 +45,22 @@ def require_tasks(given: Collection[str], where: str, suite: str = "") -> None:
       f"{where}: no task of the paper's tables among {', '.join(shown)}{more};"
       " a task is known by mteb's name, such as STS12 or ArguAna"
     )
+
+
+def names_of(tasks: Sequence[EvalTask]) -> list[str]:
+  """The names by which tasks may be in the tables.
+
+  Of a benchmark whose languages are tasks there, it is the benchmark's.
+  """
+  return [
+    task.kind if task.kind in _by_language() else task.name for task in tasks
+  ]
+
+
+def _by_language() -> set[str]:
+  """The benchmarks whose languages are tasks of the tables."""
+  every = _tasks_of(tables.read())
+  return {task.partition("/")[0] for task in every if "/" in task}
 
 
 def _suggested(name: str, near: Sequence[str]) -> str:
@@ -70,10 +88,36 @@ def compare(scores: Scores) -> dict[str, Any]:
   matched, unknown = names.find(scores.tasks, _tasks_of(suites))
   found = {}
   for suite in suites:
-    own = {task: matched[task] for task in suite.tasks if task in matched}
+    own = {
+      task: score
+      for task in suite.tasks
+      if task in matched and (score := _of_suite(suite, task, scores, matched))
+    }
     if own:
-      found[suite.name] = _beside(scores, suite, own)
+      found[suite.name] = _beside(scores, suite, own, matched)
   return {"suites": found, "unknown": unknown}
+
+
+def _of_suite(
+  suite: Suite, task: str, scores: Scores, matched: Mapping[str, str]
+) -> Score | None:
+  """The score of a task over the parts of its data that a suite takes.
+
+  None if there is none of them; the score as it is where parts are unknown.
+  """
+  score, subset = scores.tasks[matched[task]], suite.subsets.get(task)
+  kept = tuple(
+    part
+    for part in score.parts
+    if suite.split in ("", part.split) and subset in (None, part.subset)
+  )
+  if kept == score.parts:
+    return score
+  if not kept:
+    return None
+  mean = statistics.fmean(part.score for part in kept)
+  at = {dim: {score.main: mean} for dim in score.at}
+  return score._replace(at=at, parts=kept)
 
 
 def _suites(name: str) -> Sequence[Suite]:
@@ -106,27 +150,29 @@ class _Side(NamedTuple):
 
 
 def _beside(
-  scores: Scores, suite: Suite, matched: Mapping[str, str]
+  scores: Scores,
+  suite: Suite,
+  scored: Mapping[str, Score],
+  matched: Mapping[str, str],
 ) -> dict[str, Any]:
   """Scores on a suite beside the paper's, at each dimension."""
   dims = sorted(
-    {dim for name in matched.values() for dim in scores.tasks[name].at},
-    reverse=True,
+    {d for score in scored.values() for d in score.at}, reverse=True
   )
   at = {}
   for dim in dims:
-    own = {t: n for t, n in matched.items() if dim in scores.tasks[n].at}
+    own = {task: score for task, score in scored.items() if dim in score.at}
     side = _side(scores, suite, own, dim, dim == dims[0])
     differs = settings.differences(scores, suite, own, dim, side.beside)
     at[str(dim or "")] = {
-      **_rows(side, own),
+      **_rows(side, matched),
       "differs": settings.as_json(differs),
       "beside": {rows: _about(r) for rows, r in side.beside.items()},
     }
   return {
     "at": at,
     "tasks": len(suite.tasks),
-    "missing": sorted(set(suite.tasks) - set(matched), key=str.casefold),
+    "missing": sorted(set(suite.tasks) - set(scored), key=str.casefold),
     "published": [_published(result) for result in suite.results],
   }
 
@@ -134,14 +180,13 @@ def _beside(
 def _side(
   scores: Scores,
   suite: Suite,
-  matched: Mapping[str, str],
+  scored: Mapping[str, Score],
   dim: int,
   is_largest: bool,
 ) -> _Side:
   ours = {
-    task: 100
-    * settings.taken(scores.tasks[name], dim, suite.tasks[task].metric)[1]
-    for task, name in matched.items()
+    task: 100 * settings.taken(score, dim, suite.tasks[task].metric)[1]
+    for task, score in scored.items()
   }
   nearest = lambda results: _nearest(
     results, dim or None, settings.precision(scores), is_largest

@@ -1,21 +1,25 @@
 """Scores that are set beside published ones: of `evaluate`, or of any mapping.
 
-A file of scores is what `evaluate` wrote, a recipe's summary.json, or an object
-of tasks: {NAME: score}, or {"tasks": {NAME: score or {"main_score": score,
-...}}} with settings beside it, such as {"dimension": 768}.
+A file of scores is what `evaluate` wrote, of its own runner or of mteb's, a
+recipe's summary.json, or an object of tasks: {NAME: score}, or {"tasks": {NAME:
+score or {"score": score, ...}}} with settings beside it, such as {"dimension":
+768}. A score that is missing is null.
 """
 
 import math
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from embeddinggemma.data import jsonl
 from embeddinggemma.evaluation import kinds
+from embeddinggemma.evaluation.published import tables
 from embeddinggemma.evaluation.quality import MODEL
 from embeddinggemma.types import IDENTITY, BadInput
 
 OWN = "this program's own runner"
+# What stands beside tasks in an object of them.
 _SETTINGS = frozenset(
   [
     "model",
@@ -24,14 +28,29 @@ _SETTINGS = frozenset(
     "dim",
     "precision",
     "max_length",
+    "search",
+    "mteb",
     "mteb_version",
-    "dataset_revision",
-    "prompts",
     IDENTITY,
   ]
 )
 _SIDES = {"text": "query", "queries": "query", "documents": "document"}
+# A metric that is told by language -> the benchmark, whose languages are tasks in
+# the tables.
+_BY_LANGUAGE = {
+  "recall@5kt": "XOR-Retrieve",
+  "recall@2kt": "XOR-Retrieve",
+  "mrr@10": "XTREME-UP",
+}
 _EXPECTED = 'expected what `evaluate` writes, or {"tasks": {NAME: score}}'
+
+
+class Part(NamedTuple):
+  """A part of a task's data with its main score, as mteb has it."""
+
+  split: str
+  subset: str
+  score: float
 
 
 class Score(NamedTuple):
@@ -44,6 +63,7 @@ class Score(NamedTuple):
   # "query" or "document" -> the words before it; None: not recorded.
   prompts: Mapping[str, str] | None = None
   revision: str = ""  # of the data
+  parts: tuple[Part, ...] = ()  # whose mean it is; (): not recorded
 
 
 class Scores(NamedTuple):
@@ -54,6 +74,7 @@ class Scores(NamedTuple):
   precision: str = ""
   max_length: int | None = None  # tokens after which a text is cut
   runner: str = ""  # what computed them
+  search: str = ""  # "hybrid": with words as well
 
 
 def read(path: pathlib.Path) -> Scores:
@@ -80,16 +101,16 @@ def of_json(found: Any) -> Scores:
   identity = _object(found.get(IDENTITY) or {}, IDENTITY)
   precision = found.get("precision", identity.get("precision"))
   longest = found.get("max_length", identity.get("max_length"))
-  versions = {about.get("mteb_version") for about in _abouts(found)} - {None}
-  runner = ", ".join(
-    f"mteb {version}" for version in sorted(map(str, versions))
-  )
+  versions = {_version(about) for about in _abouts(found)} - {""}
+  runner = ", ".join(f"mteb {version}" for version in sorted(versions))
+  suite = _text(found, "suite")
   return Scores(
     tasks,
-    _text(found, "suite"),
+    "" if set(re.split(r",\s*", suite)) & set(tasks) else suite,
     str(precision or ""),
     longest if isinstance(longest, int) else None,
     runner or (OWN if "quality" in found else ""),
+    _text(found, "search"),
   )
 
 
@@ -112,7 +133,8 @@ def _evaluated(found: Mapping[str, Any]) -> Iterator[tuple[str, Score]]:
     for values in at.values():
       if abs(values.get(main, 0)) > 1 + 1e-6:
         raise ValueError(f"{name}: {main} is {values[main]}, above 1")
-    yield name, Score(at, main, _prompts(prompts.get(name)))
+    score = Score(at, main, _prompts(prompts.get(name)))
+    yield from _by_language(score) or [(name, score)]
 
 
 def _values(values: Any, name: str) -> dict[str, float]:
@@ -135,29 +157,71 @@ def _main(values: Mapping[str, float]) -> str:
     return next(iter(values))
 
 
+def _by_language(score: Score) -> list[tuple[str, Score]]:
+  """A task's scores by language, as METRIC/LANGUAGE, as tasks of their own.
+
+  Languages are those of the tables; means of families are left.
+  """
+  known = {task for suite in tables.read() for task in suite.tasks}
+  found: dict[str, dict[int, dict[str, float]]] = {}
+  for dim, values in score.at.items():
+    for name, value in values.items():
+      metric, _, language = name.partition("/")
+      task = f"{_BY_LANGUAGE.get(metric)}/{language}"
+      if task in known:
+        found.setdefault(task, {}).setdefault(dim, {})[metric] = value
+  return [(task, score._replace(at=at)) for task, at in found.items()]
+
+
 def _listed(found: Mapping[str, Any]) -> Iterator[tuple[str, Score]]:
   """The tasks of an object that names them, with a score each."""
   if "tasks" in found:
     tasks = _object(found["tasks"], "tasks")
   else:
     tasks = {k: v for k, v in found.items() if k not in _SETTINGS}
-  values = {name: _score_of(name, about) for name, about in tasks.items()}
-  percent = any(abs(value) > 1 for value in values.values())
+  values = {
+    name: _number(value, name)
+    for name, about in tasks.items()
+    if (value := _score_of(about, name)) is not None
+  }
+  whole = 100 if any(abs(value) > 1 for value in values.values()) else 1
   dim = _dimension(found.get("dimension", found.get("dim", 0)))
   for name, value in values.items():
-    about = tasks[name] if isinstance(tasks[name], Mapping) else {}
     if abs(value) > 100:
       raise ValueError(f"{name} is {value}, above 100 percent")
-    metric = _text(about, "metric") or _text(about, "main_metric")
+    about = tasks[name] if isinstance(tasks[name], Mapping) else {}
+    metric = _text(about, "metric")
     yield (
       name,
       Score(
-        {dim: {metric: value / 100 if percent else value}},
+        {dim: {metric: value / whole}},
         metric,
         _prompts(about.get("prompts")),
-        _text(about, "dataset_revision"),
+        _text(about, "revision") or _text(about, "dataset_revision"),
+        _parts(about.get("scores")) if whole == 1 else (),
       ),
     )
+
+
+def _score_of(about: Any, name: str) -> Any:
+  """The score of a task, unchecked; None where it is null."""
+  if not isinstance(about, Mapping):
+    return about
+  for key in ("score", "main_score"):
+    if key in about:
+      return about[key]
+  raise ValueError(f"{name} has no score; {_EXPECTED}")
+
+
+def _parts(splits: Any) -> tuple[Part, ...]:
+  """The parts of {split: {subset: score}}; () of anything else."""
+  if not isinstance(splits, Mapping):
+    return ()
+  return tuple(
+    Part(split, subset, _number(value, f"{split}/{subset}"))
+    for split, subsets in splits.items()
+    for subset, value in _object(subsets, split).items()
+  )
 
 
 def _abouts(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -167,11 +231,9 @@ def _abouts(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
   return [found, *(about for about in each if isinstance(about, Mapping))]
 
 
-def _score_of(name: str, about: Any) -> float:
-  value = about
-  if isinstance(about, Mapping):
-    value = about.get("main_score", about.get("score"))
-  return _number(value, name)
+def _version(about: Mapping[str, Any]) -> str:
+  """mteb's version, of those who scored with it."""
+  return _text(about, "mteb_version") or _text(about, "mteb")
 
 
 def _prompts(about: Any) -> dict[str, str] | None:

@@ -31,33 +31,34 @@ def precision(scores: Scores) -> str:
 
 def metric(name: str) -> str:
   """A metric as it can be compared: "ndcg@10" is mteb's "ndcg_at_10"."""
-  return name.lower().replace("@", "_at_").removeprefix("cosine_")
+  plain = name.lower().replace("@", "_at_").replace("-", "_")
+  return plain.removeprefix("cosine_")
 
 
 def differences(
   scores: Scores,
   suite: Suite,
-  matched: Mapping[str, str],
+  tasks: Mapping[str, Score],
   dim: int,
   beside: Mapping[str, Result],
 ) -> list[Difference]:
   """Every setting that differs, or of which one side is not known.
 
   Args:
-    matched: {task of the suite: its name in `scores`}.
+    tasks: {task of the suite: its score}.
     dim: of the scores; 0 if it was not recorded.
     beside: {rows: the published result that they are compared with}.
   """
-  tasks = {task: scores.tasks[name] for task, name in matched.items()}
-  found = [
+  return [
     *_of_suite(scores, suite),
     *_of_results(scores, dim, beside),
     *_of_prompts(suite, tasks),
     *_of_metrics(suite, tasks, dim),
+    *_of_parts(suite, tasks),
     *_of_length(scores),
+    *_of_search(scores),
     *_of_runner(scores, suite, tasks),
   ]
-  return found
 
 
 def is_of(name: str, suite: Suite) -> bool:
@@ -148,6 +149,20 @@ def _of_length(scores: Scores) -> Iterator[Difference]:
   if scores.max_length not in (None, _MAX_LENGTH):
     here, there = f"{scores.max_length} tokens", f"{_MAX_LENGTH} tokens"
     yield Difference("longest text", here, there, ())
+
+
+def _of_parts(suite: Suite, tasks: Mapping[str, Score]) -> Iterator[Difference]:
+  """Of how many subsets a score is the mean, where that is recorded."""
+  for task, score in tasks.items():
+    whole = suite.parts.get(task, 1)
+    if score.parts and len(score.parts) != whole:
+      here, there = f"{len(score.parts)} subsets", f"{whole} subsets"
+      yield Difference("parts of the data", here, there, (task,))
+
+
+def _of_search(scores: Scores) -> Iterator[Difference]:
+  if scores.search not in ("", "dense"):
+    yield Difference("search", scores.search, "dense", ())
 
 
 def _of_runner(

@@ -50,6 +50,11 @@ class Suite(NamedTuple):
   prompts: Mapping[str, Sequence[str]]
   tasks: Mapping[str, Task]
   results: Sequence[Result]
+  # Of mteb's data, the parts that count: the split ("": all), the subset of
+  # tasks of which only one does, and how many of the others do, if not one.
+  split: str = ""
+  subsets: Mapping[str, str] = {}
+  parts: Mapping[str, int] = {}
 
   def by_type(self) -> dict[str, list[str]]:
     """Type -> its tasks, both in alphabetical order."""
@@ -75,4 +80,7 @@ def _suite(path: pathlib.Path) -> Suite:
     about["prompts"],
     {name: Task(*task) for name, task in about["tasks"].items()},
     tuple(Result(**result) for result in about["results"]),
+    about.get("split", ""),
+    about.get("subsets", {}),
+    about.get("parts", {}),
   )
