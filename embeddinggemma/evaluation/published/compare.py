@@ -77,7 +77,8 @@ def compare(scores: Scores) -> dict[str, Any]:
     "at": {dimension: {"tasks": {task: row}, "types": {type: row}, "mean_task":
       row, "mean_type": row, "differs": [settings.Difference], "beside": {rows:
       {"model", "dimension", "precision", "source"}}}},
-    "tasks": how many the suite has, "missing": those that were not scored,
+    "tasks": how many the suite has, "note": what is told of its results,
+    "missing": those that were not scored,
     "published": [tables.Result without scores by task]}},
   "unknown": {name: names of tasks that are near}}, where a row is {"ours",
   "paper", "difference", "tasks": over how many, "of": how many there are,
@@ -172,6 +173,7 @@ def _beside(
   return {
     "at": at,
     "tasks": len(suite.tasks),
+    "note": suite.note,
     "missing": sorted(set(suite.tasks) - set(scored), key=str.casefold),
     "published": [_published(result) for result in suite.results],
   }

@@ -55,6 +55,7 @@ class Suite(NamedTuple):
   split: str = ""
   subsets: Mapping[str, str] = {}
   parts: Mapping[str, int] = {}
+  note: str = ""  # on what is told of the suite
 
   def by_type(self) -> dict[str, list[str]]:
     """Type -> its tasks, both in alphabetical order."""
@@ -83,4 +84,5 @@ def _suite(path: pathlib.Path) -> Suite:
     about.get("split", ""),
     about.get("subsets", {}),
     about.get("parts", {}),
+    about.get("note", ""),
   )
