@@ -380,6 +380,9 @@ def test_scores_of_a_suite_are_compared_with_that_one():
   assert set(find()["suites"]) == {MULTILINGUAL, ENGLISH}
   assert set(find(suite="MTEB(eng, v2)")["suites"]) == {ENGLISH}
   assert set(find(suite="mteb(eng)")["suites"]) == {ENGLISH}
+  assert set(find(suite="MTEB")["suites"]) == {MULTILINGUAL, ENGLISH}
+  older = find(suite="MTEB(eng, v1)")["suites"][ENGLISH]["at"][""]["differs"]
+  assert {d["setting"]: d["there"] for d in older}["suite"] == ENGLISH
   french = find(suite="MTEB(fra, v1)")["suites"]
   told = french[ENGLISH]["at"][""]["differs"]
   assert {d["setting"]: d["here"] for d in told}["suite"] == "MTEB(fra, v1)"

@@ -62,9 +62,9 @@ def differences(
 
 
 def is_of(name: str, suite: Suite) -> bool:
-  """Whether a name is that of a suite: MTEB(eng) is MTEB(eng, v2)."""
-  said = names.plain(name)
-  return bool(said) and names.plain(suite.name).startswith(said)
+  """Whether a name is that of a suite; MTEB(eng) is MTEB(eng, v2)."""
+  unversioned = suite.name.partition(",")[0]
+  return names.plain(name) in map(names.plain, (suite.name, unversioned))
 
 
 def _of_suite(scores: Scores, suite: Suite) -> Iterator[Difference]:
