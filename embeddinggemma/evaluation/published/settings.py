@@ -152,12 +152,12 @@ def _of_length(scores: Scores) -> Iterator[Difference]:
 
 
 def _of_parts(suite: Suite, tasks: Mapping[str, Score]) -> Iterator[Difference]:
-  """Of how many subsets a score is the mean, where that is recorded."""
+  """Of how many splits and subsets a score is the mean, where it is recorded."""
   for task, score in tasks.items():
     whole = suite.parts.get(task, 1)
     if score.parts and len(score.parts) != whole:
-      here, there = f"{len(score.parts)} subsets", f"{whole} subsets"
-      yield Difference("parts of the data", here, there, (task,))
+      count = str(len(score.parts))
+      yield Difference("parts of the data", count, str(whole), (task,))
 
 
 def _of_search(scores: Scores) -> Iterator[Difference]:
