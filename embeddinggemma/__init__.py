@@ -109,8 +109,10 @@ def evaluate(model: "Model", data: PathLike) -> dict[str, Any]:
     data: BEIR folders, STS, labels, bitext, or */pairs.jsonl; or one file.
 
   Returns {"quality": {system: {task: {dimension: {metric: value}}}},
-  "summary": means over tasks and over task types, "truncated": {task: {side:
-  how many texts were cut, of how many, and the longest in tokens}}}.
+  "summary": means over tasks and over task types, "prompts": {task: {side: the
+  words before it}}, "truncated": {task: {side: how many texts were cut, of how
+  many, and the longest in tokens}}, "notes": {task: what its scores say less
+  than they seem to}}.
   """
   from embeddinggemma.data import arguments
   from embeddinggemma.evaluation import quality, suite
