@@ -110,9 +110,11 @@ def evaluate(model: "Model", data: PathLike) -> dict[str, Any]:
 
   Returns {"quality": {system: {task: {dimension: {metric: value}}}},
   "intervals": {system: {task: {dimension: ends of the main metric's 95%
-  interval}}}, "summary": means over tasks and over task types, "truncated":
-  {task: {side: how many texts were cut, of how many, and the longest in
-  tokens}}}.
+  interval}}}, "summary": means over tasks and over task types, "prompts": {task:
+  {side: the words before it}}, "protocols": {task: the settings that its scores
+  depend on}, "truncated": {task: {side: how many texts were cut, of how many, and
+  the longest in tokens}}, "notes": {task: what its scores say less than they seem
+  to}}.
   """
   from embeddinggemma.data import arguments
   from embeddinggemma.evaluation import quality, suite

@@ -79,6 +79,15 @@ TEXT_FLAGS = {
     None,
     "float, int8, int4, mixed, ...: rounds the weights; else as trained",
   ),
+  "compare": (None, "paper: beside the scores published of EmbeddingGemma"),
+  "scores": (
+    None,
+    "a JSON of scores to compare, such as `evaluate` wrote; nothing is scored",
+  ),
+  "prompts": (
+    None,
+    "check: scores with the right prompts, none, and another task's",
+  ),
 }
 NUMBER_FLAGS = {
   "dim": (None, "leading dimensions to keep, at unit norm again"),

@@ -22,10 +22,21 @@ VERBS = {
     ("skip_bad_rows", "fields"),
   ),
   "evaluate": Verb(
-    "score a model at every Matryoshka dimension; JSON and a table",
+    "score a model at every Matryoshka dimension; JSON and a table;"
+    " --compare=paper --scores=FILE: compare what it wrote",
     "models:evaluate",
-    ("model", "output"),
-    ("data", "precision", "fields"),
+    (),
+    (
+      "model",
+      "output",
+      "data",
+      "precision",
+      "fields",
+      "prompts",
+      "compare",
+      "scores",
+      "json",
+    ),
   ),
   "prepare": Verb(
     "make the shards that training reads; show what the model will see",

@@ -72,10 +72,10 @@ def evaluate(
   Returns {"quality": what `quality` returns, "intervals": {system: {task: {dim:
   the ends of the 95% interval of the task's main metric}}}, "summary": by
   dimension, the means over tasks and over task types with their "intervals", and
-  each task's main metric; "prompts": {task: {"queries" or "documents": name}},
-  "protocols": {task: the settings that its scores depend on}, "truncated": {task:
-  {"queries" or "documents": {"cut", "of", "longest", "max_length"}}}; "notes":
-  {task: what its scores say less than they seem to}}.
+  each task's main metric; "prompts": {task: {"query" or "document": the words
+  before it}}; "protocols": {task: the settings that its scores depend on},
+  "truncated": {task: {"queries" or "documents": {"cut", "of", "longest",
+  "max_length"}}}; "notes": {task: what its scores say less than they seem to}}.
   """
   dims = matryoshka.dims_of(model.config.embed_dim)
   encode = suite.remember(model)
@@ -91,7 +91,7 @@ def evaluate(
       **{k: v for k, v in summary.items() if k != "tasks"},
       "intervals": means,
     },
-    "prompts": {task.name: suite.prompts_of(task) for task in tasks},
+    "prompts": {task.name: _words(model, task) for task in tasks},
     "protocols": {t.name: dict(t.protocol) for t in tasks if t.protocol},
     "truncated": {
       task: {side: counts.as_json() for side, counts in sides.items()}
@@ -99,6 +99,12 @@ def evaluate(
     },
     "notes": notes(tasks),
   }
+
+
+def _words(model: Model, task: suite.EvalTask) -> dict[str, str]:
+  """The model's prompts of a task, by side."""
+  names = suite.prompts_of(task)
+  return {side: model.prompt(name) for side, name in names.items()}
 
 
 def notes(tasks: Sequence[suite.EvalTask]) -> dict[str, list[str]]:

@@ -293,16 +293,16 @@ def truncated(
 
 
 def prompts_of(task: EvalTask) -> dict[str, str]:
-  """The names of the prompts of a task's queries and documents."""
-  found = {"queries": task.task}
+  """The names of a task's prompts, by side: "query" and "document"."""
+  found = {"query": task.task}
   if task.documents:
-    found["documents"] = kinds.of(task).document_prompt(task.task)
+    found["document"] = kinds.of(task).document_prompt(task.task)
   return found
 
 
 def _queries(task: EvalTask) -> _Side:
   """The arguments with which an encoder is called for a task's queries."""
-  return task.queries, prompts_of(task)["queries"], ()
+  return task.queries, prompts_of(task)["query"], ()
 
 
 def _documents(
@@ -312,7 +312,7 @@ def _documents(
   for start in range(0, len(task.documents), BLOCK):
     texts = task.documents[start : start + BLOCK]
     titles = task.titles[start : start + BLOCK]
-    yield start, encode(texts, prompts_of(task)["documents"], titles)
+    yield start, encode(texts, prompts_of(task)["document"], titles)
 
 
 def _cut(vectors: Float[np.ndarray, "n M"], dim: int) -> np.ndarray:

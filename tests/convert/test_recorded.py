@@ -119,3 +119,24 @@ def test_an_evaluation_says_of_which_model(imported, tmp_path):
   assert main.call([*argv, f"--output={tmp_path / 'e.json'}"]) == 0
   found = json.loads((tmp_path / "e.json").read_text())
   assert found["identity"] == eg.load(imported).identity.as_json()
+
+
+def test_changed_prompts_are_said_once_by_each_verb(imported, tmp_path, capsys):
+  """Losing the prompts of its training costs a model points, silently."""
+  task = tmp_path / "data" / "sts"
+  task.mkdir(parents=True)
+  rows = [
+    {"sentence1": "a river", "sentence2": f"the river {n}", "score": n}
+    for n in range(4)
+  ]
+  (task / "sts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+  other = changed(
+    imported, tmp_path, "prompts.json", lambda tree: {**tree, "query": ""}
+  )
+  said = "changed after it was made: prompts.query="
+  capsys.readouterr()
+  argv = ["evaluate", f"--model={other}", f"--data={tmp_path / 'data'}"]
+  assert main.call([*argv, f"--output={tmp_path / 'e.json'}"]) == 0
+  assert capsys.readouterr().err.count(said) == 1
+  main.call(["doctor", str(other)])
+  assert capsys.readouterr().err.count(said) == 1

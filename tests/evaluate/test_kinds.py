@@ -73,15 +73,15 @@ def folder(tmp_path):
 
 def test_every_kind_is_recognised_and_scored(folder):
   tasks = suite.read_suite(folder)
-  search = {"queries": "query", "documents": "document"}
-  both = lambda name: {"queries": name, "documents": name}
+  search = {"query": "query", "document": "document"}
+  both = lambda name: {"query": name, "document": name}
   assert {t.name: (t.kind, suite.prompts_of(t)) for t in tasks} == {
     "alike": ("pair classification", both("PairClassification")),
     "follow": ("instruction retrieval", search),
-    "levels": ("clustering", {"queries": "clustering"}),
+    "levels": ("clustering", {"query": "clustering"}),
     "lists": ("reranking", both("Reranking")),
     "rank": ("reranking", both("Reranking")),
-    "sets": ("clustering", {"queries": "clustering"}),
+    "sets": ("clustering", {"query": "clustering"}),
     "sums": ("summarization", both("Summarization")),
     "tags": ("multilabel classification", both("MultilabelClassification")),
     "told": ("instruction retrieval", both("InstructionRetrieval")),
@@ -134,7 +134,7 @@ def test_every_published_prompt_is_known_by_the_model(folder, trained):
   argv = ["evaluate", f"--model={trained}", f"--data={folder}"]
   assert main.call([*argv, f"--output={output}"]) == 0
   found = json.loads(output.read_text())
-  assert found["prompts"]["lists"]["documents"] == "Reranking"
+  assert found["prompts"]["lists"]["document"].startswith("task: search")
   assert found["protocols"]["tags"]["n_experiments"] == 10
   assert found["notes"]["rank"] == ["1 of 3 queries have no candidates: 0 each"]
   low, high = found["intervals"]["model"]["lists"]["32"]
@@ -151,9 +151,9 @@ def test_task_json_names_prompts_and_the_main_metric(folder):
   tasks = {t.name: t for t in suite.read_suite(folder)}
   assert kinds.main_of(tasks["lists"]) == "ndcg@10"
   assert kinds.main_of(tasks["alike"]) == "cosine_f1"
-  prompts = {"queries": "qa", "documents": "document"}
+  prompts = {"query": "qa", "document": "document"}
   assert suite.prompts_of(tasks["lists"]) == prompts
-  assert suite.prompts_of(tasks["told"])["queries"] == "code"
+  assert suite.prompts_of(tasks["told"])["query"] == "code"
   found = suite.evaluate(encoder("chance"), list(tasks.values()), [16])
   score = found["tasks"]["lists"]["16"]["ndcg@10"]
   assert found["types"]["reranking"]["16"] == pytest.approx(

@@ -8,7 +8,15 @@ from rich.console import Console
 from embeddinggemma import doctor
 from embeddinggemma.cli import models
 from embeddinggemma.doctor.opened import Finding
-from embeddinggemma.report import forgetting, precision, report, students
+from embeddinggemma.evaluation.published import compare, scores
+from embeddinggemma.report import (
+  forgetting,
+  precision,
+  prompting,
+  published,
+  report,
+  students,
+)
 from embeddinggemma.sweep import table as sweeps
 from embeddinggemma.terminal import console as console_lib
 from embeddinggemma.terminal.printable import printable
@@ -90,6 +98,13 @@ STUDENTS = {
       "timing": {},
     },
   ],
+}
+COMPARED = compare.compare(
+  scores.of_json({"tasks": {"RTE3": 0.5, "XNLI": 0.9}, "dimension": 768})
+)
+CHECKED = {
+  kind: {"mean_task": 0.5, "mean_type": 0.25, "tasks": {"a/task": 0.75}}
+  for kind in ("right", "none", "of another task")
 }
 # Table -> the names and figures that must be seen, whatever the width.
 TABLES = {
@@ -200,6 +215,45 @@ TABLES = {
       "not run",
     ],
   ),
+  "beside the paper": (
+    lambda: next(published.tables(COMPARED)),
+    [
+      "ours",
+      "paper",
+      "difference",
+      "PairClassification, 2 of 11",
+      "RTE3",
+      "89.67",
+      "-39.67",
+      "XNLI",
+      "+8.27",
+      "mean over 2 of 131 tasks",
+      "mean over 1 of 9 types",
+    ],
+  ),
+  "published means": (
+    lambda: list(published.tables(COMPARED))[1],
+    [
+      "model",
+      "mean over tasks",
+      "EmbeddingGemma 308M, 768 dimensions, int8_block",
+      "60.93",
+      "Gecko 278M",
+      "46.23",
+    ],
+  ),
+  "published types": (
+    lambda: list(published.tables(COMPARED))[2],
+    ["MultilabelClassification", "BGE-M3 568M", "-3.11", "65.20"],
+  ),
+  "prompts": (
+    lambda: prompting.used({"a/task": {"query": "task: x | query: "}}),
+    ["before queries", "'task: x | query: '", "as queries", "a/task"],
+  ),
+  "prompts checked": (
+    lambda: prompting.checked(CHECKED),
+    ["right", "none", "of another task", "a/task", "0.750", "0.250"],
+  ),
   "soup --path": (
     lambda: models._path_table(PATH),
     [
@@ -234,7 +288,11 @@ def test_nothing_is_lost(name, width):
   make, parts = TABLES[name]
   shown = render(make(), width)
   seen = squeezed("".join(shown))
-  if name in ("sweep", "doctor"):  # whose sentences are folded in columns
+  if name in (
+    "sweep",
+    "doctor",
+    "prompts",
+  ):  # whose sentences are folded in columns
     parts = [word for part in parts for word in part.split()]
   assert [part for part in parts if squeezed(part) not in seen] == [], shown
   assert all(len(line) <= width for line in shown)

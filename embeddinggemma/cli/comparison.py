@@ -1,0 +1,76 @@
+"""`evaluate --compare`: scores beside published ones."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from embeddinggemma import cache
+from embeddinggemma.cli.flags import console, file_of, missing, say
+from embeddinggemma.evaluation import prompting
+from embeddinggemma.evaluation.published import compare, scores
+from embeddinggemma.report import published
+from embeddinggemma.terminal.console import Terminal
+from embeddinggemma.types import BadInput
+
+COMPARED = "compared"  # the key of a comparison in the JSON of `evaluate`
+_OF_A_RUN = ("model", "data", "fields", "precision", "prompts")
+
+
+def require_flags(values: flags.FlagValues) -> None:
+  """Raise BadInput for flags of `evaluate` that do not go together."""
+  if values.compare is not None:
+    compare.require_known(values.compare)
+  if values.prompts is not None:
+    prompting.require_known(values.prompts)
+  if values.scores is None:
+    for flag in ("model", "output"):
+      if values[flag].value is None:
+        raise BadInput(missing("evaluate", flag))
+    if values.json:
+      raise BadInput("evaluate: --json is for --scores; a run writes --output")
+    return
+  if values.compare is None:
+    raise BadInput("evaluate: --scores=FILE is compared; add --compare=paper")
+  for flag in _OF_A_RUN:
+    if values[flag].value is not None:
+      raise BadInput(
+        f"evaluate: --scores=FILE has scores already; leave out --{flag}"
+      )
+
+
+def of_file(values: flags.FlagValues) -> None:
+  """Compare the scores of --scores; nothing is scored.
+
+  The tables go to standard output, or to standard error beside --output.
+  """
+  output = None if values.output is None else file_of(values.output)
+  path = pathlib.Path(values.scores)
+  given = scores.read(path)
+  compare.require_tasks(given.tasks, str(path), given.suite)
+  found = {
+    "scores": str(path),
+    "compare": values.compare,
+    **compare.compare(given),
+  }
+  if output is not None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    cache.write_json(output, found)
+  if values.json:
+    say(found)
+  else:
+    show(found, Terminal(stderr=False) if output is None else console())
+
+
+def of_result(result: Mapping[str, Any]) -> dict[str, Any]:
+  """The comparison of what `evaluate` is about to write."""
+  return compare.compare(scores.of_json(result))
+
+
+def show(found: Mapping[str, Any], shown: Terminal) -> None:
+  """Print the tables and lines of a comparison."""
+  for table in published.tables(found):
+    shown.print(table)
+  for line in published.lines(found):
+    shown.print(line, highlight=False, markup=False, soft_wrap=True)
