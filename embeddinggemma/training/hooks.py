@@ -3,13 +3,16 @@
 import json
 import math
 import pathlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any
 
-from embeddinggemma.losses import objectives
+from embeddinggemma.losses import collapse, objectives
 from embeddinggemma.progress import Progress
 from embeddinggemma.training.fit import Observer, StepInfo
 
 METRICS = "metrics.jsonl"
+# What differs much between tasks has a curve for each in TensorBoard too.
+_BY_TASK = ("loss", "accuracy")
 
 
 def row_of(info: StepInfo) -> dict[str, Any]:
@@ -66,6 +69,9 @@ class MetricsLog:
     for name, value in row.items():
       if isinstance(value, int | float) and name != "step":
         self._events.add_scalar(name, value, info.step)
+    for name in _BY_TASK:
+      if row.get(name) is not None:
+        self._events.add_scalar(f"{name}/{row['task']}", row[name], info.step)
 
   def close(self) -> None:
     """Close both files."""
@@ -85,24 +91,45 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
   return rows
 
 
-def progress_observer(progress: Progress) -> Observer:
-  """An observer that shows the smoothed loss and tokens per second on a bar.
+def collapse_observer(
+  before: Iterable[Mapping[str, Any]], say: Callable[[str], None]
+) -> Observer:
+  """An observer that warns, once, when vectors collapse.
 
-  The loss is a running mean in which a step weighs a tenth, and says so; steps
-  without a loss leave it as it is.
+  `before` are the rows of earlier steps, so that a resumed run warns like one
+  that was not stopped.
+  """
+  alarm = collapse.Alarm()
+  for row in before:
+    alarm(row)
+
+  def observe(info: StepInfo) -> None:
+    if words := alarm(row_of(info)):
+      say(f"warning: {words}")
+
+  return observe
+
+
+def progress_observer(progress: Progress) -> Observer:
+  """An observer that shows loss, accuracy and tokens per second on a bar.
+
+  All are running means in which a step weighs a tenth, which the loss says;
+  steps without one leave it as it is.
   """
   smooth: dict[str, float] = {}
 
   def observe(info: StepInfo) -> None:
     row = row_of(info)
     compiled = not smooth  # the first step compiles: no speed to speak of
-    for name in ("loss", "tokens_per_s"):
-      value = row[name]
+    for name in ("loss", "accuracy", "tokens_per_s"):
+      value = row.get(name)
       if value is not None:
         smooth[name] = 0.9 * smooth.get(name, value) + 0.1 * value
     note = "no loss: no pair has a negative"
     if "loss" in smooth:
       note = f"loss {smooth['loss']:.3f} (smoothed)"
+    if "accuracy" in smooth:
+      note += f" accuracy {smooth['accuracy']:.2f}"
     if compiled:
       del smooth["tokens_per_s"]
     else:

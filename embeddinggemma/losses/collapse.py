@@ -1,0 +1,120 @@
+"""An alarm for vectors that become one: loud, early, and not at every start.
+
+Vectors have collapsed when different texts have almost the same, or when all lie
+along few directions, and the model does not find the answers of its own batch.
+Either is normal at a random start, and goes away within some steps. So the alarm
+is raised where it comes after vectors that were well, or does not go away.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from embeddinggemma.losses import geometry
+
+Row = Mapping[str, Any]  # of metrics.jsonl
+
+# See docs/measured.md: where healthy and collapsed models lie.
+_COSINE = 0.95
+_RANK = 3.0
+_FEWEST = 16  # distinct texts that a rank is judged by
+_FOUND = 0.5  # of the queries; a model that finds more tells texts apart
+_FALLEN = 2  # looks in a row, after one that was well
+_STUCK = 5  # looks in a row from the start
+_BETTER = 1.5  # times as far apart, or of so many times the rank
+
+
+class Look(NamedTuple):
+  """The worse side's figures of one row."""
+
+  step: int
+  task: str
+  cosine: float  # mean, of different texts
+  rank: float
+  distinct: float  # texts
+  accuracy: float | None
+
+  @property
+  def collapsed(self) -> bool:
+    """Whether no more can be told apart."""
+    if self.accuracy is not None and self.accuracy > _FOUND:
+      return False
+    flat = self.distinct >= _FEWEST and self.rank < _RANK
+    return self.cosine > _COSINE or flat
+
+  def better_than(self, other: "Look") -> bool:
+    """Whether the vectors move apart."""
+    apart = 1 - self.cosine >= _BETTER * (1 - other.cosine)
+    return apart or self.rank >= _BETTER * other.rank
+
+
+def look_of(row: Row) -> Look | None:
+  """The figures of a row; None if nothing was looked at, or of too few texts."""
+  of = lambda name: [
+    row[f"{name}/{side}"]
+    for side in geometry.SIDES
+    if _is_number(row.get(f"{name}/{side}"))
+  ]
+  cosines, ranks = of(geometry.COSINE), of(geometry.RANK)
+  if not (cosines and ranks):
+    return None
+  accuracy = row.get("accuracy")
+  return Look(
+    row.get("step", 0),
+    str(row.get("task", "")),
+    max(cosines),
+    min(ranks),
+    min(of(geometry.DISTINCT), default=0),
+    accuracy if _is_number(accuracy) else None,
+  )
+
+
+class Alarm:
+  """Called with rows in order; says once, in words, that vectors collapse."""
+
+  def __init__(self) -> None:
+    self._well = self._raised = False
+    self._streak: list[Look] = []
+
+  def __call__(self, row: Row) -> str:
+    """The alarm, or ""."""
+    look = look_of(row)
+    if look is None or self._raised:
+      return ""
+    if not look.collapsed:
+      self._well, self._streak = True, []
+      return ""
+    self._streak.append(look)
+    if self._well:
+      self._raised = len(self._streak) >= _FALLEN
+    else:
+      recent = self._streak[-_STUCK:]
+      stays = not any(x.better_than(recent[0]) for x in recent[1:])
+      self._raised = len(recent) == _STUCK and stays
+    return _words(look) if self._raised else ""
+
+
+def first(rows: Iterable[Row]) -> tuple[int, str] | None:
+  """The step and the words of the alarm that these rows raise, if any."""
+  alarm = Alarm()
+  found = ((row.get("step", 0), alarm(row)) for row in rows)
+  return next(((step, words) for step, words in found if words), None)
+
+
+def _words(look: Look) -> str:
+  """What is seen, beside what is usual, and what to do."""
+  found = ""
+  if look.accuracy is not None:
+    found = f", and {look.accuracy:.0%} of the queries find their positive"
+  return (
+    f"the vectors collapse: at step {look.step} (task {look.task}) different"
+    f" texts have a mean cosine of {look.cosine:.3f} and vary along"
+    f" {look.rank:.1f} directions{found}; stop, and train again from an earlier"
+    " checkpoint with a lower --config.optimizer.lr or a higher"
+    " --config.loss.spread_out; if it comes back, look whether the texts of a"
+    " batch differ, and the teacher's vectors of them"
+  )
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and math.isfinite(value)
