@@ -3,7 +3,8 @@
 Vectors have collapsed when different texts have almost the same, or when all lie
 along few directions, and the model does not find the answers of its own batch.
 Either is normal at a random start, and goes away within some steps. So the alarm
-is raised where it comes after vectors that were well, or does not go away.
+is raised where it comes after vectors of the same task that were well, or does
+not begin to go away.
 """
 
 import math
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from embeddinggemma.losses import geometry
 
+KEY = "collapse"  # of the row at which the alarm was raised: its words
 Row = Mapping[str, Any]  # of metrics.jsonl
 
 # See docs/measured.md: where healthy and collapsed models lie.
@@ -70,35 +72,56 @@ def look_of(row: Row) -> Look | None:
 
 
 class Alarm:
-  """Called with rows in order; says once, in words, that vectors collapse."""
+  """Called with rows in order; says once, in words, that vectors collapse.
 
-  def __init__(self) -> None:
-    self._well = self._raised = False
+  `grace` is the number of steps, such as those of warm-up, by which a start
+  need not have moved. A row that holds an alarm, under KEY, is the last.
+  """
+
+  def __init__(self, grace: int = 0) -> None:
+    self._grace, self._raised = grace, False
+    self._well: set[str] = set()  # tasks
     self._streak: list[Look] = []
 
   def __call__(self, row: Row) -> str:
     """The alarm, or ""."""
     look = look_of(row)
+    self._raised |= KEY in row
     if look is None or self._raised:
       return ""
     if not look.collapsed:
-      self._well, self._streak = True, []
+      self._well.add(look.task)
+      self._streak = []
       return ""
     self._streak.append(look)
-    if self._well:
-      self._raised = len(self._streak) >= _FALLEN
-    else:
-      recent = self._streak[-_STUCK:]
-      stays = not any(x.better_than(recent[0]) for x in recent[1:])
-      self._raised = len(recent) == _STUCK and stays
+    self._raised = self._fallen() or self._stuck()
     return _words(look) if self._raised else ""
 
+  def _fallen(self) -> bool:
+    """Whether what was well is not, for some looks in a row."""
+    fallen = [look for look in self._streak if look.task in self._well]
+    return len(fallen) >= _FALLEN
 
-def first(rows: Iterable[Row]) -> tuple[int, str] | None:
-  """The step and the words of the alarm that these rows raise, if any."""
-  alarm = Alarm()
-  found = ((row.get("step", 0), alarm(row)) for row in rows)
-  return next(((step, words) for step, words in found if words), None)
+  def _stuck(self) -> bool:
+    """Whether nothing got better for some looks in a row."""
+    recent = [look for look in self._streak if look.step > self._grace]
+    recent = recent[-_STUCK:]
+    return len(recent) == _STUCK and not any(
+      look.better_than(recent[0]) for look in recent[1:]
+    )
+
+
+def raised(rows: Iterable[Row]) -> tuple[int, str] | None:
+  """The step and the words of the alarm that these rows hold, if any."""
+  found = ((row.get("step"), row.get(KEY)) for row in rows)
+  return next(
+    (
+      (step, words)
+      for step, words in found
+      if isinstance(step, int) and isinstance(words, str)
+    ),
+    None,
+  )
 
 
 def _words(look: Look) -> str:

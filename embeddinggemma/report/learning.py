@@ -47,7 +47,7 @@ BY_DIMENSION = (
 
 def section(stage: str, rows: Rows) -> Iterable[str]:
   """The plots of a stage on pairs or texts, as parts of HTML."""
-  found = collapse.first(rows)
+  found = collapse.raised(rows)
   if found:
     yield f"<p><strong>Warning: {page.escape(found[1])}.</strong></p>"
   yield from _plot("In-batch accuracy", stage, _accuracy(rows), ACCURACY)

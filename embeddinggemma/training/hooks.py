@@ -3,7 +3,7 @@
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import IO, Any
 
 from embeddinggemma.losses import collapse, objectives
@@ -44,14 +44,24 @@ def row_of(info: StepInfo) -> dict[str, Any]:
 class MetricsLog:
   """Writes metrics.jsonl and TensorBoard events in the workdir.
 
-  When training resumes at `start`, lines of later steps are dropped first.
+  It also says, once, when vectors collapse. When training resumes at `start`,
+  lines of later steps are dropped first, and the alarm knows the others.
   """
 
-  def __init__(self, workdir: pathlib.Path, start: int):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    start: int,
+    alarm: collapse.Alarm,
+    say: Callable[[str], None],
+  ):
     import tensorboardX
 
     path = workdir / METRICS
     kept = [row for row in read_metrics(path) if row["step"] <= start]
+    self._alarm, self._say = alarm, say
+    for row in kept:
+      alarm(row)
     text = "".join(json.dumps(row) + "\n" for row in kept)
     if path.is_file() and path.read_text() != text:
       partial = path.with_name(f"{path.name}.partial")
@@ -64,6 +74,9 @@ class MetricsLog:
 
   def __call__(self, info: StepInfo) -> None:
     row = row_of(info)
+    if words := self._alarm(row):
+      row[collapse.KEY] = words
+      self._say(f"warning: {words}")
     self._file.write(json.dumps(row) + "\n")
     self._file.flush()
     for name, value in row.items():
@@ -89,25 +102,6 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
       except json.JSONDecodeError:
         break
   return rows
-
-
-def collapse_observer(
-  before: Iterable[Mapping[str, Any]], say: Callable[[str], None]
-) -> Observer:
-  """An observer that warns, once, when vectors collapse.
-
-  `before` are the rows of earlier steps, so that a resumed run warns like one
-  that was not stopped.
-  """
-  alarm = collapse.Alarm()
-  for row in before:
-    alarm(row)
-
-  def observe(info: StepInfo) -> None:
-    if words := alarm(row_of(info)):
-      say(f"warning: {words}")
-
-  return observe
 
 
 def progress_observer(progress: Progress) -> Observer:

@@ -182,7 +182,7 @@ def summary_of(rows: list[dict[str, Any]]) -> dict[str, float]:
   tail = losses[-max(1, len(losses) // 10) :]
   alone = [row.get(objectives.WITHOUT_NEGATIVES, 0) for row in rows]
   share = round(float(np.mean(alone)), 4)
-  collapsed = collapse.first(rows)
+  collapsed = collapse.raised(rows)
   return {
     **({"loss": float(np.mean(tail))} if tail else {}),
     **({objectives.WITHOUT_NEGATIVES: share} if share else {}),
@@ -279,8 +279,11 @@ def _together(compiling: step.ByShape) -> Callable[[Any, Any], Any]:
 def _fit(run: _Run, state: TrainState) -> TrainState:
   config, first = run.config, int(state.step)
   rows = hooks.read_metrics(run.workdir / hooks.METRICS)
-  known = [row for row in rows if row["step"] <= first]
-  norms = [row["grad_norm"] for row in known if row["loss"] is not None]
+  norms = [
+    row["grad_norm"]
+    for row in rows
+    if row["step"] <= first and row["loss"] is not None
+  ]
   timer = distributed.EveryMinutes(config.every_minutes, time.monotonic)
 
   def save(number: int, state: TrainState, stream: fit_lib.Stream) -> None:
@@ -290,12 +293,12 @@ def _fit(run: _Run, state: TrainState) -> TrainState:
   with contextlib.ExitStack() as stack:
     observers = []
     if distributed.is_first():
-      log = hooks.MetricsLog(run.workdir, first)
+      alarm = collapse.Alarm(config.optimizer.warmup_steps)
+      log = hooks.MetricsLog(run.workdir, first, alarm, run.say)
       stack.callback(log.close)
       progress = progress_lib.Progress(run.console, config.stage, run.steps)
       stack.enter_context(progress).start_at(first)
-      alarm = hooks.collapse_observer(known, run.say)
-      observers = [log, hooks.progress_observer(progress), alarm]
+      observers = [log, hooks.progress_observer(progress)]
     return fit_lib.fit(
       _together(program(config, run.stage, run.mesh)),
       state,

@@ -5,12 +5,11 @@ import re
 import pytest
 from test_hostile_page import HOSTILE, checked
 
-from embeddinggemma.losses.collapse import first
 from embeddinggemma.report import learning, series
 from embeddinggemma.training import learned
 
 
-def rows_of(count=30, tasks=("qa", "code"), cosine=0.3):
+def rows_of(count=30, tasks=("qa", "code")):
   return [
     {"step": n, "task": tasks[n % len(tasks)], "accuracy": n / 100}
     | (
@@ -20,7 +19,7 @@ def rows_of(count=30, tasks=("qa", "code"), cosine=0.3):
         "uniformity/positive": -1 - n / 10,
         "effective_rank/query": 20.0 + n,
         "effective_rank/positive": 10.0 + n,
-        "mean_cosine/query": cosine if n else 0.3,
+        "mean_cosine/query": 0.3,
         "mean_cosine/positive": 0.3,
         "distinct/query": 64,
         "gradient/contrastive": 0.5,
@@ -65,18 +64,14 @@ def test_what_was_not_looked_at_is_not_drawn():
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_collapse_is_said_first_whatever_the_task_is_called(name):
-  rows = rows_of(tasks=(name,), cosine=0.999)
-  found = first(rows)
-  assert found and found[0] == 10
-  page = "".join(learning.section(name, rows))
-  assert page.startswith("<p><strong>Warning: the vectors collapse: at step 10")
-  plain = "harmless " * 9
-  checked(
-    page,
-    "".join(learning.section(plain, rows_of(tasks=(plain,), cosine=0.999))),
-    name,
-  )
+def test_a_collapse_is_said_first_whatever_its_words_are(name):
+  def page(name: str) -> str:
+    rows = rows_of(tasks=(name, "other"))
+    rows[7]["collapse"] = f"task {name}"
+    return "".join(learning.section(name, rows))
+
+  assert page("a").startswith("<p><strong>Warning: task a.</strong></p>")
+  checked(page(name), page("a long and harmless name " * 3), name)
 
 
 def test_the_line_at_the_end_compares_the_ends():

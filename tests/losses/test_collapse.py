@@ -22,16 +22,23 @@ def row(step, cosine, rank=20.0, accuracy=0.05, distinct=64.0, **more):
   }
 
 
-def raised_at(rows) -> int | None:
-  found = collapse.first(rows)
-  return found and found[0]
+def alarms(rows, grace=0) -> list[str]:
+  """What is said at each row."""
+  alarm = collapse.Alarm(grace)
+  return [alarm(row) for row in rows]
+
+
+def raised_at(rows, grace=0) -> int | None:
+  """The step of the alarm."""
+  said = alarms(rows, grace)
+  assert sum(map(bool, said)) <= 1, "once"
+  return next((r["step"] for r, words in zip(rows, said) if words), None)
 
 
 def test_a_fall_is_said_at_the_second_look_and_once():
   rows = [row(1, 0.5), row(10, 0.4), row(11, None), {"step": 12, "loss": 1.0}]
   rows += [row(n, 0.999) for n in (20, 30, 40)]
-  alarm = collapse.Alarm()
-  said = [alarm(r) for r in rows]
+  said = alarms(rows)
   assert [bool(x) for x in said] == [False] * 5 + [True, False]
   for words in (
     "at step 30 (task qa)",
@@ -67,18 +74,41 @@ def test_a_random_start_has_time_to_come_out():
   assert raised_at([row(n, 0.99, 1.2) for n in range(1, 90, 10)]) == 41
 
 
+def test_a_warm_up_moves_nothing_yet():
+  rows = [row(n, 0.99, 1.2) for n in range(1, 90, 10)]
+  assert raised_at(rows, grace=21) == 71
+  assert raised_at(rows, grace=90) is None
+
+
+def test_another_task_is_no_fall():
+  """Texts of one kind may lie close together from the start."""
+  odd = lambda n: row(n, 0.97, task="names")
+  assert raised_at([row(1, 0.4), odd(2), odd(3), row(4, 0.4), odd(5)]) is None
+  fall = [row(1, 0.4), odd(2), row(3, 0.99), odd(4), row(5, 0.99)]
+  assert raised_at(fall) == 5
+
+
+def test_a_row_with_an_alarm_is_the_last():
+  said = row(9, 0.99, collapse="the vectors collapse")
+  rows = [row(1, 0.4), said, row(10, 0.99), row(20, 0.99)]
+  assert raised_at(rows) is None
+  assert collapse.raised(rows) == (9, "the vectors collapse")
+  assert collapse.raised([row(1, 0.4), {"step": 2}]) is None
+
+
 def test_without_pairs_there_is_no_accuracy():
   texts = [
     {k: v for k, v in row(n, 0.5).items() if "positive" not in k}
     | {"mean_cosine/query": (0.3, 0.99)[n > 2], "accuracy": None}
     for n in range(6)
   ]
-  found = collapse.first(texts)
-  assert found and found[0] == 4 and "queries find" not in found[1]
+  said = alarms(texts)
+  assert said[4] and "queries find" not in said[4]
 
 
 @pytest.mark.parametrize("odd", [None, math.nan, math.inf, "1", [1], {}])
 def test_rows_of_any_file_raise_nothing(odd):
   rows = [row(n, odd, odd, odd, odd) for n in range(9)] + [{}, {"step": odd}]
   rows += [{"mean_cosine/query": 1.0, "effective_rank/query": 1.0}] * 2
-  assert raised_at([row(0, 0.3), *rows]) in (None, 0)
+  assert alarms([row(0, 0.3), *rows])[-1] == ""
+  assert collapse.raised([{"step": odd, "collapse": odd}]) is None
