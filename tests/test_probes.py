@@ -34,7 +34,7 @@ def looked(kind: str, data: int, fsdp: int, rules: str):
   loss = dataclasses.replace(config.loss, contrastive=contrastive)
   terms = pairs.terms(dataclasses.replace(config, loss=loss), mesh)
   objective = objectives.pair_objective(
-    objectives.separate(encode), terms, mesh, probe.show
+    objectives.separate(encode), terms, mesh, probe.show(mesh)
   )
   run = jax.jit(objective)
   look = prober(jax.jit(probe.pair_probe(terms, mesh)), mesh)

@@ -1,9 +1,8 @@
 """What a step cannot afford at every step: how vectors lie, what pulls them.
 
 The step hands out the vectors of its batch as they are, which costs it nothing.
-A probe is a program of its own that reads them every so many steps: the step's
-program is the same with it, sends nothing more between devices, and rounds
-every weight alike.
+A probe is a program of its own that reads them every so many steps: the step
+sends nothing more between devices with it, and rounds every weight alike.
 
 It differentiates each term of the loss, and each Matryoshka dimension of a term,
 by these vectors alone. By the weights it would take a backward pass of the model
@@ -20,6 +19,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
+from embeddinggemma import sharding
 from embeddinggemma.losses import distill, geometry, matryoshka, objectives
 from embeddinggemma.types import (
   Aux,
@@ -37,11 +37,22 @@ GRADIENT = "gradient"  # metrics are "gradient/TERM" and "gradient/TERM/PART"
 Sides = tuple[Array, Array | None, Array | None]
 
 
-def show(aux: Aux, embeddings: Embeddings) -> Metrics:
-  """What a step hands out for a probe; see `objectives.pair_objective`."""
-  read = {k: v for k, v in aux.items() if k == distill.PROJECTION}
-  sides = embeddings.query, embeddings.positive, embeddings.negative
-  return {objectives.SEEN: jax.lax.stop_gradient(Seen(read, *sides))}
+def show(mesh: Mesh) -> objectives.Show:
+  """What hands out a batch's vectors; see `objectives.pair_objective`.
+
+  They stay where they are, whatever the shape of the batch's texts: one probe
+  serves all shapes.
+  """
+  split = lambda x: sharding.split_batch(x, mesh)
+  whole = lambda x: sharding.replicate(x, mesh)
+
+  def shown(aux: Aux, embeddings: Embeddings) -> Metrics:
+    read = {k: v for k, v in aux.items() if k == distill.PROJECTION}
+    sides = embeddings.query, embeddings.positive, embeddings.negative
+    seen = Seen(jax.tree.map(whole, read), *jax.tree.map(split, sides))
+    return {objectives.SEEN: jax.lax.stop_gradient(seen)}
+
+  return shown
 
 
 def pair_probe(
