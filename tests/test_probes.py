@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_mesh
@@ -12,16 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embeddinggemma import sharding
-from embeddinggemma.losses import objectives, probe
+from embeddinggemma.losses import matryoshka, objectives, probe
 from embeddinggemma.training import probing, stages, step
 from embeddinggemma.training.stages import pairs
+from embeddinggemma.types import Seen
 
 BATCH = test_mesh.BATCH
 
 
-def prober(program, mesh) -> probing.Prober:
+def prober(program) -> probing.Prober:
   """One that looks at every step."""
-  return probing.Prober(program, 1, 1, mesh)
+  return probing.Prober(program, 1, 1)
 
 
 @functools.cache
@@ -37,7 +39,7 @@ def looked(kind: str, data: int, fsdp: int, rules: str):
     objectives.separate(encode), terms, mesh, probe.show(mesh)
   )
   run = jax.jit(objective)
-  look = prober(jax.jit(probe.pair_probe(terms, mesh)), mesh)
+  look = prober(jax.jit(probe.pair_probe(terms, mesh)))
 
   def call(params, batch) -> dict[str, float]:
     placed = sharding.tree_shardings({"params": params}, mesh, rules)
@@ -84,7 +86,7 @@ def steps(every: int, data: int = 1, fsdp: int = 1, groups: int = 1):
   program = step.ByShape(step.compile_step(stage, 0, mesh))
   look = lambda step, metrics, batch: metrics
   if every:
-    look = prober(step.ByShape(step.compile_probe(stage)), mesh)
+    look = prober(step.ByShape(step.compile_probe(stage)))
   rows = []
   for number in range(2):
     batch = test_mesh.batch(number, data * fsdp * groups)
@@ -129,6 +131,27 @@ def test_the_step_sends_nothing_more() -> None:
     text = step.compile_step(stage, 0, mesh).lower(state, batch).compile()
     counts.append(len(test_mesh.collectives(text.as_text())))
   assert counts[0] == counts[1] > 0
+
+
+def test_a_term_from_elsewhere_may_read_tokens_and_what_learns_beside() -> None:
+  """It is looked at too, in a program for each shape."""
+  mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+
+  def lengths(aux, embeddings, batch):
+    size = embeddings.query.shape[0]
+    longer = jnp.sum(batch.query.ids > 0) * aux["projection"][0, 0]
+    return jnp.full(size, longer) * jnp.sum(embeddings.query[:, 0])
+
+  held, batch = test_objectives.params(0), test_mesh.batch(1, 1)
+  vectors = jax.random.normal(jax.random.key(0), (2, BATCH, 16))
+  vectors = matryoshka.truncate(vectors, 16)
+  seen = Seen(held["aux"], vectors[0], vectors[1], None)
+  run = jax.jit(probe.pair_probe({"own": (1.0, lengths)}, mesh))
+  found = prober(run)(1, {objectives.SEEN: seen}, batch)
+  count = np.sum(batch.query.ids > 0) * held["aux"]["projection"][0, 0]
+  sideways = 1 - vectors[0][:, 0] ** 2  # of the gradient along the first axis
+  want = abs(count) * np.sqrt(np.sum(sideways))
+  np.testing.assert_allclose(found["gradient/own"], want, rtol=1e-4)
 
 
 def test_when_a_training_looks() -> None:

@@ -11,7 +11,7 @@ linearly, so the norms by the vectors say how strong the terms pull against each
 other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from embeddinggemma import sharding
-from embeddinggemma.losses import distill, geometry, matryoshka, objectives
+from embeddinggemma.losses import geometry, matryoshka, objectives
 from embeddinggemma.types import (
   Aux,
   Embeddings,
@@ -37,19 +37,18 @@ GRADIENT = "gradient"  # metrics are "gradient/TERM" and "gradient/TERM/PART"
 Sides = tuple[Array, Array | None, Array | None]
 
 
-def show(mesh: Mesh) -> objectives.Show:
+def show(mesh: Mesh, hidden: Collection[str] = ()) -> objectives.Show:
   """What hands out a batch's vectors; see `objectives.pair_objective`.
 
   They stay where they are, whatever the shape of the batch's texts: one probe
-  serves all shapes.
+  serves all shapes. `hidden` are keys of aux that no term reads.
   """
   split = lambda x: sharding.split_batch(x, mesh)
-  whole = lambda x: sharding.replicate(x, mesh)
 
   def shown(aux: Aux, embeddings: Embeddings) -> Metrics:
-    read = {k: v for k, v in aux.items() if k == distill.PROJECTION}
+    read = {name: leaf for name, leaf in aux.items() if name not in hidden}
     sides = embeddings.query, embeddings.positive, embeddings.negative
-    seen = Seen(jax.tree.map(whole, read), *jax.tree.map(split, sides))
+    seen = Seen(read, *jax.tree.map(split, sides))
     return {objectives.SEEN: jax.lax.stop_gradient(seen)}
 
   return shown

@@ -3,13 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
-from jax.sharding import Mesh
-
-from embeddinggemma import sharding
 from embeddinggemma.losses.objectives import SEEN
-from embeddinggemma.types import Metrics, PairBatch, Seen, Text
+from embeddinggemma.types import Metrics, PairBatch, Seen
 
 Program = Callable[[Seen, Any], Metrics]
 
@@ -30,32 +25,35 @@ class Prober:
   with those of the step, while the next one runs.
   """
 
-  def __init__(self, program: Program, every: int, steps: int, mesh: Mesh):
-    self._program, self._mesh = program, mesh
-    self._every, self._steps = every, steps
-    self._empty: dict[int, jax.Array] = {}
+  def __init__(self, program: Program, every: int, steps: int):
+    self._program, self._every, self._steps = program, every, steps
+    self._reads_tokens = False
 
   def __call__(self, step: int, metrics: Metrics, batch: Any) -> Metrics:
     """The metrics of a step, without what it showed."""
     found = {name: x for name, x in metrics.items() if name != SEEN}
     if SEEN in metrics and is_due(step, self._every, self._steps):
-      found |= self._program(metrics[SEEN], self._without_tokens(batch))
+      found |= self._figures(metrics[SEEN], batch)
     return found
 
-  def _without_tokens(self, batch: PairBatch) -> PairBatch:
-    """The batch with texts of no length, so that all shapes are one program."""
+  def _figures(self, seen: Seen, batch: PairBatch) -> Metrics:
+    """The probe's, of a batch without tokens: one program for all its shapes.
 
-    def emptied(text: Text | None) -> Text | None:
-      if text is None:
-        return None
-      none = self._none(text.valid.shape[0])
-      return text._replace(ids=none, segment_ids=none)
+    A term from elsewhere may read tokens. Then there is a program a shape.
+    """
+    if not self._reads_tokens:
+      try:
+        return self._program(seen, without_tokens(batch))
+      except (AttributeError, TypeError):  # of None, where it looks for tokens
+        self._reads_tokens = True
+    return self._program(seen, batch)
 
-    sides = ("query", "positive", "negative")
-    return batch._replace(**{s: emptied(getattr(batch, s)) for s in sides})
 
-  def _none(self, groups: int) -> jax.Array:
-    if groups not in self._empty:
-      zeros = np.zeros((groups, 1, 1), np.int32)
-      self._empty[groups] = sharding.to_devices(zeros, self._mesh)
-    return self._empty[groups]
+def without_tokens(batch: PairBatch) -> PairBatch:
+  """A batch that says of its texts only which there are."""
+  sides: dict[str, Any] = {
+    side: text._replace(ids=None, segment_ids=None)
+    for side in ("query", "positive", "negative")
+    if (text := getattr(batch, side)) is not None
+  }
+  return batch._replace(**sides)

@@ -36,7 +36,7 @@ class Side:
     self.look = lambda number, metrics, batch: metrics
     if every:
       probe = step.ByShape(step.compile_probe(stage, options))
-      self.look = probing.Prober(probe, every, every, mesh)
+      self.look = probing.Prober(probe, every, every)
 
   def block(self, steps: int) -> float:
     """The seconds of so many steps, the last of which may be looked at."""

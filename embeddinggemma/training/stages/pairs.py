@@ -120,7 +120,7 @@ def finetune(config: PairConfig, mesh: Mesh) -> Stage:
   """
   encode_sides, chosen = _encode_sides(config, mesh), terms(config, mesh)
   probed = bool(config.every_probe)
-  show = probe.show(mesh) if probed else objectives.nothing
+  show = probe.show(mesh, [lora.LORA]) if probed else objectives.nothing
   objective = objectives.pair_objective(encode_sides, chosen, mesh, show)
   stage = dataclasses.replace(
     common.stage(config, init(config), objective),
