@@ -1,11 +1,12 @@
-"""What looking costs: the time of training with a probe and without.
+"""What looking costs: processor time of training with a probe and without.
 
   python tests/benchmarks/probe_cost.py [--preset=laptop] [--rounds=10]
 
 The shipped config of pre-finetuning on one CPU device, on random texts, with a
 look every so many steps as the config has it. Blocks of that many steps take
-turns, one with a look and one without, so that what else the machine does falls
-on both. Also prints what a look takes alone, and what compiling it takes.
+turns, one with a look and one without. What counts is the time of this process
+on all cores, so that a busy machine changes little. Also prints what a look takes
+alone, and what compiling it takes.
 """
 
 import argparse
@@ -40,22 +41,22 @@ class Side:
 
   def block(self, steps: int) -> float:
     """The seconds of so many steps, the last of which may be looked at."""
-    began = time.perf_counter()
+    began = time.process_time()
     for number in range(2, steps + 2):
       self.state, metrics = self.program(self.state, self.batch)
       found = self.look(number, metrics, self.batch)
     jax.block_until_ready((self.state, found))
-    return time.perf_counter() - began
+    return time.process_time() - began
 
   def alone(self) -> float:
     """The seconds of one look."""
     self.state, metrics = self.program(self.state, self.batch)
     jax.block_until_ready(metrics)
-    began = time.perf_counter()
+    began = time.process_time()
     found = self.look(1, metrics, self.batch)
     found.pop(objectives.SEEN, None)
     jax.block_until_ready(found)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def main() -> None:
