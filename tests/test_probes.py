@@ -54,7 +54,9 @@ def looked(kind: str, data: int, fsdp: int, rules: str):
   return call
 
 
-@pytest.mark.parametrize("kind", ["pairs", "texts"])
+@pytest.mark.parametrize(
+  "kind", ["pairs", pytest.param("texts", marks=pytest.mark.slow)]
+)
 @settings(max_examples=2, deadline=None, derandomize=True)
 @given(st.integers(1, 2**31), st.integers(2, BATCH))
 def test_no_division_changes_a_figure(kind, seed, size) -> None:
@@ -109,6 +111,7 @@ def test_a_probe_changes_no_bit_of_a_step() -> None:
     assert objectives.SEEN not in one and "gradient/distill" in one
 
 
+@pytest.mark.slow
 def test_of_a_whole_model_on_a_mesh() -> None:
   for one, other in zip(steps(1)[0], steps(1, 4, 2, 2)[0], strict=True):
     assert set(one) == set(other)
