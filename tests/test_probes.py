@@ -89,7 +89,7 @@ def steps(every: int, data: int = 1, fsdp: int = 1, groups: int = 1):
   program = step.ByShape(step.compile_step(stage, 0, mesh))
   look = lambda step, metrics, batch: metrics
   if every:
-    look = prober(step.ByShape(step.compile_probe(stage)))
+    look = prober(step.ByShape(step.compile_probe(stage.probe)))
   rows = []
   for number in range(2):
     batch = test_mesh.batch(number, data * fsdp * groups)
@@ -99,6 +99,7 @@ def steps(every: int, data: int = 1, fsdp: int = 1, groups: int = 1):
   return rows, jax.device_get(state)
 
 
+@pytest.mark.slow
 def test_a_probe_changes_no_bit_of_a_step() -> None:
   """The state is donated, and so is the projection that a probe reads."""
   probed, plain = steps(1), steps(0)
@@ -121,6 +122,7 @@ def test_of_a_whole_model_on_a_mesh() -> None:
       )
 
 
+@pytest.mark.slow
 def test_the_step_sends_nothing_more() -> None:
   """The program's collectives, of any mesh, are those without a probe."""
   mesh = sharding.make_mesh(4, 2)

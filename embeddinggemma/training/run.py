@@ -246,13 +246,14 @@ def _program_key(config: TrainConfig) -> dict[str, Any]:
 def _look(run: _Run) -> fit_lib.Look:
   """What adds the figures of the stage's probe to the metrics, if it has one."""
   stage, config = run.stage, run.config
-  if stage.probe is None:
+  looks = stage.probe
+  if looks is None:
     return fit_lib.no_look
   options = start.compiler_options(config, run.mesh)
   compiling = cache.share(
     "probe",
     _program_key(config),
-    lambda: step.ByShape(step.compile_probe(stage, options)),
+    lambda: step.ByShape(step.compile_probe(looks, options)),
   )
   every = stages.kind_of(config).probed(config)
   return probing.Prober(_together(compiling), every, config.steps)

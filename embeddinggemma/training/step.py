@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from embeddinggemma import sharding
 from embeddinggemma.losses import objectives
-from embeddinggemma.types import BadInput, Metrics, Stage, TrainState
+from embeddinggemma.types import BadInput, Metrics, Probe, Stage, TrainState
 
 Program = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
@@ -124,10 +124,10 @@ def compile_step(
 
 
 def compile_probe(
-  stage: Stage, compiler_options: Mapping[str, Any] | None = None
+  probe: Probe, compiler_options: Mapping[str, Any] | None = None
 ) -> Any:
-  """The jitted probe of a stage that has one; `step.ByShape` compiles it."""
-  return jax.jit(stage.probe, compiler_options=dict(compiler_options or {}))
+  """A stage's probe, jitted; `ByShape` compiles it."""
+  return jax.jit(probe, compiler_options=dict(compiler_options or {}))
 
 
 def abstract_state(stage: Stage, seed: int, mesh: Mesh) -> Any:

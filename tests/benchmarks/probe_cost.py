@@ -36,7 +36,8 @@ class Side:
     self.batch = sharding.to_devices(batch, mesh)
     self.look = lambda number, metrics, batch: metrics
     if every:
-      probe = step.ByShape(step.compile_probe(stage, options))
+      assert stage.probe
+      probe = step.ByShape(step.compile_probe(stage.probe, options))
       self.look = probing.Prober(probe, every, every)
 
   def block(self, steps: int) -> float:
