@@ -4,10 +4,14 @@ import json
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
 
 from embeddinggemma import checkpoint
 from embeddinggemma.cli import main
+from embeddinggemma.data import loader
+from embeddinggemma.losses import collapse
+from embeddinggemma.training import fit, hooks, run
 
 SMALL = [
   "--config.model.num_layers=1",
@@ -86,6 +90,28 @@ def test_a_workdir_of_before_goes_on_with_the_same_figures(
   assert "continues at step 3" in said and "learned: " in said
   assert hash_in(workdir) == hash_in(probed)
   assert rows_of(workdir)[3:] == rows_of(probed)[3:]
+
+
+def info_of(step: int, cosine: float) -> fit.StepInfo:
+  """A step of which different texts have this mean cosine."""
+  metrics = {"loss": 1.0, "accuracy": 0.1, "effective_rank/query": 9.0}
+  metrics |= {"mean_cosine/query": cosine, "distinct/query": 32.0}
+  loaded = loader.Loaded(None, "qa", np.arange(2), 8, 16)
+  return fit.StepInfo(step, metrics, loaded, 0.1, 0.0)
+
+
+def test_a_collapse_is_said_once_and_stands_in_the_metrics(tmp_path):
+  """The second call goes on from step 3, as after a kill."""
+  said: list[str] = []
+  for start, steps in ((0, (1, 2, 3, 4)), (3, (4, 5))):
+    log = hooks.MetricsLog(tmp_path, start, collapse.Alarm(), said.append)
+    for step in steps:
+      log(info_of(step, 0.2 if step == 1 else 0.99))
+    log.close()
+  assert len(said) == 1 and said[0].startswith("warning: the vectors collapse")
+  rows = hooks.read_metrics(tmp_path / hooks.METRICS)
+  assert [row["step"] for row in rows if "collapse" in row] == [3]
+  assert run.summary_of(rows)["collapsed_at"] == 3
 
 
 def test_a_period_below_zero_is_refused(data_folder, tmp_path, capsys):
