@@ -43,13 +43,23 @@ class Look(NamedTuple):
     """Whether no more can be told apart."""
     if self.accuracy is not None and self.accuracy > _FOUND:
       return False
-    flat = self.distinct >= _FEWEST and self.rank < _RANK
-    return self.cosine > _COSINE or flat
+    return self.close or self.flat
+
+  @property
+  def close(self) -> bool:
+    """Whether different texts have almost the same vectors."""
+    return self.cosine > _COSINE
+
+  @property
+  def flat(self) -> bool:
+    """Whether enough texts to tell lie along few directions."""
+    return self.distinct >= _FEWEST and self.rank < _RANK
 
   def better_than(self, other: "Look") -> bool:
-    """Whether the vectors move apart."""
+    """Whether the vectors move apart, in each way in which the others did not."""
     apart = 1 - self.cosine >= _BETTER * (1 - other.cosine)
-    return apart or self.rank >= _BETTER * other.rank
+    wider = self.rank >= _BETTER * other.rank
+    return (apart or not other.close) and (wider or not other.flat)
 
 
 def look_of(row: Row) -> Look | None:
