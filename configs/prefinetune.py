@@ -56,6 +56,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.every_checkpoint = min(max(sizes.steps // 4, 1), 500)
   config.every_minutes = 0.0 if small else 5.0  # also save by time; 0: no
   config.keep_checkpoints = 2
+  # Steps between looks at how vectors lie and what pulls them; 0: none.
+  config.every_probe = 10
   config.guard = ConfigDict()
   config.guard.skips = 0  # bad batches to roll back and skip, at most
   config.guard.jump = (

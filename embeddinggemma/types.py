@@ -22,7 +22,8 @@ else:
   Array = jax.Array | np.ndarray
 Params = Mapping[str, Any]  # {"model": ..., "aux": ...}: plain nested dicts
 Aux = Mapping[str, Any]
-Metrics = dict[str, Array]
+# Scalars by name; of a step also what it shows to a probe (objectives.SEEN).
+Metrics = dict[str, Any]
 Key = jax.Array
 Weights = Mapping[str, float]  # task name -> share of the batches
 IDENTITY = "identity"  # key of a model's identity in JSON (model/identity.py)
@@ -131,6 +132,15 @@ class Embeddings(NamedTuple):
   candidates: Float[Array, "B M"]
 
 
+class Seen(NamedTuple):
+  """What a step shows to a probe: vectors, and what the loss reads of `aux`."""
+
+  aux: Aux
+  query: Float[Array, "B M"]
+  positive: Float[Array, "B M"] | None
+  negative: Float[Array, "B N M"] | None
+
+
 class Values(NamedTuple):
   """What a term of the loss is for each pair of a batch.
 
@@ -187,6 +197,7 @@ Encode = Callable[[Params, Text], Array]  # -> (B, M), unit norm, float32
 # -> a value for each pair, (B,), or those with more to say.
 LossTerm = Callable[[Aux, Embeddings, PairBatch], Array | Values]
 Objective = Callable[[Params, Any], tuple[Array, Metrics]]  # (params, batch)
+Probe = Callable[[Seen, Any], Metrics]  # (what a step shows, its batch)
 
 
 @runtime_checkable
@@ -220,3 +231,4 @@ class Stage:
   view: Callable[[Params], Params] = identity
   trainable: Callable[[str], bool] = everything
   rules: str = "fsdp"  # key of sharding.RULES, by which the state is sharded
+  probe: Probe | None = None  # of what the objective shows, now and then

@@ -18,6 +18,7 @@ from embeddinggemma import sharding
 from embeddinggemma.losses import contrastive, matryoshka
 from embeddinggemma.losses import terms as terms_lib
 from embeddinggemma.types import (
+  Aux,
   Embeddings,
   Encode,
   LossTerm,
@@ -33,9 +34,12 @@ from embeddinggemma.types import (
 # holds only such, so that it must not move the weights.
 WITHOUT_NEGATIVES = "without_negatives"
 IDLE = "idle"
+SEEN = "seen"  # no metric: what a step shows to a probe (types.Seen)
 
 # (params, texts of each side) -> the embeddings of each side.
 EncodeSides = Callable[[Params, Sequence[Text]], list[jax.Array]]
+# (aux, embeddings) -> what the step hands out beside its metrics.
+Show = Callable[[Aux, Embeddings], Metrics]
 # (params, batch) -> for each text: summed loss, number of tokens, of hits.
 TokenLosses = Callable[[Params, Any], tuple[jax.Array, jax.Array, jax.Array]]
 
@@ -105,8 +109,17 @@ def row_by_row(mesh: Mesh, width: int) -> contrastive.OverRows:
 ENCODE_SIDES = {"separate": separate, "joint": joint}
 
 
+def nothing(aux: Aux, embeddings: Embeddings) -> Metrics:
+  """Hands out nothing: there is no probe."""
+  del aux, embeddings
+  return {}
+
+
 def pair_objective(
-  encode: EncodeSides, terms: dict[str, tuple[float, LossTerm]], mesh: Mesh
+  encode: EncodeSides,
+  terms: dict[str, tuple[float, LossTerm]],
+  mesh: Mesh,
+  show: Show = nothing,
 ) -> Objective:
   """Embed a batch of pairs and sum weighted terms, averaged over valid pairs.
 
@@ -114,6 +127,7 @@ def pair_objective(
     encode: encodes the sides of the batch.
     terms: name -> (weight, term); terms of weight 0 are not computed.
     mesh: the devices.
+    show: what it hands out beside its metrics, for a probe.
 
   Returns:
     An objective whose metrics are the mean of each term and of its parts, the
@@ -150,7 +164,8 @@ def pair_objective(
       found | _accuracy(embeddings, batch, row_by_row(mesh, query.shape[1]))
     )
     figures = {name: _figure(x, valid) for name, x in _by_part(judged)}
-    return jnp.asarray(loss), figures | _negatives(found, valid)
+    figures |= _negatives(found, valid) | show(params["aux"], embeddings)
+    return jnp.asarray(loss), figures
 
   return objective
 
@@ -175,20 +190,21 @@ def _by_part(
       yield f"{name}/{part}", summand
 
 
-def _counted(values: Values, valid: Bool[Array, "B"]) -> Bool[Array, "B"]:
+def counted(values: Values, valid: Bool[Array, "B"]) -> Bool[Array, "B"]:
+  """The pairs that have the value."""
   return valid if values.counted is None else valid & values.counted
 
 
 def _mean(values: Values, valid: Bool[Array, "B"]) -> Float[Array, ""]:
   """The mean over the pairs that have the value; 0 if none has."""
-  counted = _counted(values, valid)
-  total = jnp.sum(jnp.where(counted, values.total, 0.0))
-  return total / jnp.maximum(jnp.sum(counted), 1)
+  some = counted(values, valid)
+  total = jnp.sum(jnp.where(some, values.total, 0.0))
+  return total / jnp.maximum(jnp.sum(some), 1)
 
 
 def _figure(values: Values, valid: Bool[Array, "B"]) -> Float[Array, ""]:
   """The mean as a metric: NaN if no pair has the value."""
-  some = jnp.any(_counted(values, valid))
+  some = jnp.any(counted(values, valid))
   return jnp.where(some, _mean(values, valid), jnp.nan)
 
 

@@ -13,8 +13,15 @@ from embeddinggemma import cache, checkpoint, distributed, doctor
 from embeddinggemma.cache import Task
 from embeddinggemma.data import loader
 from embeddinggemma.distributed import forks
+from embeddinggemma.training import (
+  hooks,
+  learned,
+  resuming,
+  run,
+  stages,
+  start,
+)
 from embeddinggemma.training import prepare as prepare_lib
-from embeddinggemma.training import resuming, run, stages, start
 from embeddinggemma.training import workdir as workdir_lib
 from embeddinggemma.training.config import TrainConfig
 from embeddinggemma.training.inputs import Inputs
@@ -88,6 +95,9 @@ def _close(
     soft_wrap=True,
   )
   if stages.kind_of(config).embeds:
+    said = learned.line(hooks.read_metrics(workdir / hooks.METRICS))
+    if said:
+      console.print(said, highlight=False, soft_wrap=True)
     doctor.check_or_stop(workdir / trained["checkpoint"], console)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 
 from embeddinggemma.data.loader import Loaded
+from embeddinggemma.losses.objectives import SEEN
 from embeddinggemma.training.step import Program
 from embeddinggemma.types import BadBatch, Interrupted, Metrics, TrainState
 
@@ -55,9 +56,17 @@ class Hook(NamedTuple):
     return step > 0 and (also or step % self.every == 0)
 
 
+# (step, its metrics, its batch) -> the metrics that are read, as scalars.
+Look = Callable[[int, Metrics, Any], Metrics]
 Observer = Callable[[StepInfo], None]
 # A check of each step: what is wrong with it, or "".
 Guard = Callable[[StepInfo], str]
+
+
+def no_look(step: int, metrics: Metrics, batch: Any) -> Metrics:
+  """The metrics of a step, without what it shows to a probe."""
+  del step, batch
+  return {name: value for name, value in metrics.items() if name != SEEN}
 
 
 def finite(info: StepInfo) -> str:
@@ -84,6 +93,7 @@ def fit(
   observers: Sequence[Observer],
   guard: Guard = finite,
   preempted: Callable[[int], bool] = never,
+  look: Look = no_look,
 ) -> TrainState:
   """Train from state.step to `steps` and return the last state.
 
@@ -99,6 +109,7 @@ def fit(
     observers: called with the result of every step.
     guard: checks every step.
     preempted: called with every step; whether to stop there.
+    look: called with every step that is under way; may add to its metrics.
 
   Raises:
     BadBatch: the guard objects to a step.
@@ -120,6 +131,7 @@ def fit(
     loaded = next(stream)
     waited = time.perf_counter() - began
     state, metrics = program(state, loaded.batch)
+    metrics = look(step + 1, metrics, loaded.batch)
     # The device is busy with this step while the last one is read.
     watch.flush()
     watch.pending = _Pending(step + 1, metrics, loaded, waited)

@@ -3,13 +3,16 @@
 import json
 import math
 import pathlib
+from collections.abc import Callable
 from typing import IO, Any
 
-from embeddinggemma.losses import objectives
+from embeddinggemma.losses import collapse, objectives
 from embeddinggemma.progress import Progress
 from embeddinggemma.training.fit import Observer, StepInfo
 
 METRICS = "metrics.jsonl"
+# What differs much between tasks has a curve for each in TensorBoard too.
+_BY_TASK = ("loss", "accuracy")
 
 
 def row_of(info: StepInfo) -> dict[str, Any]:
@@ -41,14 +44,24 @@ def row_of(info: StepInfo) -> dict[str, Any]:
 class MetricsLog:
   """Writes metrics.jsonl and TensorBoard events in the workdir.
 
-  When training resumes at `start`, lines of later steps are dropped first.
+  It also says, once, when vectors collapse. When training resumes at `start`,
+  lines of later steps are dropped first, and the alarm knows the others.
   """
 
-  def __init__(self, workdir: pathlib.Path, start: int):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    start: int,
+    alarm: collapse.Alarm,
+    say: Callable[[str], None],
+  ):
     import tensorboardX
 
     path = workdir / METRICS
     kept = [row for row in read_metrics(path) if row["step"] <= start]
+    self._alarm, self._say = alarm, say
+    for row in kept:
+      alarm(row)
     text = "".join(json.dumps(row) + "\n" for row in kept)
     if path.is_file() and path.read_text() != text:
       partial = path.with_name(f"{path.name}.partial")
@@ -61,11 +74,17 @@ class MetricsLog:
 
   def __call__(self, info: StepInfo) -> None:
     row = row_of(info)
+    if words := self._alarm(row):
+      row[collapse.KEY] = words
+      self._say(f"warning: {words}")
     self._file.write(json.dumps(row) + "\n")
     self._file.flush()
     for name, value in row.items():
       if isinstance(value, int | float) and name != "step":
         self._events.add_scalar(name, value, info.step)
+    for name in _BY_TASK:
+      if row.get(name) is not None:
+        self._events.add_scalar(f"{name}/{row['task']}", row[name], info.step)
 
   def close(self) -> None:
     """Close both files."""
@@ -86,23 +105,25 @@ def read_metrics(path: pathlib.Path) -> list[dict]:
 
 
 def progress_observer(progress: Progress) -> Observer:
-  """An observer that shows the smoothed loss and tokens per second on a bar.
+  """An observer that shows loss, accuracy and tokens per second on a bar.
 
-  The loss is a running mean in which a step weighs a tenth, and says so; steps
-  without a loss leave it as it is.
+  All are running means in which a step weighs a tenth, which the loss says;
+  steps without one leave it as it is.
   """
   smooth: dict[str, float] = {}
 
   def observe(info: StepInfo) -> None:
     row = row_of(info)
     compiled = not smooth  # the first step compiles: no speed to speak of
-    for name in ("loss", "tokens_per_s"):
-      value = row[name]
+    for name in ("loss", "accuracy", "tokens_per_s"):
+      value = row.get(name)
       if value is not None:
         smooth[name] = 0.9 * smooth.get(name, value) + 0.1 * value
     note = "no loss: no pair has a negative"
     if "loss" in smooth:
       note = f"loss {smooth['loss']:.3f} (smoothed)"
+    if "accuracy" in smooth:
+      note += f" accuracy {smooth['accuracy']:.2f}"
     if compiled:
       del smooth["tokens_per_s"]
     else:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,12 +15,13 @@ from rich.console import Console
 from embeddinggemma import cache, checkpoint, distributed, quantize, sharding
 from embeddinggemma import progress as progress_lib
 from embeddinggemma.data import loader
-from embeddinggemma.losses import objectives
+from embeddinggemma.losses import collapse, objectives
 from embeddinggemma.training import (
   checkpoints,
   guard,
   hooks,
   prepare,
+  probing,
   resuming,
   stages,
   start,
@@ -32,7 +34,6 @@ from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.training.stages import common
 from embeddinggemma.types import (
   BadBatch,
-  Metrics,
   Stage,
   Stopped,
   TrainState,
@@ -181,9 +182,11 @@ def summary_of(rows: list[dict[str, Any]]) -> dict[str, float]:
   tail = losses[-max(1, len(losses) // 10) :]
   alone = [row.get(objectives.WITHOUT_NEGATIVES, 0) for row in rows]
   share = round(float(np.mean(alone)), 4)
+  collapsed = collapse.raised(rows)
   return {
     **({"loss": float(np.mean(tail))} if tail else {}),
     **({objectives.WITHOUT_NEGATIVES: share} if share else {}),
+    **({"collapsed_at": collapsed[0]} if collapsed else {}),
     "tokens": tokens,
     "tokens_per_s": round(tokens / max(seconds, 1e-9), 1),
     "data_wait_s": round(sum(row["data_wait_s"] for row in rows), 2),
@@ -225,26 +228,46 @@ def program(
   config: TrainConfig, stage: Stage, mesh: jax.sharding.Mesh
 ) -> step.ByShape:
   """The compiled step, shared by runs that differ only in data and start."""
-  tree = workdir_lib.resolved(config)
-  other = {"init", "data", *stages.kind_of(config).folders}
-  key = {k: v for k, v in tree.items() if k not in other}
   options = start.compiler_options(config, mesh)
   return cache.share(
     "program",
-    key,
+    _program_key(config),
     lambda: step.ByShape(step.compile_step(stage, config.seed, mesh, options)),
   )
 
 
-def _together(compiling: step.ByShape) -> step.Program:
-  """The step, which all processes begin only when all have compiled it.
+def _program_key(config: TrainConfig) -> dict[str, Any]:
+  """All of a config that decides its programs."""
+  tree = workdir_lib.resolved(config)
+  other = {"init", "data", *stages.kind_of(config).folders}
+  return {k: v for k, v in tree.items() if k not in other}
+
+
+def _look(run: _Run) -> fit_lib.Look:
+  """What adds the figures of the stage's probe to the metrics, if it has one."""
+  stage, config = run.stage, run.config
+  looks = stage.probe
+  if looks is None:
+    return fit_lib.no_look
+  options = start.compiler_options(config, run.mesh)
+  compiling = cache.share(
+    "probe",
+    _program_key(config),
+    lambda: step.ByShape(step.compile_probe(looks, options)),
+  )
+  every = stages.kind_of(config).probed(config)
+  return probing.Prober(_together(compiling), every, config.steps)
+
+
+def _together(compiling: step.ByShape) -> Callable[[Any, Any], Any]:
+  """A program, which all processes begin only when all have compiled it.
 
   Otherwise a collective that waits for a process that still compiles would look
   like one that hangs.
   """
   compiled: set[int] = set()
 
-  def program(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+  def program(state: Any, batch: Any) -> Any:
     ready = compiling.compiled(state, batch)
     if id(ready) not in compiled:
       distributed.barrier("compiled")
@@ -271,7 +294,8 @@ def _fit(run: _Run, state: TrainState) -> TrainState:
   with contextlib.ExitStack() as stack:
     observers = []
     if distributed.is_first():
-      log = hooks.MetricsLog(run.workdir, first)
+      alarm = collapse.Alarm(config.optimizer.warmup_steps)
+      log = hooks.MetricsLog(run.workdir, first, alarm, run.say)
       stack.callback(log.close)
       progress = progress_lib.Progress(run.console, config.stage, run.steps)
       stack.enter_context(progress).start_at(first)
@@ -285,4 +309,5 @@ def _fit(run: _Run, state: TrainState) -> TrainState:
       observers,
       guard.Guard(config.guard, norms),
       stack.enter_context(distributed.preemption(first)),
+      _look(run),
     )

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from embeddinggemma import sharding
 from embeddinggemma.losses import objectives
-from embeddinggemma.types import BadInput, Metrics, Stage, TrainState
+from embeddinggemma.types import BadInput, Metrics, Probe, Stage, TrainState
 
 Program = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
@@ -123,6 +123,13 @@ def compile_step(
   )
 
 
+def compile_probe(
+  probe: Probe, compiler_options: Mapping[str, Any] | None = None
+) -> Any:
+  """A stage's probe, jitted; `ByShape` compiles it."""
+  return jax.jit(probe, compiler_options=dict(compiler_options or {}))
+
+
 def abstract_state(stage: Stage, seed: int, mesh: Mesh) -> Any:
   """Shapes of a fresh train state with their shardings; allocates nothing."""
   shapes = jax.eval_shape(lambda: _from_key(stage)(jax.random.key(seed)))
@@ -130,7 +137,7 @@ def abstract_state(stage: Stage, seed: int, mesh: Mesh) -> Any:
 
 
 class ByShape:
-  """The step, compiled for each shape of batch when it is first needed.
+  """The step, or a probe, compiled for each shape of batch when first needed.
 
   Unlike a jitted function it can also be compiled from shapes alone, without
   arrays. So the memory of a step is known before it runs, and the run does not
@@ -157,10 +164,8 @@ class ByShape:
         raise BadInput(f"compiler_options: {error}") from None
     return self._made[key]
 
-  def __call__(
-    self, state: TrainState, batch: Any
-  ) -> tuple[TrainState, Metrics]:
-    """One step; the state may be donated."""
+  def __call__(self, state: Any, batch: Any) -> Any:
+    """One step, whose state may be donated, or one look of a probe."""
     return self.compiled(state, batch)(state, batch)
 
 

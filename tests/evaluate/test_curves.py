@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from embeddinggemma.report import curves
+from embeddinggemma.report import curves, series
 
 CURVES = {
   "pretrain": [
@@ -32,6 +32,7 @@ def test_each_stage_has_its_loss_and_the_last_its_speed():
     "Loss: pretrain",
     "Loss: adapt",
     "Loss: prefinetune",
+    "In-batch accuracy: prefinetune",
     "Gradient norm: prefinetune",
     "Tokens per second: prefinetune",
   ]
@@ -50,17 +51,17 @@ def test_tasks_have_a_line_each_until_they_are_too_many():
   assert ">t0<" not in drawn(1)
   assert "One line" not in drawn(1)
   assert ">running mean<" in drawn(1)
-  for task in range(curves.MOST_TASKS):
-    assert f">t{task}<" in drawn(curves.MOST_TASKS)
+  for task in range(series.MOST_TASKS):
+    assert f">t{task}<" in drawn(series.MOST_TASKS)
   assert "One line a task: the running mean" in drawn(2)
-  assert ">t0<" not in drawn(curves.MOST_TASKS + 1)
+  assert ">t0<" not in drawn(series.MOST_TASKS + 1)
   assert "13 tasks in one line: the running mean" in drawn(13)
 
 
 def test_the_task_with_the_most_batches_comes_first():
   rows = [{"step": s, "task": "ab"[s > 1], "loss": s} for s in range(5)]
   rows.append({"step": 5, "task": "c", "loss": float("inf")})
-  assert curves._by_task(rows) == {
+  assert series.by_task(rows, "loss") == {
     "b": [(2, 2), (3, 3), (4, 4)],
     "a": [(0, 0), (1, 1)],
   }
@@ -68,15 +69,15 @@ def test_the_task_with_the_most_batches_comes_first():
 
 def test_running_mean_is_over_the_last_tenth():
   short = [(1, 6.0), (3, 0.0), (5, 3.0), (9, 9.0)]
-  assert curves._running_mean(short) == [(1, 6), (3, 3), (5, 3), (9, 4)]
+  assert series.running_mean(short) == [(1, 6), (3, 3), (5, 3), (9, 4)]
   long = [(step, float(step)) for step in range(100)]
-  assert curves._running_mean(long)[99] == (99, 94.5)  # of 90 to 99
+  assert series.running_mean(long)[99] == (99, 94.5)  # of 90 to 99
 
 
 @pytest.mark.parametrize("count", [1, 2, 399, 400, 401, 799, 800, 1201])
 def test_lines_are_thinned_and_end_where_they_end(count):
   points = [(step, float(-step)) for step in range(count)]
-  xs, ys = curves._thinned({"a": points})["a"]
+  xs, ys = series.thinned({"a": points})["a"]
   assert len(xs) <= 400
   assert len(xs) == count or len(xs) > 200
   assert (xs[0], xs[-1], ys[-1]) == (0, count - 1, 1 - count)

@@ -13,6 +13,7 @@ import pytest
 from embeddinggemma import checkpoint, sharding
 from embeddinggemma.config import OptimizerConfig
 from embeddinggemma.data import loader
+from embeddinggemma.losses import collapse
 from embeddinggemma.training import checkpoints, fit, hooks, optimizer, step
 from embeddinggemma.types import BadInput, Stage, Stopped
 
@@ -188,7 +189,7 @@ def test_metrics_of_steps_done_again_are_dropped(tmp_path):
   path = tmp_path / hooks.METRICS
   lines = [json.dumps({"step": n, "loss": 1.0}) for n in (1, 2, 3)]
   path.write_text("\n".join(lines) + '\n{"step": 4, "lo')
-  log = hooks.MetricsLog(tmp_path, start=2)
+  log = hooks.MetricsLog(tmp_path, 2, collapse.Alarm(), print)
   log.close()
   assert [row["step"] for row in hooks.read_metrics(path)] == [1, 2]
 

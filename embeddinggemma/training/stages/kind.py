@@ -95,6 +95,8 @@ class Kind(NamedTuple):
   folders: Sequence[str] = ("init_from",)
   # Further keys that change no weights.
   same: Sequence[str] = ()
+  # Steps between looks of the stage's probe; 0: it has none, or looks never.
+  probed: Callable[[Any], int] = lambda config: 0
   # Further parents: key of the config with a model -> the path of its weights.
   parents: Callable[[Any], Mapping[str, str]] = lambda config: {}
   # Who taught it, besides those that taught the weights that it starts from:

@@ -40,6 +40,7 @@ from embeddinggemma.losses import (
   distill,
   matryoshka,
   objectives,
+  probe,
 )
 from embeddinggemma.losses import terms as terms_lib
 from embeddinggemma.mining import negatives, teacher
@@ -90,6 +91,8 @@ class PairConfig(TrainConfig):
   # A folder of teacher's vectors, written by the verb `teach`; "": no teacher.
   teacher: str = dataclasses.field(default="", kw_only=True)
   lora: LoraConfig = dataclasses.field(default=LoraConfig(), kw_only=True)
+  # Steps between looks at how vectors lie and what pulls them; 0: none.
+  every_probe: int = dataclasses.field(default=0, kw_only=True)
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -98,6 +101,7 @@ class PairConfig(TrainConfig):
     judge = self.loss.false_negatives_by
     one_of("loss.false_negatives_by", judge, contrastive.JUDGES)
     at_least("negatives", self.negatives, 0)
+    at_least("every_probe", self.every_probe, 0)
     terms_lib.check(self.loss)
     for name in ("matryoshka", "distill_dims"):
       for dim in getattr(self.loss, name):
@@ -114,9 +118,14 @@ def finetune(config: PairConfig, mesh: Mesh) -> Stage:
   It serves pre-finetuning and finetuning: the former only has larger batches
   and no hard negatives.
   """
-  encode_sides = _encode_sides(config, mesh)
-  objective = objectives.pair_objective(encode_sides, terms(config, mesh), mesh)
-  stage = common.stage(config, init(config), objective)
+  encode_sides, chosen = _encode_sides(config, mesh), terms(config, mesh)
+  probed = bool(config.every_probe)
+  show = probe.show(mesh, [lora.LORA]) if probed else objectives.nothing
+  objective = objectives.pair_objective(encode_sides, chosen, mesh, show)
+  stage = dataclasses.replace(
+    common.stage(config, init(config), objective),
+    probe=probe.pair_probe(chosen, mesh) if probed else None,
+  )
   if not config.lora.rank:
     return stage
   # What is in aux is trained, low-rank factors included; the model is frozen.
@@ -629,6 +638,8 @@ KIND = Kind(
   flops=_flops,
   embeds=True,
   folders=("init_from", "teacher"),
+  same=("every_probe",),
+  probed=lambda config: config.every_probe,
   teachers=lambda config: inputs.teachers(config.teacher),
   depends=lambda config: {"teacher": inputs.hash_of_vectors(config.teacher)},
   view=_view,
