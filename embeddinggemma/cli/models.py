@@ -8,6 +8,7 @@ from absl import flags
 
 from embeddinggemma import cache, soups
 from embeddinggemma import doctor as doctors
+from embeddinggemma.cli import benchmarks
 from embeddinggemma.cli.flags import console, file_of, folder_of, say
 from embeddinggemma.convert import verbs as convert
 from embeddinggemma.evaluation import quality, suite
@@ -18,12 +19,16 @@ from embeddinggemma.terminal.table import Table
 from embeddinggemma.types import IDENTITY, BadInput
 
 
-def evaluate(values: flags.FlagValues) -> None:
-  """Score a model at each of its Matryoshka dimensions.
+def evaluate(values: flags.FlagValues) -> int:
+  """Score a model at each of its Matryoshka dimensions, or at --dim alone.
 
   The tasks are those of --data, or else the model's own held-out pairs. Of pairs
-  in another format than pairs.jsonl, --data names the file.
+  in another format than pairs.jsonl, --data names the file. --mteb names tasks
+  of the mteb package instead; returns 1 if one of these fails.
   """
+  if values.mteb is not None:
+    return benchmarks.evaluate(values)
+  benchmarks.require_none(values)
   output, shown = file_of(values.output), console()
   model = load(values.model, precision=values.precision)
   own = lambda: _own_test(pathlib.Path(values.model))
@@ -34,7 +39,7 @@ def evaluate(values: flags.FlagValues) -> None:
     "precision": model.precision,
     "data": str(folder),
     **quality.evaluate(
-      model, suite.read_suite(folder, values.fields or ""), shown
+      model, suite.read_suite(folder, values.fields or ""), shown, values.dim
     ),
   }
   output.parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +48,7 @@ def evaluate(values: flags.FlagValues) -> None:
   for name, lines in result["notes"].items():
     line = f"note: {name}: {'; '.join(lines)}"
     shown.print(line, highlight=False, markup=False, soft_wrap=True)
+  return 0
 
 
 def _own_test(workdir: pathlib.Path) -> pathlib.Path:

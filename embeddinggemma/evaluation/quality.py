@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
-from embeddinggemma.data import truncation
+from embeddinggemma.data import arguments, truncation
 from embeddinggemma.evaluation import kinds, suite
 from embeddinggemma.loading import Model
 from embeddinggemma.losses import matryoshka
@@ -51,9 +51,15 @@ def quality(
 
 
 def evaluate(
-  model: Model, tasks: Sequence[suite.EvalTask], console: Console
+  model: Model,
+  tasks: Sequence[suite.EvalTask],
+  console: Console,
+  dim: int | None = None,
 ) -> dict[str, Any]:
   """Scores of a model on a suite, at each of its Matryoshka dimensions.
+
+  `dim` is the only dimension; None: all of them. BadValue for one that the
+  model lacks.
 
   Returns {"quality": what `quality` returns, "summary": by dimension, the means
   over tasks and over task types, and each task's main metric; "truncated":
@@ -61,6 +67,8 @@ def evaluate(
   "notes": {task: what its scores say less than they seem to}}.
   """
   dims = matryoshka.dims_of(model.config.embed_dim)
+  if dim is not None:
+    dims = (arguments.whole("dim", dim, 1, dims[0]),)
   encode = suite.remember(model)
   table = quality(encode, dims, None, tasks, console, "evaluate")
   summary = suite.summarise(tasks, table[MODEL])
