@@ -51,7 +51,7 @@ def about(kind, name, main_score, **more):
 
 
 def text(n, words="was seen at"):
-  """The n-th of many texts, no two of them equal; one is longer than is read."""
+  """The n-th of many texts; no two are equal, a few longer than is read."""
   noun, adjective = NOUNS[n % 6], ADJECTIVES[n // 6 % 5]
   tail = f" by the {PLACES[n % 4]}" * (40 if n % 23 == 5 else n % 3)
   return f"the {adjective} {noun} {words} {n} o'clock{tail}"

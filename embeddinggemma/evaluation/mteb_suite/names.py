@@ -72,8 +72,8 @@ def once(tasks: Sequence[Any]) -> list[Any]:
     name = task.metadata.name
     if _extent(found.setdefault(name, task)) != _extent(task):
       raise BadInput(
-        f"{name} is named twice, with different subsets or splits; evaluate them"
-        " one after the other"
+        f"{name} is named twice, with different subsets or splits; evaluate"
+        " them one after the other"
       )
   return list(found.values())
 

@@ -1,7 +1,8 @@
 """Tasks of mteb scored one after the other; a failed one costs only its own.
 
-mteb keeps a file for each task, model and revision. So a run that was ended goes
-on with the tasks that it lacks, and within one with the subsets that it lacks.
+mteb keeps a file for each task, model and revision. So a run that was ended
+goes on with the tasks that it lacks, and within one with the subsets that it
+lacks.
 """
 
 import contextlib
@@ -66,8 +67,8 @@ def evaluate(
 
   Returns {"model", "identity", "precision", "dim", "titles", "search", "mteb":
   {"version", "name", "revision", "results"}, "tasks": {task: see scores.row,
-  with "prompts", "cached", "truncated" (None if cached) and "notes"}, "types", "mean_task",
-  "mean_type" (see scores.means), "failed": {task: why}}.
+  with "prompts", "cached", "truncated" (None if cached) and "notes"}, "types",
+  "mean_task", "mean_type" (see scores.means), "failed": {task: why}}.
 
   Raises:
     BadInput: mteb is missing or of another version; the setup does not fit the
@@ -117,7 +118,7 @@ def _nowhere(failed: dict[str, Exception]) -> str:
 
 @dataclasses.dataclass
 class _Shown:
-  """The progress of a run: tasks that are done, and texts of the one at work."""
+  """The progress of a run: tasks that are done, texts of the one at work."""
 
   progress: Progress
   console: Console
@@ -313,7 +314,7 @@ def _unload(task: Any) -> None:
 
 @contextlib.contextmanager
 def _collected() -> Iterator[list[str]]:
-  """The lines of what other packages warn of; our own warnings are passed on."""
+  """The lines of what other packages warn of; our own are passed on."""
   lines: list[str] = []
   caught: list[warnings.WarningMessage] = []
   try:

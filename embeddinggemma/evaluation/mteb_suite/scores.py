@@ -87,7 +87,7 @@ def figure(score: float | None) -> str:
 
 
 def _number(value: Any) -> float | None:
-  """A finite number, with the digits of mteb's files; None for anything else."""
+  """A finite number, with the digits of mteb's files; None for any other."""
   if value is None or not math.isfinite(float(value)):
     return None
   return round(float(value), _DIGITS)
