@@ -69,7 +69,7 @@ def by_them(model, task, **options):
 
 
 def encoder(model, kind=Encoder, **setup):
-  return kind(model, about.Setup(**setup).checked(model))
+  return kind(model, about.Setup(**setup))
 
 
 def flat(scores):

@@ -61,6 +61,9 @@ class Setup(NamedTuple):
     }
 
 
+USUAL = Setup()  # as published scores have it
+
+
 def revision(model: Model, setup: Setup) -> str:
   """A hash of the weights, precision, tokenizer, prompts and the setup."""
   inputs = {"version": VERSION, "model": model.identity.hash}

@@ -24,18 +24,21 @@ class Encoder:
 
   Args:
     model: the model.
-    setup: how it is scored; a checked one.
+    setup: how it is scored.
     on_texts: called with the number of texts of each piece of work.
+
+  Raises BadInput for a setup that the model cannot do.
   """
 
   def __init__(
     self,
     model: Model,
-    setup: about.Setup,
+    setup: about.Setup = about.USUAL,
     on_texts: Callable[[int], Any] = lambda count: None,
   ):
-    self._model, self._setup, self._on_texts = model, setup, on_texts
-    self.mteb_model_meta = about.meta(model, setup)
+    self._model, self._on_texts = model, on_texts
+    self._setup = setup.checked(model)
+    self.mteb_model_meta = about.meta(model, self._setup)
     self.texts = 0  # that were encoded
     self.used: dict[str, str | None] = {}  # side -> its prompt, None: none fits
 

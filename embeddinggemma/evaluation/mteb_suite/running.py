@@ -221,9 +221,8 @@ class _Run:
     """mteb's TaskResult of a task; its data are in memory meanwhile."""
     _require_text(task)
     whole, before = self._is_whole(task), self._encoder.texts
-    if task.is_aggregate:
-      for part in task.tasks:
-        self._result(part)
+    for part in task.tasks if task.is_aggregate and not whole else ():
+      self._result(part)
     if self._known(task) is None:
       self._path(task).unlink(missing_ok=True)
     with contextlib.ExitStack() as after:
@@ -258,7 +257,7 @@ class _Run:
         ) from error
       raise BadInput(
         f"its data ({path}) cannot be loaded: {reason(error)}"
-      ) from (error)
+      ) from error
 
   def _path(self, task: Any) -> pathlib.Path:
     """mteb's file of the results of a task."""
