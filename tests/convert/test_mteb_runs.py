@@ -102,7 +102,10 @@ def test_a_file_that_was_cut_short_is_made_anew(ours, tmp_path):
   second = run(ours, [mteb_tasks.Sts(), mteb_tasks.Together()], tmp_path)
   assert not second["failed"]
   for name, row in second["tasks"].items():
-    assert row["score"] == first["tasks"][name]["score"] and not row["cached"]
+    assert (
+      row["main_score"] == first["tasks"][name]["main_score"]
+      and not row["cached"]
+    )
 
 
 def test_results_of_other_data_are_not_taken(ours, tmp_path):
@@ -112,7 +115,11 @@ def test_results_of_other_data_are_not_taken(ours, tmp_path):
   changed["scores"]["test"][0]["main_score"] = 0.5
   path.write_text(json.dumps(changed))
   row = run(ours, [mteb_tasks.Sts()], tmp_path)["tasks"]["LocalSTS"]
-  assert row["revision"] == "1" and row["score"] != 0.5 and not row["cached"]
+  assert (
+    row["dataset_revision"] == "1"
+    and row["main_score"] != 0.5
+    and not row["cached"]
+  )
 
 
 def test_results_of_another_mteb_say_so(ours, tmp_path):
@@ -121,7 +128,7 @@ def test_results_of_another_mteb_say_so(ours, tmp_path):
   changed = json.loads(path.read_text()) | {"mteb_version": "2.20.0"}
   path.write_text(json.dumps(changed))
   row = run(ours, [mteb_tasks.Sts()], tmp_path)["tasks"]["LocalSTS"]
-  assert row["mteb"] == "2.20.0"
+  assert row["mteb_version"] == "2.20.0"
   assert row["notes"] == ["scored earlier, by mteb 2.20.0"]
 
 
@@ -133,10 +140,10 @@ def test_a_failed_task_costs_only_its_own(ours, tmp_path, capsys):
   # As on the leaderboard, there is no mean of a part.
   assert found["mean_task"] is None and found["mean_type"] is None
   assert found["types"]["Classification"] is None
-  assert found["types"]["STS"] == found["tasks"]["LocalSTS"]["score"]
+  assert found["types"]["STS"] == found["tasks"]["LocalSTS"]["main_score"]
   shown = capsys.readouterr().out
   assert "LocalLabels: failed: RuntimeError: the first line" in shown
-  score = found["tasks"]["LocalSTS"]["score"]
+  score = found["tasks"]["LocalSTS"]["main_score"]
   assert f"LocalSTS: cosine_spearman {score:.4f}" in shown
 
 
@@ -145,6 +152,39 @@ def test_data_are_let_go_where_they_were_loaded_here(ours, tmp_path):
   kept.load_data()
   run(ours, [kept, own], tmp_path)
   assert kept.data_loaded and not own.data_loaded
+
+
+class OfAFolder(mteb_tasks.Sts):
+  """A task whose metadata are of the object, as those of given files are."""
+
+  def __init__(self, revision):
+    dataset = {"path": "local", "revision": revision}
+    self.metadata = self.metadata.model_copy(update={"dataset": dataset})
+    super().__init__()
+
+
+def test_metadata_of_an_object_stay(ours, tmp_path):
+  task = OfAFolder("7")
+  for cached in (False, True):
+    row = run(ours, [task], tmp_path)["tasks"]["LocalSTS"]
+    assert row["dataset_revision"] == "7" and row["cached"] is cached
+  assert task.metadata.revision == "7" and not task.data_loaded
+
+
+def test_a_score_that_is_no_number_is_none(ours, tmp_path):
+  class Alike(mteb_tasks.Sts):
+    def made(self):
+      same = ["the river"] * 6
+      rows = {"sentence1": same, "sentence2": same, "score": [1.0] * 6}
+      return mteb_tasks.DatasetDict(
+        {"test": mteb_tasks.Dataset.from_dict(rows)}
+      )
+
+  found = run(ours, [Alike()], tmp_path)
+  assert found["tasks"] == {}
+  assert found["failed"] == {
+    "LocalSTS": "cosine_spearman is not a number; look at the vectors"
+  }
 
 
 class Constant(mteb_tasks.Sts):
@@ -329,8 +369,8 @@ def test_the_verb(ours, model, tmp_path, capsys):
   assert found["suite"] == HUB and found["mean_task"] == 0.25
   row = found["tasks"][HUB]
   assert row["cached"] and row["languages"] == ["eng-Latn"]
-  assert row["revision"] == task.metadata.revision
-  assert row["mteb"] == mteb.__version__
+  assert row["dataset_revision"] == task.metadata.revision
+  assert row["mteb_version"] == mteb.__version__
   assert set(row["prompts"]) == {"query", "document"}
   # One of two fails: what there is is written, and the exit code says it.
   both = f"--mteb={HUB},NanoFiQA2018Retrieval"

@@ -201,7 +201,9 @@ class _Run:
     row["truncated"] = None if row["cached"] else counts.as_json()
     row["notes"] += said
     self.rows[name] = row
-    self._shown.say(f"{name}: {row['metric']} {scores.figure(row['score'])}")
+    self._shown.say(
+      f"{name}: {row['metric']} {scores.figure(row['main_score'])}"
+    )
 
   def _row(self, task: Any) -> scores.Row:
     """The row of a task, scored now or read from mteb's file."""
@@ -215,6 +217,8 @@ class _Run:
     if result.mteb_version != self._mteb.__version__:
       notes.append(f"scored earlier, by mteb {result.mteb_version}")
     row = scores.row(task, result)
+    if row["main_score"] is None:
+      raise Stopped(f"{row['metric']} is not a number; look at the vectors")
     return {**row, "prompts": prompts, "cached": cached, "notes": notes}
 
   def _result(self, task: Any) -> Any:
@@ -227,8 +231,8 @@ class _Run:
       self._path(task).unlink(missing_ok=True)
     with contextlib.ExitStack() as after:
       if not (whole or task.is_aggregate or task.data_loaded):
+        after.callback(_unload, task, task.__dict__.get("metadata"))
         self._load(task)
-        after.callback(_unload, task)
       outcome = self._mteb.evaluate(
         self._encoder,
         task,
@@ -306,9 +310,15 @@ def _require_text(task: Any) -> None:
     raise BadInput(f"it is about {', '.join(others)}; the model reads text")
 
 
-def _unload(task: Any) -> None:
+def _unload(task: Any, metadata: Any) -> None:
+  """Let go of a task's data, and keep the metadata that it had before, if any.
+
+  mteb drops those of the object with the data, as if they came from a filter.
+  """
   if task.data_loaded:
     task.unload_data()
+  if metadata is not None:
+    task.metadata = metadata
 
 
 @contextlib.contextmanager

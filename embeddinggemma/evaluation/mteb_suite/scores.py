@@ -17,9 +17,9 @@ _DIGITS = 6
 def row(task: Any, result: Any) -> Row:
   """The scores of a task, from mteb's TaskResult of it.
 
-  {"score": the mean over splits and subsets, "metric", "type", "languages",
-  "dataset", "revision": of the data, "mteb": its version, "seconds", "scores":
-  {split: {subset: main score}}}. A score that is no number is None.
+  {"main_score": the mean over splits and subsets, "metric", "type",
+  "languages", "dataset", "dataset_revision", "mteb_version", "seconds",
+  "scores": {split: {subset: main score}}}. A score that is no number is None.
   """
   kept = result.validate_and_filter_scores(task)
   scores = {
@@ -33,13 +33,13 @@ def row(task: Any, result: Any) -> Row:
     for language in one["languages"]
   }
   return {
-    "score": _mean([s for one in scores.values() for s in one.values()]),
+    "main_score": _mean([s for one in scores.values() for s in one.values()]),
     "metric": task.metadata.main_score,
     "type": task.metadata.type,
     "languages": sorted(languages),
     "dataset": task.metadata.dataset.get("path"),
-    "revision": result.dataset_revision,
-    "mteb": result.mteb_version,
+    "dataset_revision": result.dataset_revision,
+    "mteb_version": result.mteb_version,
     "seconds": _number(result.evaluation_time),
     "scores": scores,
   }
@@ -52,7 +52,7 @@ def means(tasks: Sequence[Any], rows: Mapping[str, Row]) -> dict[str, Any]:
   """
   by_type: dict[str, list[float | None]] = {}
   for task in tasks:
-    score = rows.get(task.metadata.name, {}).get("score")
+    score = rows.get(task.metadata.name, {}).get("main_score")
     by_type.setdefault(task.metadata.type, []).append(score)
   types = {name: _mean(scores) for name, scores in by_type.items()}
   every = [score for scores in by_type.values() for score in scores]
@@ -66,7 +66,7 @@ def means(tasks: Sequence[Any], rows: Mapping[str, Row]) -> dict[str, Any]:
 def table(result: Mapping[str, Any]) -> Table:
   """A line for each task, each type and both means of a result."""
   shown = [
-    [name, row["type"], row["metric"], figure(row["score"])]
+    [name, row["type"], row["metric"], figure(row["main_score"])]
     for name, row in result["tasks"].items()
   ]
   shown += [[name, "", "failed", "-"] for name in result["failed"]]
