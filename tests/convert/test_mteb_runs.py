@@ -19,7 +19,13 @@ from rich.console import Console
 
 import embeddinggemma as eg
 from embeddinggemma.cli import main
-from embeddinggemma.evaluation.mteb_suite import about, names, running, scores
+from embeddinggemma.evaluation.mteb_suite import (
+  about,
+  hub,
+  names,
+  running,
+  scores,
+)
 from embeddinggemma.evaluation.mteb_suite.encoder import Encoder
 from embeddinggemma.types import BadInput, Notice, Stopped, Truncated
 
@@ -252,6 +258,69 @@ def test_without_network_one_line_names_the_task(ours, tmp_path):
   found = run(ours, [task, mteb_tasks.Sts()], tmp_path)
   assert "no network" in found["failed"][HUB]
   assert list(found["tasks"]) == ["LocalSTS"]
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+  """(parts, revision): makes the folders that `datasets` keeps its data in."""
+  import datasets
+
+  monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+
+  def make(parts, revision):
+    for part in parts:
+      place = tmp_path / "hf" / "mteb___nano_argu_ana_retrieval" / part
+      (place / "0.0.0" / revision).mkdir(parents=True)
+
+  return make
+
+
+def test_parts_of_cached_data_are_known_without_network(cached):
+  """Else mteb takes no part for given that it can do without."""
+  from mteb.abstasks import retrieval_dataset_loaders as loaders
+
+  cached(["default", "corpus", "top_ranked"], "7")
+  cached(["queries"], "8")
+  usual = loaders.get_dataset_config_names
+  with hub.reached([mteb.get_task(HUB)]) as online:
+    assert not online
+    found = loaders.get_dataset_config_names(f"mteb/{HUB}", "7")
+  assert found == ["corpus", "default", "top_ranked"]
+  assert loaders.get_dataset_config_names is usual
+
+
+def test_cached_data_of_another_revision_are_not_taken(ours, tmp_path, cached):
+  cached(["default", "corpus", "queries"], "7")
+  with pytest.raises(BadInput, match="as of another revision"):
+    run(ours, [mteb.get_task(HUB)], tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("kind", "part"),
+  [
+    (mteb_tasks.InstructionReranking, "top_ranked"),
+    (mteb_tasks.InstructionReranking, "instruction"),
+    (mteb_tasks.Reranking, "top_ranked"),
+  ],
+)
+def test_data_without_an_optional_part_are_not_taken(
+  ours, tmp_path, monkeypatch, kind, part
+):
+  class Lacking(kind):
+    def made(self):
+      found = super().made()
+      data = found["default"]["test"]
+      if part == "instruction":
+        data["queries"] = data["queries"].remove_columns(part)
+      else:
+        data[part] = None
+      return found
+
+  # As one of the Hub, which is asked for none: there is no network.
+  monkeypatch.setattr(hub, "is_source", lambda task: True)
+  with pytest.raises(BadInput, match="no network, and its data"):
+    run(ours, [Lacking()], tmp_path)
+  assert run(ours, [kind()], tmp_path)["tasks"]
 
 
 @pytest.mark.parametrize(

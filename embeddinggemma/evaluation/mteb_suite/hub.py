@@ -1,10 +1,14 @@
 """The Hugging Face Hub, from which the data of mteb's tasks come.
 
 Without a network, `datasets` and huggingface_hub try for minutes, for each file
-anew. So they are told, and then read what they have on this machine.
+anew. So they are told, and then read what they have on this machine. They take
+the newest data there, whatever revision was asked for, and name none of its
+parts: mteb would rank all documents where a task says which. Both is seen to
+here.
 """
 
 import contextlib
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,17 +29,49 @@ def reached(tasks: Sequence[Any]) -> Iterator[bool]:
     return
   import datasets  # type: ignore
   import huggingface_hub
+  from mteb.abstasks import retrieval_dataset_loaders  # type: ignore
 
   name = "HF_HUB_OFFLINE"
-  places = (datasets.config, huggingface_hub.constants)
-  before = [getattr(place, name) for place in places]
-  for place in places:
-    setattr(place, name, True)
+  changes = [
+    (datasets.config, name, True),
+    (huggingface_hub.constants, name, True),
+    (retrieval_dataset_loaders, "get_dataset_config_names", _configs),
+  ]
+  before = [getattr(place, name) for place, name, _ in changes]
+  for change in changes:
+    setattr(*change)
   try:
     yield False
   finally:
-    for place, value in zip(places, before, strict=True):
+    for (place, name, _), value in zip(changes, before, strict=True):
       setattr(place, name, value)
+
+
+def revisions(repository: str) -> set[str]:
+  """The revisions of which data of a repository are on this machine."""
+  return {folder.name for folder in _cached(repository)}
+
+
+def _configs(repository: str, revision: str | None = None) -> list[str]:
+  """The parts of a repository, such as "corpus", that are on this machine."""
+  return sorted(
+    {
+      folder.parts[-3]
+      for folder in _cached(repository)
+      if revision in (None, folder.name)
+    }
+  )
+
+
+def _cached(repository: str) -> Iterator[pathlib.Path]:
+  """Folders CONFIG/VERSION/REVISION of the cache of `datasets`."""
+  import datasets  # type: ignore
+  from datasets.naming import camelcase_to_snakecase  # type: ignore
+
+  *owner, name = repository.split("/")
+  place = "___".join([*owner, camelcase_to_snakecase(name)])
+  root = pathlib.Path(datasets.config.HF_DATASETS_CACHE) / place
+  return (path for path in root.glob("*/*/*") if path.is_dir())
 
 
 def is_source(task: Any) -> bool:

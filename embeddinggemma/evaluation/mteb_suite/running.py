@@ -195,7 +195,8 @@ class _Run:
       if full or isinstance(error, NotOurs):
         raise
       self.failed[name] = error
-      self._shown.say(f"{name}: failed: {reason(error)}")
+      if not isinstance(error, NoData):  # which would be said of each
+        self._shown.say(f"{name}: failed: {reason(error)}")
       return
     self.cut.add(counts)
     row["truncated"] = None if row["cached"] else counts.as_json()
@@ -248,20 +249,25 @@ class _Run:
 
   def _load(self, task: Any) -> None:
     """Load the data of a task; NoData, or whatever hinders it."""
+    if not hub.is_source(task):
+      task.load_data()
+      return
+    path = task.metadata.dataset["path"]
+    if not self._online and hub.revisions(path) - {task.metadata.revision}:
+      raise NoData(
+        f"no network, and the cache has its data ({path}) as of another"
+        " revision, which it would take; connect once, or delete that one"
+      )
     try:
       task.load_data()
     except Exception as error:
-      if not hub.is_source(task):
-        raise
-      path = task.metadata.dataset["path"]
       if not self._online:
-        raise NoData(
-          f"no network, and its data ({path}) are not on this machine; connect"
-          " once, or set HF_HOME to the folder of a cache that has them"
-        ) from error
+        raise _not_here(path) from error
       raise BadInput(
         f"its data ({path}) cannot be loaded: {reason(error)}"
       ) from error
+    if not self._online and _lacks_parts(task):
+      raise _not_here(path)
 
   def _path(self, task: Any) -> pathlib.Path:
     """mteb's file of the results of a task."""
@@ -302,6 +308,35 @@ class _Run:
         f"{name}: mteb scored {found[0]!r} ({found[1]}) instead of this model,"
         f" {meta.name!r} ({meta.revision})"
       )
+
+
+def _not_here(path: str) -> NoData:
+  return NoData(
+    f"no network, and its data ({path}) are not on this machine; connect once,"
+    " or set HF_HOME to the folder of a cache that has them"
+  )
+
+
+def _lacks_parts(task: Any) -> bool:
+  """Whether data from a cache lack what mteb takes for optional.
+
+  It would score another task then: all documents ranked instead of some, or
+  questions without their instructions.
+  """
+  kind = task.metadata.type
+  splits = [
+    split
+    for subset in (task.dataset or {}).values()
+    for split in (subset.values() if hasattr(subset, "values") else ())
+    if isinstance(split, dict) and "corpus" in split
+  ]
+  return any(
+    ("Reranking" in kind and not split["top_ranked"])
+    or (
+      "Instruction" in kind and "instruction" not in split["queries"].features
+    )
+    for split in splits
+  )
 
 
 def _require_text(task: Any) -> None:
