@@ -36,11 +36,12 @@ NAMES = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 ONLY_IN = {
   "flax": lambda name: name.startswith("model/"),
   "orbax": lambda name: name in ("checkpoint.py", "training/checkpoints.py"),
+  "mteb": lambda name: name.startswith("evaluation/"),
   "ml_collections": lambda name: name == "cli/flags.py",
   "seqio": lambda name: name == "data/seqio_tasks.py",
   "vizier": lambda name: name == "mixture/optimizer.py",
 }
-DEFERRED = {"seqio", "vizier", "tensorflow", "torch"}
+DEFERRED = {"mteb", "seqio", "vizier", "tensorflow", "torch"}
 
 
 def parsed(name: str) -> ast.Module:

@@ -5,7 +5,8 @@ a command that another page has run is not run again. Each command is first read
 as it is written, so that an unknown flag, config key or value fails, and then
 run with what SMALL adds. Not run here:
 
-- teachers behind an API, which tests/mining asks (SERVICE);
+- teachers behind an API, which tests/mining asks, and mteb, whose data are on
+  the Hub and which tests/convert runs (SERVICE);
 - the whole recipe, which tests/test_recipe.py runs (ELSEWHERE);
 - launches on pods, which are rendered (--dry-run) and whose commands are checked
   against the slice; and `compile`, which tests/tpu runs where libtpu is;
@@ -113,8 +114,8 @@ FOREIGN = {
   ),
   "source": re.compile(r"source \.venv/bin/activate"),
 }
-# A teacher that is not here; tests/mining has those that are on loopback.
-SERVICE = r"--config\.teacher=(gemini:|https?://)"
+# What is not here; tests/mining has teachers that are on loopback.
+SERVICE = r"--config\.teacher=(gemini:|https?://)|--mteb="
 PACKAGES = {"skypilot[gcp]", "libtpu", "xllamacpp", "sentence-transformers"}
 SHELL = {"echo", "mkdir", "printf"}
 PLACEHOLDERS = {"--flag", "--config.some.key"}
@@ -383,7 +384,7 @@ def _check_pip(words: Sequence[str]) -> None:
   assert verb == "install"
   project = tomllib.loads(read("pyproject.toml"))["project"]
   for word in named:
-    if extras := re.fullmatch(r"\.\[(.+)\]", word):
+    if extras := re.fullmatch(r"(?:\.|embeddinggemma)\[(.+)\]", word):
       known = project["optional-dependencies"]
       assert set(extras[1].split(",")) <= set(known), word
     else:

@@ -7,37 +7,12 @@ from typing import Any
 from absl import flags
 
 from embeddinggemma import cache
-from embeddinggemma.cli.flags import console, file_of, missing, say
-from embeddinggemma.evaluation import prompting
+from embeddinggemma.cli.flags import console, file_of, say
 from embeddinggemma.evaluation.published import compare, scores
 from embeddinggemma.report import published
 from embeddinggemma.terminal.console import Terminal
-from embeddinggemma.types import BadInput
 
 COMPARED = "compared"  # the key of a comparison in the JSON of `evaluate`
-_OF_A_RUN = ("model", "data", "fields", "precision", "prompts")
-
-
-def require_flags(values: flags.FlagValues) -> None:
-  """Raise BadInput for flags of `evaluate` that do not go together."""
-  if values.compare is not None:
-    compare.require_known(values.compare)
-  if values.prompts is not None:
-    prompting.require_known(values.prompts)
-  if values.scores is None:
-    for flag in ("model", "output"):
-      if values[flag].value is None:
-        raise BadInput(missing("evaluate", flag))
-    if values.json:
-      raise BadInput("evaluate: --json is for --scores; a run writes --output")
-    return
-  if values.compare is None:
-    raise BadInput("evaluate: --scores=FILE is compared; add --compare=paper")
-  for flag in _OF_A_RUN:
-    if values[flag].value is not None:
-      raise BadInput(
-        f"evaluate: --scores=FILE has scores already; leave out --{flag}"
-      )
 
 
 def of_file(values: flags.FlagValues) -> None:
@@ -64,7 +39,9 @@ def of_file(values: flags.FlagValues) -> None:
 
 
 def of_result(result: Mapping[str, Any]) -> dict[str, Any]:
-  """The comparison of what `evaluate` is about to write."""
+  """The comparison of what `evaluate` is about to write; {} without a score."""
+  if not (result.get("quality") or result.get("tasks")):
+    return {}
   return compare.compare(scores.of_json(result))
 
 

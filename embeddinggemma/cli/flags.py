@@ -41,6 +41,14 @@ TEXT_FLAGS = {
     None,
     "a folder of evaluation tasks (BEIR, STS, labels, bitext, pairs), or a file",
   ),
+  "mteb": (
+    None,
+    'tasks of the mteb package: "MTEB(eng, v2)", NanoBEIR, or names with commas',
+  ),
+  "cache": (
+    None,
+    "of --mteb: the folder of its results; default: MTEB_CACHE, or ~/.cache/mteb",
+  ),
   "fields": (
     None,
     "which column of the pairs is what, as in query:question,positive:answer",
@@ -107,6 +115,8 @@ SWITCHES = {
   "shardings": "list every parameter: shape, spec, bytes of a device",
   "print": "print a command for each run, run none",
   "rebuild": "make the index anew, whatever is there",
+  "hybrid": "of --mteb: search by words, too",
+  "titles": "of --mteb: titles in their place of the prompt, not before the text",
   "uncertified": "keep an export whose runtime gives other vectors",
   "yes": "ask a paid service without a question first",
   "skip_bad_rows": "count and list broken lines of the data, do not stop at one",

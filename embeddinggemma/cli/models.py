@@ -1,4 +1,4 @@
-"""Verbs on whole models: `evaluate`, `soup`, `doctor`, `import`, `export`."""
+"""Verbs on whole models: `soup`, `doctor`, `import`, `export`."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -8,80 +8,14 @@ from absl import flags
 
 from embeddinggemma import cache, soups
 from embeddinggemma import doctor as doctors
-from embeddinggemma.cli import comparison
-from embeddinggemma.cli.flags import console, file_of, folder_of, say
+from embeddinggemma.cli.evaluation import own_test
+from embeddinggemma.cli.flags import console, folder_of, say
 from embeddinggemma.convert import verbs as convert
-from embeddinggemma.evaluation import prompting, quality, suite
-from embeddinggemma.evaluation.published import compare
+from embeddinggemma.evaluation import suite
 from embeddinggemma.loading import load
-from embeddinggemma.report import prompting as report_prompts
-from embeddinggemma.report import report
 from embeddinggemma.terminal.console import Terminal
 from embeddinggemma.terminal.table import Table
 from embeddinggemma.types import IDENTITY, BadInput
-
-
-def evaluate(values: flags.FlagValues) -> None:
-  """Score a model at each of its Matryoshka dimensions.
-
-  The tasks are those of --data, or else the model's own held-out pairs. Of pairs
-  in another format than pairs.jsonl, --data names the file. With --scores,
-  nothing is scored: what was before is compared.
-  """
-  comparison.require_flags(values)
-  if values.scores is not None:
-    comparison.of_file(values)
-    return
-  output, shown = file_of(values.output), console()
-  model = load(values.model, precision=values.precision)
-  own = lambda: _own_test(pathlib.Path(values.model))
-  folder = pathlib.Path(values.data) if values.data else own()
-  tasks = suite.read_suite(folder, values.fields or "")
-  if values.compare:
-    compare.require_tasks(compare.names_of(tasks), str(folder))
-  result: dict[str, Any] = {
-    "model": model.hash,
-    IDENTITY: model.identity.as_json(),
-    "precision": model.precision,
-    "data": str(folder),
-    **quality.evaluate(model, tasks, shown),
-  }
-  try:
-    if values.prompts:
-      right = result["quality"][quality.MODEL]
-      result[prompting.CHECKED] = prompting.check(model, tasks, right, shown)
-    if values.compare:
-      result[comparison.COMPARED] = comparison.of_result(result)
-  finally:  # what fails here loses no score
-    output.parent.mkdir(parents=True, exist_ok=True)
-    cache.write_json(output, result)
-  _show(result, shown)
-
-
-def _show(result: Mapping[str, Any], shown: Terminal) -> None:
-  """Print what an evaluation found."""
-  line = lambda text: shown.print(
-    text, highlight=False, markup=False, soft_wrap=True
-  )
-  shown.print(report.terminal_table(result))
-  shown.print(report_prompts.used(result["prompts"]))
-  for name, lines in result["notes"].items():
-    line(f"note: {name}: {'; '.join(lines)}")
-  if checked := result.get(prompting.CHECKED):
-    shown.print(report_prompts.checked(checked))
-    for text in report_prompts.verdict(checked):
-      line(text)
-  if compared := result.get(comparison.COMPARED):
-    comparison.show(compared, shown)
-
-
-def _own_test(workdir: pathlib.Path) -> pathlib.Path:
-  """The folder of held-out tasks in a model's workdir."""
-  for made in ("tokenizer", "inputs"):
-    for place in (workdir, *workdir.resolve().parents[:3]):
-      if (place / made / "corpus" / "test").is_dir():
-        return place / made / "corpus" / "test"
-  raise BadInput(f"{workdir} has no held-out texts of its own; give --data=DIR")
 
 
 def soup(values: flags.FlagValues) -> None:
@@ -134,7 +68,7 @@ def _walk(
   over task types}} at full dimension. Without data, the suites are the held-out tasks of
   both.
   """
-  own = lambda: [str(_own_test(pathlib.Path(path))) for path in ends]
+  own = lambda: [str(own_test(pathlib.Path(path))) for path in ends]
   suites = {
     folder: suite.read_suite(pathlib.Path(folder))
     for folder in dict.fromkeys(data or own())

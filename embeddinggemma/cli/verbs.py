@@ -24,7 +24,7 @@ VERBS = {
   "evaluate": Verb(
     "score a model at every Matryoshka dimension; JSON and a table;"
     " --compare=paper --scores=FILE: compare what it wrote",
-    "models:evaluate",
+    "evaluation:evaluate",
     (),
     (
       "model",
@@ -32,8 +32,13 @@ VERBS = {
       "data",
       "precision",
       "fields",
+      "dim",
       "prompts",
       "compare",
+      "mteb",
+      "cache",
+      "hybrid",
+      "titles",
       "scores",
       "json",
     ),

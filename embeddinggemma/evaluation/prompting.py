@@ -36,15 +36,16 @@ def check(
   right: suite.TaskScores,
   console: Console,
 ) -> dict[str, Any]:
-  """Scores at full dimension with the right prompts, none, and wrong ones.
+  """Scores with the right prompts, none, and wrong ones, at one dimension.
 
   Args:
-    right: the scores with the right prompts, which are known already.
+    right: the scores with the right prompts, which are known already; their
+      largest dimension is that of all.
 
   Returns {RIGHT, NONE or WRONG: {"mean_task", "mean_type", "tasks": {task: its
   main metric}}}.
   """
-  dim = str(model.config.embed_dim)
+  dim = str(max(int(dim) for dims in right.values() for dim in dims))
   own = {name: {dim: dims[dim]} for name, dims in right.items()}
   found = {RIGHT: _brief(suite.summarise(tasks, own), dim)}
   encoders = {NONE: without(model), WRONG: with_wrong(model)}

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
-from embeddinggemma.data import truncation
+from embeddinggemma.data import arguments, truncation
 from embeddinggemma.evaluation import kinds, scored, suite
 from embeddinggemma.loading import Model
 from embeddinggemma.losses import matryoshka
@@ -65,9 +65,15 @@ def systems(
 
 
 def evaluate(
-  model: Model, tasks: Sequence[suite.EvalTask], console: Console
+  model: Model,
+  tasks: Sequence[suite.EvalTask],
+  console: Console,
+  dim: int | None = None,
 ) -> dict[str, Any]:
   """Scores of a model on a suite, at each of its Matryoshka dimensions.
+
+  `dim` is the only dimension; None: all of them. BadValue for one that the
+  model lacks.
 
   Returns {"quality": what `quality` returns, "intervals": {system: {task: {dim:
   the ends of the 95% interval of the task's main metric}}}, "summary": by
@@ -78,6 +84,8 @@ def evaluate(
   "max_length"}}}; "notes": {task: what its scores say less than they seem to}}.
   """
   dims = matryoshka.dims_of(model.config.embed_dim)
+  if dim is not None:
+    dims = (arguments.whole("dim", dim, 1, dims[0]),)
   encode = suite.remember(model)
   table = systems(encode, dims, None, tasks, console, "evaluate")
   rows = {system: suite.drawn(tasks, found) for system, found in table.items()}

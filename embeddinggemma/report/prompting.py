@@ -14,7 +14,8 @@ def used(by_task: Mapping[str, Mapping[str, str]]) -> Table:
   """The prompts of all tasks, those with equal ones in a row."""
   tasks: dict[tuple[str, str], list[str]] = {}
   for task, words in by_task.items():
-    sides = repr(words["query"]), repr(words.get("document", words["query"]))
+    query = words.get("query", words.get("document", ""))
+    sides = repr(query), repr(words.get("document", query))
     tasks.setdefault(sides, []).append(task)
   rows = [
     [query, "as queries" if document == query else document, ", ".join(names)]

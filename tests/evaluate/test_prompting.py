@@ -103,6 +103,17 @@ def test_the_verb_scores_three_ways(trained, model, folder, tmp_path, capsys):
   assert abs(plain - model.encode(texts, "Clustering")).max() > 1e-4
 
 
+def test_they_are_compared_at_the_dimension_that_is_scored(
+  trained, folder, tmp_path
+):
+  output = tmp_path / "scores.json"
+  argv = ["evaluate", f"--model={trained}", f"--data={folder}", "--dim=8"]
+  assert main.call([*argv, "--prompts=check", f"--output={output}"]) == 0
+  wrote = json.loads(output.read_text())
+  right = wrote[prompting.CHECKED]["right"]
+  assert right["mean_task"] == pytest.approx(wrote["summary"]["mean_task"]["8"])
+
+
 def means(right, none, wrong):
   values = {"right": right, "none": none, "of another task": wrong}
   return {

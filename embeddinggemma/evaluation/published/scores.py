@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from embeddinggemma.data import jsonl
 from embeddinggemma.evaluation import kinds
-from embeddinggemma.evaluation.published import tables
+from embeddinggemma.evaluation.published import names, tables
 from embeddinggemma.evaluation.quality import MODEL
 from embeddinggemma.types import IDENTITY, BadInput
 
@@ -104,14 +104,25 @@ def of_json(found: Any) -> Scores:
   versions = {_version(about) for about in _abouts(found)} - {""}
   runner = ", ".join(f"mteb {version}" for version in sorted(versions))
   suite = _text(found, "suite")
+  named = set(map(names.plain, re.split(r",\s*", suite)))
   return Scores(
     tasks,
-    "" if set(re.split(r",\s*", suite)) & set(tasks) else suite,
+    "" if named & set(map(names.plain, tasks)) else suite,
     str(precision or ""),
     longest if isinstance(longest, int) else None,
     runner or (OWN if "quality" in found else ""),
     _text(found, "search"),
   )
+
+
+def by_side(about: Any) -> dict[str, str] | None:
+  """The prompts of a task by "query" and "document"; None: not recorded.
+
+  Texts of a task without sides, as mteb runs it, are its queries.
+  """
+  if not isinstance(about, Mapping):
+    return None
+  return {_SIDES.get(side, side): str(v or "") for side, v in about.items()}
 
 
 def _evaluated(found: Mapping[str, Any]) -> Iterator[tuple[str, Score]]:
@@ -133,7 +144,7 @@ def _evaluated(found: Mapping[str, Any]) -> Iterator[tuple[str, Score]]:
     for values in at.values():
       if abs(values.get(main, 0)) > 1 + 1e-6:
         raise ValueError(f"{name}: {main} is {values[main]}, above 1")
-    score = Score(at, main, _prompts(prompts.get(name)))
+    score = Score(at, main, by_side(prompts.get(name)))
     yield from _by_language(score) or [(name, score)]
 
 
@@ -196,7 +207,7 @@ def _listed(found: Mapping[str, Any]) -> Iterator[tuple[str, Score]]:
       Score(
         {dim: {metric: value / whole}},
         metric,
-        _prompts(about.get("prompts")),
+        by_side(about.get("prompts")),
         _text(about, "revision") or _text(about, "dataset_revision"),
         _parts(about.get("scores")) if whole == 1 else (),
       ),
@@ -234,16 +245,6 @@ def _abouts(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _version(about: Mapping[str, Any]) -> str:
   """mteb's version, of those who scored with it."""
   return _text(about, "mteb_version") or _text(about, "mteb")
-
-
-def _prompts(about: Any) -> dict[str, str] | None:
-  """The prompts of a task, by side; None: not recorded.
-
-  Texts of a task without sides, as mteb runs it, are its queries.
-  """
-  if not isinstance(about, Mapping):
-    return None
-  return {_SIDES.get(side, side): str(v or "") for side, v in about.items()}
 
 
 def _object(value: Any, name: str) -> Mapping[str, Any]:
