@@ -37,10 +37,11 @@ ONLY_IN = {
   "flax": lambda name: name.startswith("model/"),
   "orbax": lambda name: name in ("checkpoint.py", "training/checkpoints.py"),
   "ml_collections": lambda name: name == "cli/flags.py",
+  "nltk": lambda name: name == "evaluation/cross/words.py",
   "seqio": lambda name: name == "data/seqio_tasks.py",
   "vizier": lambda name: name == "mixture/optimizer.py",
 }
-DEFERRED = {"seqio", "vizier", "tensorflow", "torch"}
+DEFERRED = {"seqio", "vizier", "tensorflow", "torch", "nltk"}
 
 
 def parsed(name: str) -> ast.Module:

@@ -12,7 +12,7 @@ from embeddinggemma.cli.flags import console, file_of, folder_of, say
 from embeddinggemma.convert import verbs as convert
 from embeddinggemma.evaluation import quality, suite
 from embeddinggemma.loading import load
-from embeddinggemma.report import report
+from embeddinggemma.report import languages, report
 from embeddinggemma.terminal.console import Terminal
 from embeddinggemma.terminal.table import Table
 from embeddinggemma.types import IDENTITY, BadInput
@@ -40,6 +40,8 @@ def evaluate(values: flags.FlagValues) -> None:
   output.parent.mkdir(parents=True, exist_ok=True)
   cache.write_json(output, result)
   shown.print(report.terminal_table(result))
+  for table in languages.tables(result):
+    shown.print(table)
   for name, lines in result["notes"].items():
     line = f"note: {name}: {'; '.join(lines)}"
     shown.print(line, highlight=False, markup=False, soft_wrap=True)

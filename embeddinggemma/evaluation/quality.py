@@ -42,7 +42,8 @@ def quality(
     if fresh is not None:
       table[UNTRAINED] = suite.evaluate(fresh, tasks, dims[:1])["tasks"]
     progress.show(2, "untrained model")
-    table[MODEL] = suite.evaluate(encode, tasks, dims)["tasks"]
+    say = lambda note: progress.show(2, note)
+    table[MODEL] = suite.evaluate(encode, tasks, dims, say)["tasks"]
     progress.show(3, "model")
     with truncation.counted():  # they were counted with the model
       table[HYBRID] = suite.hybrid(encode, tasks, dims[0])
@@ -58,6 +59,7 @@ def evaluate(
   Returns {"quality": what `quality` returns, "summary": by dimension, the means
   over tasks and over task types, and each task's main metric; "truncated":
   {task: {"queries" or "documents": {"cut", "of", "longest", "max_length"}}};
+  "parts": {task: its scores by language and family, of a task that has them};
   "notes": {task: what its scores say less than they seem to}}.
   """
   dims = matryoshka.dims_of(model.config.embed_dim)
@@ -71,8 +73,20 @@ def evaluate(
       task: {side: counts.as_json() for side, counts in sides.items()}
       for task, sides in suite.truncated(encode, tasks).items()
     },
+    "parts": parts(tasks, table[MODEL]),
     "notes": notes(tasks),
   }
+
+
+def parts(
+  tasks: Sequence[suite.EvalTask], scores: suite.TaskScores
+) -> dict[str, Any]:
+  """{task: the parts of its scores}, of the tasks whose kind has parts."""
+  found = {}
+  for task in tasks:
+    if split := kinds.of(task).parts:
+      found[task.name] = split(task, scores[task.name])
+  return found
 
 
 def notes(tasks: Sequence[suite.EvalTask]) -> dict[str, list[str]]:

@@ -5,7 +5,6 @@ As in the paper's tables, there is a mean over tasks and a mean over task types
 """
 
 import collections
-import hashlib
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +16,12 @@ from jaxtyping import Float
 from embeddinggemma import encode as encode_lib
 from embeddinggemma import lexical
 from embeddinggemma.data import truncation
-from embeddinggemma.evaluation import kinds, metrics, tasks
+from embeddinggemma.evaluation import kinds, metrics, remembered, tasks
 from embeddinggemma.evaluation.kinds.task import EvalTask
 from embeddinggemma.types import TextEncoder
 
 read_suite = tasks.read_suite
+remember = remembered.Remembered
 
 TaskScores = dict[str, dict[str, dict[str, float]]]  # task, dim, metric
 _Side = tuple[Sequence[str], str, Sequence[str]]  # texts, prompt name, titles
@@ -38,9 +38,14 @@ def held_out(corpus: pathlib.Path, side: str) -> Sequence[EvalTask]:
 
 
 def evaluate(
-  encode: TextEncoder, suite: Sequence[EvalTask], dims: Sequence[int]
+  encode: TextEncoder,
+  suite: Sequence[EvalTask],
+  dims: Sequence[int],
+  say: Callable[[str], None] = lambda note: None,
 ) -> dict[str, Any]:
   """Score every task at every dimension; each text is encoded once.
+
+  `say` is told how far a long task is.
 
   Returns {"tasks": {task: {dim: {metric: value}}}, "main": {task: metric},
   "types": {type: {dim: mean}}, "mean_task": {dim: mean}, "mean_type": {dim:
@@ -50,15 +55,27 @@ def evaluate(
   scores: TaskScores = {}
   with truncation.counted() as counts:
     for task in suite:
-      left, right = encoded(encode, task)
-      scores[task.name] = {
-        str(dim): kinds.of(task).score(
-          task, encode_lib.truncate(left, dim), _cut(right, dim)
-        )
-        for dim in dims
-      }
+      found = _scored(encode, task, dims, say)
+      scores[task.name] = {str(dim): found[dim] for dim in dims}
   truncation.report(counts)
   return summarise(suite, scores)
+
+
+def _scored(
+  encode: TextEncoder,
+  task: EvalTask,
+  dims: Sequence[int],
+  say: Callable[[str], None],
+) -> Mapping[int, dict[str, float]]:
+  """A task's metrics at each dimension."""
+  kind = kinds.of(task)
+  if kind.by_blocks:
+    return kind.by_blocks(encode, task, dims, say)
+  left, right = encoded(encode, task)
+  return {
+    dim: kind.score(task, encode_lib.truncate(left, dim), _cut(right, dim))
+    for dim in dims
+  }
 
 
 def summarise(suite: Sequence[EvalTask], scores: TaskScores) -> dict[str, Any]:
@@ -129,27 +146,6 @@ def hybrid(
       words = _word_scores(task, lambda texts: lexical.bm25(texts, "stemmed"))
       scores[task.name] = {str(dim): _score_hybrid(task, cosines, words)}
   return scores
-
-
-def remember(encode: TextEncoder) -> TextEncoder:
-  """An encoder that keeps its results, so that no text is encoded twice.
-
-  Each call counts its texts that were cut, also one whose result was kept.
-  """
-  known: dict[bytes, tuple[np.ndarray, truncation.Counts]] = {}
-
-  def remembered(
-    texts: Sequence[str], prompt_name: str, titles: Sequence[str] = ()
-  ) -> Float[np.ndarray, "n M"]:
-    key = hashlib.blake2b(repr((prompt_name, texts, titles)).encode()).digest()
-    if key not in known:
-      with truncation.counted() as counts:
-        known[key] = encode(texts, prompt_name, titles), counts
-    vectors, counts = known[key]
-    truncation.report(counts)
-    return vectors
-
-  return remembered
 
 
 def encoded(encode: TextEncoder, task: EvalTask) -> Vectors:

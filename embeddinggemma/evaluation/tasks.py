@@ -6,7 +6,7 @@ else the folder's name.
 """
 
 import functools
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 from embeddinggemma.data import jsonl
@@ -36,22 +36,34 @@ def read_suite(path: Path, fields: str = "") -> list[EvalTask]:
     return _read_alone(path, fields)
   if not path.is_dir():
     raise BadInput(f"{path}: no such folder of evaluation tasks, and no file")
-  folders = [path, *sorted(path.rglob("*"))]
   tasks = [
     task
-    for folder in folders
-    if folder.is_dir()
+    for folder in _folders(path)
     for task in _read_folder(folder, path, fields)
   ]
   if not tasks:
     *others, last = [k.called for k in kinds.KINDS.values() if k.called]
     raise BadInput(
       f"{path}: no evaluation task; expected BEIR folders "
-      "(corpus.jsonl, queries.jsonl, qrels/test.tsv), "
+      "(corpus.jsonl, queries.jsonl, qrels/test.tsv), XOR-Retrieve or XTREME-UP"
+      " as released, "
       f"{', '.join(others)} or {last} JSONL, or pairs.jsonl; of pairs in another"
       " format, name the file itself"
     )
   return tasks
+
+
+def _folders(path: Path) -> Iterator[Path]:
+  """A folder and those in it, but for those that belong to a task of one."""
+  whole: set[Path] = set()
+  for folder in [path, *sorted(path.rglob("*"))]:
+    if folder.is_dir() and not whole.intersection(folder.parents):
+      yield folder
+      if any(
+        kind.whole and kind.recognises(folder, frozenset)
+        for kind in kinds.KINDS.values()
+      ):
+        whole.add(folder)
 
 
 def _read_alone(path: Path, fields: str) -> list[EvalTask]:

@@ -6,6 +6,7 @@ from embeddinggemma.evaluation.kinds import (
   bitext,
   classification,
   clustering,
+  cross_lingual,
   retrieval,
   sts,
 )
@@ -19,6 +20,7 @@ KINDS: dict[str, Kind] = {
   bitext.NAME: bitext.KIND,
   classification.NAME: classification.KIND,
   clustering.NAME: clustering.KIND,
+  **cross_lingual.KINDS,
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embeddinggemma.data import prompts
-from embeddinggemma.types import BadInput
+from embeddinggemma.types import BadInput, TextEncoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,12 @@ class EvalTask:
   gold: tuple[Any, ...] = ()
   # For search: per query, the document that is the query itself, or -1.
   same: tuple[int, ...] = ()
+
+
+ByBlocks = Callable[
+  [TextEncoder, EvalTask, Sequence[int], Callable[[str], None]],
+  Mapping[int, dict[str, float]],
+]
 
 
 class Kind(NamedTuple):
@@ -51,6 +57,15 @@ class Kind(NamedTuple):
   # The task -> what its scores say less than they seem to, such as a recall that
   # is 1 for any model.
   notes: Callable[[EvalTask], Sequence[str]] = lambda task: ()
+  # (encoder, task, dimensions, a function that is told how far it is) -> what
+  # `score` gives, by dimension. For tasks whose documents are too many to hold:
+  # it encodes them itself, and `score` is not asked.
+  by_blocks: ByBlocks | None = None
+  whole: bool = False  # whether the folders in one that it recognises are its
+  # (task, dimension -> metric -> value) -> parts of its scores, for files.
+  parts: Callable[[EvalTask, Mapping[str, Any]], Mapping[str, Any]] | None = (
+    None
+  )
 
 
 def named_in(folder: Path, default: str) -> str:
