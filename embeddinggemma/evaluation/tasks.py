@@ -55,15 +55,13 @@ def read_suite(path: Path, fields: str = "") -> list[EvalTask]:
 
 def _folders(path: Path) -> Iterator[Path]:
   """A folder and those in it, but for those that belong to a task of one."""
-  whole: set[Path] = set()
+  owned: set[Path] = set()
   for folder in [path, *sorted(path.rglob("*"))]:
-    if folder.is_dir() and not whole.intersection(folder.parents):
+    if folder.is_dir() and not owned.intersection([folder, *folder.parents]):
       yield folder
-      if any(
-        kind.whole and kind.recognises(folder, frozenset)
-        for kind in kinds.KINDS.values()
-      ):
-        whole.add(folder)
+      for kind in kinds.KINDS.values():
+        if kind.own_folders and kind.recognises(folder, frozenset):
+          owned.update(folder / name for name in kind.own_folders)
 
 
 def _read_alone(path: Path, fields: str) -> list[EvalTask]:

@@ -170,12 +170,10 @@ def test_a_folder_of_xtreme_up(tmp_path):
   row = {"id": "x0", "title": "", "context": "", "question": "q"}
   write_jsonl(folder / "train" / "hi.jsonl", [row])
   write_jsonl(folder / "validation" / "hi.jsonl", [row])
-  write_jsonl(
-    tmp_path / "other" / "test.jsonl",
-    [{"text": t, "label": t} for t in TOPICS],
-  )
-  other, task = suite.read_suite(tmp_path)
-  assert other.kind == "clustering"
+  topics = [{"text": topic, "label": topic} for topic in TOPICS]
+  write_jsonl(folder / "mine" / "test.jsonl", topics)
+  task, mine = suite.read_suite(tmp_path)
+  assert (mine.name, mine.kind) == ("retrieval_cross_lang/mine", "clustering")
   assert (task.name, task.kind) == ("retrieval_cross_lang", "XTREME-UP")
   assert len(task.queries) == 3 * len(TOPICS)
   assert task.source.right[:2] == ((0,), (1,))

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from embeddinggemma import encode as encode_lib
 from embeddinggemma import lexical
+from embeddinggemma.data import prompts
 from embeddinggemma.evaluation import metrics
 from embeddinggemma.evaluation.cross.passages import Passages
 from embeddinggemma.evaluation.remembered import forgetful
@@ -46,7 +47,7 @@ def nearest(
   Args:
     encode: the model; passages are encoded once, as documents with titles.
     questions: all of them, Q.
-    prompt: the name of their prompt.
+    prompt: the task whose prompts questions and passages get.
     passages: of which the best are found.
     dims: by how many leading coordinates they are compared.
     depth: how many passages are found; k is less if there are fewer.
@@ -56,11 +57,12 @@ def nearest(
   """
   depth = min(depth, passages.count)
   _require_room(len(questions), depth, len(dims))
+  document = prompts.document_prompt(prompt)
   vectors = encode(questions, prompt)
   asked = {dim: encode_lib.truncate(vectors, dim) for dim in dims}
   best = {dim: _nothing(len(questions)) for dim in dims}
   for block in passages.blocks():
-    found = forgetful(encode)(block.texts, "document", block.titles)
+    found = forgetful(encode)(block.texts, document, block.titles)
     for dim in dims:
       part = encode_lib.truncate(found, dim)
       best[dim] = _merged(best[dim], asked[dim], part, block.first, depth)

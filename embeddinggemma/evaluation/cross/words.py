@@ -9,12 +9,12 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-# After which a period ends no sentence; single letters are known to Punkt.
+# Common abbreviations after which a period ends no sentence to NLTK's model;
+# its algorithm knows initials by itself.
 ABBREVIATIONS = frozenset(
-  """adm al apr approx aug ave b.c bros ca capt cf co col corp dec dept dr e.g
-  ed eds est etc feb fig fr fri ft gen gov hon i.e inc jan jr lt ltd maj messrs
-  mon mr mrs ms mt no nov oct op p ph.d pp pres prof rep rev sat sen sept sgt sr
-  st sun thu thur tue tues u.k u.n u.s u.s.a vol vols vs wed a.d a.m d.c p.m
+  """a.d a.m adm aug ave bros c co col corp d d.c dec dr feb fri ft gen inc jan jr
+  lt ltd maj messrs mr mrs ms n.j n.y nov oct p p.m ph.d prof rep reps sen sept sr
+  st tues u.k u.n u.s u.s.a v va vs wash wed yr
   """.split()
 )
 

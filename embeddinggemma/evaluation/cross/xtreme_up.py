@@ -35,6 +35,7 @@ DEPTH = 10
 INDEX = "index.jsonl"
 FOLDER = "retrieval_cross_lang"  # of the release
 SPLITS = ("test", "validation", "dev")  # the first that is there is scored
+OWN_FOLDERS = ("train", *SPLITS)
 
 
 def recognises(folder: Path) -> bool:
@@ -47,7 +48,8 @@ def recognises(folder: Path) -> bool:
 
 def is_questions(path: Path) -> bool:
   """Whether a file is one of a split, beside whose folder the index is."""
-  return path.is_file() and recognises(path.parent.parent)
+  in_split = path.is_file() and path.parent.name in OWN_FOLDERS
+  return in_split and recognises(path.parent.parent)
 
 
 def read(folder: Path) -> Benchmark:

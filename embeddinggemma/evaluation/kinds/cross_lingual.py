@@ -76,6 +76,7 @@ def _kind(
   score: Callable[[Benchmark, Found], Scores],
   metrics: tuple[str, ...],
   paper: Sequence[str],
+  own_folders: tuple[str, ...] = (),
 ) -> Kind:
   def by_blocks(
     encode: TextEncoder,
@@ -113,7 +114,7 @@ def _kind(
     metrics,
     notes=lambda task: source_of(task).notes,
     by_blocks=by_blocks,
-    whole=True,
+    own_folders=own_folders,
     parts=parts,
   )
 
@@ -132,5 +133,6 @@ KINDS: Mapping[str, Kind] = {
     xtreme_up.score,
     xtreme_up.METRICS,
     xtreme_up.LANGUAGES,
+    xtreme_up.OWN_FOLDERS,
   ),
 }

@@ -61,7 +61,8 @@ class Kind(NamedTuple):
   # `score` gives, by dimension. For tasks whose documents are too many to hold:
   # it encodes them itself, and `score` is not asked.
   by_blocks: ByBlocks | None = None
-  whole: bool = False  # whether the folders in one that it recognises are its
+  # Names of the folders in one that it recognises that are no tasks themselves.
+  own_folders: tuple[str, ...] = ()
   # (task, dimension -> metric -> value) -> parts of its scores, for files.
   parts: Callable[[EvalTask, Mapping[str, Any]], Mapping[str, Any]] | None = (
     None
