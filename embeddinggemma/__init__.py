@@ -106,11 +106,13 @@ def evaluate(model: "Model", data: PathLike) -> dict[str, Any]:
   """Scores a model on a folder of tasks, at each Matryoshka dimension.
 
   Args:
-    data: BEIR folders, STS, labels, bitext, or */pairs.jsonl; or one file.
+    data: BEIR folders, STS, labels, bitext, or */pairs.jsonl; XOR-Retrieve and
+      XTREME-UP as released; or one file.
 
   Returns {"quality": {system: {task: {dimension: {metric: value}}}},
   "summary": means over tasks and over task types, "truncated": {task: {side:
-  how many texts were cut, of how many, and the longest in tokens}}}.
+  how many texts were cut, of how many, and the longest in tokens}}, "parts":
+  {task: scores by language and language family, where it has them}}.
   """
   from embeddinggemma.data import arguments
   from embeddinggemma.evaluation import quality, suite
