@@ -149,6 +149,13 @@ def test_questions_without_answers_are_those_of_the_test_set(tmp_path):
     suite.read_suite(write_jsonl(path, [row]))
 
 
+def test_questions_whose_answers_are_not_english_are_refused(tmp_path):
+  write_xor(tmp_path)
+  (tmp_path / DEV).rename(tmp_path / "xor_dev_full_v1_1.jsonl")
+  with pytest.raises(BadInput, match=f"of XOR-Full, .*; use {DEV}"):
+    suite.read_suite(tmp_path)
+
+
 def test_passages_that_are_missing_or_twice_are_named(tmp_path):
   write_xor(tmp_path)
   write_tsv(tmp_path / "queries.tsv", [("1", "q")], None)

@@ -168,6 +168,16 @@ def test_languages_count_the_same_and_yes_or_no_does_not(tmp_path):
   assert set(found) <= set(xor_retrieve.METRICS)
 
 
+def test_fewer_passages_may_be_found(tmp_path):
+  """-1 stands for none."""
+  source = xor_retrieve.read(write_xor(tmp_path))
+  order = np.full((4, 3), -1)
+  order[2:, 0] = 2, 4
+  found = xor_retrieve.score(source, {8: order})[8]
+  assert found["recall@5kt/fi"] == 0 and found["recall@5kt/ru"] == 1
+  assert xtreme_up.reciprocal_rank(order[0], (0,)) == 0.0
+
+
 def test_the_papers_means_are_those_of_its_languages():
   """47.72 and 84.14, of which 5 of 20 languages are not Indo-European."""
   found = scores.of_languages("r", XOR, xor_retrieve.LANGUAGES)

@@ -15,7 +15,8 @@ from embeddinggemma.types import BadInput
 # that for questions.
 PROMPTS = "qa_xling"
 
-# Dimension -> the numbers of each question's nearest passages, best first.
+# Dimension -> the numbers of each question's nearest passages, best first; -1
+# stands for none, where fewer were found.
 Found = Mapping[int, Int[np.ndarray, "Q k"]]
 Scores = dict[int, dict[str, float]]  # dimension -> metric -> value
 

@@ -135,12 +135,13 @@ def _searched(
   from datasets import concatenate_datasets
   from mteb.models import EncoderProtocol, SearchEncoderWrapper, SearchProtocol
 
-  own = isinstance(model, SearchProtocol)
-  if not own and not isinstance(model, EncoderProtocol):
-    raise TypeError(
-      f"{task.metadata.name}: neither encodes nor searches: {model}"
-    )
-  search: Any = model if own else SearchEncoderWrapper(model)
+  search: Any = model
+  if not isinstance(model, SearchProtocol):
+    if not isinstance(model, EncoderProtocol):
+      raise TypeError(
+        f"{task.metadata.name}: neither encodes nor searches: {model}"
+      )
+    search = SearchEncoderWrapper(model)
   parts = [found[split] for found in task.dataset.values()]
   about = {
     "task_metadata": task.metadata,
@@ -165,10 +166,13 @@ def _numbers(
 ) -> np.ndarray:
   """What mteb found as an array; the best first, and of equals the first."""
   ranked = [
-    sorted(values, key=lambda key: (-values[key], int(key)))
-    for values in (found[str(number)] for number in range(count))
+    sorted((-score, int(key)) for key, score in found[str(number)].items())
+    for number in range(count)
   ]
-  return np.array(ranked).astype(np.int64)
+  numbers = np.full((count, max(map(len, ranked))), -1, np.int64)
+  for row, best in zip(numbers, ranked, strict=True):
+    row[: len(best)] = [key for _, key in best]
+  return numbers
 
 
 def _by_subset(scored: Mapping[str, float]) -> dict[str, dict[str, float]]:

@@ -72,6 +72,11 @@ def read(path: Path) -> Benchmark:
   for a broken line, as FILE:LINE.
   """
   file = _questions_file(path) if path.is_dir() else path
+  if "_full" in file.name:
+    raise BadInput(
+      f"{file}: questions of XOR-Full, whose answers are not in English; use"
+      f" {DEV[0]}"
+    )
   rows = list(_questions(file))
   spans = [(text, lang, _spans(answers)) for text, lang, answers in rows]
   scored = [row for row in spans if row[2]]
@@ -104,7 +109,7 @@ def score(benchmark: Benchmark, found: Found) -> Scores:
   for dim, numbers in found.items():
     hits: dict[str, list[bool]] = {metric: [] for metric in LIMITS}
     for row, answers in zip(numbers.tolist(), benchmark.right, strict=True):
-      first = _first(most, map(joined, row))
+      first = _first(most, (joined(number) for number in row if number >= 0))
       short += len(first) < most
       for metric, limit in LIMITS.items():
         hits[metric].append(is_hit(first[:limit], answers))
@@ -210,7 +215,7 @@ def _about(
 def _joined(benchmark: Benchmark, found: Found) -> Callable[[int], str]:
   """A function: number of a passage that was found -> its words, joined."""
   wanted = {n for numbers in found.values() for n in numbers.ravel().tolist()}
-  texts = benchmark.passages.texts(wanted)
+  texts = benchmark.passages.texts(wanted - {-1})
   split = words.words().split
   return functools.cache(lambda number: " ".join(split(texts[number])))
 
