@@ -11,6 +11,7 @@ import numpy as np
 from embeddinggemma import lexical
 
 TOPICS = ("river", "violin", "glacier", "harbour", "lantern", "orchard")
+WIDTH = 256  # of the stand-in's vectors
 DEV = "xor_dev_retrieve_eng_span_v1_1.jsonl"
 # Of a passage: topic n was found in year 1900 + n.
 PASSAGES = [
@@ -83,8 +84,8 @@ def bag_of_words(texts, prompt_name, titles=()):
   """A model's stand-in: counts of hashed words, at unit length."""
   del prompt_name
   titles = titles or [""] * len(texts)
-  vectors = np.full((len(texts), 64), 1e-3, np.float32)
+  vectors = np.full((len(texts), WIDTH), 1e-3, np.float32)
   for row, title, text in zip(vectors, titles, texts, strict=True):
     for word in lexical.tokens(f"{title} {text}"):
-      row[zlib.crc32(word.encode()) % 64] += 1
+      row[zlib.crc32(word.encode()) % WIDTH] += 1
   return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -47,8 +47,8 @@ def test_passages_of_each_layout(tmp_path):
 @pytest.mark.parametrize(
   ("text", "said"),
   [
-    ("", "no passages"),
-    ("id\ttext\ttitle\n", "no passages"),
+    ("", ": no passages"),
+    ("id\ttext\ttitle\n", ": no passages"),
     ("id\ttitle\tsection\ttext\n1\ta\tb\tc\n", ":1: the columns are id, title"),
     ("docid\ttext\ttitle\n", ":1: the columns are docid"),
     ("id\ttext\ttitle\n1\ta\tb\n2\tonly\n", ":3: 2 columns; expected id, text"),

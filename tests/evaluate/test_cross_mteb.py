@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from cross_files import TOPICS, bag_of_words, question, write_xor, write_xtreme
+from cross_files import (
+  TOPICS,
+  WIDTH,
+  bag_of_words,
+  question,
+  write_xor,
+  write_xtreme,
+)
 
 from embeddinggemma.evaluation import suite
 from embeddinggemma.evaluation.cross import mteb_tasks
@@ -15,8 +22,10 @@ class BagOfWords:
   """The words of texts as a model of mteb's, which counts its documents."""
 
   def __init__(self):
+    from mteb.models.model_meta import ModelMeta
+
     self.documents = 0
-    self.mteb_model_meta = mteb.ModelMeta.create_empty(
+    self.mteb_model_meta = ModelMeta.create_empty(
       {"name": "own/words", "revision": "1"}
     )
 
@@ -68,8 +77,8 @@ def test_the_scores_are_those_of_our_runner(tmp_path, name):
   model = BagOfWords()
   task, found = _scored(folder, model)
   assert model.documents == len(TOPICS)
-  ours = suite.evaluate(bag_of_words, suite.read_suite(folder), [64])
-  ours = ours["tasks"][name]["64"]
+  ours = suite.evaluate(bag_of_words, suite.read_suite(folder), [WIDTH])
+  ours = ours["tasks"][name][str(WIDTH)]
   (main, *_) = ours
   (rows,) = found.scores.values()
   assert len(rows) == len(set(task.hf_subsets)) > 1

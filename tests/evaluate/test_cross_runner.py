@@ -7,6 +7,7 @@ import pytest
 from cross_files import (
   PASSAGES,
   TOPICS,
+  WIDTH,
   bag_of_words,
   question,
   write_tsv,
@@ -19,7 +20,7 @@ from hypothesis.extra import numpy as npst
 
 from embeddinggemma.cli import main
 from embeddinggemma.evaluation import kinds, quality, suite
-from embeddinggemma.evaluation.cross import passages, search
+from embeddinggemma.evaluation.cross import search
 from embeddinggemma.types import BadInput, Notice
 
 
@@ -55,7 +56,7 @@ def both(tmp_path):
 
 def test_each_passage_is_encoded_once_and_by_blocks(both, monkeypatch):
   """For all languages and dimensions, and none of it is remembered."""
-  monkeypatch.setattr(passages.Passages.blocks, "__defaults__", (4,))
+  monkeypatch.setattr(search, "BLOCK", 4)
   calls = []
 
   def encode(texts, prompt_name, titles=()):
@@ -64,7 +65,7 @@ def test_each_passage_is_encoded_once_and_by_blocks(both, monkeypatch):
 
   remembered = suite.remember(encode)
   tasks = suite.read_suite(both)
-  found = suite.evaluate(remembered, tasks, [64, 32])
+  found = suite.evaluate(remembered, tasks, [WIDTH, WIDTH // 2])
   blocks = [("document", 4, 4), ("document", 2, 2)]
   assert calls == [("qa_xling", 18, 0), *blocks, ("qa_xling", 4, 0), *blocks]
   assert len(remembered._known) == 2, "the questions of each"
@@ -73,18 +74,18 @@ def test_each_passage_is_encoded_once_and_by_blocks(both, monkeypatch):
     block = next(iter(task.source.passages.blocks(100)))
     right = bag_of_words(block.texts, "", block.titles)
     whole = kinds.of(task).score(task, left, right)
-    assert found["tasks"][task.name]["64"] == pytest.approx(whole)
+    assert found["tasks"][task.name][str(WIDTH)] == pytest.approx(whole)
 
 
 def test_scores_by_language_family_and_in_the_means(both):
   tasks = suite.read_suite(both)
-  found = suite.evaluate(bag_of_words, tasks, [64])
+  found = suite.evaluate(bag_of_words, tasks, [WIDTH])
   assert found["main"] == {
     "xor": "recall@5kt",
     "retrieval_cross_lang": "mrr@10",
   }
   assert set(found["types"]) == {"XOR-Retrieve", "XTREME-UP"}
-  xtreme = found["tasks"]["retrieval_cross_lang"]["64"]
+  xtreme = found["tasks"]["retrieval_cross_lang"][str(WIDTH)]
   assert xtreme["mrr@10"] == 1.0, "each question has its topic's word"
   parts = quality.parts(tasks, found["tasks"])
   assert list(parts) == ["retrieval_cross_lang", "xor"]
@@ -95,12 +96,12 @@ def test_scores_by_language_family_and_in_the_means(both):
     "Sino-Tibetan": ["brx"],
   }
   xor = parts["xor"]
-  assert xor["mean"]["members"] == ["fi", "ru", "ja"]
+  assert xor["mean"]["members"] == ["fi", "ja", "ru"]
   assert xor["mean"]["questions"] == 4
   assert xor["languages"]["fi"] == {
     "name": "Finnish (fi)",
     "questions": 2,
-    "scores": {"64": {"recall@5kt": 0.5, "recall@2kt": 0.5}},
+    "scores": {str(WIDTH): {"recall@5kt": 0.5, "recall@2kt": 0.5}},
   }
   assert suite.baselines(tasks)["BM25 plain"] == {}, "words of other languages"
   assert quality.parts(tasks[:0], {}) == {}
@@ -108,13 +109,13 @@ def test_scores_by_language_family_and_in_the_means(both):
 
 def test_the_right_answer_is_found_by_its_passage(tmp_path):
   """Of long passages, so that the first ones fill the 2,000 words."""
-  filler = " ".join(f"w{n}" for n in range(2100))
+  filler = "w " * 2100
   rows = [(key, f"{text} {filler}", title) for key, text, title in PASSAGES]
   asked = [question(n, "fi", [str(1900 + n)]) for n in range(len(TOPICS))]
   write_xor(tmp_path, [*asked, question(0, "ru", ["1905"])])
   write_tsv(tmp_path / "psgs_w100.tsv", rows)
-  found = suite.evaluate(bag_of_words, suite.read_suite(tmp_path), [64])
-  scores = found["tasks"][tmp_path.name]["64"]
+  found = suite.evaluate(bag_of_words, suite.read_suite(tmp_path), [WIDTH])
+  scores = found["tasks"][tmp_path.name][str(WIDTH)]
   assert scores["recall@2kt/fi"] == 1.0 and scores["recall@2kt/ru"] == 0.0
   assert scores["recall@2kt"] == 0.5
 
@@ -127,7 +128,7 @@ def test_passages_that_are_too_short_are_warned_of(tmp_path):
   (task,) = suite.read_suite(tmp_path)
   assert task.source.depth < len(rows)
   with pytest.warns(Notice, match="1 times the nearest 1 passages"):
-    suite.evaluate(bag_of_words, [task], [64])
+    suite.evaluate(bag_of_words, [task], [WIDTH])
 
 
 def test_a_search_that_keeps_too_much_is_refused(both, monkeypatch):
@@ -135,19 +136,19 @@ def test_a_search_that_keeps_too_much_is_refused(both, monkeypatch):
   tasks = suite.read_suite(both / "xor")
   refused = pytest.raises(BadInput, match="give at most 1 questions at once")
   with refused:
-    suite.evaluate(bag_of_words, tasks, [64, 32])
+    suite.evaluate(bag_of_words, tasks, [WIDTH, WIDTH // 2])
 
 
 def test_a_file_that_changes_while_it_is_searched_is_noticed(both):
   (task,) = suite.read_suite(both / "xor")
   write_tsv(both / "xor" / "psgs_w100.tsv", PASSAGES[:3])
   with pytest.raises(BadInput, match="had 6 passages and now has 3"):
-    suite.evaluate(bag_of_words, [task], [64])
+    suite.evaluate(bag_of_words, [task], [WIDTH])
 
 
 def test_how_far_it_is_is_said(both):
   said = []
-  suite.evaluate(bag_of_words, suite.read_suite(both), [64], said.append)
+  suite.evaluate(bag_of_words, suite.read_suite(both), [WIDTH], said.append)
   assert said == [
     "retrieval_cross_lang: 6 of 6 passages",
     "xor: 6 of 6 passages",

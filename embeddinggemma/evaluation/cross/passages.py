@@ -15,7 +15,7 @@ from embeddinggemma.data import jsonl
 from embeddinggemma.data.tables import opening
 from embeddinggemma.types import BadInput
 
-BLOCK = 8192  # passages that are encoded and searched at once
+_LONGEST = 1 << 24  # characters of a field; a longer one is an open quote
 COLUMNS = ("id", "text", "title")  # of a file of DPR's, in its order
 _BOM = b"\xef\xbb\xbf"
 
@@ -50,7 +50,7 @@ class Passages:
   words: int  # of all texts, separated by white space
   hash: str  # of all ids, titles and texts
 
-  def blocks(self, size: int = BLOCK) -> Iterator[Block]:
+  def blocks(self, size: int) -> Iterator[Block]:
     """All passages, by blocks; BadInput if the file is not as it was."""
     block = Block(0, [], [])
     number = -1
@@ -111,6 +111,7 @@ def tsv(path: Path) -> Iterator[Passage]:
   names them; a field in quotes may hold tabs and ends of lines. BadInput names
   the line of a row that has other columns.
   """
+  csv.field_size_limit(_LONGEST)
   with opening.opened(path) as raw:
     lines = _Lines(path, opening.whole(path, raw))
     rows = csv.reader(lines, delimiter="\t")

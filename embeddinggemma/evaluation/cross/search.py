@@ -19,6 +19,7 @@ from embeddinggemma.evaluation.cross.passages import Passages
 from embeddinggemma.evaluation.remembered import forgetful
 from embeddinggemma.types import BadInput, TextEncoder
 
+BLOCK = 8192  # passages that are encoded and compared at once
 MOST_BYTES = 2 * 10**9  # of all that is kept of the search
 _KEPT = 12  # bytes of a score and of the number of its passage
 
@@ -61,7 +62,7 @@ def nearest(
   vectors = encode(questions, prompt)
   asked = {dim: encode_lib.truncate(vectors, dim) for dim in dims}
   best = {dim: _nothing(len(questions)) for dim in dims}
-  for block in passages.blocks():
+  for block in passages.blocks(BLOCK):
     found = forgetful(encode)(block.texts, document, block.titles)
     for dim in dims:
       part = encode_lib.truncate(found, dim)
