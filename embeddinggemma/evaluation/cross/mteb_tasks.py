@@ -65,7 +65,7 @@ def classes() -> tuple[type, type]:
 
 
 def _base() -> type:
-  from mteb.abstasks import AbsTaskRetrieval
+  from mteb.abstasks import AbsTaskRetrieval  # type: ignore
 
   class CrossLingualRetrieval(AbsTaskRetrieval):
     """Questions in several languages, a subset each, over the same passages."""
@@ -133,7 +133,11 @@ def _searched(
 ) -> dict[int, np.ndarray]:
   """The numbers of the passages nearest to each question, by mteb's search."""
   from datasets import concatenate_datasets
-  from mteb.models import EncoderProtocol, SearchEncoderWrapper, SearchProtocol
+  from mteb.models import (  # type: ignore
+    EncoderProtocol,
+    SearchEncoderWrapper,
+    SearchProtocol,
+  )
 
   search: Any = model
   if not isinstance(model, SearchProtocol):
@@ -245,7 +249,7 @@ def _subsets(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _metadata(**about: Any) -> Any:
-  from mteb.abstasks.task_metadata import TaskMetadata
+  from mteb.abstasks.task_metadata import TaskMetadata  # type: ignore
 
   return TaskMetadata(
     type="Retrieval",
