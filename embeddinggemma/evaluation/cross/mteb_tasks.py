@@ -65,7 +65,7 @@ def classes() -> tuple[type, type]:
 
 
 def _base() -> type:
-  from mteb.abstasks import AbsTaskRetrieval  # type: ignore
+  from mteb.abstasks import AbsTaskRetrieval  # pyrefly: ignore[missing-import]
 
   class CrossLingualRetrieval(AbsTaskRetrieval):
     """Questions in several languages, a subset each, over the same passages."""
@@ -133,7 +133,7 @@ def _searched(
 ) -> dict[int, np.ndarray]:
   """The numbers of the passages nearest to each question, by mteb's search."""
   from datasets import concatenate_datasets
-  from mteb.models import (  # type: ignore
+  from mteb.models import (  # pyrefly: ignore[missing-import]
     EncoderProtocol,
     SearchEncoderWrapper,
     SearchProtocol,
@@ -249,7 +249,7 @@ def _subsets(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _metadata(**about: Any) -> Any:
-  from mteb.abstasks.task_metadata import TaskMetadata  # type: ignore
+  from mteb.abstasks.task_metadata import TaskMetadata  # pyrefly: ignore[missing-import]
 
   return TaskMetadata(
     type="Retrieval",
