@@ -113,8 +113,8 @@ def evaluate(model: "Model", data: PathLike) -> dict[str, Any]:
   interval}}}, "summary": means over tasks and over task types, "prompts": {task:
   {side: the words before it}}, "protocols": {task: the settings that its scores
   depend on}, "truncated": {task: {side: how many texts were cut, of how many, and
-  the longest in tokens}}, "notes": {task: what its scores say less than they seem
-  to}}.
+  the longest in tokens}}, "parts": {task: scores by language and language family,
+  where it has them}, "notes": {task: what its scores say less than they seem to}}.
   """
   from embeddinggemma.data import arguments
   from embeddinggemma.evaluation import quality, suite

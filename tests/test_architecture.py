@@ -38,10 +38,11 @@ ONLY_IN = {
   "orbax": lambda name: name in ("checkpoint.py", "training/checkpoints.py"),
   "mteb": lambda name: name.startswith("evaluation/"),
   "ml_collections": lambda name: name == "cli/flags.py",
+  "nltk": lambda name: name == "evaluation/cross/words.py",
   "seqio": lambda name: name == "data/seqio_tasks.py",
   "vizier": lambda name: name == "mixture/optimizer.py",
 }
-DEFERRED = {"mteb", "seqio", "vizier", "tensorflow", "torch"}
+DEFERRED = {"mteb", "nltk", "seqio", "vizier", "tensorflow", "torch"}
 
 
 def parsed(name: str) -> ast.Module:

@@ -30,6 +30,7 @@ def score(
   tasks = names.tasks_of(values.mteb)
   if values.compare:
     given = [task.metadata.name for task in tasks]
+    given = [published.OF_MTEB.get(name, name) for name in given]
     compare.require_tasks(given, f"--mteb={values.mteb}", values.mteb)
   setup = about.Setup(
     values.dim,

@@ -14,8 +14,8 @@ from embeddinggemma.cli.flags import console, file_of, missing
 from embeddinggemma.evaluation import prompting, quality, suite
 from embeddinggemma.evaluation.published import compare
 from embeddinggemma.loading import load
+from embeddinggemma.report import languages, report
 from embeddinggemma.report import prompting as report_prompts
-from embeddinggemma.report import report
 from embeddinggemma.terminal.console import Terminal
 from embeddinggemma.types import IDENTITY, BadInput
 
@@ -122,6 +122,8 @@ def _show(result: Mapping[str, Any], shown: Terminal) -> None:
     text, highlight=False, markup=False, soft_wrap=True
   )
   shown.print(report.terminal_table(result))
+  for table in languages.tables(result):
+    shown.print(table)
   shown.print(report_prompts.used(result["prompts"]))
   for name, lines in result["notes"].items():
     line(f"note: {name}: {'; '.join(lines)}")

@@ -92,6 +92,32 @@ def mean_of(values: Shaped[np.ndarray, "n"]) -> Resampled:
   return lambda counts: counts @ numbers / len(numbers)
 
 
+def mean_of_groups(
+  values: Shaped[np.ndarray, "n"], groups: Int[np.ndarray, "n"]
+) -> Resampled:
+  """The mean over groups of the mean over each group's units.
+
+  Args:
+    values: of each unit.
+    groups: the group of each unit, from 0; -1 for a unit that does not count.
+
+  A group of which a resample has no unit is not in that resample's mean.
+  """
+  inside = groups >= 0
+  own, count = groups[inside], 1 + int(groups.max())
+  numbers = np.asarray(values, np.float64)[inside]
+
+  def statistic(counts: Counts) -> Float[np.ndarray, "R"]:
+    drawn = counts[:, inside]
+    sizes = _by_class(drawn, own, count)
+    sums = _by_class(drawn * numbers, own, count)
+    means = np.divide(sums, sizes, out=np.zeros_like(sums), where=sizes > 0)
+    there = (sizes > 0).sum(axis=1).astype(np.float64)
+    return _ratio(means.sum(axis=1), there)
+
+  return statistic
+
+
 def spearman_of(
   first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"]
 ) -> Resampled:

@@ -13,14 +13,45 @@ from embeddinggemma import lexical
 from embeddinggemma.evaluation import metrics
 from embeddinggemma.evaluation.scored import Scored
 
+BLOCK = 2**14  # documents that are encoded, and held as vectors, at a time
 Judge = Callable[[Sequence[metrics.Ranking]], Scored]  # rankings -> scores
 _PAIRS = 2**13  # queries beside candidates, whose vectors are copied at a time
 
 
-class Nearest:
-  """The best documents of each query among all; a `Search`.
+class Best:
+  """The best documents of each query among those that were added.
 
   Of equal scores, the document that comes first is ranked first.
+
+  Args:
+    queries: their unit vectors.
+    depth: documents that are kept of each query.
+  """
+
+  def __init__(self, queries: Float[np.ndarray, "Q M"], depth: int):
+    self._queries, self._depth = queries, depth
+    self.places = np.zeros((len(queries), 0), np.int64)  # best first
+    self._scores = np.zeros((len(queries), 0), np.float32)
+
+  def add(self, start: int, documents: Float[np.ndarray, "c M"]) -> None:
+    """Take the unit vectors of the documents start, start + 1, ..."""
+    score = metrics.dense_scores(self._queries, documents)
+    width = min(self._depth, self.places.shape[1] + len(documents))
+    best = np.zeros((len(self._queries), width), np.int64)
+    scores = np.zeros((len(self._queries), width), np.float32)
+    compared = len(documents) + self._depth
+    for chunk in lexical.query_chunks(len(self._queries), compared):
+      found, values = lexical.top_k(score(chunk), self._depth)
+      # What was kept stands first, so that ties stay in the corpus's order.
+      places = np.hstack([self.places[chunk], found + start])
+      values = np.hstack([self._scores[chunk], values])
+      order, scores[chunk] = lexical.top_k(values, width)
+      best[chunk] = np.take_along_axis(places, order, axis=1)
+    self.places, self._scores = best, scores
+
+
+class Nearest:
+  """The best documents of each query among all; a `Search`.
 
   Args:
     queries: their unit vectors.
@@ -37,33 +68,19 @@ class Nearest:
     depth: int,
     judge: Judge,
   ):
-    self._queries, self._same = queries, same
-    self._depth, self._judge = depth, judge
-    self._best = np.zeros((len(queries), 0), np.int64)
-    self._scores = np.zeros((len(queries), 0), np.float32)
+    self._best = Best(queries, depth + 1)
+    self._same, self._depth, self._judge = same, depth, judge
 
   def add(self, start: int, documents: Float[np.ndarray, "c M"]) -> None:
     """Take the unit vectors of the documents start, start + 1, ..."""
-    score = metrics.dense_scores(self._queries, documents)
-    most = self._depth + 1
-    width = min(most, self._best.shape[1] + len(documents))
-    best = np.zeros((len(self._queries), width), np.int64)
-    scores = np.zeros((len(self._queries), width), np.float32)
-    for chunk in lexical.query_chunks(len(self._queries), len(documents)):
-      found, values = lexical.top_k(score(chunk), most)
-      # What was kept stands first, so that ties stay in the corpus's order.
-      places = np.hstack([self._best[chunk], found + start])
-      values = np.hstack([self._scores[chunk], values])
-      order, scores[chunk] = lexical.top_k(values, width)
-      best[chunk] = np.take_along_axis(places, order, axis=1)
-    self._best, self._scores = best, scores
+    self._best.add(start, documents)
 
   def scored(self) -> Scored:
     """The task's scores, after all documents."""
     return self._judge(
       [
         row[row != itself][: self._depth].tolist()
-        for row, itself in zip(self._best, self._same, strict=True)
+        for row, itself in zip(self._best.places, self._same, strict=True)
       ]
     )
 

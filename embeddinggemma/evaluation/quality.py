@@ -56,7 +56,8 @@ def systems(
     if fresh is not None:
       table[UNTRAINED] = suite.scored(fresh, tasks, dims[:1])
     progress.show(2, "untrained model")
-    table[MODEL] = suite.scored(encode, tasks, dims)
+    say = lambda note: progress.show(2, note)
+    table[MODEL] = suite.scored(encode, tasks, dims, say)
     progress.show(3, "model")
     with truncation.counted():  # they were counted with the model
       table[HYBRID] = suite.fused(encode, tasks, dims[0])
@@ -81,7 +82,8 @@ def evaluate(
   each task's main metric; "prompts": {task: {"query" or "document": the words
   before it}}; "protocols": {task: the settings that its scores depend on},
   "truncated": {task: {"queries" or "documents": {"cut", "of", "longest",
-  "max_length"}}}; "notes": {task: what its scores say less than they seem to}}.
+  "max_length"}}}; "parts": {task: its scores by language and family, of a task
+  that has them}; "notes": {task: what its scores say less than they seem to}}.
   """
   dims = matryoshka.dims_of(model.config.embed_dim)
   if dim is not None:
@@ -105,6 +107,7 @@ def evaluate(
       task: {side: counts.as_json() for side, counts in sides.items()}
       for task, sides in suite.truncated(encode, tasks).items()
     },
+    "parts": parts(tasks, scores[MODEL]),
     "notes": notes(tasks),
   }
 
@@ -113,6 +116,17 @@ def _words(model: Model, task: suite.EvalTask) -> dict[str, str]:
   """The model's prompts of a task, by side."""
   names = suite.prompts_of(task)
   return {side: model.prompt(name) for side, name in names.items()}
+
+
+def parts(
+  tasks: Sequence[suite.EvalTask], scores: suite.TaskScores
+) -> dict[str, Any]:
+  """{task: the parts of its scores}, of the tasks whose kind has parts."""
+  found = {}
+  for task in tasks:
+    if split := kinds.of(task).parts:
+      found[task.name] = split(task, scores[task.name])
+  return found
 
 
 def notes(tasks: Sequence[suite.EvalTask]) -> dict[str, list[str]]:

@@ -61,3 +61,8 @@ class Remembered:
       return np.fromfile(file, kind, count).reshape(shape)
 
     return read
+
+
+def forgetful(encode: TextEncoder) -> TextEncoder:
+  """The encoder that keeps nothing, for texts that are too many to keep."""
+  return encode.encode if isinstance(encode, Remembered) else encode

@@ -21,6 +21,7 @@ from embeddinggemma.evaluation import (
   bootstrap,
   kinds,
   metrics,
+  nearest,
   remembered,
   tasks,
 )
@@ -36,11 +37,15 @@ TaskScores = dict[str, dict[str, dict[str, float]]]  # task, dim, metric
 ScoredTasks = dict[str, dict[str, Scored]]  # task, dim
 Drawn = dict[str, dict[str, np.ndarray]]  # task, dim: every resample's score
 Intervals = dict[str, dict[str, list[float]]]  # task, dim: the ends of 95%
+Say = Callable[[str], None]  # how far a long task is, for people
 _Side = tuple[Sequence[str], str, Sequence[str]]  # texts, prompt name, titles
 Vectors = tuple[Float[np.ndarray, "Q M"], Float[np.ndarray, "C M"]]
 
-BLOCK = 2**14  # documents that are encoded, and held as vectors, at a time
 SIDES = ("validation", "test")  # held-out parts of a corpus
+
+
+def _nothing(note: str) -> None:
+  del note
 
 
 def held_out(corpus: pathlib.Path, side: str) -> Sequence[EvalTask]:
@@ -50,9 +55,14 @@ def held_out(corpus: pathlib.Path, side: str) -> Sequence[EvalTask]:
 
 
 def evaluate(
-  encode: TextEncoder, suite: Sequence[EvalTask], dims: Sequence[int]
+  encode: TextEncoder,
+  suite: Sequence[EvalTask],
+  dims: Sequence[int],
+  say: Say = _nothing,
 ) -> dict[str, Any]:
   """Score every task at every dimension; each text is encoded once.
+
+  `say` is told how far a long task is.
 
   Returns {"tasks": {task: {dim: {metric: value}}}, "main": {task: metric},
   "types": {type: {dim: mean}}, "mean_task": {dim: mean}, "mean_type": {dim:
@@ -60,7 +70,7 @@ def evaluate(
   metric under "tasks"}; dimensions are strings, as JSON needs. Of texts that were
   cut there is one warning for the suite.
   """
-  found = scored(encode, suite, dims)
+  found = scored(encode, suite, dims, say)
   rows = drawn(suite, found)
   return {
     **summarise(suite, values(found)),
@@ -72,22 +82,29 @@ def evaluate(
 
 
 def scored(
-  encode: TextEncoder, suite: Sequence[EvalTask], dims: Sequence[int]
+  encode: TextEncoder,
+  suite: Sequence[EvalTask],
+  dims: Sequence[int],
+  say: Say = _nothing,
 ) -> ScoredTasks:
   """The scores of every task at every dimension, with their resamples."""
   found: ScoredTasks = {}
   with truncation.counted() as counts:
     for task in suite:
-      by_dim = _scored(encode, task, dims)
+      by_dim = _scored(encode, task, dims, say)
       found[task.name] = {str(dim): scores for dim, scores in by_dim.items()}
   truncation.report(counts)
   return found
 
 
 def _scored(
-  encode: TextEncoder, task: EvalTask, dims: Sequence[int]
-) -> dict[int, Scored]:
+  encode: TextEncoder, task: EvalTask, dims: Sequence[int], say: Say
+) -> Mapping[int, Scored]:
+  """A task's scores at each dimension."""
   kind = kinds.of(task)
+  told = lambda note: say(f"{task.name}: {note}")
+  if kind.by_blocks is not None:
+    return kind.by_blocks(encode, task, dims, told)
   if kind.search is None:
     left, right = encoded(encode, task)
     by_dim = {
@@ -105,6 +122,8 @@ def _scored(
   for start, block in _documents(encode, task):
     for dim, search in searches.items():
       search.add(start, encode_lib.truncate(block, dim))
+    if len(block) < len(task.documents):
+      told(f"{start + len(block)} of {len(task.documents)} documents")
   return {dim: search.scored() for dim, search in searches.items()}
 
 
@@ -294,9 +313,9 @@ def truncated(
 
 def prompts_of(task: EvalTask) -> dict[str, str]:
   """The names of a task's prompts, by side: "query" and "document"."""
-  found = {"query": task.task}
-  if task.documents:
-    found["document"] = kinds.of(task).document_prompt(task.task)
+  kind, found = kinds.of(task), {"query": task.task}
+  if task.documents or kind.by_blocks is not None:
+    found["document"] = kind.document_prompt(task.task)
   return found
 
 
@@ -309,9 +328,9 @@ def _documents(
   encode: TextEncoder, task: EvalTask
 ) -> Iterator[tuple[int, Float[np.ndarray, "c M"]]]:
   """The documents in blocks: (number of the first one, their vectors)."""
-  for start in range(0, len(task.documents), BLOCK):
-    texts = task.documents[start : start + BLOCK]
-    titles = task.titles[start : start + BLOCK]
+  for start in range(0, len(task.documents), nearest.BLOCK):
+    texts = task.documents[start : start + nearest.BLOCK]
+    titles = task.titles[start : start + nearest.BLOCK]
     yield start, encode(texts, prompts_of(task)["document"], titles)
 
 

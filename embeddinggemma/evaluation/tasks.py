@@ -7,7 +7,7 @@ else the folder's name.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 from embeddinggemma.data import jsonl
@@ -35,22 +35,32 @@ def read_suite(path: Path, fields: str = "") -> list[EvalTask]:
     return _read_alone(path, fields)
   if not path.is_dir():
     raise BadInput(f"{path}: no such folder of evaluation tasks, and no file")
-  folders = [path, *sorted(path.rglob("*"))]
   tasks = [
     task
-    for folder in folders
-    if folder.is_dir()
+    for folder in _folders(path)
     for task in _read_folder(folder, path, fields)
   ]
   if not tasks:
     *others, last = [k.called for k in kinds.KINDS.values() if k.called]
     raise BadInput(
       f"{path}: no evaluation task; expected BEIR folders "
-      "(corpus.jsonl, queries.jsonl, qrels/test.tsv), "
+      "(corpus.jsonl, queries.jsonl, qrels/test.tsv), XOR-Retrieve or XTREME-UP"
+      " as released, "
       f"{', '.join(others)} or {last} JSONL, or pairs.jsonl; of pairs in another"
       " format, name the file itself"
     )
   return tasks
+
+
+def _folders(path: Path) -> Iterator[Path]:
+  """A folder and those in it, but for those that belong to a task of one."""
+  owned: set[Path] = set()
+  for folder in [path, *sorted(path.rglob("*"))]:
+    if folder.is_dir() and not owned.intersection([folder, *folder.parents]):
+      yield folder
+      for kind in kinds.KINDS.values():
+        if kind.own_folders and kind.recognises(folder, frozenset):
+          owned.update(folder / name for name in kind.own_folders)
 
 
 def _read_alone(path: Path, fields: str) -> list[EvalTask]:

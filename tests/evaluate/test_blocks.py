@@ -91,7 +91,7 @@ def test_scores_do_not_depend_on_blocks(monkeypatch, block):
   for task in tasks:
     whole = suite.evaluate(_encode, [task], [64, 16])
     with monkeypatch.context() as patch:
-      patch.setattr(suite, "BLOCK", block)
+      patch.setattr(nearest, "BLOCK", block)
       assert suite.evaluate(_encode, [task], [64, 16]) == whole
       assert suite.encoded(_encode, task)[1].shape == (300, 64)
 
@@ -102,7 +102,7 @@ def test_hybrid_search_reads_blocks_again(monkeypatch, block):
   cosines = metrics.dense_scores(*suite.encoded(_encode, task))
   words = suite._word_scores(task, lambda texts: lexical.bm25(texts, "stemmed"))
   wanted = suite._score_hybrid(task, cosines, words).values
-  monkeypatch.setattr(suite, "BLOCK", block)
+  monkeypatch.setattr(nearest, "BLOCK", block)
   monkeypatch.setattr(lexical, "CHUNK_BYTES", 4 * 300)  # a query at a time
   monkeypatch.setattr(remembered, "IN_MEMORY", 1000)  # the others on disk
   calls = []
@@ -131,7 +131,7 @@ def test_only_a_block_of_a_corpus_is_held(monkeypatch):
   """A hundred blocks of documents take the memory of a few."""
   block, task = 100, _task(10_000)
   held, whole = 4 * 64 * block, 4 * 64 * 10_000
-  monkeypatch.setattr(suite, "BLOCK", block)
+  monkeypatch.setattr(nearest, "BLOCK", block)
   monkeypatch.setattr(remembered, "IN_MEMORY", held)
   suite.evaluate(_encode, [_task(50)], [64])  # what is imported on the way
   encode = suite.remember(_encode)

@@ -77,6 +77,19 @@ def test_thresholds_of_resamples(seed):
     )
 
 
+def test_means_of_groups_of_resamples():
+  """A group that was not drawn, here the last of one unit, does not count."""
+  rng, values, _ = _data(0)
+  groups = np.r_[rng.integers(-1, 3, COUNT - 1), 3]
+
+  def mean(drawn):
+    own = [values[drawn][groups[drawn] == group] for group in range(4)]
+    return np.mean([found.mean() for found in own if len(found)])
+
+  _agree(bootstrap.mean_of_groups(values, groups), mean)
+  assert any(COUNT - 1 not in drawn for drawn in _resamples()[1])
+
+
 @pytest.mark.parametrize("weighted", [True, False])
 def test_f1_of_resamples(weighted):
   rng, _, _ = _data(0)

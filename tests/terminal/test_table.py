@@ -11,6 +11,7 @@ from embeddinggemma.doctor.opened import Finding
 from embeddinggemma.evaluation.published import compare, scores
 from embeddinggemma.report import (
   forgetting,
+  languages,
   precision,
   prompting,
   published,
@@ -99,6 +100,36 @@ STUDENTS = {
     },
   ],
 }
+LANGUAGES = {
+  "parts": {
+    "xor": {
+      "mean": {
+        "members": ["fi", "ru"],
+        "questions": 1928,
+        "scores": {"768": {"recall@5kt": 0.8414, "recall@2kt": 0.7798}},
+      },
+      "families": {
+        "Uralic": {
+          "members": ["fi"],
+          "questions": 314,
+          "scores": {"768": {"recall@5kt": 0.7834, "recall@2kt": 0.7197}},
+        },
+      },
+      "languages": {
+        "fi": {
+          "name": "Finnish (fi)",
+          "questions": 313,
+          "scores": {"768": {"recall@5kt": 0.7835, "recall@2kt": 0.7198}},
+        },
+        "bn": {
+          "name": "Bengali (bn)",
+          "questions": 304,
+          "scores": {"768": {"recall@5kt": 0.9145, "recall@2kt": 0.8586}},
+        },
+      },
+    }
+  }
+}
 COMPARED = compare.compare(
   scores.of_json({"tasks": {"RTE3": 0.5, "XNLI": 0.9}, "dimension": 768})
 )
@@ -184,6 +215,24 @@ TABLES = {
       ]
     ),
     ["precision", "int4", "weights", "rounded", "MB", "12.3", "mean", "0.4321"],
+  ),
+  "languages": (
+    lambda: next(languages.tables(LANGUAGES)),
+    [
+      "questions",
+      "recall@5kt",
+      "mean of 2",
+      "1928",
+      "0.8414",
+      "Uralic of 1",
+      "314",
+      "0.7834",
+      "Finnish (fi)",
+      "313",
+      "0.7198",
+      "Bengali (bn)",
+      "0.8586",
+    ],
   ),
   "sweep": (
     lambda: sweeps.table(RESULTS, "loss"),

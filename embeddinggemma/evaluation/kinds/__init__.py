@@ -6,6 +6,7 @@ from embeddinggemma.evaluation.kinds import (
   bitext,
   classification,
   clustering,
+  cross_lingual,
   instructions,
   multilabel,
   pairs,
@@ -29,6 +30,7 @@ KINDS: dict[str, Kind] = {
   multilabel.NAME: multilabel.KIND,
   classification.NAME: classification.KIND,
   clustering.NAME: clustering.KIND,
+  **cross_lingual.KINDS,
 }
 
 

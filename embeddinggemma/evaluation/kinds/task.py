@@ -11,6 +11,7 @@ from jaxtyping import Float
 from embeddinggemma.data import prompts
 from embeddinggemma.evaluation.kinds import about
 from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.types import TextEncoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Search(Protocol):
     ...
 
 
+ByBlocks = Callable[
+  [TextEncoder, EvalTask, Sequence[int], Callable[[str], None]],
+  Mapping[int, Scored],
+]
+
+
 class Kind(NamedTuple):
   """How tasks of a kind are read and scored."""
 
@@ -75,6 +82,16 @@ class Kind(NamedTuple):
   # (task, queries (Q, M)) -> what scores it by blocks of documents, as `score`
   # does at once; None: the kind needs all of them at a time.
   search: Callable[[EvalTask, np.ndarray], Search] | None = None
+  # (encoder, task, dimensions, a function that is told how far it is) -> scores
+  # by dimension. For tasks whose documents are too many to hold: it encodes them
+  # itself, and `score` is not asked.
+  by_blocks: ByBlocks | None = None
+  # Names of the folders in one that it recognises that are no tasks themselves.
+  own_folders: tuple[str, ...] = ()
+  # (task, dimension -> metric -> value) -> parts of its scores, for files.
+  parts: Callable[[EvalTask, Mapping[str, Any]], Mapping[str, Any]] | None = (
+    None
+  )
 
 
 def at_once(

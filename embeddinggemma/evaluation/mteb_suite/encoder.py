@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from embeddinggemma.data import prompts
+from embeddinggemma.evaluation.cross import mteb_tasks
 from embeddinggemma.evaluation.mteb_suite import about
 from embeddinggemma.loading import Model
 from embeddinggemma.types import BadValue
@@ -70,11 +71,13 @@ class Encoder:
     """The model's prompt for one side of a task; None: the bare text.
 
     Of the names TASK-SIDE, TASK, TYPE-SIDE, TYPE and SIDE, the first that the
-    model has a prompt of; a SIDE is "query" or "document".
+    model has a prompt of; a SIDE is "query" or "document". XOR-Retrieve and
+    XTREME-UP, which no model's prompts name, have those of our own runner.
     """
     from mteb.models.abs_encoder import get_prompt_name  # type: ignore
 
-    own = self._model.prompts
+    model = self._model
+    own = {**mteb_tasks.prompts_of(model.prompt), **model.prompts}
     name = get_prompt_name(own, task_metadata, prompt_type)
     return None if name is None else own[name]
 

@@ -1,9 +1,11 @@
-"""Which tasks a name stands for: a benchmark of mteb, or tasks."""
+"""Which tasks a name stands for: a benchmark of mteb, tasks, or a folder."""
 
 import difflib
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from embeddinggemma.evaluation.cross import mteb_tasks
 from embeddinggemma.evaluation.mteb_suite import package
 from embeddinggemma.types import BadInput
 
@@ -15,7 +17,8 @@ def tasks_of(names: str) -> list[Any]:
 
   Args:
     names: of benchmarks and tasks, with commas between them, as in
-      "MTEB(eng, v2)" or "STS12,NanoBEIR". Case and spaces do not matter.
+      "MTEB(eng, v2)" or "STS12,NanoBEIR". Case and spaces do not matter. A
+      folder of XOR-Retrieve or XTREME-UP is a task, too.
 
   Raises BadInput for a name that this version of mteb does not know, with those
   that are near, and for a task that two benchmarks have in different parts.
@@ -34,6 +37,9 @@ def tasks_of(names: str) -> list[Any]:
   for part in parts(names):
     is_exact = part in known or part in benchmarks
     name = part if is_exact else folded.get(_folded(part))
+    if name is None and pathlib.Path(part).is_dir():
+      found += mteb_tasks.tasks(part)
+      continue
     if name is None:
       raise BadInput(_unknown(part, folded, mteb.__version__))
     many = benchmarks.get(name)

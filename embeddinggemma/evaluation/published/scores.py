@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from embeddinggemma.data import jsonl
 from embeddinggemma.evaluation import kinds
+from embeddinggemma.evaluation.cross import mteb_tasks
+from embeddinggemma.evaluation.kinds import cross_lingual
 from embeddinggemma.evaluation.published import names, tables
 from embeddinggemma.evaluation.quality import MODEL
 from embeddinggemma.types import IDENTITY, BadInput
@@ -38,9 +40,14 @@ _SIDES = {"text": "query", "queries": "query", "documents": "document"}
 # A metric that is told by language -> the benchmark, whose languages are tasks in
 # the tables.
 _BY_LANGUAGE = {
-  "recall@5kt": "XOR-Retrieve",
-  "recall@2kt": "XOR-Retrieve",
-  "mrr@10": "XTREME-UP",
+  "recall@5kt": cross_lingual.XOR,
+  "recall@2kt": cross_lingual.XOR,
+  "mrr@10": cross_lingual.XTREME,
+}
+# The same where mteb scored it, whose subsets are languages.
+OF_MTEB = {
+  mteb_tasks.XOR: cross_lingual.XOR,
+  mteb_tasks.XTREME: cross_lingual.XTREME,
 }
 _EXPECTED = 'expected what `evaluate` writes, or {"tasks": {NAME: score}}'
 
@@ -202,16 +209,25 @@ def _listed(found: Mapping[str, Any]) -> Iterator[tuple[str, Score]]:
       raise ValueError(f"{name} is {value}, above 100 percent")
     about = tasks[name] if isinstance(tasks[name], Mapping) else {}
     metric = _text(about, "metric")
-    yield (
-      name,
-      Score(
-        {dim: {metric: value / whole}},
-        metric,
-        by_side(about.get("prompts")),
-        _text(about, "revision") or _text(about, "dataset_revision"),
-        _parts(about.get("scores")) if whole == 1 else (),
-      ),
+    score = Score(
+      {dim: {metric: value / whole}},
+      metric,
+      by_side(about.get("prompts")),
+      _text(about, "revision") or _text(about, "dataset_revision"),
+      _parts(about.get("scores")) if whole == 1 else (),
     )
+    yield from _by_subset(name, score) or [(name, score)]
+
+
+def _by_subset(name: str, score: Score) -> list[tuple[str, Score]]:
+  """The languages of a benchmark that mteb scored, as tasks of their own."""
+  if name not in OF_MTEB:
+    return []
+  alone = lambda part: score._replace(
+    at={dim: {score.main: part.score} for dim in score.at}, parts=()
+  )
+  tasks = {f"{OF_MTEB[name]}/{p.subset}": alone(p) for p in score.parts}
+  return list(tasks.items())
 
 
 def _score_of(about: Any, name: str) -> Any:
