@@ -1,5 +1,7 @@
 """XOR-Retrieve and XTREME-UP as mteb's own tasks score as our runner does."""
 
+import json
+
 import numpy as np
 import pytest
 from cross_files import (
@@ -11,6 +13,7 @@ from cross_files import (
   write_xtreme,
 )
 
+from embeddinggemma.cli import main
 from embeddinggemma.evaluation import suite
 from embeddinggemma.evaluation.cross import mteb_tasks
 from embeddinggemma.types import BadInput
@@ -88,6 +91,59 @@ def test_the_scores_are_those_of_our_runner(tmp_path, name):
     assert row[main.replace("@", "_at_")] == row["main_score"]
     assert row["languages"][1] == "eng-Latn"
   assert found.get_score() == pytest.approx(ours[main], abs=1e-4)
+
+
+SUITES = {
+  "xor": ("XORRetrieve", "XOR-Retrieve, recall@5kt"),
+  "xtreme": (
+    "XTREMEUPCrossLingualRetrieval",
+    "XTREME-UP, cross-lingual retrieval",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", ["xor", "xtreme"])
+def test_the_verb_gives_the_same_by_both_ways(tmp_path, trained, name):
+  """Prompts, scores, and what stands beside the paper's."""
+  folder = {"xor": write_xor, "xtreme": write_xtreme}[name](tmp_path / name)
+  if name == "xor":
+    rows = [question(n, "fi", [str(1900 + n)]) for n in range(len(TOPICS))]
+    write_xor(folder, [*rows, question(0, "ru", ["1066"])])
+  common = ["evaluate", f"--model={trained}", "--compare=paper"]
+  ways = {
+    "own": [f"--data={folder}"],
+    "mteb": [f"--mteb={folder}", "--titles", f"--cache={tmp_path / 'cache'}"],
+  }
+  found = {}
+  for way, flags in ways.items():
+    output = tmp_path / f"{way}.json"
+    assert main.call([*common, *flags, f"--output={output}"]) == 0
+    found[way] = json.loads(output.read_text())
+  task, compared = SUITES[name]
+  row = found["mteb"]["tasks"][task]
+  assert row["prompts"] == found["own"]["prompts"][name] != {}
+  metric = found["own"]["summary"]["main"][name]
+  score = found["own"]["quality"]["model"][name]["32"][metric]
+  assert row["main_score"] == pytest.approx(score, abs=1e-4)
+  beside = {
+    way: result["compared"]["suites"][compared]["at"]["32"]
+    for way, result in found.items()
+  }
+  values = {
+    way: {task: one["ours"] for task, one in at["tasks"].items()}
+    for way, at in beside.items()
+  }
+  assert values["mteb"] == pytest.approx(values["own"], abs=1e-2)
+  for at in beside.values():
+    told = [one["setting"] for one in at["differs"]]
+    assert "prompt of query" not in told and "metric" not in told
+
+
+def test_a_folder_of_neither_is_one_line(tmp_path, trained, capsys):
+  argv = ["evaluate", f"--model={trained}", f"--mteb={tmp_path}"]
+  assert main.call([*argv, f"--output={tmp_path / 'out.json'}"]) == 2
+  said = capsys.readouterr().err.splitlines()[-1]
+  assert "neither XOR-Retrieve nor XTREME-UP" in said
 
 
 def test_the_metadata_are_complete():
