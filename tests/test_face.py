@@ -39,7 +39,8 @@ def test_a_stage_is_trained_from_a_config(data_folder, tmp_path):
 def test_a_model_is_scored_and_searched_with(trained, data_folder, tmp_path):
   model = eg.load(trained)
   scores = eg.evaluate(model, trained / "inputs" / "corpus" / "test")
-  keys = {"quality", "summary", "prompts", "truncated", "notes"}
+  keys = {"quality", "intervals", "summary", "prompts", "protocols"}
+  keys |= {"truncated", "parts", "notes"}
   assert set(scores) == keys
   about = eg.index(model, data_folder, tmp_path / "index", dim=16)
   assert about["new"] == about["chunks"] > 0
