@@ -22,8 +22,7 @@ VERBS = {
     ("skip_bad_rows", "fields"),
   ),
   "evaluate": Verb(
-    "score a model at every Matryoshka dimension; JSON and a table;"
-    " --compare=paper --scores=FILE: compare what it wrote",
+    "score a model at every Matryoshka dimension, or on mteb's tasks; compare",
     "evaluation:evaluate",
     (),
     (

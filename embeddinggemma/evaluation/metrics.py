@@ -153,15 +153,6 @@ def _moved(before: int, after: int) -> float:
   return after / before - 1 if before >= after else 1 - before / after
 
 
-def similarity(
-  left: Float[np.ndarray, "n M"],
-  right: Float[np.ndarray, "n M"],
-  gold: Sequence[float],
-) -> dict[str, float]:
-  """Spearman's correlation of cosines with human scores (SciPy)."""
-  return {"spearman": correlation(cosines(left, right), gold)}
-
-
 def correlation(found: Float[np.ndarray, "n"], gold: Sequence[float]) -> float:
   """Spearman's; 0 if all found are equal, as of a collapsed model."""
   from scipy import stats
@@ -184,21 +175,6 @@ def cosines(
 
   require_directions(left, right)
   return 1 - pairwise.paired_cosine_distances(left, right)
-
-
-def probe(
-  train: Float[np.ndarray, "n M"],
-  train_labels: Sequence[str],
-  test: Float[np.ndarray, "m M"],
-  test_labels: Sequence[str],
-) -> dict[str, float]:
-  """Accuracy of a logistic regression fitted on frozen vectors."""
-  from sklearn import metrics
-
-  require_directions(train, test)
-  known, asked = numbered(train_labels, test_labels)
-  found = predicted(train, known, test)
-  return finite({"accuracy": metrics.accuracy_score(asked, found)})
 
 
 def predicted(
@@ -239,18 +215,6 @@ def clusters(
     warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
     found = k_means.fit_predict(vectors)
   return finite({"v_measure": metrics.v_measure_score(labels, found)})
-
-
-def bitext(
-  left: Float[np.ndarray, "n M"],
-  right: Float[np.ndarray, "n M"],
-  translations: Sequence[Hashable],
-) -> dict[str, float]:
-  """Accuracy and weighted F1 of the nearest translation, as in MTEB.
-
-  Translations that are equal here count as one answer.
-  """
-  return bitext_of(*nearest(left, right, translations))
 
 
 def nearest(

@@ -52,9 +52,8 @@ def check(
   with progress_lib.Progress(console, "prompts", len(encoders)) as progress:
     for done, (name, encode) in enumerate(encoders.items(), 1):
       with truncation.counted():  # they were counted with the right ones
-        scored = suite.scored(encode, tasks, [int(dim)])
-      means = suite.summarise(tasks, suite.values(scored))
-      found[name] = _brief(means, dim)
+        scores = suite.evaluate(encode, tasks, [int(dim)])
+      found[name] = _brief(scores, dim)
       progress.show(done, name)
   return found
 

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from embeddinggemma import progress as progress_lib
 from embeddinggemma.data import arguments, truncation
-from embeddinggemma.evaluation import kinds, scored, suite
+from embeddinggemma.evaluation import kinds, suite
+from embeddinggemma.evaluation.scoring import scored
 from embeddinggemma.loading import Model
 from embeddinggemma.losses import matryoshka
 from embeddinggemma.types import TextEncoder

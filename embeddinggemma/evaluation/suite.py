@@ -17,17 +17,11 @@ from jaxtyping import Float
 from embeddinggemma import encode as encode_lib
 from embeddinggemma import lexical
 from embeddinggemma.data import truncation
-from embeddinggemma.evaluation import (
-  bootstrap,
-  kinds,
-  metrics,
-  nearest,
-  remembered,
-  tasks,
-)
+from embeddinggemma.evaluation import kinds, metrics, remembered, tasks
 from embeddinggemma.evaluation.kinds import retrieval
 from embeddinggemma.evaluation.kinds.task import EvalTask
-from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.evaluation.scoring import bootstrap, nearest
+from embeddinggemma.evaluation.scoring.scored import Scored
 from embeddinggemma.types import TextEncoder
 
 read_suite = tasks.read_suite
@@ -66,19 +60,10 @@ def evaluate(
 
   Returns {"tasks": {task: {dim: {metric: value}}}, "main": {task: metric},
   "types": {type: {dim: mean}}, "mean_task": {dim: mean}, "mean_type": {dim:
-  mean}, "intervals": those of `summary_intervals`, and of each task's main
-  metric under "tasks"}; dimensions are strings, as JSON needs. Of texts that were
-  cut there is one warning for the suite.
+  mean}}; dimensions are strings, as JSON needs. Of texts that were cut there is
+  one warning for the suite.
   """
-  found = scored(encode, suite, dims, say)
-  rows = drawn(suite, found)
-  return {
-    **summarise(suite, values(found)),
-    "intervals": {
-      "tasks": intervals(rows),
-      **summary_intervals(suite, found, rows),
-    },
-  }
+  return summarise(suite, values(scored(encode, suite, dims, say)))
 
 
 def scored(
@@ -219,13 +204,8 @@ def with_mean(scores: Mapping[str, float]) -> dict[str, float]:
   return {**scores, "mean": statistics.fmean(scores.values())}
 
 
-def baselines(suite: Sequence[EvalTask]) -> dict[str, TaskScores]:
-  """BM25's scores on the tasks that search: {system: {task: {"": scores}}}."""
-  return {name: values(found) for name, found in by_words(suite).items()}
-
-
 def by_words(suite: Sequence[EvalTask]) -> dict[str, ScoredTasks]:
-  """Scores of search by words, with their resamples; see `baselines`."""
+  """Scores of search by words on the tasks that search: {system: scores}."""
   systems: Mapping[str, Callable[[Sequence[str]], lexical.Scores]] = {
     "BM25 plain": lambda texts: lexical.bm25(texts, "plain"),
     "BM25 stemmed": lambda texts: lexical.bm25(texts, "stemmed"),
@@ -241,17 +221,10 @@ def by_words(suite: Sequence[EvalTask]) -> dict[str, ScoredTasks]:
   }
 
 
-def hybrid(
-  encode: TextEncoder, suite: Sequence[EvalTask], dim: int
-) -> TaskScores:
-  """Scores of cosines plus stemmed BM25, on the tasks that search."""
-  return values(fused(encode, suite, dim))
-
-
 def fused(
   encode: TextEncoder, suite: Sequence[EvalTask], dim: int
 ) -> ScoredTasks:
-  """Scores of hybrid search, with their resamples.
+  """Scores of cosines plus stemmed BM25, on the tasks that search.
 
   `encode` is one that `remember` gave: it is asked for the documents once for
   each chunk of queries whose scores fit into lexical.CHUNK_BYTES.

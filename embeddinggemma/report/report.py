@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from embeddinggemma.evaluation import kinds
-from embeddinggemma.evaluation.bootstrap import LEVEL
-from embeddinggemma.evaluation.scored import MODEL
+from embeddinggemma.evaluation.scoring.bootstrap import LEVEL
+from embeddinggemma.evaluation.scoring.scored import MODEL
 from embeddinggemma.report import (
   ablations,
   by_stage,

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embeddinggemma import lexical
-from embeddinggemma.evaluation import metrics, nearest, remembered, suite
+from embeddinggemma.evaluation import metrics, remembered, suite
 from embeddinggemma.evaluation.kinds.task import EvalTask
-from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.evaluation.scoring import nearest
+from embeddinggemma.evaluation.scoring.scored import Scored
 
 WIDTH = 8
 
@@ -112,7 +113,8 @@ def test_hybrid_search_reads_blocks_again(monkeypatch, block):
     return _encode(texts, prompt_name, titles)
 
   encode = suite.remember(counted)
-  assert suite.hybrid(encode, [task], 64) == {"many": {"64": wanted}}
+  found = suite.values(suite.fused(encode, [task], 64))
+  assert found == {"many": {"64": wanted}}
   assert len(calls) == len(set(calls)) == 304
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sklearn
 
-from embeddinggemma.evaluation import bootstrap
+from embeddinggemma.evaluation.scoring import bootstrap
 
 COUNT = 40
 

@@ -15,8 +15,9 @@ from cross_files import (
 )
 
 from embeddinggemma.cli import main
-from embeddinggemma.evaluation import kinds, nearest, quality, suite
+from embeddinggemma.evaluation import kinds, quality, suite
 from embeddinggemma.evaluation.cross import search
+from embeddinggemma.evaluation.scoring import nearest
 from embeddinggemma.types import BadInput, Notice
 
 
@@ -60,10 +61,11 @@ def test_scores_by_language_family_and_in_the_means(both):
     "retrieval_cross_lang": "mrr@10",
   }
   assert set(found["types"]) == {"XOR-Retrieve", "XTREME-UP"}
-  ends = found["intervals"]
-  assert list(ends["tasks"]) == ["retrieval_cross_lang", "xor"]
-  assert ends["fixed"] == []
-  low, high = ends["tasks"]["xor"][str(WIDTH)]
+  ends = suite.intervals(
+    suite.drawn(tasks, suite.scored(bag_of_words, tasks, [WIDTH]))
+  )
+  assert list(ends) == ["retrieval_cross_lang", "xor"]
+  low, high = ends["xor"][str(WIDTH)]
   assert low < found["tasks"]["xor"][str(WIDTH)]["recall@5kt"] <= high <= 1
   xtreme = found["tasks"]["retrieval_cross_lang"][str(WIDTH)]
   assert xtreme["mrr@10"] == 1.0, "each question has its topic's word"
@@ -83,7 +85,7 @@ def test_scores_by_language_family_and_in_the_means(both):
     "questions": 2,
     "scores": {str(WIDTH): {"recall@5kt": 0.5, "recall@2kt": 0.5}},
   }
-  assert suite.baselines(tasks)["BM25 plain"] == {}, "words of other languages"
+  assert suite.by_words(tasks)["BM25 plain"] == {}, "words of other languages"
   assert quality.parts(tasks[:0], {}) == {}
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from embeddinggemma import lexical
 from embeddinggemma.evaluation import kinds, metrics
+from embeddinggemma.evaluation.scoring import probes
 from embeddinggemma.types import Stopped
 
 
@@ -55,11 +56,11 @@ def test_similarity_is_a_rank_correlation():
   angles = np.array([0.1, 0.5, 0.9, 1.3])
   right = np.stack([np.cos(angles), np.sin(angles)], axis=1)
   gold = [5, 4, 1, 2]
-  found = metrics.similarity(left, right, gold)["spearman"]
+  found = metrics.correlation(metrics.cosines(left, right), gold)
   assert found == pytest.approx(1 - 6 * 2 / (4 * 15))
-  assert metrics.similarity(left, left, gold) == {"spearman": 0.0}
+  assert metrics.correlation(metrics.cosines(left, left), gold) == 0.0
   with pytest.raises(Stopped, match="not finite"):
-    metrics.similarity(left, right * np.nan, gold)
+    metrics.cosines(left, right * np.nan)
 
 
 def _blobs():
@@ -69,12 +70,19 @@ def _blobs():
   return centers + generator.normal(scale=0.05, size=centers.shape), labels
 
 
+def _probe(train, labels, test):
+  """The accuracy of a probe that is fitted once, to all."""
+  every = [range(len(train))]
+  found = probes.classification(train, labels, test, labels, every)
+  return found.values["accuracy"]
+
+
 def test_probe_and_clusters_on_separable_vectors():
   vectors, labels = _blobs()
-  assert metrics.probe(vectors, labels, vectors, labels) == {"accuracy": 1.0}
+  assert _probe(vectors, labels, vectors) == 1.0
   assert metrics.clusters(vectors, labels)["v_measure"] == pytest.approx(1.0)
   with pytest.raises(Stopped, match="not finite"):
-    metrics.probe(vectors * np.nan, labels, vectors, labels)
+    _probe(vectors * np.nan, labels, vectors)
   with pytest.raises(Stopped, match="not finite"):
     metrics.clusters(vectors * np.inf, labels)
 
@@ -87,9 +95,11 @@ def test_clusters_of_a_collapsed_model_are_worth_nothing():
 def test_bitext_counts_equal_translations_as_one():
   eye = np.eye(4)
   swapped = eye[[1, 0, 2, 3]]
-  scores = metrics.bitext(eye, swapped, ["a", "b", "c", "d"])
-  assert scores == {"accuracy": 0.5, "f1": 0.5}
-  assert metrics.bitext(eye, swapped, list("xxcd"))["accuracy"] == 1.0
+  bitext = lambda names: metrics.bitext_of(
+    *metrics.nearest(eye, swapped, names)
+  )
+  assert bitext("abcd") == {"accuracy": 0.5, "f1": 0.5}
+  assert bitext("xxcd")["accuracy"] == 1.0
 
 
 def test_non_finite_scores_raise():
@@ -110,10 +120,10 @@ def test_main_metric():
   [
     metrics.dense_scores,
     lambda broken, rows: metrics.dense_scores(rows, broken),
-    lambda broken, rows: metrics.similarity(broken, rows, range(4)),
-    lambda broken, rows: metrics.probe(broken, "aabb", rows, "aabb"),
+    lambda broken, rows: metrics.cosines(broken, rows),
+    lambda broken, rows: _probe(broken, "aabb", rows),
     lambda broken, rows: metrics.clusters(broken, "aabb"),
-    lambda broken, rows: metrics.bitext(rows, broken, "aabb"),
+    lambda broken, rows: metrics.nearest(rows, broken, "aabb"),
   ],
 )
 def test_a_vector_without_direction_is_never_ranked(score, bad):

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn
 
-from embeddinggemma.evaluation import clusters, metrics, probes, strata
+from embeddinggemma.evaluation import metrics
 from embeddinggemma.evaluation.kinds import pairs, summarization
 from embeddinggemma.evaluation.kinds.task import EvalTask
+from embeddinggemma.evaluation.scoring import clusters, probes, strata
 from embeddinggemma.types import Stopped
 
 

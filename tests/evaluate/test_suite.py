@@ -235,15 +235,16 @@ def test_a_text_does_not_answer_itself():
 
 def test_baselines_and_hybrid(folder):
   found = suite.read_suite(folder)
-  systems = suite.baselines(found)
+  systems = suite.by_words(found)
   assert list(systems) == ["BM25 plain", "BM25 stemmed", "char TF-IDF"]
   for by_task in systems.values():
     assert list(by_task) == ["mbxp/python", "own"]
-    assert by_task["own"][""]["ndcg@10"] == 1.0
+    assert by_task["own"][""].values["ndcg@10"] == 1.0
   encode = suite.remember(bag_of_words)
-  both = suite.hybrid(encode, found, 64)
+  hybrid = lambda: suite.values(suite.fused(encode, found, 64))
+  both = hybrid()
   assert both["own"]["64"]["ndcg@10"] == 1.0
-  assert both == suite.hybrid(encode, found, 64)
+  assert both == hybrid()
 
 
 def test_remember_asks_the_model_once():

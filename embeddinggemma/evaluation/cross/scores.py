@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from embeddinggemma.evaluation import bootstrap, metrics
+from embeddinggemma.evaluation import metrics
 from embeddinggemma.evaluation.cross import languages
-from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.evaluation.scoring import bootstrap
+from embeddinggemma.evaluation.scoring.scored import Scored
 
 CODE_SWITCHING = "code-switching"
 

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from embeddinggemma import encode as encode_lib
-from embeddinggemma.evaluation import nearest as nearest_lib
 from embeddinggemma.evaluation.cross.passages import Passages
 from embeddinggemma.evaluation.remembered import forgetful
+from embeddinggemma.evaluation.scoring import nearest as nearest_lib
 from embeddinggemma.types import BadInput, TextEncoder
 
 MOST_BYTES = 2 * 10**9  # of all that is kept of the search

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from embeddinggemma.data import jsonl
-from embeddinggemma.evaluation import bootstrap, metrics
+from embeddinggemma.evaluation import metrics
 from embeddinggemma.evaluation.kinds import about, rows
 from embeddinggemma.evaluation.kinds.sts import SENTENCES
 from embeddinggemma.evaluation.kinds.task import EvalTask, Kind, named_in
-from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.evaluation.scoring import bootstrap
+from embeddinggemma.evaluation.scoring.scored import Scored
 
 NAME = "bitext"
 PROMPT = "BitextMining"  # published, of both sides

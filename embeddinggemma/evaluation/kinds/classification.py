@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from embeddinggemma.evaluation import probes
 from embeddinggemma.evaluation.kinds import about, clustering, labelled
 from embeddinggemma.evaluation.kinds.task import EvalTask, Kind, named_in
-from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.evaluation.scoring import probes
+from embeddinggemma.evaluation.scoring.scored import Scored
 
 NAME = "classification"
 SETTINGS = {"samples_per_label": 8, "n_experiments": 10, "seed": 42}

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from embeddinggemma.data import jsonl
-from embeddinggemma.evaluation import clusters, metrics
+from embeddinggemma.evaluation import metrics
 from embeddinggemma.evaluation.kinds import about, labelled, rows
 from embeddinggemma.evaluation.kinds.task import EvalTask, Kind, named_in
-from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.evaluation.scoring import clusters
+from embeddinggemma.evaluation.scoring.scored import Scored
 from embeddinggemma.types import BadInput
 
 NAME = "clustering"

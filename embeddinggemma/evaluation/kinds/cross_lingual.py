@@ -29,7 +29,7 @@ from embeddinggemma.evaluation.kinds.task import (
   document_prompt,
   named_in,
 )
-from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.evaluation.scoring.scored import Scored
 from embeddinggemma.types import BadInput, TextEncoder
 
 XOR, XTREME = "XOR-Retrieve", "XTREME-UP"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from embeddinggemma.data import beir
-from embeddinggemma.evaluation import metrics, nearest
+from embeddinggemma.evaluation import metrics
 from embeddinggemma.evaluation.kinds import about, retrieval, search_folder
 from embeddinggemma.evaluation.kinds.task import (
   EvalTask,
@@ -23,7 +23,8 @@ from embeddinggemma.evaluation.kinds.task import (
   document_prompt,
   named_in,
 )
-from embeddinggemma.evaluation.scored import Scored, of_units
+from embeddinggemma.evaluation.scoring import nearest
+from embeddinggemma.evaluation.scoring.scored import Scored, of_units
 from embeddinggemma.types import BadInput
 
 NAME = "instruction retrieval"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from embeddinggemma.data import jsonl
-from embeddinggemma.evaluation import metrics, probes, strata
+from embeddinggemma.evaluation import metrics
 from embeddinggemma.evaluation.kinds import (
   about,
   classification,
@@ -18,7 +18,8 @@ from embeddinggemma.evaluation.kinds import (
   rows,
 )
 from embeddinggemma.evaluation.kinds.task import EvalTask, Kind, named_in
-from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.evaluation.scoring import probes, strata
+from embeddinggemma.evaluation.scoring.scored import Scored
 from embeddinggemma.types import BadInput
 
 NAME = "multilabel classification"

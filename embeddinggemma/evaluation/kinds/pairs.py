@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from embeddinggemma.data import jsonl
-from embeddinggemma.evaluation import bootstrap, metrics
+from embeddinggemma.evaluation import metrics
 from embeddinggemma.evaluation.kinds import rows
 from embeddinggemma.evaluation.kinds.sts import SENTENCES
 from embeddinggemma.evaluation.kinds.task import EvalTask, Kind, named_in
-from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.evaluation.scoring import bootstrap
+from embeddinggemma.evaluation.scoring.scored import Scored
 from embeddinggemma.types import BadInput
 
 NAME = "pair classification"

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from embeddinggemma.data import beir, jsonl
-from embeddinggemma.evaluation import metrics, nearest
+from embeddinggemma.evaluation import metrics
 from embeddinggemma.evaluation.kinds import retrieval, rows, search_folder
 from embeddinggemma.evaluation.kinds.task import (
   EvalTask,
@@ -23,7 +23,8 @@ from embeddinggemma.evaluation.kinds.task import (
   document_prompt,
   named_in,
 )
-from embeddinggemma.evaluation.scored import Scored, of_units
+from embeddinggemma.evaluation.scoring import nearest
+from embeddinggemma.evaluation.scoring.scored import Scored, of_units
 from embeddinggemma.types import BadInput
 
 NAME = "reranking"

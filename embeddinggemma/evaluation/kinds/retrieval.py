@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from embeddinggemma.data import beir, prompts, sources
-from embeddinggemma.evaluation import metrics, nearest
+from embeddinggemma.evaluation import metrics
 from embeddinggemma.evaluation.kinds.task import (
   EvalTask,
   Kind,
@@ -19,7 +19,8 @@ from embeddinggemma.evaluation.kinds.task import (
   at_once,
   named_in,
 )
-from embeddinggemma.evaluation.scored import Scored, of_units
+from embeddinggemma.evaluation.scoring import nearest
+from embeddinggemma.evaluation.scoring.scored import Scored, of_units
 from embeddinggemma.types import Pair
 
 NAME = "retrieval"

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from embeddinggemma.data import jsonl
-from embeddinggemma.evaluation import bootstrap, metrics
+from embeddinggemma.evaluation import metrics
 from embeddinggemma.evaluation.kinds import rows
 from embeddinggemma.evaluation.kinds.task import EvalTask, Kind, named_in
-from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.evaluation.scoring import bootstrap
+from embeddinggemma.evaluation.scoring.scored import Scored
 from embeddinggemma.types import BadInput
 
 NAME = "sts"

@@ -15,7 +15,7 @@ from embeddinggemma.data import jsonl
 from embeddinggemma.evaluation import metrics
 from embeddinggemma.evaluation.kinds import rows
 from embeddinggemma.evaluation.kinds.task import EvalTask, Kind, named_in
-from embeddinggemma.evaluation.scored import Scored, of_units
+from embeddinggemma.evaluation.scoring.scored import Scored, of_units
 from embeddinggemma.types import BadInput
 
 NAME = "summarization"

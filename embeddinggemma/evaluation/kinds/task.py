@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from embeddinggemma.data import prompts
 from embeddinggemma.evaluation.kinds import about
-from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.evaluation.scoring.scored import Scored
 from embeddinggemma.types import TextEncoder
 
 

@@ -1,0 +1,1 @@
+"""What was published: tables of scores, and ours beside them."""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from embeddinggemma import lexical
 from embeddinggemma.evaluation import metrics
-from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.evaluation.scoring.scored import Scored
 
 BLOCK = 2**14  # documents that are encoded, and held as vectors, at a time
 Judge = Callable[[Sequence[metrics.Ranking]], Scored]  # rankings -> scores

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from embeddinggemma.evaluation import bootstrap, metrics
-from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.evaluation import metrics
+from embeddinggemma.evaluation.scoring import bootstrap
+from embeddinggemma.evaluation.scoring.scored import Scored
 
 NEIGHBOURS = 5  # of the probe of several labels
 

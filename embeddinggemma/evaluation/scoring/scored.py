@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from embeddinggemma.evaluation import metrics
-from embeddinggemma.evaluation.bootstrap import Resampled, mean_of
+from embeddinggemma.evaluation.scoring.bootstrap import Resampled, mean_of
 
 MODEL = "model"  # the system whose scores are the model's own
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from embeddinggemma.evaluation import metrics
-from embeddinggemma.evaluation.scored import Scored
+from embeddinggemma.evaluation.scoring.scored import Scored
 
 LEGACY_BATCH = 500  # of mini-batch k-means, in the older protocol
 Label = str | int

@@ -1,0 +1,1 @@
+"""From vectors to scores, as mteb makes them, and to their intervals."""
