@@ -114,14 +114,20 @@ def evaluate(model: "Model", data: PathLike) -> dict[str, Any]:
   {side: the words before it}}, "protocols": {task: the settings that its scores
   depend on}, "truncated": {task: {side: how many texts were cut, of how many, and
   the longest in tokens}}, "parts": {task: scores by language and language family,
-  where it has them}, "notes": {task: what its scores say less than they seem to}}.
+  where it has them}, "notes": {task: what its scores say less than they seem to},
+  "failed": {task: why it has no scores}}. Of failed tasks there is a warning.
   """
   from embeddinggemma.data import arguments
   from embeddinggemma.evaluation import quality, suite
+  from embeddinggemma.terminal.warn import warn
+  from embeddinggemma.types import Notice
 
   _require_model(model)
   tasks = suite.read_suite(pathlib.Path(arguments.path("data", data)))
-  return quality.evaluate(model, tasks, _console())
+  found = quality.evaluate(model, tasks, _console())
+  for name, why in found["failed"].items():
+    warn(f"{name} has no scores: {why}", Notice)
+  return found
 
 
 def soup(

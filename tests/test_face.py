@@ -40,7 +40,7 @@ def test_a_model_is_scored_and_searched_with(trained, data_folder, tmp_path):
   model = eg.load(trained)
   scores = eg.evaluate(model, trained / "inputs" / "corpus" / "test")
   keys = {"quality", "intervals", "summary", "prompts", "protocols"}
-  keys |= {"truncated", "parts", "notes"}
+  keys |= {"truncated", "parts", "notes", "failed"}
   assert set(scores) == keys
   about = eg.index(model, data_folder, tmp_path / "index", dim=16)
   assert about["new"] == about["chunks"] > 0

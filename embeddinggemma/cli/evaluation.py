@@ -28,8 +28,8 @@ def evaluate(values: flags.FlagValues) -> int:
 
   The tasks are those of --data, or else the model's own held-out pairs. Of pairs
   in another format than pairs.jsonl, --data names the file. --mteb names tasks
-  of the mteb package instead; returns 1 if one of these fails. With --scores,
-  nothing is scored: what was before is compared.
+  of the mteb package instead. Returns 1 if a task fails; the others are scored.
+  With --scores, nothing is: what was scored before is compared.
   """
   require_flags(values)
   if values.scores is not None:
@@ -103,6 +103,7 @@ def _score(
     **quality.evaluate(model, tasks, shown, values.dim),
   }
   if values.prompts:
+    tasks = [task for task in tasks if task.name not in result["failed"]]
     right = result["quality"][quality.MODEL]
     result[prompting.CHECKED] = prompting.check(model, tasks, right, shown)
 
@@ -127,6 +128,8 @@ def _show(result: Mapping[str, Any], shown: Terminal) -> None:
   shown.print(report_prompts.used(result["prompts"]))
   for name, lines in result["notes"].items():
     line(f"note: {name}: {'; '.join(lines)}")
+  for name, why in result["failed"].items():
+    line(f"failed: {name}: {why}")
   if checked := result.get(prompting.CHECKED):
     shown.print(report_prompts.checked(checked))
     for text in report_prompts.verdict(checked):

@@ -48,8 +48,12 @@ def systems(
   tasks: Sequence[suite.EvalTask],
   console: Console,
   name: str,
+  failed: suite.Failed | None = None,
 ) -> dict[str, suite.ScoredTasks]:
-  """What `quality` returns, with the resamples of each score."""
+  """What `quality` returns, with the resamples of each score.
+
+  `failed` gets the tasks that the model cannot be scored on (`suite.scored`).
+  """
   table: dict[str, suite.ScoredTasks] = {}
   with progress_lib.Progress(console, name, 4) as progress:
     table.update(suite.by_words(tasks))
@@ -58,7 +62,8 @@ def systems(
       table[UNTRAINED] = suite.scored(fresh, tasks, dims[:1])
     progress.show(2, "untrained model")
     say = lambda note: progress.show(2, note)
-    table[MODEL] = suite.scored(encode, tasks, dims, say)
+    table[MODEL] = suite.scored(encode, tasks, dims, say, failed)
+    tasks = [task for task in tasks if task.name in table[MODEL]]
     progress.show(3, "model")
     with truncation.counted():  # they were counted with the model
       table[HYBRID] = suite.fused(encode, tasks, dims[0])
@@ -84,24 +89,31 @@ def evaluate(
   before it}}; "protocols": {task: the settings that its scores depend on},
   "truncated": {task: {"queries" or "documents": {"cut", "of", "longest",
   "max_length"}}}; "parts": {task: its scores by language and family, of a task
-  that has them}; "notes": {task: what its scores say less than they seem to}}.
+  that has them}; "notes": {task: what its scores say less than they seem to};
+  "failed": {task: why it has no scores}}. There is no mean over a failed task.
+
+  Raises the error of the first task if none can be scored.
   """
   dims = matryoshka.dims_of(model.config.embed_dim)
   if dim is not None:
     dims = (arguments.whole("dim", dim, 1, dims[0]),)
   encode = suite.remember(model)
-  table = systems(encode, dims, None, tasks, console, "evaluate")
+  failed: suite.Failed = {}
+  table = systems(encode, dims, None, tasks, console, "evaluate", failed)
+  lost = [task for task in tasks if task.name in failed]
+  tasks = [task for task in tasks if task.name not in failed]
   rows = {system: suite.drawn(tasks, found) for system, found in table.items()}
   scores = {system: suite.values(found) for system, found in table.items()}
   summary = suite.summarise(tasks, scores[MODEL])
-  means = suite.summary_intervals(tasks, table[MODEL], rows[MODEL])
+  summary["intervals"] = suite.summary_intervals(
+    tasks, table[MODEL], rows[MODEL]
+  )
+  for means in summary, summary["intervals"]:
+    _without_means_over(lost, means)
   return {
     "quality": scores,
     "intervals": {name: suite.intervals(row) for name, row in rows.items()},
-    "summary": {
-      **{k: v for k, v in summary.items() if k != "tasks"},
-      "intervals": means,
-    },
+    "summary": {k: v for k, v in summary.items() if k != "tasks"},
     "prompts": {task.name: _words(model, task) for task in tasks},
     "protocols": {t.name: dict(t.protocol) for t in tasks if t.protocol},
     "truncated": {
@@ -110,7 +122,18 @@ def evaluate(
     },
     "parts": parts(tasks, scores[MODEL]),
     "notes": notes(tasks),
+    "failed": {name: str(error) for name, error in failed.items()},
   }
+
+
+def _without_means_over(
+  lost: Sequence[suite.EvalTask], means: dict[str, Any]
+) -> None:
+  """Take out the means that failed tasks are a part of, as mteb does."""
+  if lost:
+    means |= {"mean_task": {}, "mean_type": {}}
+  for task in lost:
+    means["types"].pop(kinds.type_of(task), None)
 
 
 def _words(model: Model, task: suite.EvalTask) -> dict[str, str]:

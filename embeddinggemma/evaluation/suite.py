@@ -22,7 +22,7 @@ from embeddinggemma.evaluation.kinds import retrieval
 from embeddinggemma.evaluation.kinds.task import EvalTask
 from embeddinggemma.evaluation.scoring import bootstrap, nearest
 from embeddinggemma.evaluation.scoring.scored import Scored
-from embeddinggemma.types import TextEncoder
+from embeddinggemma.types import BadInput, Stopped, TextEncoder
 
 read_suite = tasks.read_suite
 remember = remembered.Remembered
@@ -31,6 +31,7 @@ TaskScores = dict[str, dict[str, dict[str, float]]]  # task, dim, metric
 ScoredTasks = dict[str, dict[str, Scored]]  # task, dim
 Drawn = dict[str, dict[str, np.ndarray]]  # task, dim: every resample's score
 Intervals = dict[str, dict[str, list[float]]]  # task, dim: the ends of 95%
+Failed = dict[str, Exception]  # task: why it has no scores
 Say = Callable[[str], None]  # how far a long task is, for people
 _Side = tuple[Sequence[str], str, Sequence[str]]  # texts, prompt name, titles
 Vectors = tuple[Float[np.ndarray, "Q M"], Float[np.ndarray, "C M"]]
@@ -71,13 +72,29 @@ def scored(
   suite: Sequence[EvalTask],
   dims: Sequence[int],
   say: Say = _nothing,
+  failed: Failed | None = None,
 ) -> ScoredTasks:
-  """The scores of every task at every dimension, with their resamples."""
+  """The scores of every task at every dimension, with their resamples.
+
+  Of a task that cannot be scored, the error is raised, or put into `failed` if
+  that is given and another task can.
+  """
   found: ScoredTasks = {}
+  errors: Failed = {}
   with truncation.counted() as counts:
     for task in suite:
-      by_dim = _scored(encode, task, dims, say)
+      try:
+        by_dim = _scored(encode, task, dims, say)
+      except (BadInput, Stopped) as error:
+        if failed is None:
+          raise
+        errors[task.name] = error
+        continue
       found[task.name] = {str(dim): scores for dim, scores in by_dim.items()}
+  if errors and not found:
+    raise next(iter(errors.values()))
+  if failed is not None:
+    failed |= errors
   truncation.report(counts)
   return found
 

@@ -14,10 +14,12 @@ from cross_files import (
   write_xtreme,
 )
 
+import embeddinggemma as eg
 from embeddinggemma.cli import main
 from embeddinggemma.evaluation import kinds, quality, suite
 from embeddinggemma.evaluation.cross import search
 from embeddinggemma.evaluation.scoring import nearest
+from embeddinggemma.losses import matryoshka
 from embeddinggemma.types import BadInput, Notice
 
 
@@ -158,6 +160,29 @@ def test_the_verb_shows_a_table_by_family(both, trained, capsys):
     "query": "task: question answering | query: ",
     "document": "title: none | text: ",
   }
+
+
+def test_a_task_that_fails_costs_only_its_own(
+  both, trained, capsys, monkeypatch
+):
+  dims = matryoshka.dims_of(32)
+  monkeypatch.setattr(search, "MOST_BYTES", 4 * 6 * len(dims) * 12)
+  output = both / "scores.json"
+  argv = ["evaluate", f"--model={trained}", f"--data={both}"]
+  assert main.call([*argv, f"--output={output}"]) == 1
+  found = json.loads(output.read_text())
+  assert list(found["failed"]) == ["retrieval_cross_lang"]
+  assert list(found["quality"]["model"]) == ["xor"]
+  for means in found["summary"], found["summary"]["intervals"]:
+    assert means["mean_task"] == means["mean_type"] == {}
+    assert list(means["types"]) == ["XOR-Retrieve"]
+  said = capsys.readouterr().err
+  assert "failed: retrieval_cross_lang: 18 questions" in said
+  with pytest.warns(Notice, match="retrieval_cross_lang has no scores: 18"):
+    eg.evaluate(eg.load(trained), both)
+  monkeypatch.setattr(search, "MOST_BYTES", 1)
+  assert main.call([*argv, f"--output={output}"]) == 2
+  assert "passages each" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_file_that_is_missing_is_one_line(both, trained, capsys):
