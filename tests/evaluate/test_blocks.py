@@ -130,8 +130,8 @@ def test_vectors_on_disk_are_those_that_were_computed(monkeypatch):
 
 
 def test_only_a_block_of_a_corpus_is_held(monkeypatch):
-  """A hundred blocks of documents take the memory of a few."""
-  block, task = 100, _task(10_000)
+  """Many blocks of documents take the memory of a few."""
+  block, task = 400, _task(10_000)
   held, whole = 4 * 64 * block, 4 * 64 * 10_000
   monkeypatch.setattr(nearest, "BLOCK", block)
   monkeypatch.setattr(remembered, "IN_MEMORY", held)
