@@ -79,6 +79,12 @@ TEXT_FLAGS = {
     None,
     "float, int8, int4, mixed, ...: rounds the weights; else as trained",
   ),
+  "scores": (None, "A,B,...: JSON that `evaluate` wrote of this model"),
+  "card": (
+    None,
+    "a YAML file with what no record knows, for the model card: name, languages,"
+    " licences, citation, code, data, decontamination, limits",
+  ),
 }
 NUMBER_FLAGS = {
   "dim": (None, "leading dimensions to keep, at unit norm again"),

@@ -173,6 +173,8 @@ def export(values: flags.FlagValues) -> None:
     values.uncertified,
     _examine,
     console(),
+    values.card,
+    values.scores.split(",") if values.scores else (),
   )
 
 
