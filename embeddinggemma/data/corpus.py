@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,10 +21,13 @@ from embeddinggemma.data import datasheet, single_texts, sources, stdlib
 from embeddinggemma.data.single_texts import Texts
 from embeddinggemma.data.tables.fields import Fields
 from embeddinggemma.data.tables.pairs import Each, Pairs
+from embeddinggemma.types import Pair
 
 CORPUS_FILE = "corpus.json"
 HELD_OUT = 0.05  # share of the user's pairs for each of validation and test
 SALT = "embeddinggemma"
+_LANGUAGE = re.compile(r"[^\W\d_]{2,20}([-_][^\W_]{1,8}){0,3}")
+ODD = "other"  # what stands in the column of languages and is none
 # How a text that is held out is found among those of training.
 EQUAL = "equal texts, without case and white space"
 
@@ -119,10 +123,10 @@ def describe(
       "held_out", which tasks are; "languages", if they cannot be counted here.
   """
   langs: collections.Counter[str] = collections.Counter()
-  train = read_train(directory, lambda pair: langs.update([pair.lang]))
+  train = read_train(directory, lambda pair: langs.update(_language(pair)))
   single = len(read_texts(directory))
   tasks = {task: len(pairs) for task, pairs in train.by_task().items()}
-  counted = {lang: count for lang, count in sorted(langs.items()) if lang}
+  counted = dict(sorted(langs.items()))
   known = {"texts": single, **told}
   known["languages"] = counted or told.get("languages")
   about = {
@@ -134,6 +138,16 @@ def describe(
   }
   (directory / CORPUS_FILE).write_text(json.dumps(about, indent=1) + "\n")
   return about
+
+
+def _language(pair: Pair) -> list[str]:
+  """The language of a pair, [] of one that names none.
+
+  What is no code or name may be a text of somebody, and is not told.
+  """
+  if not pair.lang:
+    return []
+  return [pair.lang if _LANGUAGE.fullmatch(pair.lang) else ODD]
 
 
 def _held_out(directory: pathlib.Path) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def of_readme(path: pathlib.Path) -> dict[str, Any]:
     return {}
   found = re.match(r"\ufeff?---[ \t]*\r?\n(.*?)\r?\n---", text, re.DOTALL)
   try:
-    tree = yaml.safe_load(found[1]) if found else {}
+    # All scalars as text: `no` is Norwegian.
+    tree = yaml.load(found[1], yaml.BaseLoader) if found else {}
   except (yaml.YAMLError, ValueError, RecursionError):
     return {}
   return tree if isinstance(tree, dict) else {}

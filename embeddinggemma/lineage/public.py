@@ -106,6 +106,8 @@ def name(path: str) -> str:
   The latter is a repository, where no such path is there.
   """
   found = pathlib.Path(path)
-  if not found.exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path):
+  if not found.exists() and re.fullmatch(
+    r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?", path
+  ):
     return path
   return found.absolute().name

@@ -15,7 +15,7 @@ from embeddinggemma.convert.card import (
 )
 from embeddinggemma.convert.card import scores as scores_lib
 from embeddinggemma.convert.card.facts import Facts
-from embeddinggemma.convert.card.markup import plain, sections
+from embeddinggemma.convert.card.markup import one_line, plain, sections
 from embeddinggemma.convert.card.scores import Scores
 from embeddinggemma.convert.write.exporting import Format, Job, Written
 from embeddinggemma.data import licences
@@ -73,13 +73,14 @@ def card(facts: Facts) -> bytes:
 def summary(facts: Facts) -> str:
   """The card as one line for people: its licence, and what is not known."""
   claim = facts.claim
-  unknown = sum(not part.licence and not part.terms for part in claim.parts)
+  unknown = sum(not part.known and not part.terms for part in claim.parts)
   lacking = [
-    *([f"{unknown:,} licences"] if unknown else []),
+    *([f"licences of {unknown:,} sources"] if unknown > 1 else []),
+    *(["a licence"] if unknown == 1 else []),
     *([] if facts.languages else ["languages"]),
     *([] if facts.scores else ["scores"]),
   ]
   licence = claim.keys["license"]
   why = f" ({claim.reason})" if licence == licences.OTHER else ""
   rest = f"; not on record: {', '.join(lacking)}" if lacking else ""
-  return f"model card: licence {licence}{why}{rest}"
+  return one_line(f"model card: licence {licence}{why}{rest}")

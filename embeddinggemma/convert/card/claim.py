@@ -55,13 +55,13 @@ def of(files: checkpoint.Files, stated: Stated) -> Claim:
   bound = [part for part in parts if part.terms]
   best = licences.strictest(known)
   gemma = any(licences.GEMMA in p.known for p in parts if p.what == WEIGHTS)
-  open_ends = _listed(unknown)
+  open_ends = "; ".join(_unknown(unknown))
   if best and not bound and (not unknown or (gemma and best == licences.GEMMA)):
     reason = f"{best} is the strictest of what counts below"
     if unknown:
       reason = (
-        f"what comes from Gemma is under its terms; the licence of {open_ends}"
-        " is not recorded, and may ask for more"
+        f"what comes from Gemma is under its terms; {open_ends}, and may ask for"
+        " more"
       )
     if licences.is_on_hub(best):
       return Claim({"license": best}, reason, parts)
@@ -69,7 +69,7 @@ def of(files: checkpoint.Files, stated: Stated) -> Claim:
   if not parts:
     reason = "nothing is recorded that would decide it"
   elif unknown:
-    reason = f"the licence of {open_ends} is not recorded"
+    reason = open_ends
   elif bound:
     reason = f"there are terms of {_listed(bound)} besides"
   else:
@@ -174,6 +174,15 @@ def _require_known_names(parts: Sequence[Part], stated: Stated) -> None:
       raise BadInput(
         f"--card: licences: {name!r} is no source or teacher of this model{near}"
       )
+
+
+def _unknown(parts: Sequence[Part]) -> Iterator[str]:
+  """What is not known of the licences of some parts, in words."""
+  if silent := [part for part in parts if not part.licence]:
+    yield f"the licence of {_listed(silent)} is not recorded"
+  if odd := [part for part in parts if part.licence]:
+    named = ", ".join(dict.fromkeys(part.licence for part in odd[:_SHOWN]))
+    yield f"the licence of {_listed(odd)} ({named}) is none that is known here"
 
 
 def _listed(parts: Sequence[Part]) -> str:

@@ -8,8 +8,8 @@ from embeddinggemma.convert.card.markup import plain, sections
 from embeddinggemma.lineage import stages
 
 _FLOAT16 = (
-  "float16: activations of Gemma models can exceed its range, and vectors are"
-  " then not numbers or wrong without an error; use float32 or bfloat16"
+  "in float16, activations of models of this class can exceed its range, and"
+  " vectors are then wrong without an error: use float32 or bfloat16"
 )
 
 

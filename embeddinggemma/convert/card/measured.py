@@ -83,18 +83,15 @@ def _value(value: Value | None) -> str:
 
 
 def _prompts(facts: Facts, score: Score) -> str:
-  """The prompts of a task by their names in this model, else in words."""
+  """The prompts of a task in words; some files have their names."""
   if score.is_mean:
     return ""
   if score.prompts is None:
     return "not recorded"
-  given = facts.job.prompts
-  names = {words: name for name, words in reversed(given.items())}
   said = []
   for side, told in score.prompts.items():
-    name = told if told in given else names.get(told, "")
-    shown = plain(name) if name else code(told) if told else "none"
-    said.append(f"{plain(side)}: {shown}")
+    words = facts.job.prompts.get(told, told)
+    said.append(f"{plain(side)}: {code(words) if words else 'none'}")
   return "; ".join(said)
 
 

@@ -77,14 +77,16 @@ def use(facts: Facts) -> str:
 def prompts(facts: Facts) -> str:
   """The prompts, and whether they are those of the training."""
   given = facts.job.prompts
+  if not any(given.values()):
+    return "## Prompts\n\nThe model has none: texts are read as they are."
   rows = [(code(name), code(words)) for name, words in given.items()]
   return sections(
     (
       "## Prompts",
-      "The model was trained with a prompt before each text. Queries and"
-      " documents have different ones, other tasks their own. Without them, or"
-      " with others, vectors are other vectors and nothing tells so. Where a"
-      " program does not add them, they are part of the text.",
+      "A prompt stands before each text. Queries and documents have different"
+      " ones, other tasks their own. Without them, or with others, vectors are"
+      " other vectors, and nothing tells so. Where a program does not add them,"
+      " they are to be written into the text.",
       table(("name", "prompt"), rows, _MOST_PROMPTS),
       "\n".join(_changed(facts)),
     )

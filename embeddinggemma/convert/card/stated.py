@@ -41,7 +41,8 @@ def read(path: str) -> Stated:
     content = pathlib.Path(path).read_bytes()
     if len(content) > _LARGEST:
       raise BadInput(f"--card={path} is larger than {_LARGEST >> 20} MB")
-    tree = yaml.safe_load(content.decode("utf-8"))
+    # All scalars as text: `no` is Norwegian.
+    tree = yaml.load(content.decode("utf-8"), yaml.BaseLoader)
   except OSError as error:
     raise BadInput(f"--card={path} cannot be read: {error.strerror}") from None
   except UnicodeDecodeError:
@@ -76,15 +77,13 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _languages(value: Any) -> tuple[str, ...]:
-  # YAML reads an unquoted `no` as false.
-  found = value if isinstance(value, list) else [value]
+  found = _texts(value)
   for one in found:
-    if not isinstance(one, str) or not _LANGUAGE.fullmatch(one):
+    if not _LANGUAGE.fullmatch(one):
       raise ValueError(
-        f"{one!r} is no code of two or three letters, as in de or deu; quote"
-        ' "no"'
+        f"{one!r} is no code of two or three letters, as de or deu"
       )
-  return tuple(found)
+  return found
 
 
 def _licences(value: Any) -> dict[str, str]:
