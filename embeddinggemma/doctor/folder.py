@@ -6,12 +6,15 @@ programs use is asked.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tokenizers
 
 from embeddinggemma.convert import folder as folders
+from embeddinggemma.convert import origin
+from embeddinggemma.convert.card import model
+from embeddinggemma.data import datasheet
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.doctor.opened import Finding
 from embeddinggemma.types import BadInput
@@ -41,6 +44,31 @@ def check_folder(
     return Finding("folder", False, reason, fix)
   reason = f"{_IDS} gives our ids for {len(texts)} texts"
   return Finding("folder", True, reason, said)
+
+
+def check_card(path: pathlib.Path, prompts: Mapping[str, str]) -> Finding:
+  """Check that the model card of an export names a licence and its prompts.
+
+  Without them a folder works, and whoever gets it lacks what they need to know.
+  """
+  again = "export the folder again, or take the README.md that it had"
+  place = folders.inside(path, origin.CARD)
+  if not place.is_file():
+    return Finding("card", True, f"no {origin.CARD}", again)
+  named = datasheet.words(datasheet.of_readme(place).get("license"))
+  if not named:
+    return Finding("card", True, f"{origin.CARD} names no licence", again)
+  told = model.prompts_in(place.read_text("utf-8", "replace"))
+  for name in sorted(told):
+    if prompts.get(name) != told[name]:
+      reason = (
+        f"{origin.CARD} has the prompt {name!r} as {told[name]!r}, the model"
+        f" {prompts.get(name, 'none')!r}"
+      )
+      fix = f"one of both was changed; {again}"
+      return Finding("card", True, reason, fix)
+  said = f", the model's {len(told)} prompts" if told else ""
+  return Finding("card", True, f"licence {named[0]}{said}")
 
 
 def _fault(

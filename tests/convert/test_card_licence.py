@@ -120,7 +120,7 @@ def test_a_statement_fills_what_is_not_recorded():
     "license": "apache-2.0"
   }
   with pytest.raises(
-    BadInput, match="'mnie' is no source.*did you mean 'mine'"
+    BadInput, match=r"'mnie' is no source.*did you mean 'mine'"
   ):
     of(content, licences={"mnie": "mit"})
   with pytest.raises(

@@ -1,5 +1,8 @@
 """Sections on the model itself: what it is, how it is loaded, its prompts."""
 
+import contextlib
+import json
+import re
 from collections.abc import Iterator, Mapping
 
 from embeddinggemma import checkpoint, quantize
@@ -14,6 +17,7 @@ from embeddinggemma.convert.card.markup import (
 )
 from embeddinggemma.losses import matryoshka
 
+_PROMPTS = "## Prompts"
 _MOST_PROMPTS = 200
 
 
@@ -78,11 +82,11 @@ def prompts(facts: Facts) -> str:
   """The prompts, and whether they are those of the training."""
   given = facts.job.prompts
   if not any(given.values()):
-    return "## Prompts\n\nThe model has none: texts are read as they are."
+    return f"{_PROMPTS}\n\nThe model has none: texts are read as they are."
   rows = [(code(name), code(words)) for name, words in given.items()]
   return sections(
     (
-      "## Prompts",
+      _PROMPTS,
       "A prompt stands before each text. Queries and documents have different"
       " ones, other tasks their own. Without them, or with others, vectors are"
       " other vectors, and nothing tells so. Where a program does not add them,"
@@ -91,6 +95,21 @@ def prompts(facts: Facts) -> str:
       "\n".join(_changed(facts)),
     )
   )
+
+
+def prompts_in(text: str) -> dict[str, str]:
+  """The prompts that a card names; {} of one that is not ours, or has none."""
+  found: dict[str, str] = {}
+  section = text.partition(f"\n{_PROMPTS}\n")[2].partition("\n## ")[0]
+  for line in section.splitlines():
+    cells = re.fullmatch(r"\| `+ ?(\".*\") ?`+ \| `+ ?(\".*\") ?`+ \|", line)
+    if cells:
+      with contextlib.suppress(ValueError):
+        name, words = (
+          json.loads(x.replace("\\|", "|")) for x in cells.groups()
+        )
+        found[name] = words
+  return found
 
 
 def _changed(facts: Facts) -> Iterator[str]:
