@@ -107,7 +107,7 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
     place = sentence_transformers.transformer_of(path)
     findings.append(folder.check_folder(place, model.tokenizer, texts, notes))
     if folders.has(path, folders.MARK):
-      findings.append(folder.check_card(path, model.prompts))
+      findings += folder.lost_of_card(path, model.prompts)
   with Progress(console, "doctor", len(CHECKS)) as progress:
     return [*findings, *diagnose(model, progress.show)]
 

@@ -46,29 +46,33 @@ def check_folder(
   return Finding("folder", True, reason, said)
 
 
-def check_card(path: pathlib.Path, prompts: Mapping[str, str]) -> Finding:
-  """Check that the model card of an export names a licence and its prompts.
+def lost_of_card(
+  path: pathlib.Path, prompts: Mapping[str, str]
+) -> list[Finding]:
+  """A note if an export's model card lost its licence or the model's prompts.
 
-  Without them a folder works, and whoever gets it lacks what they need to know.
+  The folder works without them, and whoever gets it lacks what they need to
+  know. [] of a card that has both.
   """
-  again = "export the folder again, or take the README.md that it had"
+  reason, fix = _lost(path, prompts), "take the README.md that it had"
+  return [Finding("card", True, reason, fix)] if reason else []
+
+
+def _lost(path: pathlib.Path, prompts: Mapping[str, str]) -> str:
   place = folders.inside(path, origin.CARD)
   if not place.is_file():
-    return Finding("card", True, f"no {origin.CARD}", again)
-  named = datasheet.words(datasheet.of_readme(place).get("license"))
-  if not named:
-    return Finding("card", True, f"{origin.CARD} names no licence", again)
+    return f"no {origin.CARD}, which names licence and prompts"
+  if not datasheet.words(datasheet.of_readme(place).get("license")):
+    return f"{origin.CARD} names no licence"
   told = model.prompts_in(place.read_text("utf-8", "replace"))
   for name in sorted(told):
     if prompts.get(name) != told[name]:
-      reason = (
-        f"{origin.CARD} has the prompt {name!r} as {told[name]!r}, the model"
-        f" {prompts.get(name, 'none')!r}"
+      ours = repr(prompts[name]) if name in prompts else "none"
+      return (
+        f"{origin.CARD} has the prompt {name!r} as {told[name]!r}, the model has"
+        f" {ours}"
       )
-      fix = f"one of both was changed; {again}"
-      return Finding("card", True, reason, fix)
-  said = f", the model's {len(told)} prompts" if told else ""
-  return Finding("card", True, f"licence {named[0]}{said}")
+  return ""
 
 
 def _fault(
