@@ -156,12 +156,16 @@ def export(
   format: Literal["sentence-transformers", "gguf"],
   output: PathLike,
   dtype: str | None = None,
+  card: PathLike | None = None,
+  scores: Sequence[PathLike] = (),
 ) -> dict[str, Any]:
   """Writes a checkpoint in another runtime's format; returns its certificate.
 
   Args:
     dtype: "float32", "bfloat16"; for gguf also "q8_0", "q4_0", "mixed"; None:
       what the model was trained for.
+    card: a YAML file with what no record knows, for the model card.
+    scores: files of what `evaluate` returned of this model, for its card.
 
   Raises Stopped, and leaves nothing, where the runtime gives other vectors.
   """
@@ -178,7 +182,11 @@ def export(
   forks.require_own_jax()
   shown = _console()
   examine = lambda place: doctor.check_or_stop(place, shown)
-  return verbs.export_model(source, form, place, dtype, False, examine, shown)
+  stated = None if card is None else arguments.path("card", card)
+  files = arguments.paths("scores", scores) if scores else []
+  return verbs.export_model(
+    source, form, place, dtype, False, examine, shown, stated, files
+  )
 
 
 def index(

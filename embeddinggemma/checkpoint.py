@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from embeddinggemma.lineage import stages
 from embeddinggemma.types import IDENTITY, BadInput, Params
 
 CHECKPOINTS = "checkpoints"
@@ -472,11 +473,12 @@ def cuts(files: Files) -> list[dict[str, Any]]:
 
 
 def descent(files: Files) -> dict[str, Any]:
-  """What recipe.json keeps of a parent's: origin, cuts and teachers."""
+  """What recipe.json keeps of a parent's: origin, cuts, teachers and stages."""
   found = {
     "origin": origin(files),
     CUTS: cuts(files),
     TEACHERS: teachers_of(files),
+    stages.TRAINED: stages.of(recipe_of(files)),
   }
   return {key: value for key, value in found.items() if value}
 

@@ -22,6 +22,7 @@ import numpy as np
 from embeddinggemma import cache, checkpoint
 from embeddinggemma import config as config_lib
 from embeddinggemma.checkpoint import Name, Shapes
+from embeddinggemma.lineage import stages
 from embeddinggemma.types import IDENTITY, BadInput, Params
 
 # Files that ingredients must agree on, besides the tensors' names and shapes.
@@ -213,6 +214,7 @@ def _recipe(
     IDENTITY: checkpoint.identity_of(files[0]),
     **_one_descent(files),
     **checkpoint.with_teachers(*map(checkpoint.teachers_of, files)),
+    **stages.entry(*(stages.of(checkpoint.recipe_of(f)) for f in files)),
     **(checkpoint.AS_WRITTEN if kept else {}),
     "versions": {name: importlib.metadata.version(name) for name in names},
     "command": sys.argv,

@@ -612,6 +612,28 @@ def test_an_exported_folder_is_healthy(exported, capsys):
 @pytest.mark.parametrize(
   ("change", "said"),
   [
+    (lambda card: "", "names no licence"),
+    (lambda card: card.replace("license", "licence"), "names no licence"),
+    (lambda card: card.replace("task: sear", "task: Sear"), "has the prompt"),
+    (None, "no README.md"),
+  ],
+)
+def test_a_card_that_lost_something_is_a_note(exported, tmp_path, change, said):
+  path = shutil.copytree(exported, tmp_path / "folder")
+  prompts = load(path).prompts
+  assert folder.lost_of_card(path, prompts) == []
+  card = path / "README.md"
+  text = card.read_text()
+  card.unlink()
+  if change:
+    card.write_text(change(text))
+  [found] = folder.lost_of_card(path, prompts)
+  assert found.verdict == doctor.NOTE and said in found.reason
+
+
+@pytest.mark.parametrize(
+  ("change", "said"),
+  [
     (without("post_processor"), "gives 'red apple pie' the"),
     (without("normalizer"), "gives 'red apple pie' the"),
     (lambda _: {}, "tokenizer.json cannot be read"),

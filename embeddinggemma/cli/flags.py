@@ -90,11 +90,17 @@ TEXT_FLAGS = {
   "compare": (None, "paper: beside the scores published of EmbeddingGemma"),
   "scores": (
     None,
-    "a JSON of scores to compare, such as `evaluate` wrote; nothing is scored",
+    "JSON that `evaluate` wrote: to compare, with nothing scored; or, as A,B,...,"
+    " what a model card says of the exported model",
   ),
   "prompts": (
     None,
     "check: scores with the right prompts, none, and another task's",
+  ),
+  "card": (
+    None,
+    "a YAML file with what no record knows, for the model card: name, languages,"
+    " licences, citation, code, data, decontamination, limits",
   ),
 }
 NUMBER_FLAGS = {

@@ -137,6 +137,8 @@ def export(values: flags.FlagValues) -> None:
     values.uncertified,
     _examine,
     console(),
+    values.card,
+    values.scores.split(",") if values.scores else (),
   )
 
 

@@ -113,10 +113,10 @@ VERBS = {
     ("part", "base"),
   ),
   "export": Verb(
-    f"a model out, for {formats.programs()}, and a certificate",
+    f"a model out, for {formats.programs()}, a certificate and a model card",
     "models:export",
     ("model", "format", "output"),
-    ("dtype", "uncertified"),
+    ("dtype", "uncertified", "scores", "card"),
   ),
   "compile": Verb(
     "compile a stage for a TPU topology on any machine: memory, time, traffic",

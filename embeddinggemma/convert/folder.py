@@ -7,6 +7,7 @@ from typing import Any
 
 from embeddinggemma.checkpoint import TEACHERS, TOKENIZER_FILE, is_terms
 from embeddinggemma.convert import origin
+from embeddinggemma.lineage import stages
 from embeddinggemma.types import IDENTITY, BadInput
 
 MARK = "embeddinggemma.json"  # says that a folder is an export of ours
@@ -79,6 +80,11 @@ def teachers(place: pathlib.Path) -> list[dict[str, Any]]:
   found = _mark_beside(place).get(TEACHERS, [])
   is_list = isinstance(found, list) and all(isinstance(x, dict) for x in found)
   return found if is_list else []
+
+
+def trained(place: pathlib.Path) -> list[dict[str, Any]]:
+  """The stages through which the model of an export went, as it says."""
+  return stages.read(_mark_beside(place).get(stages.TRAINED))
 
 
 def tokenizer_model(folder: pathlib.Path) -> pathlib.Path:

@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 import yaml
 
 from embeddinggemma import checkpoint
+from embeddinggemma.data import licences
 
 LICENCE = ("license", "license_name", "license_link")
 # Kept beside files of terms: what a header says of the licence in one word.
 METADATA = "LICENSE.metadata"
-OTHER = "other"
-_UNNAMED = "see-license-files"  # the name of a licence whose files name none
+OTHER = licences.OTHER
+UNNAMED = "see-license-files"  # the name of a licence whose files name none
 CARD = "README.md"  # the file of a model card
-# How well-known licences begin -> their identifier.
-_BEGINNINGS = {
-  r"Apache License\W+Version 2\.0": "apache-2.0",
-  r"MIT License": "mit",
-  r"Gemma Terms of Use": "gemma",
-}
+# LICENSE of weights that were trained here and descend from no others.
+OWN_TERMS = (
+  "These weights derive from the data and parents that recipe.json names;\n"
+  "their licences apply. embeddinggemma, which made them, is Apache-2.0.\n"
+)
 # Folders of a workdir whose name says nothing about the model.
 _PLACES = frozenset({"", "checkpoints", "merged", "averaged", "choose"})
 _STAGES = frozenset(
@@ -41,8 +41,8 @@ _STAGES = frozenset(
   }
 )
 _HUB = re.compile(r"(?:^|/)models--([\w.-]+)--([\w.-]+)/snapshots/")
-_SITE = "https://huggingface.co/"
-_URL = re.compile(rf"{re.escape(_SITE)}([\w.-]+/[\w.-]+)/?")
+SITE = "https://huggingface.co/"
+_URL = re.compile(rf"{re.escape(SITE)}([\w.-]+/[\w.-]+)/?")
 
 
 class Base(NamedTuple):
@@ -62,11 +62,10 @@ def licence(files: checkpoint.Files) -> dict[str, str]:
     if lines := dict(_lines(text)):
       return lines
   for text in texts.values():
-    for beginning, name in _BEGINNINGS.items():
-      if re.match(rf"\W*{beginning}", text, re.IGNORECASE):
-        return {"license": name}
+    if name := licences.of_text(text):
+      return {"license": name}
   link = {"license_link": next(iter(texts))} if texts else {}
-  return {"license": OTHER, "license_name": _UNNAMED, **link}
+  return {"license": OTHER, "license_name": UNNAMED, **link}
 
 
 def licence_name(files: checkpoint.Files) -> str:
@@ -75,7 +74,7 @@ def licence_name(files: checkpoint.Files) -> str:
   if found["license"] != OTHER:
     return found["license"]
   name = found.get("license_name", "")
-  return "" if name == _UNNAMED else name
+  return "" if name == UNNAMED else name
 
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:
@@ -100,7 +99,7 @@ def repository(source: str) -> str:
 
 def url(repository: str) -> str:
   """The address of a repository on the Hub."""
-  return f"{_SITE}{repository}"
+  return f"{SITE}{repository}"
 
 
 def base(files: checkpoint.Files) -> Base:

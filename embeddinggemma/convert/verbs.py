@@ -5,7 +5,7 @@ import importlib.metadata
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -16,6 +16,10 @@ from embeddinggemma.checkpoint import Lazy, Name
 from embeddinggemma.config import suggest
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import formats, origin, safetensors_io
+from embeddinggemma.convert.card import card as card_lib
+from embeddinggemma.convert.card import scores as scores_lib
+from embeddinggemma.convert.card import stated as stated_lib
+from embeddinggemma.convert.card.scores import Scores
 from embeddinggemma.convert.certify import certificate
 from embeddinggemma.convert.read import families, left_aside, on_grid
 from embeddinggemma.convert.read import gguf as gguf_read
@@ -23,6 +27,7 @@ from embeddinggemma.convert.read.transformers import BOTH
 from embeddinggemma.convert.tensors import WHOLE_FOLDER, Imported
 from embeddinggemma.convert.write import exporting, output
 from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.lineage import stages
 from embeddinggemma.model import identity
 from embeddinggemma.saved import GRID
 from embeddinggemma.terminal.table import Table
@@ -161,6 +166,8 @@ def export_model(
   uncertified: bool,
   examine: Examine,
   console: Console,
+  card: str | None = None,
+  scores: Sequence[str | Scores] = (),
 ) -> dict[str, Any]:
   """Export a checkpoint; returns the content of its certificate.
 
@@ -172,9 +179,13 @@ def export_model(
     uncertified: keep an export whose certificate fails.
     examine: called with the written files.
     console: for progress.
+    card: a file in which its publisher states what no record knows.
+    scores: of the model, for its card: files that `evaluate` wrote, or what is
+      known to be of these weights.
 
   Raises:
-    BadInput: the format cannot hold the model.
+    BadInput: the format cannot hold the model; or `card` or `scores` is no such
+      file, or of another model.
     Stopped: the certificate fails. As with whatever `examine` raises, nothing
       is left at `place`.
   """
@@ -186,24 +197,39 @@ def export_model(
     line, highlight=False, markup=False, soft_wrap=True
   )
   found: dict[str, Any] = {}
+  told: list[str] = []
+  stated = stated_lib.read(card) if card else stated_lib.NOTHING
+  read = [(str(s), scores_lib.read(s)) for s in scores if isinstance(s, str)]
+  known = [s for s in scores if isinstance(s, Scores)]
 
   def certify(
     job: exporting.Job, folder: pathlib.Path, written: exporting.Written
   ) -> None:
     found.update(certificate.certify(how, job, folder, written))
-    if how.card is not None:
-      (folder / origin.CARD).write_bytes(how.card(job, written, found))
+    given = [*known, *(one for _, one in read)]
+    facts = card_lib.facts_of(how, job, written, found, given)
+    (folder / origin.CARD).write_bytes(card_lib.card(facts))
+    told.append(card_lib.summary(facts))
     if not uncertified:
       certificate.require(found)
 
   with progress_lib.Progress(console, "export", 1) as progress:
     written = exporting.export(
-      how, path, place, dtype, examine, certify, progress.show_of
+      how,
+      path,
+      place,
+      dtype,
+      examine,
+      certify,
+      progress.show_of,
+      stated,
+      lambda job: scores_lib.require_of(read, job),
     )
   say(f"{place}  weights {written.digest[:12]}{certificate.grid(found)}")
   if "needs" in found:
     say(f"note: the order of its layers needs {found['needs']}")
   say(certificate.summary(found))
+  say(*told)
   return found
 
 
@@ -299,6 +325,7 @@ def _files(
     ),
     GRID: grid,
     **checkpoint.with_teachers(folders.teachers(folder)),
+    **stages.entry(folders.trained(folder)),
     **checkpoint.AS_WRITTEN,
     "versions": {n: importlib.metadata.version(n) for n in _VERSIONS},
     "command": sys.argv,

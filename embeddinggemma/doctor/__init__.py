@@ -12,6 +12,7 @@ import jax
 from rich.console import Console
 
 from embeddinggemma import checkpoint
+from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import origin, tensors
 from embeddinggemma.convert.read import sentence_transformers
 from embeddinggemma.data import samples
@@ -105,6 +106,8 @@ def examine(path: str | pathlib.Path, console: Console) -> Findings:
     notes = (*found.warned, *found.aside) if found else ()
     place = sentence_transformers.transformer_of(path)
     findings.append(folder.check_folder(place, model.tokenizer, texts, notes))
+    if folders.has(path, folders.MARK):
+      findings += folder.lost_of_card(path, model.prompts)
   with Progress(console, "doctor", len(CHECKS)) as progress:
     return [*findings, *diagnose(model, progress.show)]
 

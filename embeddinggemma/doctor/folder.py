@@ -6,12 +6,15 @@ programs use is asked.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tokenizers
 
 from embeddinggemma.convert import folder as folders
+from embeddinggemma.convert import origin
+from embeddinggemma.convert.card import model
+from embeddinggemma.data import datasheet
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.doctor.opened import Finding
 from embeddinggemma.types import BadInput
@@ -41,6 +44,35 @@ def check_folder(
     return Finding("folder", False, reason, fix)
   reason = f"{_IDS} gives our ids for {len(texts)} texts"
   return Finding("folder", True, reason, said)
+
+
+def lost_of_card(
+  path: pathlib.Path, prompts: Mapping[str, str]
+) -> list[Finding]:
+  """A note if an export's model card lost its licence or the model's prompts.
+
+  The folder works without them, and whoever gets it lacks what they need to
+  know. [] of a card that has both.
+  """
+  reason, fix = _lost(path, prompts), "take the README.md that it had"
+  return [Finding("card", True, reason, fix)] if reason else []
+
+
+def _lost(path: pathlib.Path, prompts: Mapping[str, str]) -> str:
+  place = folders.inside(path, origin.CARD)
+  if not place.is_file():
+    return f"no {origin.CARD}, which names licence and prompts"
+  if not datasheet.words(datasheet.of_readme(place).get("license")):
+    return f"{origin.CARD} names no licence"
+  told = model.prompts_in(place.read_text("utf-8", "replace"))
+  for name in sorted(told):
+    if prompts.get(name) != told[name]:
+      ours = repr(prompts[name]) if name in prompts else "none"
+      return (
+        f"{origin.CARD} has the prompt {name!r} as {told[name]!r}, the model has"
+        f" {ours}"
+      )
+  return ""
 
 
 def _fault(

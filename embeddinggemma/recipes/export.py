@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from embeddinggemma import doctor
 from embeddinggemma.config import suggest
 from embeddinggemma.convert import formats
 from embeddinggemma.convert import verbs as convert
+from embeddinggemma.convert.card import scores
 from embeddinggemma.convert.certify import runtimes
 from embeddinggemma.convert.formats import FORMATS
 from embeddinggemma.convert.write import exporting
@@ -83,18 +85,31 @@ def export_all(
   forms: Mapping[str, tuple[str, ...]],
   directory: pathlib.Path,
   console: Console,
+  scored: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Exported:
   """Export each model, by name, to DIRECTORY/NAME/FORMAT.
+
+  `scored` has scores of some of them for the model card, as summary.json has
+  those of its final model.
 
   Raises Stopped for an export that the doctor or its runtime refuses.
   """
   examine = lambda place: doctor.check_or_stop(place, console)
   rows = []
   for name, path in models.items():
+    of_run = scores.of_summary(scored.get(name, {}))
+    known = (of_run,) if of_run else ()
     for form in forms[name]:
       place, began = pathlib.Path(name) / form, time.perf_counter()
       found = convert.export_model(
-        str(path), form, directory / place, None, False, examine, console
+        str(path),
+        form,
+        directory / place,
+        None,
+        False,
+        examine,
+        console,
+        scores=known,
       )
       files = [p for p in (directory / place).rglob("*") if p.is_file()]
       rows.append(

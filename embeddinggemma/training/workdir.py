@@ -12,7 +12,9 @@ from typing import Any
 from embeddinggemma import cache, checkpoint
 from embeddinggemma import config as config_lib
 from embeddinggemma.checkpoint import TOKENIZER_FILE
+from embeddinggemma.convert import origin
 from embeddinggemma.data import prompts
+from embeddinggemma.lineage import stages as lineage
 from embeddinggemma.model import identity
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.training import inputs, stages
@@ -46,10 +48,6 @@ _LATER = {
     "score_temperature",
   ),
 }
-_LICENSE = (
-  "These weights derive from the data and parents that recipe.json names;\n"
-  "their licences apply. embeddinggemma, which made them, is Apache-2.0.\n"
-)
 
 
 def source(config: TrainConfig, made: Inputs) -> pathlib.Path | None:
@@ -98,9 +96,9 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
   if start is not None:
     parents["init"] = checkpoint.hash_of(start)
   kind = stages.kind_of(config)
-  for name, path in kind.parents(config).items():
-    if path:
-      parents[name] = inputs.parent(path)
+  others = {n: path for n, path in kind.parents(config).items() if path}
+  for name, path in others.items():
+    parents[name] = inputs.parent(path)
   recipe = {
     "stage": config.stage,
     "parents": parents,
@@ -108,6 +106,7 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
     "config": dataclasses.asdict(config),
     "view": kind.view(config),
     **checkpoint.descent(given),
+    **lineage.entry(*map(_stages, (given, *map(_files_at, others.values())))),
     **checkpoint.with_teachers(
       kind.teachers(config), checkpoint.teachers_of(given)
     ),
@@ -120,13 +119,22 @@ def files(config: TrainConfig, made: Inputs) -> dict[str, bytes]:
     "model.json": cache.to_json(dataclasses.asdict(config.model.portable)),
     "prompts.json": cache.to_json(dict(prompts.PROMPTS)),
     TOKENIZER_FILE: tokenizer.model,
-    "LICENSE": _LICENSE.encode(),
+    "LICENSE": origin.OWN_TERMS.encode(),
     **_inherited(config, given),
   }
   recipe[IDENTITY] = identity.parts(
     config.model, tokenizer.identity, inputs.prompts_of(content)
   )
   return {**content, "recipe.json": cache.to_json(recipe)}
+
+
+def _files_at(path: str) -> checkpoint.Files:
+  return checkpoint.read_files(checkpoint.find(path))
+
+
+def _stages(files: checkpoint.Files) -> list[dict[str, Any]]:
+  """The stages through which a parent went."""
+  return lineage.of(checkpoint.recipe_of(files))
 
 
 def _inherited(

@@ -12,7 +12,6 @@ from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import origin
 from embeddinggemma.convert.certify import runtimes
 from embeddinggemma.convert.read import gguf_file
-from embeddinggemma.convert.write import card
 from embeddinggemma.data.prompts import PROMPTS
 
 HOSTILE = "evil</title><script>alert(1)</script> `x` | **b** \x1b[31m\n# y"
@@ -109,9 +108,15 @@ def test_the_card_says_what_is_recorded(tuned, tmp_path, config):
   assert header == {
     "license": "gemma",
     "base_model": "google/embeddinggemma-300m",
+    "base_model_relation": "finetune",
     "pipeline_tag": "sentence-similarity",
     "library_name": "sentence-transformers",
-    "tags": list(card._TAGS),
+    "tags": [
+      "sentence-transformers",
+      "sentence-similarity",
+      "feature-extraction",
+      "embeddinggemma",
+    ],
   }
   for said in (
     "# my\\_bank",
@@ -126,6 +131,10 @@ def test_the_card_says_what_is_recorded(tuned, tmp_path, config):
     "certificate.json: unchecked",
     '`"LICENSE"`, `"LICENSE.metadata"`',
     '| `"query"` | `"task: search result \\| query: "` |',
+    "| data | the stage finetune | not recorded;",
+    "Gemma is provided under and subject to the Gemma Terms of Use",
+    "- nothing on record has run this export.",
+    "| open training data | no |",
   ):
     assert said in text, said
   assert "/home/someone" not in text and str(tmp_path) not in text
@@ -135,8 +144,9 @@ def test_the_card_says_what_is_recorded(tuned, tmp_path, config):
 def test_scores_of_other_weights_are_not_shown(tuned, tmp_path):
   final = {"hash": "0" * 64, "metrics": {"own test": 0.9125}}
   (tuned / "summary.json").write_text(json.dumps({"final": final}))
-  _, text = header_of(export(tuned, tmp_path / "out"))
-  assert "## Scores" not in text
+  header, text = header_of(export(tuned, tmp_path / "out"))
+  assert "0.9125" not in text and "model-index" not in header
+  assert "Not evaluated, as far as is recorded." in text
 
 
 def test_nothing_from_a_file_is_read_as_markup(
@@ -155,16 +165,90 @@ def test_nothing_from_a_file_is_read_as_markup(
   code = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", re.sub(r"\\.", "", body))
   assert "<" not in code and "**" not in code and "\x1b" not in text
   assert "\n# y" not in body
+  above = 0
   for line in body.splitlines():  # cells are as many as the table has
     if line.startswith("|"):
-      assert len(re.findall(r"(?<!\\)\|", line)) == 3, line
+      found = len(re.findall(r"(?<!\\)\|", line))
+      above = found if not above else above
+      assert found == above, line
+    else:
+      above = 0
+
+
+@pytest.mark.parametrize("form", ["sentence-transformers", "gguf"])
+def test_every_format_has_a_card(tuned, tmp_path, form):
+  header, text = header_of(export(tuned, tmp_path / "out", form))
+  assert header["license"] == "gemma" and "## Licence" in text
+  assert "### In embeddinggemma" in text
+  name = {"gguf": "llama.cpp"}.get(form, form)
+  assert header["library_name"] == name and f"### In {name}" in text
+
+
+def test_what_was_trained_goes_from_export_to_import(tuned, tmp_path, config):
+  """And on: a soup, and the export of what was imported, name the same data."""
+  sources = [{"name": "mine", "licence": "mit"}, {"name": "x: 'y'\n---\n"}]
+  data = {**ORIGIN["data"], "sources": sources, "languages": {"de": 40}}
+  place = checkpoint.find(tuned) / "files" / "recipe.json"
+  place.write_text(json.dumps({**ORIGIN, "data": data, "parents": {}}))
+  first = export(tuned, tmp_path / "first")
+  argv = ["import", f"--from={first}", f"--workdir={tmp_path / 'back'}"]
+  assert main.call(argv) == 0
+  argv = ["soup", f"--inputs={tuned},{tuned}"]
+  assert main.call([*argv, f"--workdir={tmp_path / 'soup'}"]) == 0
+  for name, form in (
+    ("back", "sentence-transformers"),
+    ("back", "gguf"),
+    ("soup", "gguf"),
+  ):
+    folder = export(tmp_path / name, tmp_path / f"{name}-{form}", form)
+    header, text = header_of(folder)
+    assert header["language"] == "de" and header["license"] == "gemma"
+    assert "| mine | mit |" in text and "x\\: 'y' --- | not recorded" in text
+    assert "Pairs by language: de 40" in text
+    assert str(tmp_path) not in (folder / folders.MARK).read_text()
+
+
+def test_thousands_of_sources_are_counted(tmp_path, write_checkpoint, config):
+  many = [{"name": f"s{n}", "licence": "mit" * (n % 2)} for n in range(3000)]
+  recipe = {"stage": "finetune", "data": {"sources": many, "tasks": {"qa": 1}}}
+  files = {"recipe.json": json.dumps(recipe).encode()}
+  model = write_checkpoint(tmp_path / "m", config, files)
+  folder = export(model, tmp_path / "out")
+  text = header_of(folder)[1]
+  assert "Of 3,000 sources, by licence: not recorded 1,500, mit 1,500" in text
+  assert "and 2,950 more." in text and len(text.splitlines()) < 400
+  mark = json.loads((folder / folders.MARK).read_text())
+  assert len(mark["trained"][0]["data"]["sources"]) == 3000
+
+
+def test_prompts_that_were_changed_since_are_told(
+  tmp_path, write_checkpoint, config
+):
+  before = {**PROMPTS, "query": "Q: ", "gone": "G: "}
+  recipe = {**ORIGIN, "identity": {"prompts": before}}
+  files = {"recipe.json": json.dumps(recipe).encode()}
+  model = write_checkpoint(tmp_path / "m", config, files)
+  text = header_of(export(model, tmp_path / "out"))[1]
+  for said in (
+    'Changed since the training: `"gone"`, then `"G: "`, now none.',
+    'Changed since the training: `"query"`, then `"Q: "`, now `"task: search',
+  ):
+    assert said in text
 
 
 def test_the_hub_reads_the_card(tuned, tmp_path):
   hub = pytest.importorskip("huggingface_hub")
+  digest = checkpoint.hash_of(checkpoint.find(tuned))
+  quality = {"test": {"model": {"q: 'a'": {"32": {"ndcg@10": 0.5}}}}}
+  summary = {"final": {"hash": digest}, "quality": quality}
+  (tuned / "summary.json").write_text(json.dumps(summary))
   found = hub.ModelCard.load(export(tuned, tmp_path / "out") / "README.md")
   assert found.data.license == "gemma"
   assert found.data.base_model == "google/embeddinggemma-300m"
+  [result] = found.data.eval_results
+  assert result.dataset_name == "test: q: 'a'"
+  assert (result.metric_type, result.metric_value) == ("ndcg_at_10", 0.5)
+  assert found.data.model_name == "my_bank"
 
 
 def test_gguf_names_licence_and_base_and_import_keeps_them(tuned, tmp_path):

@@ -13,9 +13,13 @@ from typing import Any, NamedTuple
 from embeddinggemma import cache, checkpoint, quantize, saved
 from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import origin, tensors
+from embeddinggemma.convert.card import claim
+from embeddinggemma.convert.card.loading import Loading
+from embeddinggemma.convert.card.stated import NOTHING, Stated
 from embeddinggemma.convert.folder import MARK
 from embeddinggemma.convert.write.output import whole
 from embeddinggemma.data.tokenizer import Tokenizer
+from embeddinggemma.lineage import stages
 from embeddinggemma.model import embedder, identity, pooling
 from embeddinggemma.model.arithmetic import EXACT, Arithmetic
 from embeddinggemma.model.config import LOCAL, ModelConfig
@@ -53,6 +57,7 @@ class Job:
   title: str  # what the model is called
   # Matrices that are stored as values on the grid, not as integers.
   unpacked: tuple[Name, ...] = ()
+  stated: Stated = NOTHING  # by its publisher, for the model card
 
   @property
   def rounded(self) -> bool:
@@ -84,9 +89,8 @@ class Format(NamedTuple):
   write: Callable[[Job, pathlib.Path, OnTensor], Written]
   verify: Callable[[Job, pathlib.Path], None]  # Stopped: the files differ
   loads: bool  # whether `load` reads the folder
-  # (job, what was written, its certificate) -> the model card README.md, if the
-  # format has one.
-  card: Callable[[Job, Written, Mapping[str, Any]], bytes] | None = None
+  # For the model card: how programs load what was written.
+  loading: Callable[[Job, Written], Loading]
   # How its runtime rounds while it computes; by default not at all.
   arithmetic: Callable[[Job], Arithmetic] = lambda job: EXACT
   # The config that its files are read back with.
@@ -101,6 +105,8 @@ def export(
   examine: Callable[[pathlib.Path], Any] = lambda place: None,
   certify: Callable[[Job, pathlib.Path, Written], Any] = lambda *_: None,
   on_tensor: OnTensor = lambda done, total: None,
+  stated: Stated = NOTHING,
+  require: Callable[[Job], Any] = lambda job: None,
 ) -> Written:
   """Write a model in a format, to a folder that appears complete.
 
@@ -114,17 +120,21 @@ def export(
       checkpoint.
     certify: called with the written folder before it gets its name.
     on_tensor: called with the number of tensors written, and of all.
+    stated: what the publisher states of the model, for its card.
+    require: called with the job before anything is written; it may refuse it.
 
   Raises:
     BadInput: the path is no embedder, the format cannot hold it, or the output
       exists and is no export.
     Stopped: what was written differs from the model.
   """
-  job = opened(form, path, dtype)
+  job = dataclasses.replace(opened(form, path, dtype), stated=stated)
   for fault, found in form.faults(job).items():
     if found:
       raise BadInput(f"{job.directory}: {form.name} cannot hold {fault}")
   form.size(job)  # refuses what the format cannot hold, before any work
+  claim.of(job.files, stated)  # and this, what contradicts its records
+  require(job)
   with whole(output) as folder:
     job = form.settle(job)
     checkpoint.require_room(folder, form.size(job))
@@ -152,6 +162,9 @@ def about(form: Format, job: Job, written: Written) -> dict[str, Any]:
       job.prompts,
     ).as_json(),
     **checkpoint.with_teachers(checkpoint.teachers_of(job.files)),
+    **stages.entry(
+      stages.of_training(stages.of(checkpoint.recipe_of(job.files)))
+    ),
     **({checkpoint.CUTS: cuts} if (cuts := checkpoint.cuts(job.files)) else {}),
     **written.about,
   }

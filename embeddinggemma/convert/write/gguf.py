@@ -16,6 +16,7 @@ import numpy as np
 
 from embeddinggemma import checkpoint, quantize
 from embeddinggemma.convert import origin, sentencepiece_model
+from embeddinggemma.convert.card import claim, loading
 from embeddinggemma.convert.read import hugging_face
 from embeddinggemma.convert.read.gguf_file import CUTS, PROMPTS
 from embeddinggemma.convert.write import gguf_tensors
@@ -97,7 +98,8 @@ def _write(job: Job, folder: pathlib.Path, on_tensor: OnTensor) -> Written:
 def _add_origin(writer: gguf.GGUFWriter, job: Job) -> None:
   """Write the keys of name, licence and descent, as far as these are known."""
   writer.add_name(job.title)
-  licence, base = origin.licence(job.files), origin.base(job.files)
+  licence = claim.of(job.files, job.stated).keys
+  base = origin.base(job.files)
   writer.add_license(licence["license"])
   if "license_name" in licence:
     writer.add_license_name(licence["license_name"])
@@ -216,6 +218,37 @@ def _write_data(writer: gguf.GGUFWriter, data: np.ndarray) -> None:
   writer.write_padding(file, data.nbytes)
 
 
+def _loading(job: Job, written: Written) -> loading.Loading:
+  """How the file is loaded; its vectors are of unit length by default."""
+  name, prompts = written.artefact.name, job.prompts
+  texts = [
+    prompts["query"] + loading.QUESTION,
+    prompts["document"] + loading.ANSWER,
+  ]
+  lines = (
+    "import numpy as np",
+    "import xllamacpp",
+    "",
+    "params = xllamacpp.CommonParams()",
+    f"params.model.path, params.embedding = {name!r}, True",
+    f"params.n_ctx = params.n_batch = params.n_ubatch = {job.config.max_length}",
+    "server = xllamacpp.Server(params)",
+    f"texts = {texts!r}  # a prompt before each",
+    'found = server.handle_embeddings({"input": texts})',
+    'vectors = np.array([row["embedding"] for row in found["data"]])',
+    "print(vectors[0] @ vectors[1])",
+  )
+  return loading.Loading(
+    "llama.cpp",
+    ("gguf", "llama.cpp"),
+    ("GGUF",),
+    (
+      loading.Example("llama.cpp", "pip install xllamacpp", lines),
+      loading.of_ours(name),
+    ),
+  )
+
+
 FORMAT = Format(
   "gguf",
   FLOATS
@@ -231,6 +264,7 @@ FORMAT = Format(
   _write,
   verify,
   loads=False,
+  loading=_loading,
   arithmetic=gguf_tensors.arithmetic,
   holds=gguf_tensors.in_file,
 )

@@ -16,9 +16,10 @@ from embeddinggemma import checkpoint, quantize
 from embeddinggemma.checkpoint import Name
 from embeddinggemma.convert import folder as folders
 from embeddinggemma.convert import names, safetensors_io, tensors
+from embeddinggemma.convert.card import loading
 from embeddinggemma.convert.read import hugging_face, sentence_transformers
 from embeddinggemma.convert.read.sentence_transformers import DOWN, POOLING, UP
-from embeddinggemma.convert.write import card, tokenizer_json
+from embeddinggemma.convert.write import tokenizer_json
 from embeddinggemma.convert.write.exporting import (
   FLOATS,
   Format,
@@ -27,6 +28,7 @@ from embeddinggemma.convert.write.exporting import (
   Written,
   common_faults,
 )
+from embeddinggemma.losses import matryoshka
 from embeddinggemma.model import identity, pooling
 from embeddinggemma.model.config import ModelConfig
 from embeddinggemma.types import Stopped
@@ -194,6 +196,31 @@ def _verify(job: Job, folder: pathlib.Path) -> None:
       raise Stopped(f"the export does not read back: {what} differs")
 
 
+def _loading(job: Job, written: Written) -> loading.Loading:
+  """How the folder is loaded."""
+  del written
+  dims = matryoshka.dims_of(job.config.embed_dim)
+  lines = (
+    "from sentence_transformers import SentenceTransformer",
+    "",
+    f'model = SentenceTransformer("{loading.FOLDER}")',
+    f"queries = model.encode_query([{loading.QUESTION!r}])",
+    f"documents = model.encode_document([{loading.ANSWER!r}])",
+    "print(model.similarity(queries, documents))",
+    f'short = model.encode_query(["a text"], truncate_dim={dims[-1]})',
+  )
+  install = f"pip install 'sentence-transformers>={_VERSION}'"
+  return loading.Loading(
+    "sentence-transformers",
+    ("sentence-transformers",),
+    ("Sentence Transformers", "PyTorch", "safetensors"),
+    (
+      loading.Example("sentence-transformers", install, lines),
+      loading.of_ours(loading.FOLDER),
+    ),
+  )
+
+
 FORMAT = Format(
   "sentence-transformers",
   FLOATS,
@@ -203,5 +230,5 @@ FORMAT = Format(
   _write,
   _verify,
   loads=True,
-  card=card.card,
+  loading=_loading,
 )

@@ -13,6 +13,7 @@ import itertools
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,12 +96,14 @@ def write(
   max_length: int | None,
   negatives: int,
   directory: pathlib.Path,
+  told: Mapping[str, Any] = MappingProxyType({}),
 ) -> Drawn:
   """Write pairs as inputs of a training, each text cut to what it reads.
 
   So the teacher reads no more of a text than the student; with a max_length of
   None texts stay whole. Of hard negatives, `negatives` at most are kept. The
-  folder SINGLE gets the distinct texts alone, as inputs too.
+  folder SINGLE gets the distinct texts alone, as inputs too. `told` is what the
+  corpus says of its sources (`corpus.sources_told`).
   """
   cutter = _Cutter(tokenizer, max_length)
   items: dict[str, teacher.Item] = {}  # by what a model reads, in order
@@ -122,7 +125,7 @@ def write(
       single_texts.write_row(file, SingleText(text, prompt, title, ""))
   hashes = []
   for place in (directory, directory / SINGLE):
-    about: dict[str, Any] = corpus.describe(place / "corpus", _SOURCE, [])
+    about: dict[str, Any] = corpus.describe(place / "corpus", _SOURCE, [], told)
     hashes.append(about["hash"])
     (place / TOKENIZER_FILE).write_bytes(tokenizer.model)
   return Drawn(pairs, len(items), cutter.count, *hashes)

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from embeddinggemma import cache, checkpoint, saved
+from embeddinggemma.lineage import stages
 from embeddinggemma.loading import Model, load
 from embeddinggemma.losses import distill
 from embeddinggemma.mining import teacher
@@ -108,6 +109,7 @@ def _files(
   recipe = {
     **checkpoint.recipe_of(files),
     **checkpoint.with_teachers([taught], checkpoint.teachers_of(files)),
+    **stages.entry(stages.of(checkpoint.recipe_of(files))),
     "stage": "head",
     "parents": {"base": weights},
     "head": dict(figures),

@@ -484,6 +484,7 @@ def _draw(run: Run, done: AllDone) -> Task:
       run.most_read,
       run.negatives,
       directory,
+      corpus.sources_told(run.corpus),
     )
     if found.cut:
       run.say(
@@ -672,7 +673,16 @@ def _export(run: Run, done: AllDone) -> Task:
       "runtimes": config.runtimes,
       **checkpoint.AS_WRITTEN,
     },
-    lambda d: export.export_all(places, forms, d, run.console),
+    lambda d: export.export_all(
+      places,
+      forms,
+      d,
+      run.console,
+      {
+        name: {"final": {"metrics": found}}
+        for name, found in done["evaluate"].metrics.items()
+      },
+    ),
   )
 
 

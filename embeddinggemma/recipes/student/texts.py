@@ -117,7 +117,9 @@ def write(
   if kind == PAIRS:
     for line in _aside(pathlib.Path(path), fields, workdir):
       say(line)
-  about = corpus.write(given, skip_bad_rows, directory / "corpus", fields, say)
+  about = corpus.write(
+    given, skip_bad_rows, directory / "corpus", fields, say, of=path
+  )
   for line in about["skipped"]:
     say(f"skipped {line}")
   shutil.rmtree(made, ignore_errors=True)

@@ -80,6 +80,11 @@ def score(
   }
 
 
+def of_soup(workdir: pathlib.Path) -> dict[str, Any]:
+  """The soup's scores as the task `evaluate` left them, for its model card."""
+  return {"quality": cache.read_json(workdir / "evaluate" / FILES["quality"])}
+
+
 def _by_type(
   tasks: Sequence[suite.EvalTask], scores: suite.TaskScores
 ) -> dict[str, float]:

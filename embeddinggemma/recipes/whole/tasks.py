@@ -288,7 +288,9 @@ def _export(run: Run, done: AllDone) -> Task:
       "runtimes": config.runtimes,
       **checkpoint.AS_WRITTEN,  # golden texts of certificates depend on it
     },
-    lambda d: export.export_all(models, formats, d, run.console),
+    lambda d: export.export_all(
+      models, formats, d, run.console, {"soup": scoring.of_soup(run.workdir)}
+    ),
   )
 
 

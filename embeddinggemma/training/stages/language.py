@@ -308,6 +308,18 @@ def write_text(
   return {"texts": texts, "text_tokens": tokens, "short_texts": short}
 
 
+def about(config: LanguageConfig, made: Inputs) -> dict[str, Any]:
+  """Description of the running text, and what its sources say of themselves."""
+  found = text.about(made.shards)
+  if config.data.seqio:
+    told = {"sources": [{"name": task["name"]} for task in found["tasks"]]}
+  elif from_pairs(config):
+    told = corpus.sources_told(made.corpus)
+  else:
+    told = {"sources": corpus.sheets_of(config.data.path)}
+  return {**found, **told}
+
+
 def running_text(
   config: LanguageConfig, made: Inputs, skipped: list[str]
 ) -> list[text.Source]:
@@ -495,7 +507,7 @@ PRETRAIN = Kind(
     config, made, made.shards, console
   ),
   fingerprint=_fingerprint,
-  about=lambda config, made: text.about(made.shards),
+  about=about,
   texts=_texts,
   documents=_documents,
   dataset=lambda config, made, groups, say: _load(

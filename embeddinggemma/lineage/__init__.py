@@ -1,0 +1,1 @@
+"""What a model was made by: its stages, told without paths and secrets."""
