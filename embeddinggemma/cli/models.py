@@ -8,6 +8,7 @@ from absl import flags
 
 from embeddinggemma import cache, soups
 from embeddinggemma import doctor as doctors
+from embeddinggemma.cli import long_context
 from embeddinggemma.cli.flags import console, file_of, folder_of, say
 from embeddinggemma.convert import verbs as convert
 from embeddinggemma.evaluation import quality, suite
@@ -22,8 +23,13 @@ def evaluate(values: flags.FlagValues) -> None:
   """Score a model at each of its Matryoshka dimensions.
 
   The tasks are those of --data, or else the model's own held-out pairs. Of pairs
-  in another format than pairs.jsonl, --data names the file.
+  in another format than pairs.jsonl, --data names the file. --suite makes tasks
+  of running text instead.
   """
+  if values.suite is not None:
+    long_context.evaluate(values)
+    return
+  long_context.require_none(values)
   output, shown = file_of(values.output), console()
   model = load(values.model, precision=values.precision)
   own = lambda: _own_test(pathlib.Path(values.model))

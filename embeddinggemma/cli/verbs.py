@@ -25,7 +25,7 @@ VERBS = {
     "score a model at every Matryoshka dimension; JSON and a table",
     "models:evaluate",
     ("model", "output"),
-    ("data", "precision", "fields"),
+    ("data", "precision", "fields", "suite", "lengths"),
   ),
   "prepare": Verb(
     "make the shards that training reads; show what the model will see",

@@ -1,0 +1,151 @@
+"""Report on quality against the length of documents."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from embeddinggemma.report import page, plots
+from embeddinggemma.terminal.table import Cell, Table
+
+Found = Mapping[str, Any]  # what evaluation.long_context.run has under FOUND
+MODEL, WORDS, CHANCE = "model", "BM25", "a random order"
+BEYOND = "beyond the trained length"
+MARK = "*"  # of a length beyond it
+HEADER = ("nDCG@10", "accuracy@1")
+MEANING = (
+  "Each document is running text that holds a fact (needle) and a passage of"
+  " another text. Queries ask for the one and the other among the documents of"
+  " one length; a document grows by running text alone. By position is nDCG@10 of"
+  " the queries whose answer stands there. Intervals are 95%, by the bootstrap"
+  " over queries."
+)
+PAPER = (
+  "The paper evaluates with up to 2,048 tokens where texts are long, and prints"
+  " nothing by length. On LongEmbed, third parties found 55.3 for"
+  " EmbeddingGemma, over lengths of 256 to 32,768."
+)
+
+
+def table(found: Found) -> Table:
+  """A table for the terminal, with a row for each task and length."""
+  places = list(found["rows"][0]["positions"])
+  shown = []
+  for row in found["rows"]:
+    cells: list[Cell] = [
+      _with_half(row["all"], "ndcg@10"),
+      _with_half(row["all"], "accuracy@1"),
+      *(page.figure(row["positions"][p]["ndcg@10"]) for p in places),
+      page.figure(row["words"]),
+    ]
+    shown.append([_name(row), *cells])
+  title = (
+    f"Quality against length, {found['dim']} dimensions (± half of the 95%"
+    " interval)"
+  )
+  return Table(["tokens", *HEADER, *places, WORDS], shown, title)
+
+
+def _with_half(score: Mapping[str, Any], metric: str) -> list[tuple[str, str]]:
+  low, high = score["intervals"][metric]
+  half = f"{(high - low) / 2:.3f}".removeprefix("0")
+  return [(page.figure(score[metric]), ""), (f" ±{half}", "dim")]
+
+
+def _name(row: Mapping[str, Any]) -> str:
+  """Task and length, with a mark beyond the trained length, and any cut."""
+  mark = f" {MARK}" if row["beyond"] else ""
+  cut = f", cut at {row['cut_at']}" if row["cut_at"] else ""
+  return f"{row['task']} {row['length']}{mark}{cut}"
+
+
+def notes(found: Found) -> Iterator[str]:
+  """What the figures mean, in sentences."""
+  by_chance = found["chance"]
+  yield (
+    f"{found['documents']} documents of each length; {CHANCE} of them has"
+    f" nDCG@10 {by_chance['ndcg@10']:.3f} and accuracy@1"
+    f" {by_chance['accuracy@1']:.3f}"
+  )
+  if any(row["beyond"] for row in found["rows"]):
+    yield (
+      f"{MARK} {BEYOND} of {found['trained_length']} tokens, known from"
+      f" {found['trained_known_from']}"
+    )
+  most = found["max_length"]
+  if any(not row["cut_at"] and row["length"] > most for row in found["rows"]):
+    yield (
+      f"documents of more than {most} tokens were read whole here; elsewhere the"
+      " model cuts them there"
+    )
+  if any(row["cut_at"] for row in found["rows"]):
+    yield "of documents that were cut, a part of the answers is missing"
+  if found["uses"] > 1:
+    yield (
+      f"the text is short: {found['uses']:.1f} of the longest documents hold the"
+      " same running text, on average"
+    )
+
+
+def section(found: Found) -> Iterable[str]:
+  """The section as parts of HTML; nothing of no results."""
+  if not found:
+    return
+  yield "<h2>Quality against length</h2>"
+  places = list(found["rows"][0]["positions"])
+  yield page.table(
+    ("tokens", *HEADER, *places, WORDS),
+    [
+      [
+        page.Noted(f"{row['task']} {row['length']}", _said(row)),
+        *(_cell(row["all"], metric) for metric in ("ndcg@10", "accuracy@1")),
+        *(_cell(row["positions"][p], "ndcg@10") for p in places),
+        page.figure(row["words"]),
+      ]
+      for row in found["rows"]
+    ],
+  )
+  for task in dict.fromkeys(row["task"] for row in found["rows"]):
+    yield f"<h3>{page.escape(task)}</h3>"
+    yield _plot(found, task)
+  for line in (MEANING, *notes(found), PAPER):
+    yield page.note(line)
+
+
+def _cell(score: Mapping[str, Any], metric: str) -> page.Noted:
+  low, high = (page.figure(end) for end in score["intervals"][metric])
+  return page.Noted(page.figure(score[metric]), f"{low} to {high}")
+
+
+def _said(row: Mapping[str, Any]) -> str:
+  beyond = [BEYOND] if row["beyond"] else []
+  cut = [f"cut at {row['cut_at']}"] if row["cut_at"] else []
+  return ", ".join(beyond + cut)
+
+
+def _plot(found: Found, task: str) -> str:
+  """nDCG@10 of a task against length, in all and by position."""
+  rows = [row for row in found["rows"] if row["task"] == task]
+  lengths = [row["length"] for row in rows]
+  lines = {MODEL: [row["all"]["ndcg@10"] for row in rows]}
+  lines |= {
+    place: [row["positions"][place]["ndcg@10"] for row in rows]
+    for place in rows[0]["positions"]
+  }
+  lines[WORDS] = [row["words"] for row in rows]
+  beyond = [row["length"] for row in rows if row["beyond"]]
+  return plots.lines(
+    f"long-{task}",
+    {name: (lengths, values) for name, values in lines.items()},
+    "tokens of a document",
+    "nDCG@10",
+    {CHANCE: found["chance"]["ndcg@10"]},
+    lengths,
+    (BEYOND, found["trained_length"]) if beyond else None,
+  )
+
+
+def write_page(path: Path, found: Found, model: str) -> None:
+  """A page of its own on one model's quality against length."""
+  body = [f"<h1>{page.escape(model)}</h1>", *section(found)]
+  whole = page.document("embeddinggemma: quality against length", body)
+  path.write_text(whole, encoding="utf-8", newline="\n")
