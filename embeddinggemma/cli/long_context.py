@@ -56,10 +56,7 @@ def evaluate(values: flags.FlagValues) -> None:
       _make(wanted, source, model, folder, output, shown)
     trained = reach.trained(values.model, model.config)
     found = run.evaluate(model, folder, trained, shown)
-  found[run.FOUND] |= {
-    "weights": _weights(values.model),
-    "precision": model.precision,
-  }
+  found[run.FOUND]["weights"] = _weights(values.model)
   result: dict[str, Any] = {
     "model": model.hash,
     IDENTITY: model.identity.as_json(),

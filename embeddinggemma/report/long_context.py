@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from embeddinggemma.quantize import FLOAT
 from embeddinggemma.report import page, plots
 from embeddinggemma.terminal.table import Cell, Table
 
@@ -66,6 +67,8 @@ def notes(found: Found) -> Iterator[str]:
     f" nDCG@10 {by_chance['ndcg@10']:.3f} and accuracy@1"
     f" {by_chance['accuracy@1']:.3f}"
   )
+  if found["precision"] != FLOAT:
+    yield f"with weights rounded to {found['precision']}"
   if any(row["beyond"] for row in found["rows"]):
     yield (
       f"{MARK} {BEYOND} of {found['trained_length']} tokens, known from"

@@ -8,7 +8,13 @@ from rich.console import Console
 from embeddinggemma import doctor
 from embeddinggemma.cli import models
 from embeddinggemma.doctor.opened import Finding
-from embeddinggemma.report import forgetting, precision, report, students
+from embeddinggemma.report import (
+  forgetting,
+  long_context,
+  precision,
+  report,
+  students,
+)
 from embeddinggemma.sweep import table as sweeps
 from embeddinggemma.terminal import console as console_lib
 from embeddinggemma.terminal.printable import printable
@@ -82,6 +88,23 @@ STUDENTS = {
     },
   ],
 }
+_SCORE = {"ndcg@10": 0.712, "accuracy@1": 0.534}
+_SCORE |= {"intervals": {"ndcg@10": [0.6, 0.8], "accuracy@1": [0.4, 0.6]}}
+LENGTHS = {
+  "dim": 768,
+  "rows": [
+    {
+      "task": task,
+      "length": 4096,
+      "beyond": True,
+      "cut_at": 2048,
+      "all": _SCORE,
+      "positions": {"start": {"ndcg@10": 0.801}, "end": {"ndcg@10": 0.623}},
+      "words": 0.345,
+    }
+    for task in ("needle", "passage")
+  ],
+}
 # Table -> the names and figures that must be seen, whatever the width.
 TABLES = {
   "quality": (
@@ -149,6 +172,23 @@ TABLES = {
       ]
     ),
     ["precision", "int4", "weights", "rounded", "MB", "12.3", "mean", "0.4321"],
+  ),
+  "lengths": (
+    lambda: long_context.table(LENGTHS),
+    [
+      "needle 4096 *, cut at 2048",
+      "passage 4096 *, cut at 2048",
+      "nDCG@10",
+      "0.712 ±.100",
+      "accuracy@1",
+      "0.534 ±.100",
+      "start",
+      "0.801",
+      "end",
+      "0.623",
+      "BM25",
+      "0.345",
+    ],
   ),
   "sweep": (
     lambda: sweeps.table(RESULTS, "loss"),

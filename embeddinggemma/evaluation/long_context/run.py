@@ -22,7 +22,7 @@ def evaluate(
 
   Returns what `quality.evaluate` does, and under FOUND the curve: {ABOUT of
   `made`, "trained_length", "trained_known_from",
-  "max_length": at which the model itself cuts, "dim", "chance", "rows": those
+  "max_length": at which the model itself cuts, "dim", "precision", "chance", "rows": those
   of `curve.rows`}.
   """
   found = made.read(folder)
@@ -46,6 +46,7 @@ def evaluate(
       "trained_known_from": trained.known_from,
       "max_length": model.config.max_length,
       "dim": dims[0],
+      "precision": model.precision,
       "chance": curve.chance(found.about["documents"]),
       "rows": curve.rows(encode, found, trained, table[WORDS]),
     },
