@@ -12,6 +12,7 @@ from embeddinggemma import cache, checkpoint
 from embeddinggemma.cli.flags import console, file_of
 from embeddinggemma.config import parse_arg, suggest
 from embeddinggemma.convert.read import families
+from embeddinggemma.data.tokenizer import NO_LIMIT
 from embeddinggemma.evaluation.long_context import made, reach, run, spec, texts
 from embeddinggemma.loading import Model, load
 from embeddinggemma.recipes.own import machine
@@ -110,9 +111,8 @@ def _is_file(output: pathlib.Path) -> bool:
 
 
 def _page(output: pathlib.Path) -> pathlib.Path:
-  """The page beside the output, of another name than that."""
-  page = output.with_suffix(".html")
-  return page if page != output else output.with_name(f"{output.name}.html")
+  """The page beside the output, of a name that no report of a run has."""
+  return output.with_name(f"{output.stem}.curve.html")
 
 
 def _make(
@@ -124,9 +124,8 @@ def _make(
   shown: Terminal,
 ) -> None:
   """Make the suite, unless the folder has it of the same text and tokenizer."""
-  measured = measure.of_tokenizer(
-    model.tokenizer, model.prompt("document"), wanted.lengths[-1]
-  )
+  prompt = model.prompt("document")
+  measured = measure.of_tokenizer(model.tokenizer, prompt, NO_LIMIT)
   own = [output, _page(output)]
   about, known = made.once(wanted, source, own, measured, folder)
   _say(

@@ -475,7 +475,7 @@ def test_a_damaged_suite_is_named(place, tmp_path, damage):
   about = json.loads((place / "suite.json").read_text())
   damage(about)
   (twin / "suite.json").write_text(json.dumps(about))
-  with pytest.raises(BadInput, match="twin: the suite is damaged; make it"):
+  with pytest.raises(BadInput, match="twin: the suite is damaged; delete it"):
     made.read(twin)
 
 

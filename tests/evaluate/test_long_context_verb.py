@@ -76,7 +76,7 @@ def test_it_writes_the_curve(run, trained):
     assert row["beyond"] and row["cut_at"] is None
     assert row["length"] - 24 <= row["tokens"] <= row["length"]
     assert found["truncated"][name]["documents"]["cut"] == 0
-  html = (run / "long.html").read_text()
+  html = (run / "long.curve.html").read_text()
   assert html.count("<svg") == 2 and "beyond the trained length" in html
 
 
@@ -146,7 +146,7 @@ def test_names_of_what_is_written_never_clash(run, trained, tmp_path):
     argv += [f"--data={run / 'long.suite'}"]
     assert main.call(["evaluate", *argv]) == 0
     assert "long_context" in json.loads(output.read_text())
-  assert (tmp_path / "a.html.html").is_file()
+  assert (tmp_path / "a.curve.html").is_file()
 
 
 @pytest.mark.parametrize(

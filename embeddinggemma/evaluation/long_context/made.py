@@ -214,12 +214,14 @@ def _counted(left_out: Mapping[str, str]) -> dict[str, int]:
 
 def read(folder: pathlib.Path) -> Suite:
   """The suite of a folder; BadInput if it is damaged or of another version."""
-  damaged = BadInput(f"{folder}: the suite is damaged; make it again")
+  damaged = BadInput(
+    f"{folder}: the suite is damaged; delete it and make it again"
+  )
   about = about_of(folder)
   if about.get("version", VERSION) != VERSION:
     raise BadInput(
       f"{folder} is a suite of version {about['version']}, this program's is"
-      f" {VERSION}; make it again"
+      f" {VERSION}; delete it and make it again"
     )
   named = {task.name: task for task in tasks.read_suite(folder)}
   try:
