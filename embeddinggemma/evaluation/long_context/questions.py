@@ -17,9 +17,8 @@ from embeddinggemma.evaluation.long_context.texts import Passage
 
 Spans = Callable[[str], Iterator[tuple[int, int]]]  # text -> starts and ends
 
-_WORDS = range(
-  6, 41
-)  # of a question; pairs of characters where none are spaced
+# Words of a question; where they are not spaced, pairs of characters.
+_WORDS = range(6, 41)
 _REST = 10  # words that a passage keeps, at least
 _CLOSING = "[\"')\\]\u00bb\u201d\u2019\u300d\u300f\uff09]*"
 _FULL = "\u3002\uff01\uff1f\u0964\u06d4"  # stops after which no space need be
@@ -28,9 +27,10 @@ _ENDS = re.compile(
   rf"([.!?\u2026\u061f]{_CLOSING})\s+|([{_FULL}]{_CLOSING})\s*|()\n\s*\n"
 )
 _WHOLE = re.compile(rf".*[.!?\u2026\u061f{_FULL}]{_CLOSING}", re.DOTALL)
-# Code, and lines that begin as those of comments, lists and quotations do.
+# What code has, and lines of comments, lists and quotations, and docstrings.
 _SIGNS = re.compile(r"[{}\[\]()<>=+*/\\|_#@$%^&~`]")
-_MARKED = re.compile(r"\n\s*(?:[#*>|-]|//)")
+_MARKED = re.compile(r"\n\s*(?:[#*>|+-]|//)|.(?:\"\"\"|''')", re.DOTALL)
+_BEFORE = re.compile(r"\A[\s#*>/+-]*(?:\"\"\"|''')?\s*")  # a sentence of these
 
 
 class Asked(NamedTuple):
@@ -90,7 +90,7 @@ def _draft(
   """A question and the rest of a passage; None if it has none."""
   found = []
   for start, end in spans(text):
-    question = " ".join(text[start:end].split()).strip(" #*>/-")
+    question = " ".join(_bare(text[start:end]).split())
     rest = f"{text[:start].rstrip()}\n{text[end:].lstrip()}".strip()
     asks = len(lexical.tokens(question)) in _WORDS
     if asks and len(lexical.tokens(rest)) >= _REST:
@@ -103,12 +103,17 @@ def _sentences(text: str) -> Iterator[tuple[int, int]]:
   ends = [(m.end(m.lastindex or 0), m.end()) for m in _ENDS.finditer(text)]
   start = 0
   for end, after in [*ends, (len(text), len(text))]:
-    sentence = text[start:end]
+    sentence = _bare(text[start:end])
     if _WHOLE.fullmatch(sentence) and not sentence[0].islower():
       prose = len(_SIGNS.findall(sentence)) <= len(sentence) / 20
       if prose and not _MARKED.search(sentence):
         yield start, end
     start = after
+
+
+def _bare(text: str) -> str:
+  """A sentence or line without what marks it as a comment or docstring."""
+  return _BEFORE.sub("", text, count=1)
 
 
 def _lines(text: str) -> Iterator[tuple[int, int]]:
