@@ -4,6 +4,7 @@ As in the inverse cloze task (arXiv 1906.00300): a sentence asks for what stood
 around it. It works in any language and needs no labels.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +68,7 @@ def ask(
       for asked in _spread(drafts, passages)
       if whole.count(normalised(asked.question)) == 1
     )
-    found += [asked for asked, _ in zip(once, range(count - len(found)))]
+    found += itertools.islice(once, count - len(found))
   return found
 
 
