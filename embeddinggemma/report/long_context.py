@@ -12,12 +12,14 @@ Found = Mapping[str, Any]  # what evaluation.long_context.run has under FOUND
 MODEL, WORDS, CHANCE = "model", "BM25", "a random order"
 BEYOND = "beyond the trained length"
 MARK = "*"  # of a length beyond it
+METRICS = ("ndcg@10", "accuracy@1")
 HEADER = ("nDCG@10", "accuracy@1")
 MEANING = (
   "Each document is running text that holds a fact (needle) and a passage of"
   " another text. Queries ask for the one and the other among the documents of"
   " one length; a document grows by running text alone. By position is nDCG@10 of"
-  " the queries whose answer stands there. Intervals are 95%, by the bootstrap"
+  " the queries whose answer stands there; BM25 does not see where words stand,"
+  " and so says how hard these queries are. Intervals are 95%, by the bootstrap"
   " over queries."
 )
 PAPER = (
@@ -29,14 +31,13 @@ PAPER = (
 
 def table(found: Found) -> Table:
   """A table for the terminal, with a row for each task and length."""
-  places = list(found["rows"][0]["positions"])
+  places = list(found["rows"][0]["model"]["positions"])
   shown = []
   for row in found["rows"]:
     cells: list[Cell] = [
-      _with_half(row["all"], "ndcg@10"),
-      _with_half(row["all"], "accuracy@1"),
-      *(page.figure(row["positions"][p]["ndcg@10"]) for p in places),
-      page.figure(row["words"]),
+      *(_with_half(row["model"]["all"], metric) for metric in METRICS),
+      *(page.figure(_ndcg(row, "model", place)) for place in places),
+      page.figure(_ndcg(row, "words")),
     ]
     shown.append([_name(row), *cells])
   title = (
@@ -44,6 +45,12 @@ def table(found: Found) -> Table:
     " interval)"
   )
   return Table(["tokens", *HEADER, *places, WORDS], shown, title)
+
+
+def _ndcg(row: Mapping[str, Any], system: str, place: str = "") -> float:
+  """nDCG@10 of all queries, or of those whose answer stands at a place."""
+  own = row[system]
+  return (own["positions"][place] if place else own["all"])["ndcg@10"]
 
 
 def _with_half(score: Mapping[str, Any], metric: str) -> list[tuple[str, str]]:
@@ -94,15 +101,15 @@ def section(found: Found) -> Iterable[str]:
   if not found:
     return
   yield "<h2>Quality against length</h2>"
-  places = list(found["rows"][0]["positions"])
+  places = list(found["rows"][0]["model"]["positions"])
   yield page.table(
     ("tokens", *HEADER, *places, WORDS),
     [
       [
         page.Noted(f"{row['task']} {row['length']}", _said(row)),
-        *(_cell(row["all"], metric) for metric in ("ndcg@10", "accuracy@1")),
-        *(_cell(row["positions"][p], "ndcg@10") for p in places),
-        page.figure(row["words"]),
+        *(_cell(row["model"]["all"], metric) for metric in METRICS),
+        *(_at(row, place) for place in places),
+        _cell(row["words"]["all"], METRICS[0]),
       ]
       for row in found["rows"]
     ],
@@ -119,6 +126,13 @@ def _cell(score: Mapping[str, Any], metric: str) -> page.Noted:
   return page.Noted(page.figure(score[metric]), f"{low} to {high}")
 
 
+def _at(row: Mapping[str, Any], place: str) -> page.Noted:
+  """The cell of a position, with what search by words finds of the same."""
+  cell = _cell(row["model"]["positions"][place], METRICS[0])
+  words = page.figure(_ndcg(row, "words", place))
+  return page.Noted(cell.text, f"{cell.note}; {WORDS} {words}")
+
+
 def _said(row: Mapping[str, Any]) -> str:
   beyond = [BEYOND] if row["beyond"] else []
   cut = [f"cut at {row['cut_at']}"] if row["cut_at"] else []
@@ -129,12 +143,12 @@ def _plot(found: Found, task: str) -> str:
   """nDCG@10 of a task against length, in all and by position."""
   rows = [row for row in found["rows"] if row["task"] == task]
   lengths = [row["length"] for row in rows]
-  lines = {MODEL: [row["all"]["ndcg@10"] for row in rows]}
+  lines = {MODEL: [_ndcg(row, "model") for row in rows]}
   lines |= {
-    place: [row["positions"][place]["ndcg@10"] for row in rows]
-    for place in rows[0]["positions"]
+    place: [_ndcg(row, "model", place) for row in rows]
+    for place in rows[0]["model"]["positions"]
   }
-  lines[WORDS] = [row["words"] for row in rows]
+  lines[WORDS] = [_ndcg(row, "words") for row in rows]
   beyond = [row["length"] for row in rows if row["beyond"]]
   return plots.lines(
     f"long-{task}",

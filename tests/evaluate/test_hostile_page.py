@@ -83,6 +83,7 @@ def summary(name: str) -> dict[str, Any]:
   trial |= {"score": 0.5, "infeasible": name}
   score = {"ndcg@10": 0.5, "accuracy@1": 0.4}
   score |= {"intervals": dict.fromkeys(score, (0.3, 0.6))}
+  every = {"all": score, "positions": {name: score}}
   start = {"init": name, "seed": 0, "validation": 0.4, "test": None}
   return {
     "stages": [
@@ -117,7 +118,7 @@ def summary(name: str) -> dict[str, Any]:
       "chance": score,
       "rows": [
         {"task": name, "length": length, "beyond": length > 64, "cut_at": cut}
-        | {"all": score, "positions": {name: score}, "words": 0.5}
+        | dict.fromkeys(("model", "words"), every)
         for length, cut in ((64, None), (128, 64), (256, None))
       ],
     },

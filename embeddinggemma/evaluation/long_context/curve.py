@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from embeddinggemma import lexical
 from embeddinggemma.data import truncation
 from embeddinggemma.evaluation import bootstrap, metrics, suite
 from embeddinggemma.evaluation.kinds.task import EvalTask
@@ -23,27 +24,32 @@ Score = dict[str, Any]
 
 
 def rows(
-  encode: TextEncoder,
-  made: Suite,
-  trained: Trained,
-  words: Mapping[str, Mapping[str, Mapping[str, float]]],
+  encode: TextEncoder, made: Suite, trained: Trained
 ) -> list[dict[str, Any]]:
-  """A row for each task and length.
+  """A row for each task and length, with the model beside search by words.
+
+  Search by words (BM25, stemmed) does not see where in a document words stand:
+  by position, its scores say how hard the queries are whose answer stands there.
 
   Args:
     encode: the model.
     made: the suite.
     trained: lengths above it are marked as `beyond`.
-    words: task -> "" -> metrics of search by words, for comparison.
 
   Returns rows of {"task", "length", "tokens": the mean of its documents,
-  "beyond", "cut_at": tokens after which the model cut a text, or None, "all":
-  Score, "positions": {position: Score}, "words": nDCG@10 of search by words}.
+  "beyond", "cut_at": tokens after which the model cut a text, or None, "model"
+  and "words": {"all": Score, "positions": {position: Score}}}.
   """
   found = []
   for (name, length), task in made.tasks.items():
     with truncation.counted() as counts:
-      scores = of_task(encode, task, made.places[name], name)
+      left, right = suite.encoded(encode, task)
+    systems = {
+      "model": metrics.rank(
+        metrics.dense_scores(left, right), task.same, len(task.documents)
+      ),
+      "words": _by_words(task),
+    }
     found.append(
       {
         "task": name,
@@ -51,33 +57,40 @@ def rows(
         "tokens": made.tokens[length],
         "beyond": length > trained.length,
         "cut_at": counts.max_length if counts.cut else None,
-        **scores,
-        "words": words[task.name][""]["ndcg@10"],
+        **{
+          system: scores(rankings, task, made.places[name], name)
+          for system, rankings in systems.items()
+        },
       }
     )
   return found
 
 
-def of_task(
-  encode: TextEncoder, task: EvalTask, places: Sequence[str], name: str
+def _by_words(task: EvalTask) -> list[metrics.Ranking]:
+  index = lexical.bm25(task.documents, "stemmed")
+  score = lambda chunk: index(task.queries[chunk])
+  return metrics.rank(score, task.same, len(task.documents), positive_only=True)
+
+
+def scores(
+  rankings: Sequence[metrics.Ranking],
+  task: EvalTask,
+  places: Sequence[str],
+  name: str,
 ) -> dict[str, Any]:
-  """{"all": Score, "positions": {position: Score}} of a task.
+  """{"all": Score, "positions": {position: Score}} of rankings of a task.
 
   Args:
-    encode: the model.
+    rankings: of the documents, for each query.
     task: with one right document for each query.
     places: the position of the answer in that document, of each query.
     name: of the task at all lengths, whose queries are the same: they are
       resampled alike, so that intervals of two lengths differ by the model.
   """
-  left, right = suite.encoded(encode, task)
-  score = metrics.dense_scores(left, right)
-  rankings = metrics.rank(score, task.same, len(task.documents))
   values = by_query(rankings, [next(iter(gold)) for gold in task.gold])
   at = np.array(places)
-  whole = np.ones(len(at), bool)
   return {
-    "all": _score(values, whole, name),
+    "all": _score(values, np.ones(len(at), bool), name),
     "positions": {
       position: _score(values, at == position, f"{name} {position}")
       for position in documents.POSITIONS

@@ -12,7 +12,6 @@ from embeddinggemma.losses import matryoshka
 
 FOUND = "long_context"  # key of the curve in a result of `evaluate`
 FILE = "long.json"  # in a run's workdir, whose page then has the curve
-WORDS = "BM25 stemmed"  # search by words beside which the curve stands
 
 
 def evaluate(
@@ -48,6 +47,6 @@ def evaluate(
       "dim": dims[0],
       "precision": model.precision,
       "chance": curve.chance(found.about["documents"]),
-      "rows": curve.rows(encode, found, trained, table[WORDS]),
+      "rows": curve.rows(encode, found, trained),
     },
   }
