@@ -131,7 +131,8 @@ def _make(
   _say(
     shown,
     f"{'found' if known else 'made'}  {folder}  {wanted.documents} documents of"
-    f" {','.join(map(str, wanted.lengths))} tokens, from {about['text']}",
+    f" {','.join(map(str, wanted.lengths))} tokens"
+    f" ({wanted.documents * sum(wanted.lengths):,} in all), from {about['text']}",
   )
   if about["left_out"]:
     reasons = [f"{why} ({count})" for why, count in about["left_out"].items()]

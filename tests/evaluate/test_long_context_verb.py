@@ -93,7 +93,10 @@ def test_it_is_made_once_and_scored_alike(run, trained, capsys):
   argv = _argv(trained, run, f"--data={run / 'docs'}")
   assert main.call(argv) == 0
   said = capsys.readouterr().err
-  assert f"found  {run / 'long.suite'}  12 documents of 320,448 tokens" in said
+  assert (
+    f"found  {run / 'long.suite'}  12 documents of 320,448 tokens (9,216"
+    in said
+  )
   assert "needle 448 *" in said and "passage 320 *" in said
   assert "beyond the trained length of 32 tokens, known from its last" in said
   assert "documents of more than 64 tokens were read whole here" in said
