@@ -51,6 +51,9 @@ _TOGETHER = 2**24  # bytes of the tensors that are read at once
 # earlier versions, which lack it, were trained on stripped texts.
 AS_WRITTEN = {"white_space": "kept"}
 
+# Of a soup, the longest text of its ingredients' training; a training's own is
+# in its config.
+TRAINED_LENGTH = "trained_length"
 TEACHERS = "teachers"  # key of recipe.json, and of a teacher's origin
 
 Files = Mapping[str, bytes]
@@ -432,6 +435,15 @@ def identity_of(files: Files) -> Any:
 def recipe_of(files: Files) -> dict[str, Any]:
   """The content of recipe.json; {} if there is none."""
   return json_of(files, "recipe.json") if "recipe.json" in files else {}
+
+
+def trained_length(files: Files) -> int | None:
+  """Tokens of the longest text that the last training read; None: not said."""
+  recipe = recipe_of(files)
+  config = recipe.get("config")
+  of_stage = config.get("max_length") if isinstance(config, dict) else None
+  length = recipe.get(TRAINED_LENGTH, of_stage)
+  return length if isinstance(length, int) and length > 0 else None
 
 
 def origin(files: Files) -> dict[str, Any]:

@@ -215,6 +215,7 @@ def _recipe(
     **_one_descent(files),
     **checkpoint.with_teachers(*map(checkpoint.teachers_of, files)),
     **stages.entry(*(stages.of(checkpoint.recipe_of(f)) for f in files)),
+    **_trained_length(files),
     **(checkpoint.AS_WRITTEN if kept else {}),
     "versions": {name: importlib.metadata.version(name) for name in names},
     "command": sys.argv,
@@ -229,6 +230,14 @@ def _one_descent(files: Sequence[checkpoint.Files]) -> dict[str, Any]:
     for key, value in first.items()
     if all(other.get(key) == value for other in others)
   }
+
+
+def _trained_length(files: Sequence[checkpoint.Files]) -> dict[str, int]:
+  """The longest text of any ingredient's training, if all of them say theirs."""
+  lengths = [checkpoint.trained_length(own) for own in files]
+  known = [length for length in lengths if length is not None]
+  whole = len(known) == len(lengths)
+  return {checkpoint.TRAINED_LENGTH: max(known)} if whole else {}
 
 
 def alike(place: pathlib.Path) -> list[str]:

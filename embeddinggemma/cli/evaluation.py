@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 
 from embeddinggemma import cache
-from embeddinggemma.cli import benchmarks, comparison
+from embeddinggemma.cli import benchmarks, comparison, long_context
 from embeddinggemma.cli.flags import console, file_of, missing
 from embeddinggemma.evaluation import prompting, quality, suite
 from embeddinggemma.evaluation.published import compare
@@ -20,7 +20,11 @@ from embeddinggemma.terminal.console import Terminal
 from embeddinggemma.types import IDENTITY, BadInput
 
 # Flags of a run, which --scores excludes.
-_OF_A_RUN = ("model", "data", "fields", "precision", "dim", "prompts", "mteb")
+_OF_A_RUN = (
+  *("model", "data", "fields", "precision", "dim", "prompts"),
+  *("mteb", "suite", "lengths"),
+)
+_OF_TASKS = ("dim", "prompts", "compare")  # which --suite excludes
 
 
 def evaluate(values: flags.FlagValues) -> int:
@@ -34,6 +38,9 @@ def evaluate(values: flags.FlagValues) -> int:
   require_flags(values)
   if values.scores is not None:
     comparison.of_file(values)
+    return 0
+  if values.suite is not None:
+    long_context.evaluate(values)
     return 0
   output, shown = file_of(values.output), console()
   score, show = _score, _show
@@ -74,6 +81,11 @@ def require_flags(values: flags.FlagValues) -> None:
       raise BadInput(missing("evaluate", flag))
   if values.json:
     raise BadInput("evaluate: --json is for --scores; a run writes --output")
+  if values.suite is not None:
+    for flag in filter(given, (*_OF_TASKS, "mteb", *benchmarks.OF_MTEB)):
+      raise BadInput(f"evaluate: --suite and --{flag} exclude each other")
+    return
+  long_context.require_none(values)
   if values.mteb is None:
     for flag in filter(given, benchmarks.OF_MTEB):
       raise BadInput(f"evaluate: --{flag} needs --mteb")

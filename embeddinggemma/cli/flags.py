@@ -53,6 +53,15 @@ TEXT_FLAGS = {
     None,
     "which column of the pairs is what, as in query:question,positive:answer",
   ),
+  "suite": (
+    None,
+    "long: quality against length, on the text in --data, else Python's own;"
+    " long:documents=48,seed=1",
+  ),
+  "lengths": (
+    None,
+    "of --suite=long: tokens of its documents; default: 256,512,1024,2048",
+  ),
   "prompt": ("document", "the prompt's name: query, document, STS, ..."),
   "index": (None, "a folder that `index` made"),
   "labels": (None, 'a .jsonl of examples ({"text", "label"})'),

@@ -38,6 +38,8 @@ VERBS = {
       "cache",
       "hybrid",
       "titles",
+      "suite",
+      "lengths",
       "scores",
       "json",
     ),

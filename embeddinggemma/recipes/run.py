@@ -16,6 +16,7 @@ from rich.console import Console
 
 from embeddinggemma import cache
 from embeddinggemma.cache import Done, Task
+from embeddinggemma.evaluation.long_context import run as long_context
 from embeddinggemma.training import workdir as workdir_lib
 
 
@@ -55,6 +56,7 @@ def run(plan: Plan, workdir: pathlib.Path, console: Console) -> dict[str, Any]:
       **plan.summary(done),
       "versions": workdir_lib.versions(),
     }
+    summary |= _lengths(workdir, summary["final"]["hash"])
     cache.write_json(workdir / "summary.json", summary)
   console.rule("result", align="left")
   plan.show(summary)
@@ -66,6 +68,16 @@ def run(plan: Plan, workdir: pathlib.Path, console: Console) -> dict[str, Any]:
       f"{name}  {said}", highlight=False, soft_wrap=True, markup=False
     )
   return summary
+
+
+def _lengths(workdir: pathlib.Path, weights: str) -> dict[str, Any]:
+  """What `evaluate --suite=long` left in a workdir, of the final weights."""
+  try:
+    left = cache.read_json(workdir / long_context.FILE)
+    found = left.get(long_context.FOUND) or {}
+    return {long_context.FOUND: found} if found["weights"] == weights else {}
+  except (ValueError, KeyError, TypeError, AttributeError):
+    return {}  # a file of somebody else's
 
 
 def _known(task: Task, done: Done) -> str:

@@ -37,6 +37,7 @@ def lines(
   y_label: str,
   levels: Mapping[str, float] | None = None,
   x_ticks: Sequence[float] = (),
+  shaded: tuple[str, float] | None = None,
 ) -> str:
   """An SVG element with a line for each series, and one dashed for each level.
 
@@ -47,6 +48,8 @@ def lines(
     y_label: of the vertical axis.
     levels: name -> height of a dashed line.
     x_ticks: makes the horizontal axis logarithmic, with only these marks.
+    shaded: the name of a part of the plot, and where on the horizontal axis it
+      begins; it ends with the plot.
   """
 
   def draw(axes) -> None:
@@ -57,8 +60,11 @@ def lines(
       axes.set_xscale("log", base=2)
       axes.set_xticks(x_ticks, [str(tick) for tick in x_ticks], minor=False)
       axes.minorticks_off()
+    if shaded:
+      _shade(axes, *shaded)
 
-  labels = [*map(_label, [*series, *(levels or {})])]
+  names = [*series, *(levels or {}), *(shaded or ())[:1]]
+  labels = [*map(_label, names)]
   return _svg(name, y_label, _HEIGHT, labels, draw)
 
 
@@ -173,6 +179,15 @@ def _draw_lines(axes, series: Series, levels: Mapping[str, float]) -> None:
     axes.axhline(
       level, label=_label(label), color=color, linestyle="--", linewidth=1.2
     )
+
+
+def _shade(axes, label: str, start: float) -> None:
+  """Shade what lies right of a place, between the limits that the lines have."""
+  left, right = axes.get_xlim()
+  axes.axvspan(
+    max(start, left), right, label=_label(label), color=_INK, alpha=0.08, lw=0
+  )
+  axes.set_xlim(left, right)
 
 
 def _draw_dots(

@@ -17,6 +17,7 @@ from embeddinggemma.report import (
   curves,
   exports,
   forgetting,
+  long_context,
   mixtures,
   page,
   plots,
@@ -52,8 +53,8 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
       "quality": {system: {task: {dim or "": {metric: value}}}}, "command",
       "data_hash", "versions": {package: version}}, and what the sections take:
       "initialisation" (starts), "mixtures" and "souped" (mixtures), "ablation",
-      "forgetting", "students", "precision", "vectors", "exports". Every part may
-      be missing or empty.
+      "forgetting", "students", "precision", "vectors", "long_context", "exports".
+      Every part may be missing or empty.
   """
   body = [
     "<h1>embeddinggemma: the run</h1>",
@@ -68,6 +69,7 @@ def write_report(path: Path, summary: Mapping[str, Any]) -> None:
     *mixtures.soup_section(summary.get("souped") or {}),
     *precision.section(summary.get("precision") or {}),
     *vectors_lib.section(summary.get("vectors") or {}),
+    *long_context.section(summary.get("long_context") or {}),
     *exports.section(summary.get("exports") or []),
     *ablations.section(summary.get("ablation") or {}),
     *mixtures.section(summary.get("mixtures") or {}),

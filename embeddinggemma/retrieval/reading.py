@@ -112,7 +112,7 @@ def _read_folder(
   files: list[File] = []
   skipped: dict[str, str] = {}
   real = os.path.realpath(root)
-  for path, reason in _walk(real, {os.path.realpath(p) for p in excluded}):
+  for path, reason in walk(real, {os.path.realpath(p) for p in excluded}):
     try:
       if reason:
         raise _LeftOut(reason)
@@ -123,7 +123,7 @@ def _read_folder(
   return Reading(files, skipped)
 
 
-def _walk(root: str, excluded: Collection[str]) -> Iterator[tuple[str, str]]:
+def walk(root: str, excluded: Collection[str]) -> Iterator[tuple[str, str]]:
   """Yield (path in the folder, "" or the reason to leave it out) recursively.
 
   A folder that is left out is listed once. Links to folders are not followed,

@@ -81,6 +81,9 @@ def summary(name: str) -> dict[str, Any]:
   ]
   trial = {"source": name, "weights": {name: 1.0}, "scores": {name: 0.5}}
   trial |= {"score": 0.5, "infeasible": name}
+  score = {"ndcg@10": 0.5, "accuracy@1": 0.4}
+  score |= {"intervals": dict.fromkeys(score, (0.3, 0.6))}
+  every = {"all": score, "positions": {name: score}}
   start = {"init": name, "seed": 0, "validation": 0.4, "test": None}
   return {
     "stages": [
@@ -104,6 +107,20 @@ def summary(name: str) -> dict[str, Any]:
       "points": [{"name": name, name: 0.5}],
       "chosen": name,
       "reason": name,
+    },
+    "long_context": {
+      "documents": 12,
+      "uses": 2.0,
+      "trained_length": 64,
+      "trained_known_from": name,
+      "max_length": 64,
+      "precision": name,
+      "chance": score,
+      "rows": [
+        {"task": name, "length": length, "beyond": length > 64, "cut_at": cut}
+        | dict.fromkeys(("model", "words"), every)
+        for length, cut in ((64, None), (128, 64), (256, None))
+      ],
     },
     "mixtures": {
       "trials": [trial | {"number": n} for n in range(2)],
