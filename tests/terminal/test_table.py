@@ -137,6 +137,7 @@ COMPARED = compare.compare(
 CHECKED = {
   kind: {"mean_task": 0.5, "mean_type": 0.25, "tasks": {"a/task": 0.75}}
   for kind in ("right", "none", "of another task")
+}
 _SCORE = {"ndcg@10": 0.712, "accuracy@1": 0.534}
 _SCORE |= {"intervals": {"ndcg@10": [0.6, 0.8], "accuracy@1": [0.4, 0.6]}}
 LENGTHS = {
@@ -251,6 +252,8 @@ TABLES = {
       "0.7198",
       "Bengali (bn)",
       "0.8586",
+    ],
+  ),
   "lengths": (
     lambda: long_context.table(LENGTHS),
     [
