@@ -8,6 +8,7 @@ from absl import flags
 
 from embeddinggemma import cache, soups
 from embeddinggemma import doctor as doctors
+from embeddinggemma.cli import side_by_side
 from embeddinggemma.cli.flags import console, file_of, folder_of, say
 from embeddinggemma.convert import verbs as convert
 from embeddinggemma.evaluation import quality, suite
@@ -18,12 +19,15 @@ from embeddinggemma.terminal.table import Table
 from embeddinggemma.types import IDENTITY, BadInput
 
 
-def evaluate(values: flags.FlagValues) -> None:
+def evaluate(values: flags.FlagValues) -> int:
   """Score a model at each of its Matryoshka dimensions.
 
   The tasks are those of --data, or else the model's own held-out pairs. Of pairs
-  in another format than pairs.jsonl, --data names the file.
+  in another format than pairs.jsonl, --data names the file. Several models, and
+  one that others run, are scored side by side; returns 1 if one of these fails.
   """
+  if side_by_side.is_asked(values):
+    return side_by_side.evaluate(values)
   output, shown = file_of(values.output), console()
   model = load(values.model, precision=values.precision)
   own = lambda: _own_test(pathlib.Path(values.model))
@@ -43,6 +47,7 @@ def evaluate(values: flags.FlagValues) -> None:
   for name, lines in result["notes"].items():
     line = f"note: {name}: {'; '.join(lines)}"
     shown.print(line, highlight=False, markup=False, soft_wrap=True)
+  return 0
 
 
 def _own_test(workdir: pathlib.Path) -> pathlib.Path:

@@ -22,10 +22,12 @@ VERBS = {
     ("skip_bad_rows", "fields"),
   ),
   "evaluate": Verb(
-    "score a model at every Matryoshka dimension; JSON and a table",
+    "score a model at every Matryoshka dimension; JSON and a table;"
+    " --model=A,B: side by side, whatever runs them",
     "models:evaluate",
     ("model", "output"),
-    ("data", "precision", "fields"),
+    ("data", "precision", "fields", "yes"),
+    several=("model",),
   ),
   "prepare": Verb(
     "make the shards that training reads; show what the model will see",

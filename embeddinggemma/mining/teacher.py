@@ -9,6 +9,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +61,11 @@ class TeacherModel:
   # Seconds a token, of a teacher that may not be tried to find out, because it
   # is paid for; None: it may.
   pace: float | None = None
+  # (texts, the folder) -> nothing, or BadInput if what is kept there of an
+  # earlier call was given by another model than the one that answers now.
+  verify: Callable[[Sequence[Item], Path], None] | None = None
+  prompts: Mapping[str, str] = MappingProxyType({})  # its own, by name
+  precision: str = ""  # the type of its numbers, for people; "": not known
 
 
 def items_of(pairs: Iterable[Pair | SingleText]) -> list[Item]:

@@ -1,0 +1,97 @@
+"""Which prompt another model's text has in a task, in mteb's order.
+
+The first of its prompts that has one of these names goes before a text: the
+task's name with the side, the task's name, the task's type with the side, the
+type, and the side. A side is query or document; tasks whose two sides are alike
+have none. What knows EmbeddingGemma's prompts gets ours, for then it is read as
+our own models are.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from embeddinggemma.data import prompts
+from embeddinggemma.evaluation.kinds.task import EvalTask
+from embeddinggemma.mining.teacher import Item
+from embeddinggemma.types import BadValue
+
+QUERY, DOCUMENT = "query", "document"
+# What sentence-transformers also calls the side of documents.
+_DOCUMENTS = (DOCUMENT, "passage", "corpus")
+
+
+def item(
+  own: Mapping[str, str], task: EvalTask, name: str, text: str, title: str
+) -> Item:
+  """A text with the words before it, which stand in the item's prompt.
+
+  Args:
+    own: the prompts of the model that will read it.
+    task: the text's.
+    name: what we call the prompt.
+    text: the text.
+    title: of a document; it goes where our prompt has it, else before the text,
+      as mteb joins them.
+  """
+  words = words_of(own, task, name)
+  if words == prompts.DOCUMENT:
+    return Item("", prompts.with_prompt(words, text, title), "")
+  return Item(words, f"{title} {text}".strip() if title else text, "")
+
+
+def words_of(own: Mapping[str, str], task: EvalTask, name: str) -> str:
+  """The words of a model before the texts of a task; "" for none.
+
+  `name` is what we call the prompt.
+  """
+  if knows_ours(own):
+    return prompts.prompt_named(name, own)
+  # sentence-transformers adds these two, without words, to those that there are.
+  added = {side for side in (QUERY, DOCUMENT) if not own.get(side)}
+  names = (n for n in _names(task, name) if n in own and n not in added)
+  return next((own[n] for n in names), "")
+
+
+def knows_ours(own: Mapping[str, str]) -> bool:
+  """Whether a model's prompts for search are those of EmbeddingGemma."""
+  return all(
+    own.get(side) == prompts.PROMPTS[side] for side in (QUERY, DOCUMENT)
+  )
+
+
+def _names(task: EvalTask, name: str) -> Iterator[str]:
+  """Names of prompts that fit, the best first."""
+  side = _side(name)
+  sides = {QUERY: (QUERY,), DOCUMENT: _DOCUMENTS}.get(side, ())
+  for called in (task.name.rsplit("/", 1)[-1], *_types(task, name, side)):
+    if side:
+      yield f"{called}-{side}"
+    yield called
+  yield from sides
+  yield name  # a task's own settings may name a prompt of the model
+
+
+def _side(name: str) -> str:
+  """The side of a prompt of ours; "" where both sides have it."""
+  if name in prompts.TASKS:
+    searches = prompts.TASKS[name].document == prompts.DOCUMENT
+    return QUERY if searches else ""
+  if prompts.PROMPTS.get(name) == prompts.DOCUMENT:
+    return DOCUMENT
+  return QUERY if name.endswith(QUERY) else ""
+
+
+def _types(task: EvalTask, name: str, side: str) -> list[str]:
+  """What mteb calls the type of a task, as the prompts of models do."""
+  types = [known for known in prompts.PROMPTS if known[:1].isupper()]
+  types = [known for known in types if "-" not in known]
+  kind = task.kind.replace(" ", "").casefold()
+  own = [known for known in types if known.casefold().startswith(kind)]
+  if own:
+    return own[:1]
+  if side:
+    return ["Retrieval"]
+  try:
+    words = prompts.prompt_named(name)
+  except BadValue:  # a prompt of the model's own
+    return []
+  return [known for known in types if prompts.PROMPTS[known] == words]
