@@ -113,8 +113,11 @@ FOREIGN = {
   ),
   "source": re.compile(r"source \.venv/bin/activate"),
 }
-# A teacher that is not here; tests/mining has those that are on loopback.
-SERVICE = r"--config\.teacher=(gemini:|https?://)"
+# A model that is not here; tests/mining has teachers that are on loopback, and
+# tests/convert models of other packages.
+SERVICE = (
+  r"--config\.teacher=(gemini:|https?://)|--model=.*sentence-transformers:"
+)
 PACKAGES = {"skypilot[gcp]", "libtpu", "xllamacpp", "sentence-transformers"}
 SHELL = {"echo", "mkdir", "printf"}
 PLACEHOLDERS = {"--flag", "--config.some.key"}

@@ -120,11 +120,14 @@ def _asked(name: str, service: ServiceConfig) -> Asked:
     raise BadInput(
       f'{path} describes no model: expected {{"model": NAME, ...}}'
     )
-  asked = {"yes": service.yes, **tree.get("service", {})}
+  own = tree.get("service", {})
+  if not isinstance(own, Mapping):
+    raise BadInput(f"{path}: 'service' is no object of settings")
+  asked = {**tree, "service": {"yes": service.yes, **own}}
   try:
-    found = config_lib.build(Asked, {**tree, "service": asked})
+    found = config_lib.build(Asked, asked)
     _ = found.own_words
-  except (BadInput, TypeError) as error:
+  except BadInput as error:
     raise BadInput(f"{path}: {error}") from None
   if not found.model.strip() or found.model.endswith(ENDING):
     raise BadInput(f"{path}: model={found.model!r} names no model")

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import importlib.metadata
 import pathlib
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -261,8 +260,8 @@ def _short(name: str) -> str:
 
 
 def _host(asked: Asked) -> str:
-  """A service's model and host, or the host alone."""
-  host = urllib.parse.urlsplit(asked.model).netloc.rpartition("@")[2]
+  """A service's model and host, or the host alone, without a password."""
+  host = asked.model.split("/")[2].rpartition("@")[2]
   named = asked.service.model
   return f"{named} at {host}" if named else host or asked.model
 
