@@ -14,6 +14,7 @@ from embeddinggemma.evaluation import suite
 from embeddinggemma.evaluation.kinds.task import EvalTask
 from embeddinggemma.mining.teacher import CHUNK, Item, TeacherModel
 from embeddinggemma.side_by_side.names import Asked
+from embeddinggemma.side_by_side.prompting import Reading
 from embeddinggemma.types import BadInput, Stopped, TextEncoder
 
 Say = Callable[[str], None]
@@ -48,10 +49,6 @@ class Setting(NamedTuple):
 Opener = Callable[[], contextlib.AbstractContextManager[Contender]]
 
 
-# (task, what we call a prompt, text, title) -> what a model is asked.
-ItemOf = Callable[[EvalTask, str, str, str], Item]
-
-
 class Through(NamedTuple):
   """A way to run a model: which names mean it, and how it is opened."""
 
@@ -66,7 +63,7 @@ def of_teacher(
   model: TeacherModel,
   through: str,
   dims: Callable[[int], tuple[int, ...]],
-  item_of: ItemOf,
+  reading: Reading,
   setting: Setting,
 ) -> Contender:
   """A model that can teach, as one that can be scored.
@@ -77,20 +74,20 @@ def of_teacher(
     model: the model.
     through: what runs it.
     dims: its full dimension -> those that it is scored at.
-    item_of: what it is asked.
+    reading: what it is told of its texts.
     setting: of the run.
   """
   width = model.width
   if width is None:
     task = setting.tasks[0]
-    first = item_of(task, task.task, task.queries[0], "")
+    first = reading.item(task, task.task, task.queries[0], "")
     width = len(_asked(model, [first], None, setting)[0])
   return Contender(
     through,
     dims(width),
     model.precision,
-    lambda task: _encoder(model, width, task, item_of, setting),
-    lambda task, name: item_of(task, name, "", "").prompt,
+    lambda task: _encoder(model, width, task, reading, setting),
+    reading.words,
     model.counts is not None,
     lambda: {"width": width, **model.origin()},
   )
@@ -100,7 +97,7 @@ def _encoder(
   model: TeacherModel,
   width: int,
   task: EvalTask,
-  item_of: ItemOf,
+  reading: Reading,
   setting: Setting,
 ) -> TextEncoder:
   def encode(
@@ -108,7 +105,7 @@ def _encoder(
   ) -> Float[np.ndarray, "n M"]:
     titles = titles or [""] * len(texts)
     items = [
-      item_of(task, prompt_name, text, title)
+      reading.item(task, prompt_name, text, title)
       for text, title in zip(texts, titles, strict=True)
     ]
     if model.counts is not None:
@@ -147,7 +144,7 @@ def _asked(
   return vectors / norms
 
 
-def items_of(task: EvalTask, item_of: ItemOf) -> list[Item]:
+def items_of(task: EvalTask, reading: Reading) -> list[Item]:
   """All that a model will be asked of a task."""
   found: list[Item] = []
 
@@ -156,7 +153,7 @@ def items_of(task: EvalTask, item_of: ItemOf) -> list[Item]:
   ) -> Float[np.ndarray, "n M"]:
     titles = titles or [""] * len(texts)
     found.extend(
-      item_of(task, prompt_name, text, title)
+      reading.item(task, prompt_name, text, title)
       for text, title in zip(texts, titles, strict=True)
     )
     return np.zeros((len(texts), 1), np.float32)

@@ -14,6 +14,7 @@ from embeddinggemma.types import BadInput
 
 _OWN = "sentence_transformers."  # begins the package's own modules
 _KIND = "SentenceTransformer"  # what its embedders call themselves
+_COSINE = "cosine"
 # Where a model may say which shorter dimensions it was trained for.
 _DIMS = ("matryoshka_dims", "matryoshka_dimensions")
 # Pickles of weights that are loaded, whatever else there is -> what is loaded
@@ -99,6 +100,13 @@ def dims(folder: pathlib.Path) -> tuple[int, ...]:
   ]
   lists = (value for value in said if isinstance(value, list))
   return tuple(dim for dims in lists for dim in dims if type(dim) is int)
+
+
+def similarity(folder: pathlib.Path) -> str:
+  """What a model compares vectors by, if that may differ from cosines; or ""."""
+  last = reading.modules(folder)[-1].kind.rpartition(".")[2]
+  named = _settings(folder).get("similarity_fn_name") or _COSINE
+  return "" if last == "Normalize" or named == _COSINE else str(named)
 
 
 def _settings(folder: pathlib.Path) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""Which prompt another model's text has in a task, in mteb's order.
+"""Which prompt another model's text has in a task.
 
-The first of its prompts that has one of these names goes before a text: the
-task's name with the side, the task's name, the task's type with the side, the
-type, and the side. A side is query or document; tasks whose two sides are alike
-have none. What knows EmbeddingGemma's prompts gets ours, for then it is read as
-our own models are.
+Of a model's own prompts it is the first that has one of these names, in mteb's
+order: the task's name with the side, the task's name, the task's type with the
+side, the type, and the side. A side is query or document; tasks whose two sides
+are alike have none. What knows EmbeddingGemma's prompts is read as our own
+models are.
 """
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from embeddinggemma.data import prompts
 from embeddinggemma.evaluation.kinds.task import EvalTask
@@ -19,39 +21,64 @@ QUERY, DOCUMENT = "query", "document"
 _DOCUMENTS = (DOCUMENT, "passage", "corpus")
 
 
-def item(
-  own: Mapping[str, str], task: EvalTask, name: str, text: str, title: str
-) -> Item:
-  """A text with the words before it, which stand in the item's prompt.
+class Reading(NamedTuple):
+  """How a model is told what its texts are for."""
 
-  Args:
-    own: the prompts of the model that will read it.
-    task: the text's.
-    name: what we call the prompt.
-    text: the text.
-    title: of a document; it goes where our prompt has it, else before the text,
-      as mteb joins them.
+  # (task, what we call a prompt) -> its words, for people.
+  words: Callable[[EvalTask, str], str]
+  # (task, what we call a prompt, text, title) -> what the model is asked.
+  item: Callable[[EvalTask, str, str, str], Item]
+
+
+def by_name() -> Reading:
+  """Of what is told our name of a prompt, and knows itself what follows."""
+  return Reading(
+    lambda task, name: name,
+    lambda task, name, text, title: Item(name, text, title),
+  )
+
+
+def as_ours(own: Mapping[str, str]) -> Reading:
+  """Of a model of our architecture: as `eg.load` of it reads texts."""
+  return Reading(
+    lambda task, name: prompts.prompt_named(name, own),
+    lambda task, name, text, title: _ours(
+      prompts.prompt_named(name, own), text, title
+    ),
+  )
+
+
+def in_order(own: Mapping[str, str]) -> Reading:
+  """Of any other model with these prompts, in mteb's order.
+
+  A title goes before its text, as mteb joins them.
   """
-  words = words_of(own, task, name)
+  if _knows_ours(own):
+    return as_ours(own)
+
+  def item(task: EvalTask, name: str, text: str, title: str) -> Item:
+    whole = f"{title} {text}".strip() if title else text
+    return Item(_words(own, task, name), whole, "")
+
+  return Reading(functools.partial(_words, own), item)
+
+
+def _ours(words: str, text: str, title: str) -> Item:
+  """A text under words of ours, which are the item's prompt if they go apart."""
   if words == prompts.DOCUMENT:
     return Item("", prompts.with_prompt(words, text, title), "")
-  return Item(words, f"{title} {text}".strip() if title else text, "")
+  return Item(words, text, "")
 
 
-def words_of(own: Mapping[str, str], task: EvalTask, name: str) -> str:
-  """The words of a model before the texts of a task; "" for none.
-
-  `name` is what we call the prompt.
-  """
-  if knows_ours(own):
-    return prompts.prompt_named(name, own)
+def _words(own: Mapping[str, str], task: EvalTask, name: str) -> str:
+  """The words of a model before the texts of a task; "" for none."""
   # sentence-transformers adds these two, without words, to those that there are.
   added = {side for side in (QUERY, DOCUMENT) if not own.get(side)}
   names = (n for n in _names(task, name) if n in own and n not in added)
   return next((own[n] for n in names), "")
 
 
-def knows_ours(own: Mapping[str, str]) -> bool:
+def _knows_ours(own: Mapping[str, str]) -> bool:
   """Whether a model's prompts for search are those of EmbeddingGemma."""
   return all(
     own.get(side) == prompts.PROMPTS[side] for side in (QUERY, DOCUMENT)

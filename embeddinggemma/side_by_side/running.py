@@ -18,6 +18,7 @@ from embeddinggemma.evaluation.kinds.task import EvalTask
 from embeddinggemma.side_by_side import throughs
 from embeddinggemma.side_by_side.contender import Contender, Opener, Setting
 from embeddinggemma.side_by_side.names import Asked
+from embeddinggemma.side_by_side.prompting import DOCUMENT, QUERY
 from embeddinggemma.types import BadInput, Stopped, TextEncoder
 
 WHOLE = ""  # the name of a task that stands for the whole model
@@ -38,7 +39,8 @@ def evaluate(
     save: called with the result after each model; it grows.
 
   Returns {"models": {label: what is known of it: "given", "through", "dims",
-  "precision", "prompts" as {task: {our name of one: its words}}, "truncated" as
+  "precision", "prompts" as {task: {"query" or "document": the words before it, of
+  documents where they have others than queries}}, "truncated" as
   {task: {"cut", "of", "longest", "max_length"}}, ...}, "quality": {label, or
   name of a search by words: {task: {dim: {metric: value}}}}, "main": {task: the
   metric that counts}, "summary": {label: means over the tasks that all models
@@ -141,7 +143,8 @@ def _noting(
   def noting(
     texts: Sequence[str], prompt_name: str, titles: Sequence[str] = ()
   ) -> Float[np.ndarray, "n M"]:
-    used[prompt_name] = model.words(task, prompt_name)
+    side = QUERY if prompt_name == task.task else DOCUMENT
+    used[side] = model.words(task, prompt_name)
     return encode(texts, prompt_name, titles)
 
   return noting

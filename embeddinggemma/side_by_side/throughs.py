@@ -11,12 +11,11 @@ from typing import Any
 from embeddinggemma import saved
 from embeddinggemma.convert.certify import runtimes
 from embeddinggemma.convert.read import families, gguf
-from embeddinggemma.convert.read import sentence_transformers as reading
-from embeddinggemma.evaluation.kinds.task import EvalTask
+from embeddinggemma.convert.read import sentence_transformers as public
 from embeddinggemma.loading import load
 from embeddinggemma.losses import matryoshka
 from embeddinggemma.mining.services.config import ServiceConfig
-from embeddinggemma.mining.teacher import Item, TeacherModel
+from embeddinggemma.mining.teacher import TeacherModel
 from embeddinggemma.mining.teachers import (
   endpoint,
   gemini,
@@ -34,12 +33,12 @@ from embeddinggemma.side_by_side import (
 )
 from embeddinggemma.side_by_side.contender import (
   Contender,
-  ItemOf,
   Opener,
   Setting,
   Through,
 )
 from embeddinggemma.side_by_side.names import Asked
+from embeddinggemma.side_by_side.prompting import Reading
 from embeddinggemma.types import IDENTITY, BadInput
 
 OURS = "this project"
@@ -68,7 +67,7 @@ def _ours(asked: Asked, setting: Setting) -> Opener:
     try:
       families.read(place)
     except BadInput as error:
-      if not reading.is_folder(place):
+      if not public.is_folder(place):
         raise
       raise BadInput(
         f"{error}; to run it in its own library: {_OF_LIBRARY}{place}"
@@ -101,9 +100,13 @@ def _library(asked: Asked, setting: Setting) -> Opener:
   library_folder.check(folder)
   if runtimes.find(LIBRARY) is None:
     raise BadInput(f"{folder} is run by {runtimes.how_to_install(LIBRARY)}")
-  own = asked.own_words
-  known = asked.dims or library_folder.dims(folder)
-  dims = _dims(asked, known, reading.is_embeddinggemma(folder))
+  if named := library_folder.similarity(folder):
+    setting.say(
+      f"{label_of(asked)}: it compares by {named!r}; here all models are compared"
+      " by cosines"
+    )
+  is_ours = public.is_embeddinggemma(folder)
+  dims = _dims(asked, asked.dims or library_folder.dims(folder), is_ours)
   open_model = functools.partial(
     sentence_transformers.opened, str(folder), given
   )
@@ -111,14 +114,10 @@ def _library(asked: Asked, setting: Setting) -> Opener:
   @contextlib.contextmanager
   def opener() -> Iterator[Contender]:
     with apart.opened(open_model) as model:
-      words = _words(asked, model.prompts if own is None else own, setting)
-      yield contender.of_teacher(
-        model,
-        f"{LIBRARY} {importlib.metadata.version(LIBRARY)}",
-        dims,
-        functools.partial(prompting.item, words),
-        setting,
-      )
+      reading = _reading(asked, model.prompts, is_ours, setting)
+      version = importlib.metadata.version(LIBRARY)
+      through = f"{LIBRARY} {version}"
+      yield contender.of_teacher(model, through, dims, reading, setting)
 
   return opener
 
@@ -129,20 +128,15 @@ def _llama_cpp(asked: Asked, setting: Setting) -> Opener:
   path = pathlib.Path(asked.model.removeprefix(_OF_LLAMA_CPP))
   place = gguf.chosen(path) or path
   model = llama_cpp.opened(_config(asked, str(place)), given)
-  own = asked.own_words
-  words = _words(asked, model.prompts if own is None else own, setting)
+  reading = _reading(asked, model.prompts, True, setting)
   package = llama_cpp.THROUGH
   version = f"{package} {importlib.metadata.version(package)}"
 
   @contextlib.contextmanager
   def opener() -> Iterator[Contender]:
-    yield contender.of_teacher(
-      model,
-      f"{LLAMA_CPP} ({version})",
-      _dims(asked, asked.dims, ours=True),
-      functools.partial(prompting.item, words),
-      setting,
-    )
+    through = f"{LLAMA_CPP} ({version})"
+    dims = _dims(asked, asked.dims, True)
+    yield contender.of_teacher(model, through, dims, reading, setting)
 
   return opener
 
@@ -150,31 +144,30 @@ def _llama_cpp(asked: Asked, setting: Setting) -> Opener:
 def _endpoint(asked: Asked, setting: Setting) -> Opener:
   """A model behind an address of /v1/embeddings."""
   _require_unset(asked, ("ids", "threads"), "an endpoint")
-  words = _words(asked, asked.own_words or {}, setting)
   bare = dataclasses.replace(asked.service, prompts=ServiceConfig().prompts)
   config = _config(dataclasses.replace(asked, service=bare), asked.model)
   model = endpoint.opened(config, given)
-  item_of = functools.partial(prompting.item, words)
-  return _service(asked, model, asked.model, item_of, setting)
+  reading = _reading(asked, {}, False, setting)
+  return _service(asked, model, asked.model, reading, setting)
 
 
 def _gemini(asked: Asked, setting: Setting) -> Opener:
   """A model of the Gemini API, which is told what texts are for."""
   _require_unset(asked, ("prompts", "ids", "threads"), "the Gemini API")
   model = gemini.opened(_config(asked, asked.model))
-  return _service(asked, model, "the Gemini API", _by_name, setting)
+  return _service(asked, model, "the Gemini API", prompting.by_name(), setting)
 
 
 def _service(
   asked: Asked,
   model: TeacherModel,
   through: str,
-  item_of: ItemOf,
+  reading: Reading,
   setting: Setting,
 ) -> Opener:
   """A model that is asked over a network; a person is asked first."""
   items = [
-    item for task in setting.tasks for item in contender.items_of(task, item_of)
+    item for task in setting.tasks for item in contender.items_of(task, reading)
   ]
   if model.prepare is not None:
     model.prepare(items, setting.directory, setting.say)
@@ -183,8 +176,8 @@ def _service(
   def opener() -> Iterator[Contender]:
     if model.verify is not None:
       model.verify(items, setting.directory)
-    dims = _dims(asked, asked.dims, ours=False)
-    yield contender.of_teacher(model, through, dims, item_of, setting)
+    dims = _dims(asked, asked.dims, False)
+    yield contender.of_teacher(model, through, dims, reading, setting)
 
   return opener
 
@@ -196,16 +189,10 @@ def _vectors(asked: Asked, setting: Setting) -> Opener:
 
   @contextlib.contextmanager
   def opener() -> Iterator[Contender]:
-    dims = _dims(asked, asked.dims, ours=False)
-    yield contender.of_teacher(model, "its file", dims, _by_name, setting)
+    dims, reading = _dims(asked, asked.dims, False), prompting.by_name()
+    yield contender.of_teacher(model, "its file", dims, reading, setting)
 
   return opener
-
-
-def _by_name(task: EvalTask, name: str, text: str, title: str) -> Item:
-  """A text for a model that is told our name of a prompt, not its words."""
-  del task
-  return Item(name, text, title)
 
 
 def _config(asked: Asked, name: str) -> TeachConfig:
@@ -216,24 +203,33 @@ def _config(asked: Asked, name: str) -> TeachConfig:
   )
 
 
-def _words(
-  asked: Asked, own: Mapping[str, str], setting: Setting
-) -> Mapping[str, str]:
-  """The model's prompts; that it has none, and nobody wants that, is said."""
-  if not any(own.values()) and asked.own_words is None:
+def _reading(
+  asked: Asked, own: Mapping[str, str], is_ours: bool, setting: Setting
+) -> Reading:
+  """How a model is told what its texts are for.
+
+  Prompts that were asked for take the place of its `own`. That there are none,
+  though nobody asked for that, is said. `is_ours` is whether it is of our
+  architecture.
+  """
+  wanted = asked.own_words
+  words = own if wanted is None else wanted
+  if wanted is None and not any(words.values()):
     setting.say(
       f"{label_of(asked)}: no prompts are known, so its texts go without; if it"
       ' was trained with some, name a file.json {"model": ..., "prompts":'
       ' {"query": ..., "document": ...}} instead'
     )
-  return own
+  if is_ours and wanted is None:
+    return prompting.as_ours(words)
+  return prompting.in_order(words)
 
 
-def _dims(asked: Asked, known: tuple[int, ...], ours: bool) -> Dims:
+def _dims(asked: Asked, known: tuple[int, ...], is_ours: bool) -> Dims:
   """The dimensions of a model that was trained for some, or as ours is."""
 
   def dims(width: int) -> tuple[int, ...]:
-    if ours and not known:
+    if is_ours and not known:
       return matryoshka.dims_of(width)
     if wrong := [dim for dim in asked.dims if not 0 < dim <= width]:
       raise BadInput(f"dims: {wrong[0]} is not between 1 and {width}")
@@ -269,7 +265,7 @@ def _host(asked: Asked) -> str:
 def _is_library_s(name: str) -> bool:
   """Whether a path is a folder of the library that is no EmbeddingGemma."""
   folder = pathlib.Path(name)
-  return reading.is_folder(folder) and not reading.is_embeddinggemma(folder)
+  return public.is_folder(folder) and not public.is_embeddinggemma(folder)
 
 
 def _library_label(asked: Asked) -> str:

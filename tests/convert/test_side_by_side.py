@@ -164,7 +164,7 @@ def test_one_model_has_the_same_scores_through_all(
   assert about[ours]["dims"] == about[library]["dims"] == about[llama]["dims"]
   assert about[library]["prompts"] == about[ours]["prompts"]
   assert about[ours]["prompts"]["ask"] == {
-    "qa": prompts.TASKS["qa"].query,
+    "query": prompts.TASKS["qa"].query,
     "document": prompts.DOCUMENT,
   }
   assert about[ours]["truncated"]["find"]["of"] == 42
@@ -218,10 +218,10 @@ def test_a_model_of_another_architecture_runs_in_its_library(
   assert about[bare]["dims"] == about[worded]["dims"] == [16, 8]
   assert set(about[bare]["prompts"]["find"].values()) == {""}
   assert about[worded]["prompts"]["find"] == {
-    "retrieval": "query: ",
+    "query": "query: ",
     "document": "passage: ",
   }
-  assert about[worded]["prompts"]["alike"] == {"sts": ""}, "as mteb has it"
+  assert about[worded]["prompts"]["alike"] == {"query": ""}, "as mteb has it"
   assert said.count("no prompts are known") == 1
   assert found["quality"][bare] != found["quality"][worded]
   assert set(found["quality"][ours]["find"]) == {
@@ -490,7 +490,7 @@ def of(kind, name="x/NFCorpus"):
   ],
 )
 def test_prompts_are_chosen_in_the_order_of_mteb(own, kind, name, words):
-  assert prompting.words_of(own, of(kind), name) == words
+  assert prompting.in_order(own).words(of(kind), name) == words
 
 
 @pytest.mark.parametrize("name", [*prompts.TASKS, *prompts.PROMPTS])
@@ -500,22 +500,25 @@ def test_who_knows_our_prompts_is_read_as_ours_is(name):
     for k, v in prompts.PROMPTS.items()
     if k not in ("QuestionAnswering", "FactChecking", "CodeRetrieval")
   }
-  item = prompting.item(published, of("retrieval"), name, "text", "a title")
-  assert "".join(item[:2]) in (
-    prompts.prompted(name, "text", "a title"),
-    prompts.prompted(name, "a title text"),
-  )
+  for reading in (prompting.in_order(published), prompting.as_ours(published)):
+    assert reading.words(of("retrieval"), name) == prompts.prompt_named(name)
+    item = reading.item(of("retrieval"), name, "text", "a title")
+    whole = prompts.prompted(name, "text", "a title")
+    assert (item.prompt + item.text, item.title) == (whole, "")
 
 
 def test_titles_stand_where_the_prompt_has_them():
-  item = functools.partial(prompting.item, {"passage": "passage: "})
+  item = prompting.in_order({"passage": "passage: "}).item
   document = item(of("retrieval"), "document", "text", "title")
   assert document == Item("passage: ", "title text", "")
   assert item(of("retrieval"), "document", " text", "").text == " text"
-  ours = prompting.item(
-    prompts.PROMPTS, of("retrieval"), "document", "text", "title"
-  )
-  assert ours == Item("", "title: title | text: text", "")
+
+
+def test_a_model_of_ours_with_other_prompts_is_read_as_ours_is():
+  own = {"query": "q: ", "document": "d: "}
+  item = prompting.as_ours(own).item
+  assert item(of("sts"), "sts", "x", "").prompt == prompts.TASKS["sts"].query
+  assert item(of("retrieval"), "document", "x", "y") == Item("d: ", "x", "")
 
 
 def test_names_may_hold_commas(tmp_path, monkeypatch):

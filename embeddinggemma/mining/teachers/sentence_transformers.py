@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -42,6 +43,10 @@ def opened(name: str, chosen: Chosen = prompted) -> TeacherModel:
     )
   except (OSError, ValueError) as error:
     reason = str(error).split("\n")[0]
+    if folder.is_dir():
+      raise BadInput(
+        f"{name}: sentence-transformers cannot open it ({reason})"
+      ) from None
     raise BadInput(
       f"{name}: no sentence-transformers model on this machine ({reason}); a"
       f" teacher is {CHOICES}"
@@ -99,7 +104,10 @@ def _counts(
   """
   most = getattr(model, "max_seq_length", None)
   tokenizer: Any = getattr(model, "tokenizer", None)
-  if most is None or not hasattr(tokenizer, "num_special_tokens_to_add"):
+  known = hasattr(tokenizer, "num_special_tokens_to_add") and callable(
+    tokenizer
+  )
+  if most is None or not math.isfinite(most) or not known:
     return None
 
   def counts(items: Sequence[Item]) -> truncation.Counts:
