@@ -5,7 +5,8 @@ a command that another page has run is not run again. Each command is first read
 as it is written, so that an unknown flag, config key or value fails, and then
 run with what SMALL adds. Not run here:
 
-- teachers behind an API, which tests/mining asks (SERVICE);
+- models behind an API or in other packages, which tests/mining and tests/convert
+  ask (SERVICE);
 - the whole recipe, which tests/test_recipe.py runs (ELSEWHERE);
 - launches on pods, which are rendered (--dry-run) and whose commands are checked
   against the slice; and `compile`, which tests/tpu runs where libtpu is;

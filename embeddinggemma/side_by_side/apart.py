@@ -15,16 +15,14 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
-from embeddinggemma.data import truncation
 from embeddinggemma.mining.teacher import Item, TeacherModel
 from embeddinggemma.types import BadInput, Stopped
 
 # Nothing is fetched; threads that wait for each other sleep.
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
 _SECONDS = 3.0  # that a process has to end by itself
-_OPEN, _ENCODE, _COUNT, _ORIGIN = "open", "encode", "count", "origin"
+_OPEN, _ENCODE, _COUNT = "open", "encode", "count"  # requests
 
 
 class _Said(NamedTuple):
@@ -33,6 +31,7 @@ class _Said(NamedTuple):
   about: Mapping[str, Any]
   width: int | None
   counts: bool
+  origin: Mapping[str, Any]
   prompts: Mapping[str, str]
   precision: str
 
@@ -45,7 +44,8 @@ def opened(open_model: Callable[[], TeacherModel]) -> Iterator[TeacherModel]:
   arguments (functools.partial). It has neither `prepare` nor `verify`.
 
   Raises BadInput as `open_model` does, and Stopped, here and where the model is
-  asked, with the first line of any other exception, and if the process dies.
+  asked, with the first line of any other exception, and if the process dies. It
+  is started again for what is asked after that.
   """
   with tempfile.TemporaryDirectory() as folder:
     other = _Other(open_model, pathlib.Path(folder) / "said")
@@ -57,7 +57,7 @@ def opened(open_model: Callable[[], TeacherModel]) -> Iterator[TeacherModel]:
         found.width,
         lambda items, own: lambda chunk: other.ask(_ENCODE, chunk),
         count if found.counts else None,
-        lambda: other.ask(_ORIGIN),
+        lambda: found.origin,
         prompts=found.prompts,
         precision=found.precision,
       )
@@ -71,23 +71,31 @@ class _Other:
   def __init__(
     self, open_model: Callable[[], TeacherModel], said: pathlib.Path
   ):
+    self._open_model, self._said = open_model, said
+    self._start()
+
+  def _start(self) -> None:
     context = multiprocessing.get_context("spawn")
-    self._said = said
     self._here, there = context.Pipe()
     # As a daemon it ends with this process, however that ends.
     self._process = context.Process(
-      target=_serve, args=(there, open_model, str(said)), daemon=True
+      target=_serve,
+      args=(there, self._open_model, str(self._said)),
+      daemon=True,
     )
     self._process.start()
     there.close()
 
   def ask(self, what: str, items: Sequence[Item] = ()) -> Any:
     """The answer to a request; raises what `opened` says."""
+    if not self._process.is_alive():
+      self.end()
+      self._start()
     try:
       self._here.send((what, list(items)))
       fault, answer = self._here.recv()
     except (EOFError, OSError):
-      raise Stopped(f"its process {self._end()}") from None
+      raise Stopped(f"its process {self._ended()}") from None
     if fault is not None:
       raise fault(answer)
     return answer
@@ -101,7 +109,7 @@ class _Other:
       self._process.join()
     self._process.close()
 
-  def _end(self) -> str:
+  def _ended(self) -> str:
     """How it ended, in words, with the last line that it said."""
     self._process.join(_SECONDS)
     code = self._process.exitcode
@@ -146,24 +154,17 @@ def _serve(
 
 
 def _answer(model: TeacherModel, what: str, items: Sequence[Item]) -> Any:
-  """The answer to a request: a _Said, vectors, counts or an origin."""
+  """The answer to a request: a _Said, truncation counts, or vectors."""
   if what == _OPEN:
-    counts = model.counts is not None
-    own = dict(model.prompts)
-    return _Said(model.about, model.width, counts, own, model.precision)
+    return _Said(
+      model.about,
+      model.width,
+      model.counts is not None,
+      dict(model.origin()),
+      dict(model.prompts),
+      model.precision,
+    )
   if what == _COUNT:
-    return _counts(model, items)
-  if what == _ORIGIN:
-    return dict(model.origin())
-  return _vectors(model, items)
-
-
-def _vectors(
-  model: TeacherModel, items: Sequence[Item]
-) -> Float[np.ndarray, "n _T"]:
+    assert model.counts is not None, "asked of a model that counts"
+    return model.counts(items)
   return np.asarray(model.start(items, pathlib.Path())(items), np.float32)
-
-
-def _counts(model: TeacherModel, items: Sequence[Item]) -> truncation.Counts:
-  assert model.counts is not None, "asked of a model that counts"
-  return model.counts(items)

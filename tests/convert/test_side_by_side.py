@@ -446,6 +446,7 @@ def test_a_process_of_its_own():
     np.testing.assert_array_equal(encode(items("abc"))[0], np.full(3, 3))
     with pytest.raises(Stopped, match="ended by SIGKILL: allocation failed"):
       encode(items("die"))
+    np.testing.assert_array_equal(encode(items("a"))[0], np.full(3, 1))
   with pytest.raises(BadInput, match="not there; give another"):
     with apart.opened(apart_models.missing):
       raise AssertionError("it cannot be opened")
