@@ -70,14 +70,14 @@ def evaluate(values: flags.FlagValues) -> int:
 
 def _require_flags(values: flags.FlagValues) -> None:
   """Raise BadInput for flags that several models do not have in common."""
-  if values.data is None:
-    raise BadInput(
-      "evaluate: --data=DIR is missing: several models, or one that others run,"
-      " have no held-out tasks of their own"
-    )
   for flag in values:
     if values[flag].present and flag not in _TAKEN:
       raise BadInput(
         f"evaluate: --{flag} is for one model of this project; leave it out, or"
         " score that one alone"
       )
+  if values.data is None:
+    raise BadInput(
+      "evaluate: --data=DIR is missing: several models, or one that others run,"
+      " have no held-out tasks of their own"
+    )

@@ -400,31 +400,39 @@ def test_what_the_library_must_not_run(evaluate, tmp_path, change, said):
   assert said in one_line(err)
 
 
-def test_vectors_that_were_made_elsewhere(evaluate, describe, model, tasks):
-  """Those of our own model, of all texts of the tasks but one."""
-  ours = eg.load(model)
-  corpus, queries = rows(tasks, "find/corpus.jsonl"), []
-  queries += [
-    ("retrieval", r["text"], "") for r in rows(tasks, "find/queries.jsonl")
+def test_vectors_that_were_made_elsewhere(evaluate, model, tasks, tmp_path):
+  """Those of our own model, of all texts of the tasks, and of all but one."""
+  asked = [
+    *(("retrieval", r["text"], "") for r in rows(tasks, "find/queries.jsonl")),
+    *(
+      ("document", r["text"], r["title"])
+      for r in rows(tasks, "find/corpus.jsonl")
+    ),
+    *(
+      ("sts", row[side], "")
+      for row in rows(tasks, "alike/test.jsonl")
+      for side in ("sentence1", "sentence2")
+    ),
+    *(("qa", row["query"], "") for row in rows(tasks, "ask/pairs.jsonl")),
+    *(
+      ("document", row["positive"], "")
+      for row in rows(tasks, "ask/pairs.jsonl")
+    ),
   ]
-  queries += [("document", r["text"], r["title"]) for r in corpus]
-  for row in rows(tasks, "alike/test.jsonl"):
-    queries += [("sts", row[f"sentence{n}"], "") for n in (1, 2)]
-  for row in rows(tasks, "ask/pairs.jsonl"):
-    queries += [("qa", row["query"], ""), ("document", row["positive"], "")]
-  found = [ours([text], name, [title])[0] for name, text, title in queries]
-  place = describe("unused", model="unused").with_name("v.npy")
+  ours = eg.load(model)
+  found = [ours([text], name, [title])[0] for name, text, title in asked]
+  named = [{"prompt": p, "text": t, "title": x} for p, t, x in asked]
+  place = tmp_path / "v.npy"
 
   def keep(count):
     np.save(place, np.stack(found[:count]))
-    asked = [{"prompt": p, "text": t, "title": x} for p, t, x in queries]
-    write(place.with_suffix(".jsonl"), asked[:count])
+    write(place.with_suffix(".jsonl"), named[:count])
 
-  keep(len(found))
+  keep(len(asked))
   code, scores, _ = evaluate(model, place)
   assert code == 0
   same(scores, *scores["models"])
-  keep(len(found) - 1)
+  keep(len(asked) - 1)
   code, scores, _ = evaluate(model, place)
   assert code == 1
   assert "lacks vectors of 1 of" in scores["failed"]["v.npy"]["ask"]
