@@ -244,8 +244,9 @@ def parse(
     better = overrides.wrong_key(tree, argv) if tree is not None else ""
     raise BadInput(better or f"config: {said}") from None
   for flag in verb.several:
-    if values[flag].value is not None:
-      values[flag].value = ",".join(values[flag].value)
+    given = values[flag].value
+    if given is not None:
+      values[flag].value = ",".join(given)
   lacking = [flag for flag in verb.required if values[flag].value is None]
   if lacking:
     raise BadInput(missing(name, lacking[0]))

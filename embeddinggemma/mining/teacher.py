@@ -9,7 +9,6 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +63,8 @@ class TeacherModel:
   # (texts, the folder) -> nothing, or BadInput if what is kept there of an
   # earlier call was given by another model than the one that answers now.
   verify: Callable[[Sequence[Item], Path], None] | None = None
-  prompts: Mapping[str, str] = MappingProxyType({})  # its own, by name
+  # Its own, by name.
+  prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
   precision: str = ""  # the type of its numbers, for people; "": not known
 
 

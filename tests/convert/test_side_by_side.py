@@ -210,23 +210,39 @@ def test_a_model_of_another_architecture_runs_in_its_library(
   folder = e5(tmp_path, matryoshka_dims=[8, 16, 99])
   words = {"query": "query: ", "passage": "passage: "}
   named = describe("e5", model=str(folder), prompts=words, label="worded")
-  code, found, said = evaluate(model, folder, named)
-  assert code == 0
-  ours, bare, worded = found["models"]
-  assert (bare, worded) == ("e5", "worded")
-  about = found["models"]
-  assert about[bare]["dims"] == about[worded]["dims"] == [16, 8]
-  assert set(about[bare]["prompts"]["find"].values()) == {""}
-  assert about[worded]["prompts"]["find"] == {
+  code, found, said = evaluate(model, named)
+  assert code == 0 and "no prompts are known" not in said
+  ours, worded = found["models"]
+  about = found["models"][worded]
+  assert about["dims"] == [16, 8] and worded == "worded"
+  assert about["prompts"]["find"] == {
     "query": "query: ",
     "document": "passage: ",
   }
-  assert about[worded]["prompts"]["alike"] == {"query": ""}, "as mteb has it"
-  assert said.count("no prompts are known") == 1
-  assert found["quality"][bare] != found["quality"][worded]
-  assert set(found["quality"][ours]["find"]) == {
-    str(dim) for dim in about[ours]["dims"]
-  }
+  assert about["prompts"]["alike"] == {"query": ""}, "as mteb has it"
+  assert list(found["quality"][worded]["find"]) == ["16", "8"]
+  assert list(found["quality"][ours]["find"]) == ["32"]
+
+
+@pytest.mark.slow
+def test_a_model_without_prompts_is_said_once(evaluate, tmp_path):
+  """Beside one of no encoder: a table of vectors, which cuts no text."""
+  folder = e5(tmp_path)
+  st = pytest.importorskip("sentence_transformers", minversion="5.4")
+  parts = pytest.importorskip("sentence_transformers.models")
+  tokenizers = pytest.importorskip("tokenizers")
+  tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+  table = parts.StaticEmbedding(tokenizer, embedding_dim=8)
+  st.SentenceTransformer(modules=[table]).save_pretrained(str(tmp_path / "t"))
+  code, found, said = evaluate(folder, tmp_path / "t")
+  assert code == 0
+  assert said.count("no prompts are known") == 2  # once each
+  bare, static = found["models"]
+  for name, width in ((bare, 16), (static, 8)):
+    about = found["models"][name]
+    assert about["dims"] == [width]
+    assert set(about["prompts"]["find"].values()) == {""}
+  assert found["models"][static]["truncated"] is None
 
 
 @pytest.fixture

@@ -35,9 +35,9 @@ def opened(config: TeachConfig, chosen: Chosen = prompted) -> TeacherModel:
   secret, or to which a key would go in the open.
   """
   address, own = config.teacher, config.service
-  parts = urllib.parse.urlsplit(address)
   keys.require_variable(own.key)
   keys.require_safe(address, bool(own.key))
+  parts = urllib.parse.urlsplit(address)
   if not parts.hostname or not parts.path.rstrip("/").endswith(_END):
     better = urllib.parse.urlunsplit(
       parts._replace(path=f"{parts.path.rstrip('/')}{_END}")
