@@ -50,11 +50,10 @@ def _scores(found: Mapping[str, Any]) -> Table:
       values.append(own.get(metric))
     name = f"{task} {metric}".strip()
     rows.append([name, *_cells(values, systems, task, failed)])
+  title, common = "Quality at full dimension", found["common"]
+  if common and len(common) < len(rows):
+    title += f"; means over the {len(common)} of {len(rows)} tasks that all models have"
   rows += _mean_rows(found, systems)
-  title = "Quality at full dimension"
-  common = found["common"]
-  if common and len(common) < len(rows) - len(_MEANS):
-    title += f"; means over the {len(common)} tasks that all models have"
   return Table(["", *systems], rows, title)
 
 
@@ -130,15 +129,18 @@ def _cut(truncated: Mapping[str, Mapping[str, int]] | None) -> str:
 
 
 def _prompts(found: Mapping[str, Any]) -> Table:
-  """A row for each model and words that it had before texts."""
-  rows = []
+  """A row for words that stood before texts, and the models that had them."""
+  models: dict[tuple[str, str], list[str]] = {}  # (words, tasks) -> labels
   for label, about in found["models"].items():
     tasks: dict[str, list[str]] = {}
     for task, used in about.get("prompts", {}).items():
       for words in dict.fromkeys(used.values()):
         tasks.setdefault(words, []).append(task)
-    rows += [
-      [label, repr(words) if words else _NONE, ", ".join(names)]
-      for words, names in tasks.items()
-    ]
-  return Table(("model", "before texts", "of tasks"), rows, "Prompts", (2,))
+    for words, names in tasks.items():
+      models.setdefault((words, ", ".join(names)), []).append(label)
+  rows = [
+    [repr(words) if words else _NONE, names, ", ".join(labels)]
+    for (words, names), labels in models.items()
+  ]
+  header = ("before texts", "of tasks", "models")
+  return Table(header, rows, "Prompts", prose=(1, 2))
