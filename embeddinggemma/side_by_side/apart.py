@@ -37,8 +37,12 @@ class _Said(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(open_model: Callable[[], TeacherModel]) -> Iterator[TeacherModel]:
+def opened(
+  open_model: Callable[[], TeacherModel],
+) -> Iterator[tuple[TeacherModel, str]]:
   """The model that `open_model` gives, in a process that ends with the block.
+
+  Beside it stands what was printed there while it was opened.
 
   `open_model` is sent there, so it is a function of a module, perhaps with
   arguments (functools.partial). It has neither `prepare` nor `verify`.
@@ -52,7 +56,7 @@ def opened(open_model: Callable[[], TeacherModel]) -> Iterator[TeacherModel]:
     try:
       found: _Said = other.ask(_OPEN)
       count = lambda items: other.ask(_COUNT, items)
-      yield TeacherModel(
+      model = TeacherModel(
         found.about,
         found.width,
         lambda items, own: lambda chunk: other.ask(_ENCODE, chunk),
@@ -61,6 +65,7 @@ def opened(open_model: Callable[[], TeacherModel]) -> Iterator[TeacherModel]:
         prompts=found.prompts,
         precision=found.precision,
       )
+      yield model, other.said
     finally:
       other.end()
 
@@ -100,6 +105,14 @@ class _Other:
       raise fault(answer)
     return answer
 
+  @property
+  def said(self) -> str:
+    """All that it has printed."""
+    try:
+      return self._said.read_text("utf-8", "replace")
+    except OSError:  # it did not come so far
+      return ""
+
   def end(self) -> None:
     """End the process: let it go, or else by force."""
     self._here.close()
@@ -116,10 +129,7 @@ class _Other:
     how = f"ended with code {code}"
     if code is not None and code < 0:
       how = f"was ended by {signal.Signals(-code).name}"
-    text = ""
-    with contextlib.suppress(OSError):
-      text = self._said.read_text("utf-8", "replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in self.said.splitlines() if line.strip()]
     return f"{how}: {lines[-1][:200]}" if lines else how
 
 

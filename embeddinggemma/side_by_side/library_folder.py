@@ -5,6 +5,7 @@ and pickles. And it would make another model of what is none of its embedders.
 """
 
 import pathlib
+import re
 from typing import Any
 
 from embeddinggemma.convert import folder as folders
@@ -15,6 +16,9 @@ from embeddinggemma.types import BadInput
 _OWN = "sentence_transformers."  # begins the package's own modules
 _KIND = "SentenceTransformer"  # what its embedders call themselves
 _COSINE = "cosine"
+# What transformers 5 and 4 print of tensors that no file has.
+_MISSING = re.compile(r"^(\S+)\s*\|\s*(?:\x1b\[[\d;]*m)?MISSING", re.MULTILINE)
+_DRAWN = re.compile(r"newly initialized: \[(.*?)\]", re.DOTALL)
 # Where a model may say which shorter dimensions it was trained for.
 _DIMS = ("matryoshka_dims", "matryoshka_dimensions")
 # Pickles of weights that are loaded, whatever else there is -> what is loaded
@@ -88,6 +92,17 @@ def _require_safe(place: pathlib.Path) -> None:
     for path in sorted(place.iterdir()):
       if safetensors_io.is_pickle(path):
         raise safetensors_io.refusal(path)
+
+
+def missing(said: str) -> list[str]:
+  """The tensors that a model lacks, by what transformers prints as it loads.
+
+  It draws them at random, and no more is heard of it. A pooler, which many files
+  lack, is read by no embedder.
+  """
+  lists = _DRAWN.findall(said)
+  found = [*_MISSING.findall(said), *re.findall(r"'([^']+)'", " ".join(lists))]
+  return [name for name in found if "pooler" not in name.split(".")]
 
 
 def dims(folder: pathlib.Path) -> tuple[int, ...]:

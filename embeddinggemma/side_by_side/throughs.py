@@ -113,7 +113,13 @@ def _library(asked: Asked, setting: Setting) -> Opener:
 
   @contextlib.contextmanager
   def opener() -> Iterator[Contender]:
-    with apart.opened(open_model) as model:
+    with apart.opened(open_model) as (model, said):
+      if missing := library_folder.missing(said):
+        setting.say(
+          f"warning: {label_of(asked)}: {len(missing)} tensors, the first"
+          f" {missing[0]!r}, are not in its files; its library has drawn them at"
+          " random"
+        )
       reading = _reading(asked, model.prompts, is_ours, setting)
       version = importlib.metadata.version(LIBRARY)
       through = f"{LIBRARY} {version}"

@@ -11,6 +11,7 @@ from embeddinggemma.types import BadInput
 
 def well(width: int) -> TeacherModel:
   """A model that does what its texts say."""
+  print("opened", flush=True)
   return TeacherModel(
     {"teacher": "apart", "process": os.getpid()},
     width,

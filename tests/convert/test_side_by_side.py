@@ -20,7 +20,12 @@ from embeddinggemma.data import prompts
 from embeddinggemma.evaluation.kinds.task import EvalTask
 from embeddinggemma.mining.services.config import ServiceConfig
 from embeddinggemma.mining.teacher import Item
-from embeddinggemma.side_by_side import apart, names, prompting
+from embeddinggemma.side_by_side import (
+  apart,
+  library_folder,
+  names,
+  prompting,
+)
 from embeddinggemma.types import BadInput, Stopped
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "mining"))
@@ -222,6 +227,40 @@ def test_a_model_of_another_architecture_runs_in_its_library(
   assert about["prompts"]["alike"] == {"query": ""}, "as mteb has it"
   assert list(found["quality"][worded]["find"]) == ["16", "8"]
   assert list(found["quality"][ours]["find"]) == ["32"]
+
+
+def test_tensors_that_are_drawn_at_random_are_known():
+  five = """[transformers] BertModel LOAD REPORT from: x
+Key                          | Status     |
+-----------------------------+------------+-
+cls.bias                     | UNEXPECTED |
+encoder.0.value.weight       | MISSING    |
+embeddings.weight            | \x1b[31mMISSING\x1b[0m |
+pooler.dense.weight          | MISSING    |
+"""
+  names = ["encoder.0.value.weight", "embeddings.weight"]
+  assert library_folder.missing(five) == names
+  four = (
+    "Some weights of BertModel were not initialized from the model checkpoint"
+    " at x and are newly initialized: ['encoder.0.value.weight',"
+    " 'pooler.dense.bias', 'embeddings.weight']\nYou should probably TRAIN"
+  )
+  assert library_folder.missing(four) == names
+  assert library_folder.missing("Loading weights: 100%") == []
+
+
+@pytest.mark.slow
+def test_tensors_that_are_drawn_at_random_are_said(evaluate, tmp_path):
+  folder = e5(tmp_path)
+  st = pytest.importorskip("safetensors.numpy")
+  file = folder / "model.safetensors"
+  tensors = st.load_file(file)
+  gone = "encoder.layer.0.attention.self.key.weight"
+  del tensors[gone]
+  st.save_file(tensors, file, {"format": "pt"})
+  code, _, said = evaluate(folder)
+  assert code == 0
+  assert f"1 tensors, the first {gone!r}, are not in its files" in said
 
 
 @pytest.mark.slow
@@ -457,8 +496,8 @@ def test_vectors_that_were_made_elsewhere(evaluate, model, tasks, tmp_path):
 def test_a_process_of_its_own():
   """Its faults are ours, and its end ends nothing here."""
   items = lambda *texts: [Item("", text, "") for text in texts]
-  with apart.opened(functools.partial(apart_models.well, 3)) as model:
-    assert model.about["process"] != os.getpid()
+  with apart.opened(functools.partial(apart_models.well, 3)) as (model, said):
+    assert model.about["process"] != os.getpid() and said == "opened\n"
     assert (model.width, model.prompts) == (3, {"query": "q: "})
     assert model.counts is None and model.origin() == {"name": "a model"}
     encode = model.start([], pathlib.Path())
