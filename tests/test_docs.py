@@ -5,8 +5,8 @@ a command that another page has run is not run again. Each command is first read
 as it is written, so that an unknown flag, config key or value fails, and then
 run with what SMALL adds. Not run here:
 
-- teachers behind an API, which tests/mining asks, and mteb, whose data are on
-  the Hub and which tests/convert runs (SERVICE);
+- models behind an API or in other packages, which tests/mining and tests/convert
+  ask, and mteb, whose data are on the Hub and which tests/convert runs (SERVICE);
 - the whole recipe, which tests/test_recipe.py runs (ELSEWHERE);
 - launches on pods, which are rendered (--dry-run) and whose commands are checked
   against the slice; and `compile`, which tests/tpu runs where libtpu is;
@@ -114,8 +114,9 @@ FOREIGN = {
   ),
   "source": re.compile(r"source \.venv/bin/activate"),
 }
-# What is not here; tests/mining has teachers that are on loopback.
-SERVICE = r"--config\.teacher=(gemini:|https?://)|--mteb="
+# What is not here; tests/mining has teachers that are on loopback, and
+# tests/convert models of other packages.
+SERVICE = r"--config\.teacher=(gemini:|https?://)|--mteb=|--model=.*sentence-transformers:"
 PACKAGES = {"skypilot[gcp]", "libtpu", "xllamacpp", "sentence-transformers"}
 SHELL = {"echo", "mkdir", "printf"}
 PLACEHOLDERS = {"--flag", "--config.some.key"}

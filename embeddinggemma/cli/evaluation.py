@@ -9,7 +9,12 @@ from typing import Any
 from absl import flags
 
 from embeddinggemma import cache
-from embeddinggemma.cli import benchmarks, comparison, long_context
+from embeddinggemma.cli import (
+  benchmarks,
+  comparison,
+  long_context,
+  side_by_side,
+)
 from embeddinggemma.cli.flags import console, file_of, missing
 from embeddinggemma.evaluation import prompting, quality, suite
 from embeddinggemma.evaluation.published import compare
@@ -32,13 +37,17 @@ def evaluate(values: flags.FlagValues) -> int:
 
   The tasks are those of --data, or else the model's own held-out pairs. Of pairs
   in another format than pairs.jsonl, --data names the file. --mteb names tasks
-  of the mteb package instead. Returns 1 if a task fails; the others are scored.
-  With --scores, nothing is: what was scored before is compared.
+  of the mteb package instead; --suite makes them of running text. Several models,
+  and one that others run, are scored side by side. Returns 1 if a task or a model
+  fails; the others are scored. With --scores, nothing is: what was scored before
+  is compared.
   """
   require_flags(values)
   if values.scores is not None:
     comparison.of_file(values)
     return 0
+  if side_by_side.is_asked(values):
+    return side_by_side.evaluate(values)
   if values.suite is not None:
     long_context.evaluate(values)
     return 0

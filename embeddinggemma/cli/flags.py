@@ -25,6 +25,9 @@ class Verb(NamedTuple):
   required: Sequence[str] = ()
   optional: Sequence[str] = ()
   words: bool = False  # whether words, such as a query, may follow the flags
+  # Text flags that may be given again; the values are joined by commas. Of any
+  # other flag, the last value counts.
+  several: Sequence[str] = ()
 
 
 # Every flag of every verb: default and help.
@@ -274,6 +277,10 @@ def parse(
     tree = _tree_alone(name, verb, argv)
     better = overrides.wrong_key(tree, argv) if tree is not None else ""
     raise BadInput(better or f"config: {said}") from None
+  for flag in verb.several:
+    given = values[flag].value
+    if given is not None:
+      values[flag].value = ",".join(given)
   lacking = [flag for flag in verb.required if values[flag].value is None]
   if lacking:
     raise BadInput(missing(name, lacking[0]))
@@ -295,6 +302,8 @@ def _flags_of(verb: Verb, argv: Sequence[str]) -> flags.FlagValues:
   for flag in (*verb.required, *verb.optional):
     if flag == "config":
       _define_config(values, argv)
+    elif flag in verb.several:
+      flags.DEFINE_multi_string(flag, *TEXT_FLAGS[flag], flag_values=values)
     elif flag in TEXT_FLAGS:
       flags.DEFINE_string(flag, *TEXT_FLAGS[flag], flag_values=values)
     elif flag in NUMBER_FLAGS:

@@ -22,7 +22,8 @@ VERBS = {
     ("skip_bad_rows", "fields"),
   ),
   "evaluate": Verb(
-    "score a model at every Matryoshka dimension, or on mteb's tasks; compare",
+    "score a model at every Matryoshka dimension, or on mteb's tasks; compare;"
+    " --model=A,B: side by side, whatever runs them",
     "evaluation:evaluate",
     (),
     (
@@ -42,7 +43,9 @@ VERBS = {
       "lengths",
       "scores",
       "json",
+      "yes",
     ),
+    several=("model",),
   ),
   "prepare": Verb(
     "make the shards that training reads; show what the model will see",

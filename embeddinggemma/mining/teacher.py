@@ -60,6 +60,12 @@ class TeacherModel:
   # Seconds a token, of a teacher that may not be tried to find out, because it
   # is paid for; None: it may.
   pace: float | None = None
+  # (texts, the folder) -> nothing, or BadInput if what is kept there of an
+  # earlier call was given by another model than the one that answers now.
+  verify: Callable[[Sequence[Item], Path], None] | None = None
+  # Its own, by name.
+  prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  precision: str = ""  # the type of its numbers, for people; "": not known
 
 
 def items_of(pairs: Iterable[Pair | SingleText]) -> list[Item]:

@@ -1,6 +1,6 @@
 """A server on loopback that speaks OpenAI's protocol and Gemini's, or misbehaves.
 
-Its vectors say which text they are of. `behave` is a list of what to do with
+Its vectors say which text they are of, or are those of a model. `behave` is a list of what to do with
 the next requests, each once; then it behaves.
 """
 
@@ -28,7 +28,8 @@ class Server(http.server.ThreadingHTTPServer):
 
   daemon_threads = True
 
-  def __init__(self):
+  def __init__(self, vector_of):
+    self.vector_of = vector_of
     super().__init__(("127.0.0.1", 0), Handler)
     self.requests, self.behave, self.headers = [], [], []
     self.answered = 0
@@ -44,9 +45,9 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving():
-  """A server that runs within the block."""
-  server = Server()
+def serving(vector_of=None):
+  """A server that runs within the block; `vector_of`: text -> its vector."""
+  server = Server(vector_of)
   thread = threading.Thread(target=server.serve_forever, args=(0.02,))
   thread.start()
   try:
@@ -77,9 +78,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
       server.requests.append((kinds, texts))
     else:
       texts = body["input"]
-      found = [
-        vector(text, width=body.get("dimensions", WIDTH)) for text in texts
-      ]
+      width = body.get("dimensions", WIDTH)
+      usual = lambda text: vector(text, width=width)
+      found = [*map(server.vector_of or usual, texts)]
       rows = [{"index": n, "embedding": row} for n, row in enumerate(found)]
       tree = {"data": rows, "model": body.get("model", "served")}
       server.requests.append((body, texts))

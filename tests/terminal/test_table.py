@@ -17,6 +17,7 @@ from embeddinggemma.report import (
   prompting,
   published,
   report,
+  side_by_side,
   students,
 )
 from embeddinggemma.sweep import table as sweeps
@@ -157,8 +158,67 @@ LENGTHS = {
     for task in ("needle", "passage")
   ],
 }
+# Two models, one of which failed at a task, and a third that failed as a whole.
+BESIDE = {
+  "models": {
+    "ours": {
+      "through": "this project",
+      "dims": [32, 16],
+      "precision": "float",
+      "truncated": {"a-task": {"cut": 3, "of": 41}},
+      "prompts": {"a-task": {"query": "q: "}, "b-task": {"query": "q: "}},
+    },
+    "e5": {
+      "through": "sentence-transformers 6.2.0",
+      "dims": [24],
+      "precision": "",
+      "truncated": None,
+      "prompts": {"a-task": {"query": "q: "}, "b-task": {"query": "q: "}},
+    },
+    "gone": {"given": "http://h/v1/embeddings"},
+  },
+  "quality": {
+    "BM25 plain": {"a-task": {"": {"ndcg@10": 0.111}}},
+    "char TF-IDF": {},
+    "ours": {
+      "a-task": {"32": {"ndcg@10": 0.222}, "16": {"ndcg@10": 0.212}},
+      "b-task": {"32": {"spearman": 0.333}, "16": {"spearman": 0.323}},
+    },
+    "e5": {"a-task": {"24": {"ndcg@10": 0.444}}},
+    "gone": {},
+  },
+  "main": {"a-task": "ndcg@10", "b-task": "spearman"},
+  "common": ["a-task"],
+  "summary": {
+    "ours": {
+      "mean_task": {"32": 0.225, "16": 0.215},
+      "mean_type": {"32": 0.226, "16": 0.216},
+    },
+    "e5": {"mean_task": {"24": 0.445}, "mean_type": {"24": 0.446}},
+  },
+  "failed": {"e5": {"b-task": "NaN"}, "gone": {"": "no connection"}},
+  "notes": {"a-task": ["one query: no mean"]},
+}
+NAMES = ["a-task ndcg@10", "b-task spearman", "mean over tasks", "BM25 plain"]
+BESIDE_TABLES = [
+  [
+    *NAMES,
+    *("mean over types", "ours", "e5", "gone", "failed"),
+    *("0.222", "0.444", "0.333", "0.111", "0.225", "0.445", "0.226", "0.446"),
+  ],
+  ["dimension", "ours", "e5", "32", "16", "24", "0.225", "0.215", "0.445"],
+  ["this project", "6.2.0", "float", "not known", "3 of 41", "failed"],
+  ["'q: '", "a-task", "b-task", "ours", "e5"],
+]
 # Table -> the names and figures that must be seen, whatever the width.
 TABLES = {
+  **{
+    f"side by side {n}": (
+      lambda n=n: list(side_by_side.tables(BESIDE))[n],
+      parts,
+    )
+    for n, parts in enumerate(BESIDE_TABLES)
+  },
   "quality": (
     lambda: report.terminal_table({"quality": QUALITY}),
     [f"{system} @ {dim}" for system in SYSTEMS for dim in (1, 2)]
@@ -366,6 +426,16 @@ def render(table: Table, width: int) -> list[str]:
 def squeezed(text: str) -> str:
   """A text without white space: what is folded is there all the same."""
   return "".join(text.split())
+
+
+def test_what_failed_is_told_below_the_tables():
+  assert list(side_by_side.lines(BESIDE)) == [
+    "note: a-task: one query: no mean",
+    "failed: e5: b-task: NaN",
+    "failed: gone: no connection",
+  ]
+  [title, *_] = render(next(iter(side_by_side.tables(BESIDE))), 200)
+  assert "means over the 1 of 2 tasks that all models have" in title
 
 
 @pytest.mark.parametrize("width", WIDTHS)

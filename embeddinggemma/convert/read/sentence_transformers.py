@@ -65,6 +65,37 @@ def is_folder(path: pathlib.Path) -> bool:
   return (path / MODULES).is_file()
 
 
+def is_embeddinggemma(folder: pathlib.Path) -> bool:
+  """Whether a folder is meant to be an EmbeddingGemma, whole or not.
+
+  That is a Gemma 3 with attention in both directions, or with its modules; one
+  whose encoder is an adapter counts too. BadInput if modules.json is damaged.
+  """
+  kinds, places, _ = _paths(folder)
+  if adapters.is_alone(places[0]):
+    return True
+  if not folders.has(places[0], "config.json"):
+    return False
+  tree = folders.read_json(places[0], "config.json")
+  if tree.get("model_type") != "gemma3_text":
+    return False
+  both = tree.get("use_bidirectional_attention") is True
+  return both or tuple(kind.split(".")[-1] for kind in kinds) == KINDS
+
+
+class Module(NamedTuple):
+  """A module of a folder: its class, and where its files are."""
+
+  kind: str
+  place: pathlib.Path
+
+
+def modules(folder: pathlib.Path) -> list[Module]:
+  """All modules that a folder names; BadInput if modules.json is damaged."""
+  found = _paths(folder)
+  return list(map(Module, found.kinds, found.places))
+
+
 def read(folder: pathlib.Path, base: Imported | None = None) -> Imported:
   """Read the model of a folder: everything is checked, tensors stay on disk.
 

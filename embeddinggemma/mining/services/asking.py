@@ -22,6 +22,9 @@ from embeddinggemma.types import BadInput
 _MOST_TOKENS = 100_000  # of a request; OpenAI's limit is three times that
 _EVERY = 30.0  # seconds after which it says how far it is
 _BACKOFF = 60.0  # seconds: the longest wait that is ours
+# Cosine of two vectors of one text from one model, which may round otherwise in
+# another batch; of two models it is far below.
+_SAME = 0.99
 # Statuses whose reason may be the number of texts of a request.
 _OF_SIZE = (400, 413, 422)
 
@@ -76,6 +79,28 @@ class Asker:
           f"{self._service.name}: {len(self._answers):,} answers so far"
         )
 
+  def verify(self, sent: Sent) -> None:
+    """Ask again for a text that has an answer.
+
+    Raises BadInput if the vector is another one, so that another model answers
+    now than then, and as `fill` does.
+    """
+    reply = self._reply([sent])
+    given = next(iter(reply.vectors), None)
+    try:
+      now = vector_of(given, self._answers.width)
+    except faults.Nonsense as fault:
+      raise self._failed(f"the vector of {sent.text[:60]!r} {fault}") from None
+    before = self._answers.of([sent])[0]
+    norms = np.linalg.norm(now) * np.linalg.norm(before)
+    cosine = float(now @ before / norms)
+    if cosine < _SAME:
+      raise BadInput(
+        f"{self._service.name}: {sent.text[:60]!r} has another vector than on"
+        f" {self._answers.dates[-1]} (cosine {cosine:.3f}), so another model"
+        f" answers; delete {self._answers.folder} to ask it for all texts"
+      )
+
   def _batches(self, sent: Sequence[Sent]) -> Iterator[list[Sent]]:
     """Texts of one kind that go together.
 
@@ -117,6 +142,7 @@ class Asker:
           of_size = fault.status in _OF_SIZE and len(batch) > 1
           raise self._failed(said + (more if of_size else "")) from None
       if tried == config.tries:
+        self._reached = False  # it may be gone: it is waited for no more
         raise self._failed(f"{said}, {tried} times")
       self._wait(said, wait, tried)
     raise AssertionError("the last try returns or raises")
@@ -157,7 +183,7 @@ class Asker:
     if before and now and before != now:
       raise self._failed(
         f"the model that answers is {now!r}, and was {before!r} before, whose"
-        " vectors these do not match; teach into another folder"
+        " vectors these do not match; name another output"
       )
     if len(reply.vectors) != len(batch):
       raise self._failed(f"{len(reply.vectors)} vectors for {len(batch)} texts")

@@ -56,7 +56,7 @@ def line(name: str, found: Forecast, config: ServiceConfig) -> str:
     return f"{name}: all {found.texts:,} texts are answered already"
   before = f", beside {found.answered:,} answered" if found.answered else ""
   price = config.price_per_million
-  cost = "at no price that is known (--config.service.price_per_million)"
+  cost = "at no price that is known (service.price_per_million)"
   if price:
     dollars = found.tokens * price / 1e6
     amount = f"about ${dollars:.2f}" if dollars >= 0.01 else "less than $0.01"

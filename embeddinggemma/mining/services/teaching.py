@@ -42,6 +42,7 @@ def teacher_model(
     work.start,
     origin=lambda: {**origin, **work.answered},
     prepare=work.prepare,
+    verify=work.verify,
     pace=_pace(config),
   )
 
@@ -88,6 +89,13 @@ class _Work:
     if found.pending:
       self._asking(answers)
       forecasts.confirm(said, found, self._config)
+
+  def verify(self, items: Sequence[Item], directory: pathlib.Path) -> None:
+    """Ask again for one of the texts that have an answer, if any has."""
+    answers = self._open(directory)
+    kept = (sent for sent in map(self._sent_of, items) if sent in answers)
+    if (one := next(kept, None)) is not None:
+      self._asking(answers).verify(one)
 
   def start(self, items: Sequence[Item], own: pathlib.Path) -> Encode:
     """What encodes a chunk; answers lie beside the folder of the vectors."""

@@ -5,6 +5,7 @@ speak: {"input": [...], "model"?, "dimensions"?} is answered by {"data":
 [{"index", "embedding"}, ...], "model"?}.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -20,31 +21,31 @@ from embeddinggemma.mining.services.config import ServiceConfig
 from embeddinggemma.mining.services.teaching import teacher_model
 from embeddinggemma.mining.teacher import TeacherModel
 from embeddinggemma.mining.teachers.kind import Kind, TeachConfig
-from embeddinggemma.mining.teachers.prompting import prompted
+from embeddinggemma.mining.teachers.prompting import Chosen, prompted
 from embeddinggemma.types import BadInput
 
 _END = "/embeddings"
 _MOST = 2048  # texts of a request, as OpenAI allows
 
 
-def opened(config: TeachConfig) -> TeacherModel:
+def opened(config: TeachConfig, chosen: Chosen = prompted) -> TeacherModel:
   """The model that `config.service` names, behind the address of the teacher.
 
-  Raises BadInput for an address that is none of /v1/embeddings, that holds a
+  `chosen` says which of `config.service.prompts` a text has. Raises BadInput for an address that is none of /v1/embeddings, that holds a
   secret, or to which a key would go in the open.
   """
   address, own = config.teacher, config.service
-  parts = urllib.parse.urlsplit(address)
   keys.require_variable(own.key)
   keys.require_safe(address, bool(own.key))
+  parts = urllib.parse.urlsplit(address)
   if not parts.hostname or not parts.path.rstrip("/").endswith(_END):
     better = urllib.parse.urlunsplit(
       parts._replace(path=f"{parts.path.rstrip('/')}{_END}")
     )
     raise BadInput(
-      f"teacher={address} is no address of embeddings; do you mean {better}?"
+      f"{address} is no address of embeddings; do you mean {better}?"
     )
-  words = _prompts(own.prompts)
+  words = prompts_of(own.prompts)
   service = Service(
     f"{own.model or 'the model'} at {parts.hostname}",
     {"address": address, "model": own.model, "dimensions": own.dimensions},
@@ -58,8 +59,9 @@ def opened(config: TeachConfig) -> TeacherModel:
     "name": own.model or parts.hostname,
     "service": parts.hostname,
   }
-  sent_of = lambda item: Sent("", "".join(prompted(words, item)))
-  return teacher_model(service, own, sent_of, about, origin)
+  sent_of = lambda item: Sent("", "".join(chosen(words, item)))
+  model = teacher_model(service, own, sent_of, about, origin)
+  return dataclasses.replace(model, prompts=words)
 
 
 def _ask(
@@ -103,8 +105,11 @@ def reply_of(answer: Any) -> Reply:
   )
 
 
-def _prompts(given: str) -> Mapping[str, str]:
-  """The words before texts, by name of the prompt; BadInput if unreadable."""
+def prompts_of(given: str) -> Mapping[str, str]:
+  """The prompts that a setting means, by name; BadInput if unreadable.
+
+  It is "none", "embeddinggemma" for our own, or a JSON file of them.
+  """
   if given == "none":
     return {}
   if given == "embeddinggemma":
@@ -114,7 +119,7 @@ def _prompts(given: str) -> Mapping[str, str]:
     tree = json.loads(path.read_text("utf-8"))
   except (OSError, ValueError) as error:
     raise BadInput(
-      f"service.prompts={given} is neither none, embeddinggemma nor a JSON file"
+      f"prompts={given} is neither none, embeddinggemma nor a JSON file"
       f" ({error})"
     ) from None
   found = tree.get("prompts", tree) if isinstance(tree, dict) else None

@@ -64,12 +64,12 @@ def opened(config: TeachConfig) -> TeacherModel:
   if not model or (own.model and own.model != model):
     other = f", and service.model={own.model} names another" if model else ""
     raise BadInput(
-      f"teacher={config.teacher}{other}; name the model as in"
+      f"{config.teacher}{other}; name the model as in"
       " gemini:gemini-embedding-001"
     )
   if not _is_installed():  # before a person is asked what it may cost
     raise BadInput(
-      "a teacher of the Gemini API needs google-genai; pip install"
+      "a model of the Gemini API needs google-genai; pip install"
       " 'embeddinggemma[gemini]'"
     )
   keys.require_variable(own.key)

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,11 @@ from embeddinggemma.convert import origin
 from embeddinggemma.convert.certify import golden, runtimes
 from embeddinggemma.convert.read import gguf, gguf_file
 from embeddinggemma.convert.tensors import Imported
-from embeddinggemma.data import prompts, truncation
+from embeddinggemma.data import truncation
 from embeddinggemma.data.tokenizer import Tokenizer
 from embeddinggemma.mining.teacher import CHUNK, Item, TeacherModel
 from embeddinggemma.mining.teachers.kind import Kind, TeachConfig
+from embeddinggemma.mining.teachers.prompting import Chosen, by_name
 from embeddinggemma.model import identity
 from embeddinggemma.types import IDENTITY, BadInput
 
@@ -33,15 +34,15 @@ _TOGETHER = 4  # texts of a micro-batch, at most
 _TOKENS = 256  # of a micro-batch, unless a text is longer
 
 
-def opened(config: TeachConfig) -> TeacherModel:
+def opened(config: TeachConfig, chosen: Chosen = by_name) -> TeacherModel:
   """The model of a GGUF file as a teacher.
 
-  Raises BadInput if there is none, if it is no EmbeddingGemma, or if llama.cpp
-  is not installed.
+  `chosen` says which of the file's prompts a text has. Raises BadInput if there
+  is no file, if it is no EmbeddingGemma, or if llama.cpp is not installed.
   """
   path = pathlib.Path(config.teacher)
   if not path.is_file():
-    raise BadInput(f"teacher={path} does not exist; give a .gguf file")
+    raise BadInput(f"{path} does not exist; give a .gguf file")
   keys = gguf_file.read_header(path).keys
   architecture = keys.get("general.architecture")
   if architecture != gguf.EMBEDDER:
@@ -53,11 +54,11 @@ def opened(config: TeachConfig) -> TeacherModel:
     raise BadInput(
       f"{path} is a model of architecture {architecture!r}, and only"
       f" {gguf.EMBEDDER!r} is run here; start llama-server --embeddings -m"
-      f" {path.name}, and give teacher=http://127.0.0.1:8080/v1/embeddings"
+      f" {path.name}, and name http://127.0.0.1:8080/v1/embeddings"
     )
   if _runtime() is None:
     raise BadInput(
-      f"teacher={path} is run by llama.cpp: pip install"
+      f"{path} is run by llama.cpp: pip install"
       f" 'embeddinggemma[gguf]'; or import --from={path}, and give the folder"
       " that this makes"
     )
@@ -71,13 +72,21 @@ def opened(config: TeachConfig) -> TeacherModel:
     IDENTITY: identity.parts(model.config, tokenizer.identity, model.prompts),
   }
   threads = config.threads or os.cpu_count() or 1
-  encode = functools.partial(_encode, path, model, tokenizer, threads)
+
+  def texts_of(items: Sequence[Item]) -> list[str]:
+    return ["".join(chosen(model.prompts, item)) for item in items]
+
+  def encode(items: Sequence[Item]) -> Float[np.ndarray, "n _T"]:
+    return _encode(path, model, tokenizer, threads, texts_of(items))
+
   return TeacherModel(
     about,
     model.config.embed_dim,
     lambda items, own: encode,
-    functools.partial(_counts, model, tokenizer),
+    functools.partial(_counts, model, tokenizer, texts_of),
     functools.partial(_origin, path, model, weights),
+    prompts=model.prompts,
+    precision=_types(model),
   )
 
 
@@ -92,13 +101,13 @@ def _encode(
   model: Imported,
   tokenizer: Tokenizer,
   threads: int,
-  items: Sequence[Item],
+  texts: Sequence[str],
 ) -> Float[np.ndarray, "n _T"]:
   """llama.cpp's vectors of texts; BadInput, in its own words, for none."""
   runtime = _runtime()
   assert runtime is not None, "opened() asks for it"
   longest = model.config.max_length
-  ids, _ = tokenizer.encode_batch(_prompted(model.prompts, items), longest)
+  ids, _ = tokenizer.encode_batch(texts, longest)
   found = []
   for start in range(0, len(ids), _ASKED):
     some = [golden.Item(None, row) for row in ids[start : start + _ASKED]]
@@ -115,26 +124,25 @@ def _encode(
   return np.concatenate(found)
 
 
-def _prompted(own: Mapping[str, str], items: Sequence[Item]) -> list[str]:
-  """The texts with the model's own prompts, as `eg.load` of it has them."""
-  return [
-    prompts.with_prompt(
-      prompts.prompt_named(item.prompt, own), item.text, item.title
-    )
-    for item in items
-  ]
-
-
 def _counts(
-  model: Imported, tokenizer: Tokenizer, items: Sequence[Item]
+  model: Imported,
+  tokenizer: Tokenizer,
+  texts_of: Callable[[Sequence[Item]], list[str]],
+  items: Sequence[Item],
 ) -> truncation.Counts:
   """How many of the texts are cut, counted chunk by chunk."""
   counts = truncation.Counts()
   for start in range(0, len(items), CHUNK):
-    texts = _prompted(model.prompts, items[start : start + CHUNK])
+    texts = texts_of(items[start : start + CHUNK])
     lengths = np.array(tokenizer.counts(texts), np.int64)
     counts.add(truncation.of_lengths(lengths, model.config.max_length))
   return counts
+
+
+def _types(model: Imported) -> str:
+  """The types of the file's tensors, for people: those with most first."""
+  counts = model.source.get("tensor_types", {})
+  return ", ".join(sorted(counts, key=lambda name: -counts[name]))
 
 
 def _origin(

@@ -1,9 +1,24 @@
 """Which of a model's own prompts goes before a text."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from embeddinggemma.data import prompts
 from embeddinggemma.mining.teacher import Item
+
+# (a model's own prompts by name, a text) -> what goes before it, and the text.
+Chosen = Callable[[Mapping[str, str], Item], tuple[str, str]]
+
+
+def by_name(own: Mapping[str, str], item: Item) -> tuple[str, str]:
+  """The prompt that the item names, as `eg.load` of the model has it."""
+  words = prompts.prompt_named(item.prompt, own)
+  return "", prompts.with_prompt(words, item.text, item.title)
+
+
+def given(own: Mapping[str, str], item: Item) -> tuple[str, str]:
+  """The item's prompt as words, not as the name of any; it has no title."""
+  del own
+  return item.prompt, item.text
 
 
 def prompted(own: Mapping[str, str], item: Item) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,15 +16,16 @@ from embeddinggemma.convert.read import sentence_transformers as reading
 from embeddinggemma.data import truncation
 from embeddinggemma.mining.teacher import CHUNK, Item, TeacherModel
 from embeddinggemma.mining.teachers.kind import CHOICES, Kind
-from embeddinggemma.mining.teachers.prompting import prompted
+from embeddinggemma.mining.teachers.prompting import Chosen, prompted
 from embeddinggemma.types import IDENTITY, BadInput
 
 
-def opened(name: str) -> TeacherModel:
+def opened(name: str, chosen: Chosen = prompted) -> TeacherModel:
   """A sentence-transformers model as a teacher, with its own prompts.
 
-  It is read from disk only. Raises BadInput if the package is not installed, if
-  the model is not there, or if it is an EmbeddingGemma that is read without EOS.
+  It is read from disk only. `chosen` says which prompt a text has. Raises
+  BadInput if the package is not installed, if the model is not there, or if it
+  is an EmbeddingGemma that is read without EOS.
   """
   folder = pathlib.Path(name)
   if reading.is_folder(folder):
@@ -41,6 +43,10 @@ def opened(name: str) -> TeacherModel:
     )
   except (OSError, ValueError) as error:
     reason = str(error).split("\n")[0]
+    if folder.is_dir():
+      raise BadInput(
+        f"{name}: sentence-transformers cannot open it ({reason})"
+      ) from None
     raise BadInput(
       f"{name}: no sentence-transformers model on this machine ({reason}); a"
       f" teacher is {CHOICES}"
@@ -50,7 +56,7 @@ def opened(name: str) -> TeacherModel:
   def vectors(items: Sequence[Item]) -> Float[np.ndarray, "n _T"]:
     # The prompt goes apart: some models leave it out when they pool.
     places: dict[str, list[int]] = {}
-    inputs = [prompted(own, item) for item in items]
+    inputs = [chosen(own, item) for item in items]
     for place, (prompt, _) in enumerate(inputs):
       places.setdefault(prompt, []).append(place)
     found = {}
@@ -60,8 +66,9 @@ def opened(name: str) -> TeacherModel:
       found |= zip(members, np.asarray(rows, np.float32))
     return np.stack([found[place] for place in range(len(items))])
 
-  digest = hashlib.sha256()
+  digest, types = hashlib.sha256(), set()
   for key, tensor in sorted(model.state_dict().items()):
+    types.add(str(getattr(tensor, "dtype", "")).removeprefix("torch."))
     digest.update(key.encode())
     digest.update(tensor.detach().cpu().float().numpy().tobytes())
   about = {
@@ -80,13 +87,15 @@ def opened(name: str) -> TeacherModel:
     about,
     width,
     lambda items, file: vectors,
-    _counts(model, own),
+    _counts(model, own, chosen),
     functools.partial(_origin, name, digest.hexdigest()),
+    prompts=own,
+    precision=", ".join(sorted(filter(None, types))),
   )
 
 
 def _counts(
-  model: Any, own: Mapping[str, str]
+  model: Any, own: Mapping[str, str], chosen: Chosen
 ) -> Callable[[Sequence[Item]], truncation.Counts] | None:
   """What counts the texts that a sentence-transformers model cuts.
 
@@ -95,14 +104,17 @@ def _counts(
   """
   most = getattr(model, "max_seq_length", None)
   tokenizer: Any = getattr(model, "tokenizer", None)
-  if most is None or not hasattr(tokenizer, "num_special_tokens_to_add"):
+  known = hasattr(tokenizer, "num_special_tokens_to_add") and callable(
+    tokenizer
+  )
+  if most is None or not math.isfinite(most) or not known:
     return None
 
   def counts(items: Sequence[Item]) -> truncation.Counts:
     found = truncation.Counts()
     for start in range(0, len(items), CHUNK):
       chunk = items[start : start + CHUNK]
-      texts = ["".join(prompted(own, item)) for item in chunk]
+      texts = ["".join(chosen(own, item)) for item in chunk]
       read = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
       lengths = np.array([len(ids) for ids in read])
       found.add(truncation.of_lengths(lengths, most))

@@ -19,7 +19,7 @@ from embeddinggemma.mining.teacher import Encode, Item, TeacherModel
 from embeddinggemma.mining.teachers.kind import Kind, TeachConfig
 from embeddinggemma.types import BadInput
 
-_ENDING = ".npy"
+ENDING = ".npy"
 _READ = 2**16  # rows that are compared at a time
 
 _Key = tuple[str, str | None, str | None]  # text, prompt's words, title
@@ -207,7 +207,7 @@ def _hash(path: pathlib.Path) -> str:
 
 def recognises(config: TeachConfig) -> bool:
   """Whether the teacher is a file of vectors."""
-  return config.teacher.endswith(_ENDING)
+  return config.teacher.endswith(ENDING)
 
 
 KIND = Kind(recognises, opened)

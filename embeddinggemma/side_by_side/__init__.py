@@ -1,0 +1,1 @@
+"""Models of this project and others, scored on the same tasks in one run."""
