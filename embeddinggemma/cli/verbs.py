@@ -22,8 +22,7 @@ VERBS = {
     ("skip_bad_rows", "fields"),
   ),
   "evaluate": Verb(
-    "score a model at every Matryoshka dimension, or on mteb's tasks; compare;"
-    " --model=A,B: side by side, whatever runs them",
+    "score models on tasks of yours or mteb's; compare them, and with the paper",
     "evaluation:evaluate",
     (),
     (

@@ -54,7 +54,10 @@ def evaluate(
   openers = dict(_labelled(asked, setting))
   result: dict[str, Any] = {
     "models": {},
-    "quality": dict(suite.baselines(setting.tasks)),
+    "quality": {
+      system: suite.values(found)
+      for system, found in suite.by_words(setting.tasks).items()
+    },
     "notes": quality.notes(setting.tasks),
     "failed": {},
   }
