@@ -554,8 +554,11 @@ def test_a_whole_suite_stands_among_its_peers(tmp_path, capsys, monkeypatch):
     assert row.split() in lines
 
 
-def test_means_that_leave_a_task_out_have_ours_over_the_same(capsys, tmp_path):
+def test_means_that_leave_a_task_out_have_ours_over_the_same(
+  capsys, tmp_path, monkeypatch
+):
   """What the paper prints for its peers on code is without one task."""
+  monkeypatch.setenv("COLUMNS", "200")
   path = tmp_path / "scores.json"
   path.write_text(json.dumps(dict(WHOLE[CODE].tasks)))
   argv = ["evaluate", "--compare=paper", f"--scores={path}"]
