@@ -117,7 +117,7 @@ VERBS = {
     ("part", "base"),
   ),
   "export": Verb(
-    f"a model out, for {formats.programs()}, a certificate and a model card",
+    f"a model out, for {formats.programs()}: certificate, model card",
     "models:export",
     ("model", "format", "output"),
     ("dtype", "uncertified", "scores", "card"),

@@ -11,6 +11,7 @@ from embeddinggemma.convert.card import scores
 from embeddinggemma.convert.certify import runtimes
 from embeddinggemma.types import BadInput
 
+ESCAPED = "\\|"  # in a cell
 WORDS = "task: sentence similarity | query: "
 
 
@@ -106,7 +107,7 @@ def test_scores_stand_with_prompts_and_intervals(model, digest, tmp_path):
     '| bank \\<b\\> | ndcg\\@10 | queries: `"task: search result \\| query: "`;'
     ' documents: `"title: none \\| text: "`'
     " | 0.9100 (0.9000 to 0.9200) | 0.9000 |",
-    f'| sts | spearman | query: `"{WORDS}"`'.replace(" | q", " \\| q"),
+    f'| sts | spearman | query: `"{WORDS.replace("|", ESCAPED)}"`',
     "| mean over tasks |  |  | 0.8550 (0.8100 to 0.9000) | 0.8450 |",
     "Scores without brackets have no interval on record.",
     "- sts\\: few texts",

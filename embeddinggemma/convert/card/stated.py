@@ -53,7 +53,7 @@ def read(path: str) -> Stated:
   if not isinstance(tree, dict):
     known = ", ".join(Stated._fields)
     raise BadInput(f"--card={path} holds no keys; it may have {known}")
-  found = {}
+  found: dict[str, Any] = {}
   for key, value in tree.items():
     if key not in _READERS:
       near = suggest(str(key), list(Stated._fields))

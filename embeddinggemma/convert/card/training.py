@@ -246,7 +246,7 @@ def _clean(facts: Facts) -> str:
 def commands(facts: Facts) -> str:
   """The commands that made it, as far as they were typed, and versions."""
   typed = [str(stage.get("command") or "") for stage in facts.stages]
-  found = list(dict.fromkeys(filter(None, [*typed, facts.command])))
+  found = list(dict.fromkeys(c for c in [*typed, facts.command] if c))
   unknown = sum(not command for command in typed)
   note = (
     f"Of {unknown:,} stages the command is {NOT_RECORDED}, as when Python calls"
