@@ -50,7 +50,7 @@ def run(plan: Plan, workdir: pathlib.Path, console: Console) -> dict[str, Any]:
       note = _known(task, done[name])
       note = note if cached else f"{done[name].seconds:.0f} s"
       console.print(f"{name}: {note}", highlight=False)
-    summary = {
+    summary: dict[str, Any] = {
       "stages": _rows(workdir, done),
       "seconds": round(time.perf_counter() - began, 2),
       **plan.summary(done),
