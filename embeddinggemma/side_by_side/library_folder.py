@@ -117,6 +117,11 @@ def dims(folder: pathlib.Path) -> tuple[int, ...]:
   return tuple(dim for dims in lists for dim in dims if type(dim) is int)
 
 
+def default_prompt(folder: pathlib.Path) -> str:
+  """The name of the prompt that a model has where none is named; or ""."""
+  return str(_settings(folder).get("default_prompt_name") or "")
+
+
 def similarity(folder: pathlib.Path) -> str:
   """What a model compares vectors by, if that may differ from cosines; or ""."""
   last = reading.modules(folder)[-1].kind.rpartition(".")[2]

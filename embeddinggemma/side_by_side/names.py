@@ -29,6 +29,7 @@ class Asked:
   # object {"query": ..., "document": ...} itself. "": those of the model.
   prompts: Any = ""
   dims: tuple[int, ...] = ()  # shorter ones that it was trained for
+  precision: str = ""  # to which weights of ours are rounded; "": --precision
   ids: str = ""  # of FILE.npy: a file of its texts; "": the one beside it
   threads: int = 0  # of llama.cpp; 0: one a core
   # A model behind an API: how it is asked.

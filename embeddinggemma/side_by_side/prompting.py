@@ -48,19 +48,21 @@ def as_ours(own: Mapping[str, str]) -> Reading:
   )
 
 
-def in_order(own: Mapping[str, str]) -> Reading:
+def in_order(own: Mapping[str, str], default: str = "") -> Reading:
   """Of any other model with these prompts, in mteb's order.
 
-  A title goes before its text, as mteb joins them.
+  A title goes before its text, as mteb joins them. `default` names the prompt of
+  texts, other than documents, for which none fits; "": there is none.
   """
   if _knows_ours(own):
     return as_ours(own)
 
   def item(task: EvalTask, name: str, text: str, title: str) -> Item:
     whole = f"{title} {text}".strip() if title else text
-    return Item(_words(own, task, name), whole, "")
+    return Item(words(task, name), whole, "")
 
-  return Reading(functools.partial(_words, own), item)
+  words = functools.partial(_words, own, default)
+  return Reading(words, item)
 
 
 def _ours(words: str, text: str, title: str) -> Item:
@@ -70,12 +72,15 @@ def _ours(words: str, text: str, title: str) -> Item:
   return Item(words, text, "")
 
 
-def _words(own: Mapping[str, str], task: EvalTask, name: str) -> str:
+def _words(
+  own: Mapping[str, str], default: str, task: EvalTask, name: str
+) -> str:
   """The words of a model before the texts of a task; "" for none."""
   # sentence-transformers adds these two, without words, to those that there are.
   added = {side for side in (QUERY, DOCUMENT) if not own.get(side)}
   names = (n for n in _names(task, name) if n in own and n not in added)
-  return next((own[n] for n in names), "")
+  usual = "" if _side(name) == DOCUMENT else own.get(default, "")
+  return next((own[n] for n in names), usual)
 
 
 def _knows_ours(own: Mapping[str, str]) -> bool:

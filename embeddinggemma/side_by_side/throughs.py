@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from embeddinggemma import saved
+from embeddinggemma import quantize, saved
 from embeddinggemma.convert.certify import runtimes
 from embeddinggemma.convert.read import families, gguf
 from embeddinggemma.convert.read import sentence_transformers as public
@@ -62,6 +62,9 @@ def label_of(asked: Asked) -> str:
 def _ours(asked: Asked, setting: Setting) -> Opener:
   """A model of this project, or public weights that it reads."""
   _require_unset(asked, ("prompts", "dims", "ids", "threads", "service"), OURS)
+  precision = asked.precision or setting.precision
+  if precision:
+    quantize.known(precision)
   place = pathlib.Path(asked.model)
   if families.is_public(place):
     try:
@@ -77,7 +80,7 @@ def _ours(asked: Asked, setting: Setting) -> Opener:
 
   @contextlib.contextmanager
   def opener() -> Iterator[Contender]:
-    model = load(place, precision=setting.precision)
+    model = load(place, precision=precision)
     yield Contender(
       OURS,
       matryoshka.dims_of(model.config.embed_dim),
@@ -95,7 +98,7 @@ def _ours(asked: Asked, setting: Setting) -> Opener:
 
 def _library(asked: Asked, setting: Setting) -> Opener:
   """A model of the package sentence-transformers, in a process of its own."""
-  _require_unset(asked, ("ids", "threads", "service"), LIBRARY)
+  _require_unset(asked, ("precision", "ids", "threads", "service"), LIBRARY)
   folder = library_folder.find(asked.model.removeprefix(_OF_LIBRARY))
   library_folder.check(folder)
   if runtimes.find(LIBRARY) is None:
@@ -107,6 +110,7 @@ def _library(asked: Asked, setting: Setting) -> Opener:
     )
   is_ours = public.is_embeddinggemma(folder)
   dims = _dims(asked, asked.dims or library_folder.dims(folder), is_ours)
+  default = library_folder.default_prompt(folder)
   open_model = functools.partial(
     sentence_transformers.opened, str(folder), given
   )
@@ -120,7 +124,7 @@ def _library(asked: Asked, setting: Setting) -> Opener:
           f" {missing[0]!r}, are not in its files; its library has drawn them at"
           " random"
         )
-      reading = _reading(asked, model.prompts, is_ours, setting)
+      reading = _reading(asked, model.prompts, is_ours, setting, default)
       version = importlib.metadata.version(LIBRARY)
       through = f"{LIBRARY} {version}"
       yield contender.of_teacher(model, through, dims, reading, setting)
@@ -130,7 +134,7 @@ def _library(asked: Asked, setting: Setting) -> Opener:
 
 def _llama_cpp(asked: Asked, setting: Setting) -> Opener:
   """An EmbeddingGemma in a GGUF file, run by llama.cpp."""
-  _require_unset(asked, ("ids", "service"), LLAMA_CPP)
+  _require_unset(asked, ("precision", "ids", "service"), LLAMA_CPP)
   path = pathlib.Path(asked.model.removeprefix(_OF_LLAMA_CPP))
   place = gguf.chosen(path) or path
   model = llama_cpp.opened(_config(asked, str(place)), given)
@@ -149,7 +153,7 @@ def _llama_cpp(asked: Asked, setting: Setting) -> Opener:
 
 def _endpoint(asked: Asked, setting: Setting) -> Opener:
   """A model behind an address of /v1/embeddings."""
-  _require_unset(asked, ("ids", "threads"), "an endpoint")
+  _require_unset(asked, ("precision", "ids", "threads"), "an endpoint")
   bare = dataclasses.replace(asked.service, prompts=ServiceConfig().prompts)
   config = _config(dataclasses.replace(asked, service=bare), asked.model)
   model = endpoint.opened(config, given)
@@ -159,7 +163,8 @@ def _endpoint(asked: Asked, setting: Setting) -> Opener:
 
 def _gemini(asked: Asked, setting: Setting) -> Opener:
   """A model of the Gemini API, which is told what texts are for."""
-  _require_unset(asked, ("prompts", "ids", "threads"), "the Gemini API")
+  own = ("precision", "prompts", "ids", "threads")
+  _require_unset(asked, own, "the Gemini API")
   model = gemini.opened(_config(asked, asked.model))
   return _service(asked, model, "the Gemini API", prompting.by_name(), setting)
 
@@ -190,7 +195,8 @@ def _service(
 
 def _vectors(asked: Asked, setting: Setting) -> Opener:
   """A file of vectors that were made elsewhere."""
-  _require_unset(asked, ("prompts", "threads", "service"), "a file of vectors")
+  own = ("precision", "prompts", "threads", "service")
+  _require_unset(asked, own, "a file of vectors")
   model = vectors.opened(_config(asked, asked.model))
 
   @contextlib.contextmanager
@@ -210,13 +216,17 @@ def _config(asked: Asked, name: str) -> TeachConfig:
 
 
 def _reading(
-  asked: Asked, own: Mapping[str, str], is_ours: bool, setting: Setting
+  asked: Asked,
+  own: Mapping[str, str],
+  is_ours: bool,
+  setting: Setting,
+  default: str = "",
 ) -> Reading:
   """How a model is told what its texts are for.
 
   Prompts that were asked for take the place of its `own`. That there are none,
   though nobody asked for that, is said. `is_ours` is whether it is of our
-  architecture.
+  architecture, `default` the name of that of its prompts for want of another.
   """
   wanted = asked.own_words
   words = own if wanted is None else wanted
@@ -228,7 +238,7 @@ def _reading(
     )
   if is_ours and wanted is None:
     return prompting.as_ours(words)
-  return prompting.in_order(words)
+  return prompting.in_order(words, default if wanted is None else "")
 
 
 def _dims(asked: Asked, known: tuple[int, ...], is_ours: bool) -> Dims:
@@ -274,6 +284,10 @@ def _is_library_s(name: str) -> bool:
   return public.is_folder(folder) and not public.is_embeddinggemma(folder)
 
 
+def _our_label(asked: Asked) -> str:
+  return f"{_short(asked.model)} {asked.precision}".strip()
+
+
 def _library_label(asked: Asked) -> str:
   return f"{_short(asked.model.removeprefix(_OF_LIBRARY))} ({LIBRARY})"
 
@@ -300,6 +314,6 @@ THROUGHS: tuple[Through, ...] = (
     lambda asked: _short(asked.model),
   ),
   Through(_is_library_s, _library, lambda asked: _short(asked.model)),
-  Through(lambda name: True, _ours, lambda asked: _short(asked.model)),
+  Through(lambda name: True, _ours, _our_label),
 )
 IN_OURS = THROUGHS[-1]

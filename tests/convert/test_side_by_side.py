@@ -209,6 +209,7 @@ def e5(tmp_path, **settings):
   return tmp_path / "e5"
 
 
+@pytest.mark.slow
 def test_a_model_of_another_architecture_runs_in_its_library(
   evaluate, describe, model, tmp_path
 ):
@@ -413,6 +414,20 @@ def test_equal_names_are_told_apart(evaluate, model):
   same(found, one, other, within=0)
 
 
+def test_one_model_in_several_precisions(evaluate, describe, model):
+  file = describe("rounded", model=str(model), precision="int8")
+  code, found, _ = evaluate(model, file)
+  assert code == 0
+  one, rounded = found["models"]
+  assert rounded == f"{one} int8"
+  precisions = [about["precision"] for about in found["models"].values()]
+  assert precisions == ["float", "int8"]
+  assert found["quality"][one] != found["quality"][rounded]
+  wrong = describe("wrong", model=str(model), precision="int3")
+  code, _, said = evaluate(model, wrong)
+  assert code == 2 and "int3" in one_line(said)
+
+
 def test_a_folder_that_ours_refuses_names_its_library(
   evaluate, model, exported, tmp_path
 ):
@@ -583,6 +598,14 @@ def test_a_model_of_ours_with_other_prompts_is_read_as_ours_is():
   item = prompting.as_ours(own).item
   assert item(of("sts"), "sts", "x", "").prompt == prompts.TASKS["sts"].query
   assert item(of("retrieval"), "document", "x", "y") == Item("d: ", "x", "")
+
+
+def test_a_prompt_for_want_of_another():
+  own = {"s2p_query": "a: ", "s2s_query": "b: "}
+  words = prompting.in_order(own, "s2p_query").words
+  assert words(of("retrieval"), "retrieval") == "a: "
+  assert words(of("sts"), "sts") == "a: "
+  assert words(of("retrieval"), "document") == ""
 
 
 def test_names_may_hold_commas(tmp_path, monkeypatch):
