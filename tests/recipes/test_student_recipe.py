@@ -251,9 +251,16 @@ def test_killed_it_ends_with_the_same_weights(
 def test_pairs_are_finetuned_on_and_models_timed(
   command, write_pairs, small_pairs, tmp_path
 ):
-  data = write_pairs(tmp_path / "data", small_pairs(240))
+  tasks = (
+    "code code_name comment heading span qa retrieval documentation".split()
+  )
+  rows = [
+    {**row, "task": tasks[number % len(tasks)]}
+    for number, row in enumerate(small_pairs(240))
+  ]
+  data = write_pairs(tmp_path / "data", rows)
   more = (
-    "--config.finetune.steps=4",
+    "--config.finetune.steps=8",
     "--config.measure.timed=8",
     "--config.export.formats=('sentence-transformers',)",
   )
@@ -274,6 +281,21 @@ def test_pairs_are_finetuned_on_and_models_timed(
   assert "own test, of the base's" in header
   assert len({len(row) for row in shown} | {len(header)}) == 1
   assert len(found["exports"]) == 2
+  # What a step was to take, it takes: a batch of pairs is whole in the forecast.
+  stage = json.loads((tmp_path / "w" / "forecast" / "stage.json").read_text())
+  steps = stage["metrics"]["paces"]["steps"]
+  assert steps["finetune"] / steps["distil"] == pytest.approx(
+    positions(tmp_path / "w" / "finetune")
+    / positions(tmp_path / "w" / "distil"),
+    rel=0.2,
+  )
+
+
+def positions(stage: pathlib.Path) -> float:
+  """Token positions of a step, padding included: their mean."""
+  lines = (stage / "metrics.jsonl").read_text().splitlines()
+  rows = [row for row in map(json.loads, lines) if "padding" in row]
+  return float(np.mean([row["tokens"] / (1 - row["padding"]) for row in rows]))
 
 
 def test_what_is_asked_of_it_is_checked_first(command, notes, tmp_path, capsys):

@@ -29,7 +29,7 @@ from embeddinggemma.types import Stage
 T = TypeVar("T")
 
 _DRAWN = 64  # batches that are looked at to find the shapes of a run
-_TIMED_SHAPES = 6  # the others' time is scaled by their size
+TIMED_SHAPES = 6  # the others' time is scaled by their size
 _ROUNDS, _SECONDS = 8, 12.0  # most rounds of timed steps, and most seconds
 _SLOW = 3.0  # seconds from which on `warm` does not call twice
 
@@ -95,7 +95,7 @@ def training(
   if needed > room:
     raise Unfit(needed)
   shapes, program, mesh = ready.shapes, ready.program, ready.mesh
-  known = sorted(shapes, key=lambda s: -s.share * s.positions)[:_TIMED_SHAPES]
+  known = sorted(shapes, key=lambda s: -s.share * s.positions)[:TIMED_SHAPES]
   for shape in known:
     program.compiled(ready.state, _abstract(shape.batch, mesh))
   compilation = time.perf_counter() - began

@@ -30,7 +30,7 @@ from embeddinggemma.training.inputs import Inputs
 from embeddinggemma.training.stages.pairs import PairConfig, reads_texts
 from embeddinggemma.types import BadInput, Pair
 
-BATCHES = 6  # of the sample on which steps are timed
+BATCHES = 6  # of texts of the sample on which steps are timed
 # Texts that a teacher is timed on, until that takes so many seconds.
 _ITEMS, _SECONDS = (8, 32, 128), 4.0
 # Of the minutes, the part that teaching and training get at least, whatever
@@ -232,7 +232,8 @@ def training(
 ) -> Trained:
   """Compile the stages' steps, and time those of the first.
 
-  The others' steps take as much more as they have more token positions.
+  The others' steps take as much more as they have more token positions, and
+  each shape of their batches is compiled by itself.
 
   Args:
     found: on what.
@@ -243,10 +244,12 @@ def training(
   Raises:
     BadInput: a stage needs more.
   """
-  steps, compiling, most, pace = dict[str, float](), 0.0, 0, 0.0
+  steps, compiling = dict[str, float](), dict[str, float]()
+  most, pace = 0, 0.0
   for name, stage in stages.items():
     if not stage.teacher:  # its own vectors, which are not made yet
       steps[name] = max(steps.values())
+      compiling[name] = max(compiling.values())
       continue
     stage, made = found.of(stage)
     kinds.kind_of(stage).examine(stage, made, lambda line: None)
@@ -258,11 +261,13 @@ def training(
         if needed > room:
           raise timed.Unfit(needed)
         steps[name] = pace * timed.positions(ready.shapes)
-        compiling += time.perf_counter() - began
+        compiling[name] = len(ready.shapes) * (time.perf_counter() - began)
       else:
         first = timed.training(stage, made, directory, room)
         needed, steps[name] = first.memory, first.step
-        pace, compiling = first.step / first.positions, first.compilation
+        pace = first.step / first.positions
+        of_one = first.compilation / min(first.shapes, timed.TIMED_SHAPES)
+        compiling[name] = first.shapes * of_one
     except timed.Unfit as unfit:
       groups = 2 * (stage.groups_per_device or 1)
       raise BadInput(
@@ -272,7 +277,7 @@ def training(
         f" --config.{name}.batch_size"
       ) from None
     most = max(most, needed)
-  return Trained(steps, compiling, most, room)
+  return Trained(steps, sum(compiling.values()), most, room)
 
 
 def teaching_pace(

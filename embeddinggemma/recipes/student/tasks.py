@@ -417,6 +417,9 @@ def _measured(
     limit = min(limit, int(config.memory * machine.GB))
   student, suites = load(run.cut), run.compared
   few = -(-forecast.BATCHES * config.distil.batch_size // 2)
+  if run.finetunes:  # a batch is of one task: a whole one of each
+    batch = max(config.finetune.batch_size, config.qat.batch_size)
+    few = max(few, batch * len(pairs.by_task()))
   chosen = list(draw.drawn(pairs, few, config.distil.seed, not run.finetunes))
   files = checkpoint.read_files(checkpoint.find(run.cut))
   stages = {
