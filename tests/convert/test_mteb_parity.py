@@ -219,7 +219,8 @@ def test_hybrid_ranks_as_evaluate_does(ours, tmp_path):
     (-1,) * len(queries),
   )
   dim = ours.config.embed_dim
-  wanted = suite.hybrid(ours, [task], dim)["task"][str(dim)]["ndcg@10"]
+  fused = suite.fused(ours, [task], dim)["task"][str(dim)]
+  wanted = fused.values["ndcg@10"]
   row = by_us(ours, mteb_tasks.Retrieval(), tmp_path, search=about.HYBRID)
   assert row["main_score"] == pytest.approx(wanted, abs=1e-4)
   dense = by_us(ours, mteb_tasks.Retrieval(), tmp_path)
