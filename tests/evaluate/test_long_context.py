@@ -186,7 +186,23 @@ def test_code_is_asked_by_lines_where_nothing_else_is_there():
   assert both[1].question in code and both[1].question not in both[1].text
 
 
-def test_a_sentence_that_stands_twice_asks_for_nothing():
+@pytest.mark.parametrize(
+  "text",
+  [
+    "all that is here are some words in one line, of which none ends a sentence"
+    " before the line does so itself",
+    "".join(chr(0x4E00 + n) for n in range(60)),
+  ],
+)
+def test_where_neither_will_do_runs_of_words_ask(text):
+  rng = np.random.default_rng(0)
+  (asked,) = questions.ask([texts.Passage(("a", 0), text, 30)], 1, rng)
+  assert asked.question in text.replace("\n", " ")
+  kept = "".join((asked.text + asked.question).split())
+  assert Counter(kept) == Counter("".join(text.split()))
+
+
+def test_what_stands_twice_asks_for_nothing():
   rng = np.random.default_rng(1)
   shared = "Permission is hereby granted to all who read this."
   passages = [
@@ -195,7 +211,8 @@ def test_a_sentence_that_stands_twice_asks_for_nothing():
     )
     for n in range(3)
   ]
-  assert questions.ask(passages, 3, rng) == []
+  assert all(one.question != shared for one in questions.ask(passages, 3, rng))
+  assert questions.ask([passages[0]] * 2, 3, rng) == []
 
 
 def test_every_text_is_asked_before_one_is_asked_twice(folder):
@@ -431,7 +448,7 @@ def test_a_text_that_will_not_do_is_named(folder, tmp_path):
   with pytest.raises(BadInput, match=r"holds no text .* of \(binary\); give"):
     _once(tmp_path / "data.bin", place)
   write_text(tmp_path / "few", 3, 4)
-  said = r"few: 12 of its 12 passages .*; 24 documents need 24 of them: give"
+  said = r"few: of 12 of its 12 passages .*; 24 documents need 24 of them: give"
   with pytest.raises(BadInput, match=said):
     _once(tmp_path / "few", place)
   write_text(tmp_path / "some", 12, 5)

@@ -99,8 +99,8 @@ def require_text(
   fix = "give more text, fewer documents (--suite=long:documents=N)"
   if len(asked) < count:
     raise BadInput(
-      f"{where}: {len(asked)} of its {len(passages)} passages have a sentence"
-      f" that could ask for them; {count} documents need {count} of them: {fix}"
+      f"{where}: of {len(asked)} of its {len(passages)} passages a part could ask"
+      f" for the rest; {count} documents need {count} of them: {fix}"
     )
   golden = {one.place for one in asked}
   by_source: dict[tuple[str, int], int] = {}

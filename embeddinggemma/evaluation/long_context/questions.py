@@ -48,12 +48,13 @@ def ask(
   """At most `count` passages with a question, spread over the texts.
 
   A question stands nowhere else in the passages. Only where too few passages
-  have a sentence that could be one, as in code, lines ask for others.
+  have a sentence that could be one, as in code, lines ask for others, and where
+  lines are too few as well, as in short passages, runs of words.
   """
   order = rng.permutation(len(passages)).tolist()
   whole = "\n".join(normalised(passage.text) for passage in passages)
   found: list[Asked] = []
-  for spans in (_sentences, _lines):
+  for spans in (_sentences, _lines, _thirds):
     if len(found) == count:
       break
     taken = {asked.place for asked in found}
@@ -120,3 +121,11 @@ def _bare(text: str) -> str:
 def _lines(text: str) -> Iterator[tuple[int, int]]:
   for line in re.finditer(r"[^\n]+", text):
     yield line.span()
+
+
+def _thirds(text: str) -> Iterator[tuple[int, int]]:
+  """The first, middle and last third, of whole words where these are spaced."""
+  words = [m.start() for m in re.finditer(r"\S+", text)]
+  places = words if len(words) > 9 else range(len(text))
+  cuts = [places[n * len(places) // 3] for n in (1, 2)]
+  yield from itertools.pairwise([0, *cuts, len(text)])
