@@ -230,6 +230,29 @@ def unused_port():
     return found.getsockname()[1]
 
 
+def test_what_is_gone_is_waited_for_once(naps, tmp_path):
+  """The next texts are refused at once: a run has more than one task."""
+  calls = []
+
+  def ask(key, texts, kind):
+    calls.append(texts)
+    if len(calls) > 1:
+      raise faults.Unreachable("no connection")
+    return asking.Reply([[1.0, 2.0]])
+
+  service = asking.Service("s", {}, ask, "", 100)
+  answers = Answers(tmp_path, {})
+  asker = asking.Asker(service, ServiceConfig(tries=3), answers, print)
+  asker.fill([Sent("", "a")])
+  with pytest.raises(BadInput, match="no connection, 3 times"):
+    asker.fill([Sent("", "b")])
+  waited = len([n for n in naps if n])
+  assert waited == 2
+  with pytest.raises(BadInput, match="is it there"):
+    asker.fill([Sent("", "c")])
+  assert len([n for n in naps if n]) == waited and len(calls) == 5
+
+
 def test_a_service_that_is_slow_is_asked_again(server, pairs, naps):
   slow = lambda handler, tree: time.sleep(0) or stop.wait(2)
   import threading

@@ -31,8 +31,9 @@ _MOST = 2048  # texts of a request, as OpenAI allows
 def opened(config: TeachConfig, chosen: Chosen = prompted) -> TeacherModel:
   """The model that `config.service` names, behind the address of the teacher.
 
-  `chosen` says which of `config.service.prompts` a text has. Raises BadInput for an address that is none of /v1/embeddings, that holds a
-  secret, or to which a key would go in the open.
+  `chosen` says which of `config.service.prompts` a text has. Raises BadInput
+  for an address that is none of /v1/embeddings, that holds a secret, or to which
+  a key would go in the open.
   """
   address, own = config.teacher, config.service
   keys.require_variable(own.key)
