@@ -65,6 +65,18 @@ def of(content, **kwargs):
       "other",
       "mit-and-unknown",
     ),
+    # What was quantised matches the vectors of its own start.
+    (
+      files(
+        OWN,
+        ("a", "mit"),
+        teachers=[{"kind": "checkpoint", "name": "t", "weights": "ab"}],
+        parents={"init": "ab"},
+        trained=[{"stage": "distil"}],
+      ),
+      "mit",
+      None,
+    ),
     # Of an older version: the data have no names, or a parent no stages.
     (files(OWN, data={"hash": "ab"}), "other", "unknown"),
     (

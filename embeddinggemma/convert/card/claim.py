@@ -127,9 +127,12 @@ def _weights(files: checkpoint.Files) -> Iterator[Part]:
 
 
 def _teachers(files: checkpoint.Files, stated: Stated) -> Iterator[Part]:
+  """The teachers, but for what is fitted to the data, and the weights' own start."""
+  own = set((checkpoint.recipe_of(files).get("parents") or {}).values())
   for teacher in checkpoint.teachers_of(files):
     told = lambda key, of=teacher: str(of.get(key) or "")
-    if told("kind") == _NOBODYS and not (told("licence") or told("terms")):
+    ours = told("kind") == _NOBODYS or teacher.get("weights") in own
+    if ours and not (told("licence") or told("terms")):
       continue
     name = told("name") or told("kind")
     licence = _stated(name, told("licence"), stated)

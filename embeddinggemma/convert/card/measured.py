@@ -130,6 +130,6 @@ def checked(facts: Facts) -> str:
     (
       head,
       f"{verdict} in {runtime}, on {found['texts']} texts: cosine"
-      f" {found['cosine']['min']:.6f} at least to the model that was exported.",
+      f" {found['cosine']['min']:.6f} at least to the written weights in JAX.",
     )
   )
