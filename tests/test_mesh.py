@@ -76,11 +76,14 @@ def capture() -> optax.GradientTransformation:
   return optax.GradientTransformation(init, lambda g, s, p=None: (g, g))
 
 
-def batch(number: int, groups: int, size: int | None = None) -> PairBatch:
+def batch(
+  number: int, groups: int, size: int | None = None, distinct: bool = False
+) -> PairBatch:
   """Random pairs with hard negatives and a teacher, some sharing a text.
 
   `size` of the places are filled, by default all but a few of the first
-  batch's; some pairs lack negatives.
+  batch's; some pairs lack negatives. Those that are said to share a text have
+  other ones all the same, unless all are `distinct`.
   """
   rng = np.random.default_rng(number)
   size = size or (BATCH - 5 if number == 0 else BATCH)
@@ -93,11 +96,16 @@ def batch(number: int, groups: int, size: int | None = None) -> PairBatch:
   taught = rng.permutation(size * (2 + NEGATIVES)).reshape(size, -1)
   taught[:, 2:][[[len(t) == 0 for t in row] for row in negatives]] = -1
   vectors = rng.standard_normal((taught.size, TAUGHT), np.float32)
+  anchors = [text(3, 12) for _ in range(size)]
+  positives = [text(3, 33) for _ in range(size)]
+  keys = rng.integers(0, 40, (size, 2))
+  if distinct:
+    keys = np.arange(2 * size).reshape(size, 2)
   rows = mixture.Rows(
     "qa",
-    [text(3, 12) for _ in range(size)],
-    [text(3, 33) for _ in range(size)],
-    rng.integers(0, 40, (size, 2)).astype(np.uint32),
+    anchors,
+    positives,
+    keys.astype(np.uint32),
     [""] * size,
     negatives,
     taught,

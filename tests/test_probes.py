@@ -92,7 +92,7 @@ def steps(every: int, data: int = 1, fsdp: int = 1, groups: int = 1):
     look = prober(step.ByShape(step.compile_probe(stage.probe)))
   rows = []
   for number in range(2):
-    batch = test_mesh.batch(number, data * fsdp * groups)
+    batch = test_mesh.batch(number, data * fsdp * groups, distinct=True)
     batch = sharding.to_devices(batch, mesh)
     state, metrics = program(state, batch)
     rows.append(jax.device_get(look(1, metrics, batch)))
