@@ -57,4 +57,4 @@ def show(result: Mapping[str, Any], shown: Terminal) -> None:
   lines += [f"failed: {name}: {why}" for name, why in result["failed"].items()]
   lines.append(f"mteb's results: {result['mteb']['results']}")
   for line in lines:
-    shown.print(line, highlight=False, markup=False, soft_wrap=True)
+    shown.print(line)

@@ -50,4 +50,4 @@ def show(found: Mapping[str, Any], shown: Terminal) -> None:
   for table in published.tables(found):
     shown.print(table)
   for line in published.lines(found):
-    shown.print(line, highlight=False, markup=False, soft_wrap=True)
+    shown.print(line)

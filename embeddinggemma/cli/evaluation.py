@@ -140,18 +140,15 @@ def own_test(workdir: pathlib.Path) -> pathlib.Path:
 
 def _show(result: Mapping[str, Any], shown: Terminal) -> None:
   """Print what our own runner found."""
-  line = lambda text: shown.print(
-    text, highlight=False, markup=False, soft_wrap=True
-  )
   shown.print(report.terminal_table(result))
   for table in languages.tables(result):
     shown.print(table)
   shown.print(report_prompts.used(result["prompts"]))
   for name, lines in result["notes"].items():
-    line(f"note: {name}: {'; '.join(lines)}")
+    shown.print(f"note: {name}: {'; '.join(lines)}")
   for name, why in result["failed"].items():
-    line(f"failed: {name}: {why}")
+    shown.print(f"failed: {name}: {why}")
   if checked := result.get(prompting.CHECKED):
     shown.print(report_prompts.checked(checked))
     for text in report_prompts.verdict(checked):
-      line(text)
+      shown.print(text)

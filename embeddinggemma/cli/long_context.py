@@ -128,15 +128,14 @@ def _make(
   measured = measure.of_tokenizer(model.tokenizer, prompt, NO_LIMIT)
   own = [output, _page(output)]
   about, known = made.once(wanted, source, own, measured, folder)
-  _say(
-    shown,
+  shown.print(
     f"{'found' if known else 'made'}  {folder}  {wanted.documents} documents of"
     f" {','.join(map(str, wanted.lengths))} tokens"
     f" ({wanted.documents * sum(wanted.lengths):,} in all), from {about['text']}",
   )
   if about["left_out"]:
     reasons = [f"{why} ({count})" for why, count in about["left_out"].items()]
-    _say(shown, f"note: files left out: {'; '.join(reasons)}")
+    shown.print(f"note: files left out: {'; '.join(reasons)}")
 
 
 def _weights(path: str) -> str:
@@ -154,11 +153,7 @@ def _show(
   shown.print(tables.terminal_table(result))
   shown.print(report.table(found))
   for line in report.notes(found):
-    _say(shown, f"note: {line}")
+    shown.print(f"note: {line}")
   if _is_file(output):
     report.write_page(_page(output), found, model)
-    _say(shown, f"page  {_page(output)}")
-
-
-def _say(shown: Terminal, line: str) -> None:
-  shown.print(line, highlight=False, markup=False, soft_wrap=True)
+    shown.print(f"page  {_page(output)}")

@@ -44,9 +44,6 @@ def evaluate(values: flags.FlagValues) -> int:
   tasks = suite.read_suite(pathlib.Path(values.data), values.fields or "")
   is_file = output.is_file() or not output.exists()
 
-  def say(line: str) -> None:
-    shown.print(line, highlight=False, markup=False, soft_wrap=True)
-
   def save(found: Mapping[str, Any]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     cache.write_json(output, {"data": values.data, **found})
@@ -55,7 +52,7 @@ def evaluate(values: flags.FlagValues) -> int:
     tasks,
     output.with_suffix("") if is_file else pathlib.Path("evaluate"),
     values.precision,
-    say,
+    shown.print,
   )
   keep = save if is_file else lambda found: None  # once into a pipe
   found = running.evaluate(asked, setting, shown, keep)
@@ -64,7 +61,7 @@ def evaluate(values: flags.FlagValues) -> int:
   for table in report.tables(found):
     shown.print(table)
   for line in report.lines(found):
-    say(line)
+    shown.print(line)
   return 1 if found["failed"] else 0
 
 

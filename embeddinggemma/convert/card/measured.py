@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from embeddinggemma import quantize
 from embeddinggemma.convert.card.facts import Facts
 from embeddinggemma.convert.card.markup import (
   code,
@@ -101,9 +100,7 @@ def _precision(facts: Facts, found: Scores) -> str:
   scored = found.precision or facts.job.trained
   if scored == written:
     return ""
-  name = "float" if scored == quantize.FLOAT else scored
-  file = "float" if written == quantize.FLOAT else written
-  return f", scored in {plain(name)} where this export is in {plain(file)}"
+  return f", scored in {plain(scored)} where this export is in {plain(written)}"
 
 
 def _missing(found: Sequence[Score]) -> str:

@@ -37,16 +37,7 @@ def _read(path: Path, name: str) -> list[EvalTask]:
   settings = about.settings_in(
     path.parent, SETTINGS, tuple(clustering.SETTINGS)
   )
-  drawn = None
-  if settings["samples_per_label"] != about.ALL:
-    drawn = probes.samples(
-      known_labels,
-      settings["samples_per_label"],
-      settings["n_experiments"],
-      settings["seed"],
-    )
-  if drawn is None:
-    del settings["n_experiments"]  # all texts are one
+  drawn = draws(known_labels, settings, probes.samples)
   used, gold = sampled(known_labels, drawn)
   return [
     EvalTask(
@@ -60,6 +51,26 @@ def _read(path: Path, name: str) -> list[EvalTask]:
     ),
     clustering.of_labels(f"{name}/clustering", path, texts, labels, SETTINGS),
   ]
+
+
+def draws(
+  labels: tuple[Any, ...],
+  settings: dict[str, Any],
+  draw: Callable[[tuple[Any, ...], int, int, int], list[list[int]]],
+) -> list[list[int]] | None:
+  """The texts of each experiment, by `draw`; None: all of them, in one.
+
+  The number of experiments is then no setting, and leaves `settings`.
+  """
+  if settings["samples_per_label"] == about.ALL:
+    del settings["n_experiments"]
+    return None
+  return draw(
+    labels,
+    settings["samples_per_label"],
+    settings["n_experiments"],
+    settings["seed"],
+  )
 
 
 def sampled(
@@ -96,12 +107,14 @@ def _score(task: EvalTask, left: np.ndarray, right: np.ndarray) -> Scored:
 def _notes(task: EvalTask) -> list[str]:
   """Texts that the probe has seen, and labels that it has not."""
   fitted, asked, _ = experiments(task)
-  known, labels = set(task.documents), set(fitted)
-  seen = sum(text in known for text in task.queries)
-  unknown = sum(label not in labels for label in asked)
-  whole = len(task.queries)
-  found = []
-  if seen:
+  labels = set(fitted)
+  return notes_of(task, sum(label not in labels for label in asked))
+
+
+def notes_of(task: EvalTask, unknown: int) -> list[str]:
+  """The notes where so many texts have a label that the probe never sees."""
+  known, whole, found = set(task.documents), len(task.queries), []
+  if seen := sum(text in known for text in task.queries):
     found.append(f"{seen} of {whole} texts are among those it is fitted on")
   if unknown:
     found.append(f"{unknown} of {whole} texts have a label that it never sees")

@@ -51,22 +51,15 @@ def _read(path: Path, name: str) -> list[EvalTask]:
     places = strata.part(_numbers(labels), most, settings["seed"])
     texts = tuple(texts[place] for place in places)
     labels = tuple(labels[place] for place in places)
-  drawn = None
-  if settings["samples_per_label"] != about.ALL:
-    drawn = probes.multilabel_samples(
-      known_labels,
-      settings["samples_per_label"],
-      settings["n_experiments"],
-      settings["seed"],
-    )
+  drawn = classification.draws(
+    known_labels, settings, probes.multilabel_samples
+  )
   fewest = min(map(len, drawn or [known]))
   if fewest < probes.NEIGHBOURS:
     raise BadInput(
       f"{train}: the probe is fitted on {fewest} texts, and looks at the nearest"
       f" {probes.NEIGHBOURS}; give more"
     )
-  if drawn is None:
-    del settings["n_experiments"]  # all texts are one
   used, gold = classification.sampled(known_labels, drawn)
   return [
     EvalTask(
@@ -108,13 +101,9 @@ def _score(task: EvalTask, left: np.ndarray, right: np.ndarray) -> Scored:
 
 def _notes(task: EvalTask) -> list[str]:
   fitted, asked, _ = classification.experiments(task)
-  known, labels = set(task.documents), {x for own in fitted for x in own}
-  whole, found = len(task.queries), []
-  if seen := sum(text in known for text in task.queries):
-    found.append(f"{seen} of {whole} texts are among those it is fitted on")
-  if unknown := sum(not labels.issuperset(own) for own in asked):
-    found.append(f"{unknown} of {whole} texts have a label that it never sees")
-  return found
+  labels = {label for own in fitted for label in own}
+  unknown = sum(not labels.issuperset(own) for own in asked)
+  return classification.notes_of(task, unknown)
 
 
 KIND = Kind(
